@@ -1,0 +1,194 @@
+"""Public files that dit-eval uses: where they come from, where they are kept, and whether they are the right ones.
+
+`reference_stats/manifest.toml` lists them. Files live in `$DIT_EVAL_CACHE`, else `$XDG_CACHE_HOME/dit_eval`, else
+`~/.cache/dit_eval`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock
+
+_CHUNK = 1 << 20  # bytes
+_TIMEOUT = 30  # seconds without an answer before a server counts as unreachable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asset:
+    """A file that dit-eval can use, as listed in the manifest.
+
+    Attributes
+    ----------
+    name : how the command line calls it
+    kind : "weights" or "reference"
+    filename : name in the cache, or in `reference_stats/` for an embedded one
+    url : public address, or None for an embedded file
+    sha256 : hexadecimal; None where the publisher states none and nobody here could compute it
+    note : what it holds
+    """
+
+    name: str
+    kind: Literal["weights", "reference"]
+    filename: str
+    url: str | None
+    sha256: str | None
+    note: str
+
+    @property
+    def path(self) -> Path:
+        return (embedded_dir() if self.url is None else cache_dir()) / self.filename
+
+
+def cache_dir() -> Path:
+    """The folder that holds downloaded files (not created here)."""
+    if chosen := os.environ.get("DIT_EVAL_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dit_eval"
+
+
+def embedded_dir() -> Path:
+    """The folder of the files that come with dit-eval: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "reference_stats"
+    return installed if installed.is_dir() else package.parent / "reference_stats"
+
+
+def assets() -> tuple[Asset, ...]:
+    """All files of the manifest."""
+    with open(embedded_dir() / "manifest.toml", "rb") as file:
+        entries = tomllib.load(file)["asset"]
+    return tuple(
+        Asset(
+            name=e["name"],
+            kind=e["kind"],
+            filename=e["filename"],
+            url=e.get("url"),
+            sha256=e.get("sha256"),
+            note=e["note"],
+        )
+        for e in entries
+    )
+
+
+def asset(name: str, kind: Literal["weights", "reference"] | None = None) -> Asset:
+    """The asset of that name.
+
+    Raises
+    ------
+    ValueError
+        If there is none; the message lists those there are.
+    """
+    known = {a.name: a for a in assets() if kind in (None, a.kind)}
+    if name not in known:
+        raise ValueError(f"No {kind or 'file'} called {name!r}; known: {', '.join(known)}.")
+    return known[name]
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(item: Asset, path: Path | None = None) -> str:
+    """Check a file against the manifest and return its SHA-256.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is not there.
+    ValueError
+        If its checksum is not the pinned one.
+    """
+    path = path or item.path
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not there. Get it with `dit-eval weights fetch {item.name}`.")
+    found = sha256_of(path)
+    if item.sha256 is not None and found != item.sha256:
+        raise ValueError(
+            f"{path} is not {item.name}: its SHA-256 is {found}, needed {item.sha256}. "
+            f"Delete it and run `dit-eval weights fetch {item.name}`."
+        )
+    return found
+
+
+def fetch(item: Asset, *, url: str | None = None, on_progress: Callable[[int, int | None], None] | None = None) -> Path:
+    """Make sure a public file is in the cache, and return its path.
+
+    A download goes to `<file>.part`, goes on where an earlier one stopped, is checked against the pinned SHA-256
+    and only then takes its name. Processes that ask for the same file at once wait for each other.
+
+    Parameters
+    ----------
+    url : another address of the same file (a mirror)
+    on_progress : called with (bytes so far, bytes in all or None)
+
+    Raises
+    ------
+    ConnectionError
+        If the address cannot be reached; the message says how to bring the file by hand.
+    ValueError
+        If what came is not the pinned file.
+    """
+    target = item.path
+    if item.url is None:
+        return target
+    if target.is_file():
+        verify(item)
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".part")
+    with FileLock(f"{target}.lock"):
+        if target.is_file():  # another process brought it meanwhile
+            return target
+        try:
+            _download(url or item.url, partial, on_progress)
+        except OSError as error:  # urllib's errors and timeouts are OSErrors
+            raise ConnectionError(
+                f"{item.name} could not be downloaded from {url or item.url} ({error}). On a machine without network, "
+                f"download it elsewhere and put it at {target}, or pass its path."
+            ) from None
+        found = sha256_of(partial)
+        if item.sha256 is not None and found != item.sha256:
+            partial.unlink()
+            raise ValueError(
+                f"What {url or item.url} sent is not {item.name}: its SHA-256 is {found}, needed {item.sha256}. "
+                "It was deleted; is there a proxy or a login page in between?"
+            )
+        os.replace(partial, target)
+    return target
+
+
+def _download(url: str, partial: Path, on_progress: Callable[[int, int | None], None] | None) -> None:
+    have = partial.stat().st_size if partial.exists() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "dit-eval"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    try:
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # 416: nothing lies beyond what we have; the checksum decides whether that is all
+            raise
+        return
+    with response:
+        resumed = response.status == 206
+        have = have if resumed else 0
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        with open(partial, "ab" if resumed else "wb") as file:
+            while chunk := response.read(_CHUNK):
+                file.write(chunk)
+                have += len(chunk)
+                if on_progress:
+                    on_progress(have, total)
+    if total is not None and have < total:
+        raise ConnectionError(f"the connection closed after {have:,} of {total:,} bytes; run it again to go on")

@@ -1,0 +1,344 @@
+"""Samples and a reference in, an `EvalResult` out. The page to read first.
+
+    gen = open_batch("samples.npz", role="gen")
+    ref = open_batch("VIRTUAL_imagenet256_labeled.npz", role="ref")
+    result = evaluate(gen=gen, ref=ref, extractor=TorchInception(weights="weights-inception-....pth"))
+
+The steps are those of ADM's suite: features of both files, statistics (stored ones win for the reference),
+Fréchet distances, Inception Score of the samples alone, precision and recall between the images of both files.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar
+
+import numpy as np
+
+from dit_eval import results
+from dit_eval.features.extract import FeatureExtractor, cached_features, extract_features
+from dit_eval.metrics.frechet import FrechetDistance, frechet_distance
+from dit_eval.metrics.inception_score import SPLIT_SIZE, inception_score, order_free_inception_score
+from dit_eval.metrics.manifold import PrecisionRecall, precision_recall
+from dit_eval.npz import ImageBatch, write_batch
+from dit_eval.results import PROTOCOL, EvalResult, ExtractorInfo, ImageSource
+from dit_eval.stats import FeatureSummary, GaussianStats
+
+_T = TypeVar("_T")
+
+METRICS = ("fid", "sfid", "is", "precision", "recall")
+_K = 3  # neighbours of improved precision and recall
+_ORDER_TOLERANCE = 0.05  # relative gap between the two Inception Scores from which a file counts as class-ordered
+
+
+class FeatureSizes(Protocol):
+    """Name and feature dimensions; every extractor class has them before it is built."""
+
+    name: str
+    pool_dim: int
+    spatial_dim: int
+
+
+class Progress(Protocol):
+    """Called while features are extracted: role ("ref" or "gen"), images done, images in all."""
+
+    def __call__(self, role: str, done: int, total: int, /) -> None: ...
+
+
+def unavailable_metrics(*, gen: ImageBatch, ref: ImageBatch, sizes: FeatureSizes) -> dict[str, str]:
+    """Metrics that these two files cannot give, each with the reason. Reads no image.
+
+    Raises
+    ------
+    ValueError
+        If the stored statistics of the reference are of another network or layer.
+    """
+    reasons: dict[str, str] = {}
+    for metric, stats, dim, keys in (
+        ("fid", ref.pool, sizes.pool_dim, "mu, sigma"),
+        ("sfid", ref.spatial, sizes.spatial_dim, "mu_s, sigma_s"),
+    ):
+        if stats is not None and stats.dim != dim:
+            raise ValueError(
+                f"{ref.path}: {keys} have {stats.dim} dimensions; the {sizes.name} extractor needs {dim}. "
+                "Statistics serve only the network and layer they were made with (Inception: 2048 and 2023)."
+            )
+        if gen.num_images < 2:
+            reasons[metric] = f"{gen.path} has {gen.num_images} image; a covariance needs at least 2"
+        elif stats is None and (ref.pool or ref.spatial):
+            reasons[metric] = f"{ref.path} holds statistics but not {keys}"
+        elif stats is None and ref.num_images < 2:
+            reasons[metric] = f"{ref.path} has {ref.num_images} image; a covariance needs at least 2"
+    for batch in (gen, ref):
+        if batch.num_images <= _K:
+            what = "no images (arr_0)" if batch.num_images == 0 else f"{batch.num_images} image(s)"
+            reasons["precision"] = reasons["recall"] = (
+                f"{batch.path} holds {what}; precision and recall need at least {_K + 1} on each side"
+            )
+    return reasons
+
+
+def check_request(
+    *,
+    gen: ImageBatch,
+    ref: ImageBatch,
+    sizes: FeatureSizes,
+    metrics: Sequence[str] | None = None,
+    allow_size_mismatch: bool = False,
+) -> tuple[tuple[str, ...], list[str]]:
+    """What will be computed, and what the user should know, found out before any network runs.
+
+    Parameters
+    ----------
+    metrics : of `METRICS`; a metric asked for by name must be possible. None: all that the files can give.
+    allow_size_mismatch : accept gen and ref images of different sizes, as ADM silently does
+
+    Returns
+    -------
+    The metrics to compute, and warnings.
+
+    Raises
+    ------
+    ValueError
+        If a metric is unknown or impossible, or the sizes differ.
+    """
+    unknown = [m for m in metrics or () if m not in METRICS]
+    if unknown or (metrics is not None and not metrics):
+        raise ValueError(f"Unknown metric {', '.join(unknown) or '(none)'}; known: {', '.join(METRICS)}.")
+    reasons = unavailable_metrics(gen=gen, ref=ref, sizes=sizes)
+    impossible = [m for m in metrics or () if m in reasons]
+    if impossible:
+        raise ValueError(f"{', '.join(impossible)}: {reasons[impossible[0]]}.")
+    if gen.image_size != ref.image_size and ref.image_size is not None and not allow_size_mismatch:
+        raise ValueError(
+            f"{gen.path} has images of {_size(gen)}, {ref.path} of {_size(ref)}. Take the reference of the samples' "
+            "resolution, or pass --allow-size-mismatch to score them as they are (both are resized to 299)."
+        )
+    chosen = tuple(m for m in METRICS if (metrics is None or m in metrics) and m not in reasons)
+    if not chosen:
+        raise ValueError(f"Nothing can be computed: {'; '.join(dict.fromkeys(reasons.values()))}.")
+    warnings = [f"{metric}: not computed, {reason}." for metric, reason in reasons.items() if metrics is None]
+    if gen.pool or gen.spatial:
+        warnings.append(f"{gen.path} carries statistics; they are ignored, its {gen.num_images:,} images are scored.")
+    if gen.image_size != ref.image_size and ref.image_size is not None:
+        warnings.append(f"gen images are {_size(gen)}, ref images {_size(ref)}: not a published comparison.")
+    if sizes.name == "inception":
+        warnings += _protocol_warnings(gen, ref, chosen)
+    return chosen, warnings
+
+
+def _protocol_warnings(gen: ImageBatch, ref: ImageBatch, chosen: Sequence[str]) -> list[str]:
+    warnings = []
+    if gen.num_images < 50_000:
+        warnings.append(
+            f"{gen.num_images:,} samples: FID and sFID grow as samples get fewer; compare with FID-{gen.num_images} "
+            "only, not with FID-50K."
+        )
+    if {"precision", "recall"} & set(chosen) and ref.num_images < 10_000:
+        warnings.append(
+            f"precision and recall against {ref.num_images:,} reference images do not compare with those against "
+            "ADM's 10,000."
+        )
+    return warnings
+
+
+def evaluate(
+    *,
+    gen: ImageBatch,
+    ref: ImageBatch,
+    extractor: FeatureExtractor,
+    metrics: Sequence[str] | None = None,
+    distances: Literal["adm-float16", "float32"] = "adm-float16",
+    batch_size: int = 64,
+    cache: Path | None = None,
+    allow_size_mismatch: bool = False,
+    on_progress: Progress | None = None,
+) -> EvalResult:
+    """Score a sample batch against a reference batch by ADM's protocol.
+
+    Parameters
+    ----------
+    gen, ref : opened by `dit_eval.npz.open_batch`
+    extractor : `TorchInception`, `TensorflowInception` or `DigitsExtractor`
+    metrics : some of `METRICS`, each of which must be possible; None for all that the files can give
+    distances : rule of the precision and recall distances, see `dit_eval.metrics.manifold`
+    batch_size : images per pass through the network; does not change the result
+    cache : folder for features, so that the same images are not passed through the network again
+    allow_size_mismatch : accept gen and ref images of different sizes
+    on_progress : called while features are extracted
+
+    Raises
+    ------
+    ValueError
+        If the files do not fit the request or each other, before any network runs.
+    """
+    chosen, warnings = check_request(
+        gen=gen, ref=ref, sizes=extractor, metrics=metrics, allow_size_mismatch=allow_size_mismatch
+    )
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "checksums"):
+        gen_sha256, ref_sha256 = gen.sha256(), ref.sha256()
+
+    def features(role: str, images: ImageBatch, sha256: str) -> FeatureSummary:
+        report = partial(on_progress, role) if on_progress else None
+        with _timed(seconds, f"{role} features"):
+            summary, _ = cached_features(
+                images, extractor, images_sha256=sha256, cache=cache, batch_size=batch_size, on_progress=report
+            )
+        return summary
+
+    stored = ref.pool is not None or ref.spatial is not None
+    needs_manifold = bool({"precision", "recall"} & set(chosen))
+    needs_moments = bool({"fid", "sfid"} & set(chosen)) and not stored
+    ref_features = features("ref", ref, ref_sha256) if needs_manifold or needs_moments else FeatureSummary()
+    if stored:
+        ref_features = FeatureSummary(
+            pool=ref.pool, spatial=ref.spatial, pool_features=ref_features.pool_features, class_probs=None
+        )
+    gen_features = features("gen", gen, gen_sha256)
+
+    with _timed(seconds, "metrics"):
+        fid = _frechet(gen_features.pool, ref_features.pool) if "fid" in chosen else None
+        sfid = _frechet(gen_features.spatial, ref_features.spatial) if "sfid" in chosen else None
+        scores = _inception_scores(gen_features.class_probs, gen.labels, warnings) if "is" in chosen else (None, None)
+        manifold: PrecisionRecall | None = None
+        if needs_manifold:
+            manifold = precision_recall(
+                gen=_known(gen_features.pool_features),
+                ref=_known(ref_features.pool_features),
+                k=_K,
+                distances=distances,
+                device=extractor.device if extractor.backend == "torch" else "cpu",
+            )
+            if manifold.clipped_risk and distances == "adm-float16":
+                warnings.append(
+                    "features are so large that ADM's float16 distances overflow without notice; precision and "
+                    "recall may be near 1 for that reason alone. Compare with --distances float32."
+                )
+    return EvalResult(
+        fid=fid.value if fid else None,
+        sfid=sfid.value if sfid else None,
+        inception_score=scores[0],
+        precision=manifold.precision if manifold and "precision" in chosen else None,
+        recall=manifold.recall if manifold and "recall" in chosen else None,
+        num_samples=gen.num_images,
+        num_reference=ref.num_images if needs_manifold or needs_moments else None,
+        protocol=_protocol(extractor, distances),
+        extractor=ExtractorInfo(
+            name=extractor.name,
+            weights_sha256=extractor.weights_sha256,
+            backend=extractor.backend,
+            precision=extractor.precision,
+            device=extractor.device,
+        ),
+        gen=_source(gen, gen_sha256, "computed"),
+        ref=_source(ref, ref_sha256, "stored" if stored else "computed"),
+        fid_raw=fid.raw if fid else None,
+        sfid_raw=sfid.raw if sfid else None,
+        inception_score_order_free=scores[1],
+        distances=distances,
+        warnings=tuple(warnings),
+        seconds={phase: round(duration, 3) for phase, duration in seconds.items()},
+        peak_memory_bytes=results.peak_memory_bytes(),
+        environment=results.environment(),
+        time=results.now(),
+    )
+
+
+def write_reference(
+    *,
+    images: ImageBatch,
+    out: Path,
+    extractor: FeatureExtractor,
+    num_images: int = 10_000,
+    batch_size: int = 64,
+    on_progress: Progress | None = None,
+) -> int:
+    """Make a reference batch in ADM's layout, and return how many images it keeps.
+
+    `mu sigma mu_s sigma_s` (float64) cover all images; `arr_0` keeps `num_images` of them for precision and recall,
+    evenly spaced over the file, so that a class-ordered file does not lose its last classes. The file is written
+    atomically.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 2 images.
+    """
+    report = partial(on_progress, "ref") if on_progress else None
+    summary = extract_features(images, extractor, batch_size=batch_size, on_progress=report)
+    pool, spatial = _known(summary.pool), _known(summary.spatial)
+    height, width = _known(images.image_size)
+    keep = np.unique(np.linspace(0, images.num_images - 1, min(num_images, images.num_images)).round().astype(int))
+    arrays = {"mu": pool.mu, "sigma": pool.sigma, "mu_s": spatial.mu, "sigma_s": spatial.sigma}
+    if images.labels is not None and len(keep):
+        arrays["arr_1"] = images.labels[keep]
+
+    def kept_batches() -> Iterator[np.ndarray]:
+        begin = 0
+        for batch in images.batches(batch_size):
+            yield batch[keep[(keep >= begin) & (keep < begin + len(batch))] - begin]
+            begin += len(batch)
+
+    if len(keep):
+        write_batch(out, images=kept_batches(), shape=(len(keep), height, width, 3), arrays=arrays)
+    else:
+        write_batch(out, arrays=arrays)
+    return len(keep)
+
+
+def _frechet(gen: GaussianStats | None, ref: GaussianStats | None) -> FrechetDistance:
+    return frechet_distance(gen=_known(gen), ref=_known(ref))
+
+
+def _inception_scores(
+    class_probs: np.ndarray | None, labels: np.ndarray | None, warnings: list[str]
+) -> tuple[float, float]:
+    """ADM's figure and the order-free one; a warning if the file's order alone accounts for the difference."""
+    probs = _known(class_probs)
+    score, order_free = inception_score(probs), order_free_inception_score(probs)
+    if len(probs) > SPLIT_SIZE and score < order_free * (1 - _ORDER_TOLERANCE):
+        by_label = " (its labels are sorted)" if labels is not None and (np.diff(labels) >= 0).all() else ""
+        warnings.append(
+            f"the file looks class-ordered{by_label}: ADM's Inception Score takes contiguous splits of {SPLIT_SIZE:,} "
+            f"and gives {score:.2f}; in mixed order it is {order_free:.2f}. Shuffle the file before you publish it."
+        )
+    return score, order_free
+
+
+def _protocol(extractor: FeatureExtractor, distances: str) -> str:
+    if extractor.name != "inception":
+        return extractor.name  # never to be mistaken for ADM's protocol
+    return PROTOCOL if distances == "adm-float16" else f"{PROTOCOL} with {distances} distances"
+
+
+def _source(batch: ImageBatch, sha256: str, statistics: str) -> ImageSource:
+    return ImageSource(
+        path=str(batch.path),
+        sha256=sha256,
+        num_images=batch.num_images,
+        image_size=batch.image_size,
+        statistics=statistics,
+    )
+
+
+def _size(batch: ImageBatch) -> str:
+    return "x".join(str(n) for n in reversed(batch.image_size or ()))
+
+
+def _known(value: _T | None) -> _T:
+    """Narrow a part of a summary that `check_request` has made sure of."""
+    if value is None:
+        raise RuntimeError("A part of the features is missing that the request had been checked for.")
+    return value
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    begin = time.perf_counter()
+    yield
+    seconds[phase] = time.perf_counter() - begin

@@ -1,0 +1,210 @@
+"""Results with their provenance, as JSON lines."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import dit_eval
+
+PROTOCOL = "adm-2021"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSource:
+    """An image file that went into a result.
+
+    Attributes
+    ----------
+    path : as given by the user
+    sha256 : of the file
+    num_images : images used; 0 if only its statistics were
+    image_size : (H, W) in pixels, or None without images
+    statistics : "stored" if the file's own mu and sigma were used, "computed" if they came from its images
+    """
+
+    path: str
+    sha256: str
+    num_images: int
+    image_size: tuple[int, int] | None
+    statistics: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractorInfo:
+    """The network behind the features: its name, weights file, the program that ran it, and its arithmetic."""
+
+    name: str
+    weights_sha256: str
+    backend: str
+    precision: str
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalResult:
+    """The metrics of a sample batch against a reference batch, and how they were made.
+
+    A metric that was not asked for, or cannot be computed from these files, is None. `protocol` is "adm-2021" only
+    if every choice was ADM's: its Inception network, float16 distances, k = 3, splits of 5,000.
+
+    Attributes
+    ----------
+    fid, sfid : Fréchet distances, squared feature units; fid_raw and sfid_raw are the numbers before rounding noise
+        around 0 was cut
+    inception_score : ADM's rule, in file order; inception_score_order_free is the same whatever the order
+    precision, recall : shares in 0..1
+    num_samples : generated images used
+    num_reference : reference images used for precision and recall; None if none were
+    distances : rule of the precision and recall distances
+    seconds : wall time by phase
+    peak_memory_bytes : of this process so far
+    """
+
+    fid: float | None
+    sfid: float | None
+    inception_score: float | None
+    precision: float | None
+    recall: float | None
+    num_samples: int
+    num_reference: int | None
+    protocol: str
+    extractor: ExtractorInfo
+    gen: ImageSource
+    ref: ImageSource
+    fid_raw: float | None = None
+    sfid_raw: float | None = None
+    inception_score_order_free: float | None = None
+    distances: str = "adm-float16"
+    warnings: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int | None = None
+    environment: dict[str, Any] = field(default_factory=dict)
+    time: str = ""
+
+    def to_json(self) -> str:
+        """One line of JSON with every field; numbers in full precision."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> EvalResult:
+        """The result that `to_json` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the line is not such a result.
+        """
+        try:
+            data = json.loads(line)
+            for role in ("gen", "ref"):
+                size = data[role]["image_size"]
+                data[role] = ImageSource(**data[role] | {"image_size": tuple(size) if size else None})
+            data["extractor"] = ExtractorInfo(**data["extractor"])
+            data["warnings"] = tuple(data["warnings"])
+            return cls(**data)
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"Not an evaluation result ({error}): {line[:80]!r}") from None
+
+
+def append_result(path: str | os.PathLike[str], result: EvalResult) -> None:
+    """Add a result as one line; a line that an earlier crash left unfinished is closed first."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(result.to_json().encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_results(path: str | os.PathLike[str]) -> list[EvalResult]:
+    """All results of a JSON-lines file, in order.
+
+    Raises
+    ------
+    ValueError
+        If a line is not a result; the message gives its number.
+    """
+    results = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            try:
+                results.append(EvalResult.from_json(line))
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from None
+    return results
+
+
+def environment() -> dict[str, Any]:
+    """What a number may depend on besides its inputs: versions, commit, machine. Imports none of the packages."""
+    packages = ("torch", "torch-fidelity", "numpy", "scipy", "tensorflow")
+    commit, dirty = _git_state()
+    return {
+        "dit_eval": dit_eval.__version__,
+        "commit": commit,
+        "dirty": dirty,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in packages},
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+
+
+def now() -> str:
+    """The current time in UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def peak_memory_bytes() -> int | None:
+    """Largest resident memory of this process so far; None where the system does not say (Windows)."""
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str | None:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or None
+
+
+def _git_state() -> tuple[str | None, bool | None]:
+    """Commit and whether files differ from it, if dit_eval runs from a checkout of its own; else (None, None)."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None, None
+    try:
+        run = [
+            subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, timeout=10, check=True)
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+    return run[0].stdout.strip(), bool(run[1].stdout.strip())

@@ -1,0 +1,88 @@
+"""The arrows of the architecture point down, and heavy packages stay where they belong."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "dit_eval"
+
+# From the top. A module may import modules of lower layers only, or of its own where listed together.
+LAYERS = [
+    {"__main__"},
+    {"cli"},
+    {"quickstart"},
+    {"evaluate", "report"},
+    {"features", "metrics"},
+    {"npz"},
+    {"stats", "results", "assets"},
+    {""},  # dit_eval itself: the version
+]
+ONLY_IN = {
+    "tensorflow": {"features/adm_tensorflow.py"},
+    "torch_fidelity": {"features/inception.py"},
+    "matplotlib": {"report/figures.py"},
+    "argparse": {"cli.py"},
+    "tqdm": {"cli.py"},
+    "torch": {"features/inception.py", "features/digits.py", "metrics/manifold.py", "cli.py"},
+    "fvcore": set(),
+    "diffusers": set(),
+}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            if node.module == "dit_eval":
+                yield from (f"dit_eval.{alias.name}" for alias in node.names)
+
+
+def layer_of(module):
+    return next(i for i, layer in enumerate(LAYERS) if module in layer)
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    own = "" if part == "__init__" else part
+    for module in imports(path):
+        if module.split(".")[0] == "dit_eval":
+            other = module.split(".")[1] if "." in module else ""
+            assert other == own or layer_of(other) > layer_of(own) or {own, other} in LAYERS, f"{own} imports {other}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_heavy_packages_stay_where_they_belong(path):
+    name = path.relative_to(PACKAGE).as_posix()
+    for module in imports(path):
+        allowed = ONLY_IN.get(module.split(".")[0])
+        assert allowed is None or name in allowed, f"{name} imports {module}"
+
+
+def test_no_print_outside_the_command_line():
+    for path in FILES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print"]
+        assert not calls, f"{path} prints"
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys, dit_eval.cli\n"
+        "try: dit_eval.cli.main(['--help'])\n"
+        "except SystemExit as e: assert e.code == 0\n"
+        "heavy = {'torch', 'numpy', 'tensorflow', 'scipy', 'pandas', 'matplotlib', 'torch_fidelity', 'fvcore'}\n"
+        "sys.exit(','.join(sorted(heavy & set(sys.modules))) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "evaluate" in done.stdout
