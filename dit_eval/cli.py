@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     stats = commands.add_parser(
         "stats",
         help="make a reference npz from an npz of real images",
-        description="Make a reference batch: statistics over all images, and some of the images for precision and recall.",
+        description="Make a reference batch: statistics over all images, and some images for precision and recall.",
     )
     stats.add_argument("images", type=Path, metavar="IMAGES.npz", help="real images: arr_0, uint8 NHWC")
     stats.add_argument("--out", type=Path, required=True, metavar="REFERENCE.npz")
@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     quickstart = commands.add_parser(
         "quickstart",
         help="see every metric at work on real digits, with no download",
-        description="Evaluate real, blurred, noisy and class-collapsed handwritten digits; print a table, draw a figure.",
+        description="Evaluate real, blurred, noisy and class-collapsed digits; print a table, draw a figure.",
     )
     quickstart.add_argument("--out", type=Path, default=Path("quickstart"), metavar="DIR", help="default: %(default)s")
     quickstart.set_defaults(run=_quickstart)

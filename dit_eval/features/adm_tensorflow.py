@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,10 @@ class TensorflowInception:
         constants = read_constants(path)  # a clear error for a wrong file, before TensorFlow starts
         if constants.get("softmax/weights", np.zeros(0)).shape != (2048, 1008):
             raise ValueError(f"{path}: not ADM's Inception graph: softmax/weights (2048, 1008) is missing.")
+        # TensorFlow and Triton (which PyTorch imports on many paths) each carry LLVM; with TensorFlow loaded first,
+        # Triton's LLVM aborts the process. The other order works.
+        with suppress(ImportError):
+            import triton  # noqa: F401
         try:
             import tensorflow.compat.v1 as tf
         except ModuleNotFoundError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -96,7 +97,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     if path.suffix == ".pb":
         return _from_graph(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about foreign pickles, which end in the error below
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise ValueError(
             f"{path}: not a PyTorch state dict ({str(error).splitlines()[0]}). Needed torch-fidelity's Inception "
@@ -117,8 +120,9 @@ def _network(state: dict[str, torch.Tensor], source: str | os.PathLike[str]) -> 
     except RuntimeError as error:  # load_state_dict lists every key that is missing, unknown or misshapen
         lines = [line.strip() for line in str(error).splitlines()]
         raise ValueError(
-            f"{os.fspath(source)}: not the weights of the 2015 Inception with 1,008 classes ({' '.join(lines[1:3])[:300]}). "
-            "torchvision's inception_v3 is another network; fetch the right one with `dit-eval weights fetch inception`."
+            f"{os.fspath(source)}: not the weights of the 2015 Inception with 1,008 classes "
+            f"({' '.join(lines[1:3])[:300]}). torchvision's inception_v3 is another network; fetch the right one with "
+            "`dit-eval weights fetch inception`."
         ) from None
 
 

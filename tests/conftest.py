@@ -1,0 +1,54 @@
+"""Fixtures: a full-size Inception with seeded random weights, in both public layouts."""
+
+import contextlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+# Before anything imports TensorFlow: its LLVM and Triton's abort the process in the other order.
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401
+
+from seeded_inception import seeded_weights, write_graph_def, write_state_dict
+
+
+@pytest.fixture(scope="session")
+def inception_files(tmp_path_factory):
+    """`.pth` and `.pb`: one network in torch-fidelity's and in ADM's layout."""
+    folder = tmp_path_factory.mktemp("inception")
+    files = SimpleNamespace(pth=folder / "weights.pth", pb=folder / "classify_image_graph_def.pb")
+    weights = seeded_weights(0)
+    write_state_dict(files.pth, weights)
+    write_graph_def(files.pb, weights)
+    return files
+
+
+@pytest.fixture(scope="session")
+def torch_inception(inception_files):
+    from dit_eval.features.inception import TorchInception
+
+    return TorchInception(weights=inception_files.pth)
+
+
+@pytest.fixture(scope="session")
+def digits_extractor():
+    from dit_eval.features.digits import DigitsExtractor
+
+    return DigitsExtractor()
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """The 500 held-out digits: images (500, 8, 8, 3) uint8 and labels."""
+    from dit_eval.assets import asset
+
+    with np.load(asset("digits-heldout").path, allow_pickle=False) as file:
+        return SimpleNamespace(images=file["arr_0"], labels=file["arr_1"])
+
+
+@pytest.fixture(scope="session")
+def digits_ref():
+    from dit_eval.assets import asset
+
+    return asset("digits").path

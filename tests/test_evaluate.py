@@ -1,0 +1,255 @@
+"""The whole path from files to a result, on real digits with the embedded extractor."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dit_eval.evaluate import evaluate, write_reference
+from dit_eval.npz import open_batch
+from dit_eval.results import EvalResult, append_result, read_results
+
+VALUES = ("fid", "sfid", "inception_score", "precision", "recall")
+
+
+@pytest.fixture(scope="module")
+def sample_file(tmp_path_factory, digits):
+    path = tmp_path_factory.mktemp("samples") / "noisy.npz"
+    noise = np.random.RandomState(0).randint(-40, 41, digits.images.shape[:3] + (1,))
+    np.savez(path, arr_0=(digits.images + noise).clip(0, 255).astype(np.uint8), arr_1=digits.labels)
+    return path
+
+
+def run(gen, ref, extractor, **options):
+    return evaluate(gen=open_batch(gen, role="gen"), ref=open_batch(ref, role="ref"), extractor=extractor, **options)
+
+
+@pytest.fixture(scope="module")
+def result(sample_file, digits_ref, digits_extractor):
+    return run(sample_file, digits_ref, digits_extractor)
+
+
+def assert_same(a, b, names=VALUES, rel=1e-9):
+    for name in names:
+        assert getattr(a, name) == pytest.approx(getattr(b, name), rel=rel), name
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 500])
+def test_batch_size_does_not_matter(result, sample_file, digits_ref, digits_extractor, batch_size):
+    # Features are rounded to float32 after the network; its own batching may move their last digit.
+    again = run(sample_file, digits_ref, digits_extractor, batch_size=batch_size)
+    assert_same(again, result, rel=1e-6)
+
+
+def test_compression_does_not_matter(result, sample_file, tmp_path, digits_ref, digits_extractor):
+    with np.load(sample_file) as stored:
+        np.savez_compressed(tmp_path / "x.npz", **stored)
+    assert_same(run(tmp_path / "x.npz", digits_ref, digits_extractor), result)
+
+
+def test_order_does_not_matter(result, sample_file, tmp_path, digits_ref, digits_extractor):
+    with np.load(sample_file) as stored:
+        np.savez(tmp_path / "x.npz", arr_0=stored["arr_0"][np.random.RandomState(1).permutation(500)])
+    again = run(tmp_path / "x.npz", digits_ref, digits_extractor)
+    assert_same(again, result, ("fid", "sfid", "inception_score_order_free", "precision", "recall"), rel=1e-6)
+
+
+class Counting:
+    """An extractor that counts the images it is shown."""
+
+    def __init__(self, extractor):
+        self.extractor, self.seen = extractor, 0
+
+    def __getattr__(self, name):
+        return getattr(self.extractor, name)
+
+    def __call__(self, images):
+        self.seen += len(images)
+        return self.extractor(images)
+
+
+def test_a_second_run_with_a_cache_skips_the_network(result, sample_file, tmp_path, digits_ref, digits_extractor):
+    counting = Counting(digits_extractor)
+    first = run(sample_file, digits_ref, counting, cache=tmp_path)
+    assert counting.seen == 500 + 1297
+    second = run(sample_file, digits_ref, counting, cache=tmp_path, batch_size=9)
+    assert counting.seen == 500 + 1297, "the second run used the cache"
+    assert_same(first, result)
+    assert_same(second, first, rel=0)
+    # Fewer samples, or other weights, are other features.
+    gen = open_batch(sample_file, role="gen", num_images=400)
+    evaluate(gen=gen, ref=open_batch(digits_ref, role="ref"), extractor=counting, cache=tmp_path)
+    assert counting.seen == 500 + 1297 + 400
+    for entry in tmp_path.glob("features-*.npz"):
+        entry.write_bytes(entry.read_bytes()[:1000])
+    third = run(sample_file, digits_ref, counting, cache=tmp_path)
+    assert counting.seen == 2 * (500 + 1297) + 400, "damaged entries are made again"
+    assert_same(third, first, rel=0)
+
+
+def test_stored_statistics_stand_for_the_reference(result, sample_file, tmp_path, digits_ref, digits_extractor):
+    with np.load(digits_ref) as ref:
+        images, statistics = ref["arr_0"], {key: ref[key] for key in ("mu", "sigma", "mu_s", "sigma_s")}
+    np.savez(tmp_path / "images.npz", arr_0=images)
+    computed = run(sample_file, tmp_path / "images.npz", digits_extractor)
+    assert (computed.ref.statistics, result.ref.statistics) == ("computed", "stored")
+    assert_same(computed, result, rel=1e-6)
+
+    np.savez(tmp_path / "statistics.npz", **statistics)
+    counting = Counting(digits_extractor)
+    only = run(sample_file, tmp_path / "statistics.npz", counting)
+    assert counting.seen == 500, "a reference of statistics needs no network"
+    assert_same(only, result, ("fid", "sfid", "inception_score"))
+    assert only.precision is None
+    assert only.recall is None
+    assert only.num_reference is None
+    assert sum("holds no images (arr_0)" in w for w in only.warnings) == 2
+    with pytest.raises(ValueError, match=r"precision: .*holds no images \(arr_0\)"):
+        run(sample_file, tmp_path / "statistics.npz", digits_extractor, metrics=["fid", "precision"])
+
+    # Stored statistics win over those of the file's images, as in ADM's suite.
+    shifted = statistics | {"mu": statistics["mu"] + 1.0}
+    np.savez(tmp_path / "shifted.npz", arr_0=images, **shifted)
+    moved = run(sample_file, tmp_path / "shifted.npz", digits_extractor)
+    assert moved.fid > result.fid + 1
+    assert moved.precision == result.precision
+
+
+def test_pool_statistics_alone_serve_fid_and_say_what_sfid_lacks(sample_file, tmp_path, digits_ref, digits_extractor):
+    with np.load(digits_ref) as ref:
+        np.savez(tmp_path / "ref.npz", arr_0=ref["arr_0"], mu=ref["mu"], sigma=ref["sigma"])
+    found = run(sample_file, tmp_path / "ref.npz", digits_extractor)
+    assert found.fid is not None
+    assert found.sfid is None
+    assert any(w.startswith("sfid: not computed") and "mu_s, sigma_s" in w for w in found.warnings)
+
+
+def test_a_sample_file_with_statistics_is_scored_by_its_images(
+    result, sample_file, tmp_path, digits_ref, digits_extractor
+):
+    with np.load(sample_file) as stored:
+        np.savez(tmp_path / "x.npz", arr_0=stored["arr_0"], mu=np.zeros(64), sigma=np.eye(64))
+    found = run(tmp_path / "x.npz", digits_ref, digits_extractor)
+    assert_same(found, result)
+    assert any("carries statistics; they are ignored" in w for w in found.warnings)
+
+
+def test_equal_sets_give_zero_and_keep_the_raw_value(tmp_path, digits, digits_extractor):
+    np.savez(tmp_path / "x.npz", arr_0=digits.images)
+    same = run(tmp_path / "x.npz", tmp_path / "x.npz", digits_extractor)
+    assert (same.fid, same.sfid, same.precision, same.recall) == (0.0, 0.0, 1.0, 1.0)
+    line = json.loads(same.to_json())
+    assert 0 < abs(line["fid_raw"]) < 1e-8
+
+
+@pytest.mark.parametrize(("num_gen", "num_ref"), [(3, 100), (100, 3)])
+def test_fewer_than_four_images_refuse_precision_and_recall(tmp_path, digits, digits_extractor, num_gen, num_ref):
+    np.savez(tmp_path / "gen.npz", arr_0=digits.images[:num_gen])
+    np.savez(tmp_path / "ref.npz", arr_0=digits.images[-num_ref:])
+    found = run(tmp_path / "gen.npz", tmp_path / "ref.npz", digits_extractor)
+    assert found.precision is None
+    assert found.fid > 0
+    with pytest.raises(ValueError, match=r"recall: .*holds 3 image\(s\); .*at least 4 on each side"):
+        run(tmp_path / "gen.npz", tmp_path / "ref.npz", digits_extractor, metrics=["recall"])
+
+
+def test_one_sample_gives_no_fid(tmp_path, digits, digits_ref, digits_extractor):
+    np.savez(tmp_path / "gen.npz", arr_0=digits.images[:1])
+    found = run(tmp_path / "gen.npz", digits_ref, digits_extractor)
+    assert found.fid is None
+    assert found.inception_score == pytest.approx(1.0)
+
+
+def test_other_sizes_are_refused_unless_wanted(sample_file, tmp_path, digits, digits_ref, digits_extractor):
+    np.savez(tmp_path / "large.npz", arr_0=digits.images.repeat(2, axis=1).repeat(2, axis=2))
+    with pytest.raises(ValueError, match=r"images of 16x16, .*of 8x8.*--allow-size-mismatch"):
+        run(tmp_path / "large.npz", digits_ref, digits_extractor)
+    found = run(tmp_path / "large.npz", digits_ref, digits_extractor, allow_size_mismatch=True)
+    assert any("not a published comparison" in w for w in found.warnings)
+
+
+def test_only_the_metrics_asked_for_are_computed(sample_file, digits_ref, digits_extractor):
+    counting = Counting(digits_extractor)
+    found = run(sample_file, digits_ref, counting, metrics=["fid", "is"])
+    assert counting.seen == 500, "with stored statistics, FID and IS need no reference image"
+    assert found.sfid is None
+    assert found.precision is None
+    assert found.fid is not None
+
+
+def test_a_class_ordered_file_is_noticed(tmp_path, digits, digits_ref, digits_extractor):
+    # Enough images for two splits of 5,000, sorted by class.
+    order = np.argsort(np.tile(digits.labels, 20), kind="stable")
+    np.savez(tmp_path / "x.npz", arr_0=np.tile(digits.images, (20, 1, 1, 1))[order], arr_1=np.tile(digits.labels, 20)[order])
+    found = run(tmp_path / "x.npz", digits_ref, digits_extractor, metrics=["is"])
+    assert found.inception_score < 0.7 * found.inception_score_order_free
+    assert any("looks class-ordered (its labels are sorted)" in w for w in found.warnings)
+
+
+def test_a_result_survives_json_and_names_its_extractor(result, tmp_path, digits_extractor):
+    assert EvalResult.from_json(result.to_json()) == result
+    line = json.loads(result.to_json())
+    assert line["protocol"] == "digits", "never to be mistaken for ADM's protocol"
+    assert line["extractor"]["name"] == "digits"
+    assert line["extractor"]["weights_sha256"] == digits_extractor.weights_sha256
+    assert line["num_samples"] == 500
+    assert line["num_reference"] == 1297
+    assert len(line["ref"]["sha256"]) == 64
+    assert line["environment"]["packages"]["torch"]
+    assert line["peak_memory_bytes"] > 1e7
+    path = tmp_path / "results.jsonl"
+    append_result(path, result)
+    with open(path, "a") as file:
+        file.write('{"fid": 1.0, "sf')  # a run that was killed while writing
+    append_result(path, result)
+    lines = path.read_text().splitlines()
+    assert [EvalResult.from_json(lines[0]), EvalResult.from_json(lines[2])] == [result, result]
+    with pytest.raises(ValueError, match="line 2: Not an evaluation result"):
+        read_results(path)
+
+
+def test_a_reference_is_made_and_used(tmp_path, digits, sample_file, digits_extractor):
+    order = np.argsort(digits.labels, kind="stable")
+    np.savez(tmp_path / "real.npz", arr_0=digits.images[order], arr_1=digits.labels[order])
+    real = open_batch(tmp_path / "real.npz", role="gen")
+    assert write_reference(images=real, out=tmp_path / "ref.npz", extractor=digits_extractor, num_images=100) == 100
+    with np.load(tmp_path / "ref.npz") as ref:
+        assert ref["arr_0"].shape == (100, 8, 8, 3)
+        assert set(ref["arr_1"]) == set(range(10)), "images are kept from all over a class-ordered file"
+        features = digits_extractor(digits.images).pool.astype(np.float64)
+        np.testing.assert_allclose(ref["mu"], features.mean(axis=0), rtol=1e-6)
+        np.testing.assert_allclose(ref["sigma"], np.cov(features, rowvar=False), rtol=1e-5, atol=1e-8)
+    assert run(sample_file, tmp_path / "ref.npz", digits_extractor).num_reference == 100
+    assert write_reference(images=real, out=tmp_path / "small.npz", extractor=digits_extractor, num_images=0) == 0
+    assert open_batch(tmp_path / "small.npz", role="ref").num_images == 0
+
+
+MEMORY = """
+import sys
+import numpy as np
+from dit_eval.evaluate import evaluate
+from dit_eval.features.digits import DigitsExtractor
+from dit_eval.npz import open_batch
+from dit_eval.results import peak_memory_bytes
+result = evaluate(gen=open_batch(sys.argv[1], role="gen", num_images=int(sys.argv[2])),
+                  ref=open_batch(sys.argv[3], role="ref"), extractor=DigitsExtractor(), allow_size_mismatch=True)
+print(peak_memory_bytes())
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path, digits_ref):
+    """2,000 images of 256 px are 393 MB; reading them must not leave them in memory."""
+    rng = np.random.RandomState(2)
+    np.savez(tmp_path / "x.npz", arr_0=rng.randint(0, 256, (2000, 256, 256, 3), dtype=np.uint8))
+    peaks = []
+    for num in (500, 2000):
+        done = subprocess.run(
+            [sys.executable, "-c", MEMORY, str(tmp_path / "x.npz"), str(num), str(digits_ref)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        peaks.append(int(done.stdout))
+    assert peaks[1] - peaks[0] < 100e6

@@ -1,0 +1,135 @@
+"""The Inception network: layouts, engines, and files that are not it."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from golden_sets import image_set
+
+from dit_eval.features.graph_def import read_constants
+from dit_eval.features.inception import TorchInception, read_state_dict
+
+PARTS = ("pool", "spatial", "class_probs")
+
+
+def relative_error(found, expected):
+    """Largest element-wise difference, relative to the feature's scale."""
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+
+def test_pb_and_pth_of_the_same_weights_give_identical_features(inception_files, torch_inception):
+    # The test files are written with a name mapping of their own, so this checks ours as well.
+    from_pb, from_pth = read_state_dict(inception_files.pb), read_state_dict(inception_files.pth)
+    assert from_pb.keys() == from_pth.keys()
+    assert all(torch.equal(from_pb[key], from_pth[key]) for key in from_pth)
+    images = image_set("gen-64")[:3]
+    expected, found = torch_inception(images), TorchInception(weights=inception_files.pb)(images)
+    for part in PARTS:
+        np.testing.assert_array_equal(getattr(found, part), getattr(expected, part))
+
+
+@pytest.mark.parametrize(("name", "crop"), [("gen-64", (64, 64)), ("gen-256", (256, 256)), ("gen-256", (200, 77))])
+def test_torch_and_tensorflow_agree(inception_files, torch_inception, name, crop):
+    from dit_eval.features.adm_tensorflow import TensorflowInception
+
+    images = np.ascontiguousarray(image_set(name)[:11, : crop[0], : crop[1]])
+    ours, original = torch_inception(images), TensorflowInception(weights=inception_files.pb)(images)
+    for part in PARTS:
+        assert getattr(ours, part).dtype == np.float32
+        assert getattr(ours, part).shape == getattr(original, part).shape
+        assert relative_error(getattr(ours, part), getattr(original, part)) < 1e-4
+
+
+def test_features_do_not_depend_on_the_batch(torch_inception):
+    images = image_set("gen-64")[:10]
+    together = torch_inception(images)
+    for size in (1, 4):
+        parts = [torch_inception(images[i : i + size]) for i in range(0, 10, size)]
+        for part in PARTS:
+            apart = np.concatenate([getattr(p, part) for p in parts])
+            assert relative_error(apart, getattr(together, part)) < 2e-6
+
+
+def test_constants_are_read_as_tensorflow_reads_them(inception_files):
+    import tensorflow as tf
+
+    definition = tf.compat.v1.GraphDef()
+    definition.ParseFromString(inception_files.pb.read_bytes())
+    expected = {
+        node.name: tf.make_ndarray(node.attr["value"].tensor)
+        for node in definition.node
+        if node.op == "Const" and node.attr["dtype"].type == 1
+    }
+    found = read_constants(inception_files.pb)
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].shape == array.shape
+        np.testing.assert_array_equal(found[name], array)
+    assert any(len(n.attr["value"].tensor.float_val) == 1 for n in definition.node if n.op == "Const")
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("a pickle ran",))
+
+
+def _random_bytes(path):
+    path.write_bytes(np.random.RandomState(0).bytes(5000))
+
+
+def _truncated(path, source):
+    path.write_bytes(source.read_bytes()[:-100_000])
+
+
+def _pickle(path):
+    torch.save({"a": Evil()}, path)
+
+
+def _plain_pickle(path):
+    path.write_bytes(pickle.dumps({"a": 1}))
+
+
+def _other_network(path):
+    torch.save({"Conv2d_1a_3x3.conv.weight": torch.zeros(32, 3, 3, 3), "fc.weight": torch.zeros(1000, 2048)}, path)
+
+
+def _wrong_classes(path, source):
+    state = torch.load(source, weights_only=True)
+    torch.save(state | {"fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}, path)
+
+
+def _not_a_dict(path):
+    torch.save([1, 2], path)
+
+
+@pytest.mark.parametrize(
+    ("make", "ending", "message"),
+    [
+        (_random_bytes, ".pth", "not a PyTorch state dict"),
+        (lambda p, s: _truncated(p, s.pth), ".pth", "not a PyTorch state dict"),
+        (_pickle, ".pth", "not a PyTorch state dict"),
+        (_plain_pickle, ".pth", "not a PyTorch state dict|needed a plain state dict"),
+        (_not_a_dict, ".pth", "holds list, needed a plain state dict"),
+        (_other_network, ".pth", "not the weights of the 2015 Inception"),
+        (lambda p, s: _wrong_classes(p, s.pth), ".pth", "not the weights of the 2015 Inception.*1,008"),
+        (_random_bytes, ".pb", "not a frozen TensorFlow graph"),
+        (lambda p, s: _truncated(p, s.pb), ".pb", "not a frozen TensorFlow graph"),
+        (lambda p: p.write_bytes(b""), ".pb", "not a frozen TensorFlow graph"),
+    ],
+    ids=lambda v: getattr(v, "__name__", None),
+)
+def test_a_file_that_is_not_the_network_is_named(tmp_path, inception_files, capsys, make, ending, message):
+    path = tmp_path / f"file{ending}"
+    make(path, inception_files) if make.__code__.co_argcount == 2 else make(path)
+    with pytest.raises(ValueError, match=message) as error:
+        TorchInception(weights=path)
+    assert str(path) in str(error.value)
+    assert "a pickle ran" not in capsys.readouterr().out
+
+
+def test_the_tensorflow_backend_asks_for_the_graph(inception_files):
+    from dit_eval.features.adm_tensorflow import TensorflowInception
+
+    with pytest.raises(ValueError, match=r"needs classify_image_graph_def\.pb"):
+        TensorflowInception(weights=inception_files.pth)
