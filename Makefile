@@ -1,0 +1,47 @@
+# Each target makes the environment it needs in $(VENV) when it is missing, and says so.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: help quickstart test check bench reports clean
+
+help:
+	@echo "make quickstart   evaluate real, blurred, noisy and collapsed digits: a table, a figure, results.jsonl"
+	@echo "make test         the tests (installs TensorFlow as well, for parity with the original program)"
+	@echo "make check        lint, format, types and layering"
+	@echo "make bench        measure memory and speed on this machine"
+	@echo "make reports      make the figures of the README again"
+
+$(VENV)/.core: pyproject.toml constraints.txt
+	@echo "Installing dit-eval into $(VENV) (PyTorch with its CUDA packages: several GB, some minutes)"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.core
+	@echo "Installing what the tests need into $(VENV): TensorFlow, scikit-learn, pytest, ruff, mypy"
+	$(PIP) --editable ".[test]"
+	@touch $@
+
+quickstart: $(VENV)/.core
+	$(BIN)/dit-eval quickstart
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet tests/test_layering.py
+
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/metrics.py
+
+reports: $(VENV)/.core
+	$(BIN)/python reports/metric_response.py
+
+clean:
+	rm -rf $(VENV)
