@@ -11,11 +11,10 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-import tempfile
+import uuid
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -188,9 +187,9 @@ def write_batch(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(partial, "xb") as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
                 if images is not None:
                     if shape is None:
@@ -202,18 +201,10 @@ def write_batch(
                         np.lib.format.write_array(out, np.asarray(array), allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(partial, 0o666 & ~_umask())
         os.replace(partial, path)
     except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(partial)
+        partial.unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _write_images(out: IO[bytes], images: Iterable[np.ndarray], shape: tuple[int, int, int, int]) -> None:
@@ -317,17 +308,15 @@ def _read_compressed(path: Path, member: _Member, num_images: int, batch_size: i
     with zipfile.ZipFile(path) as archive, archive.open(member.info) as file:
         file.read(member.header_size)
         for begin in range(0, num_images, batch_size):
-            batch = np.empty((min(batch_size, num_images - begin), *member.shape[1:]), np.uint8)
-            view, filled = memoryview(batch).cast("B"), 0
+            shape = (min(batch_size, num_images - begin), *member.shape[1:])
+            needed = int(np.prod(shape))
             try:
-                while filled < len(view):
-                    count = file.readinto(view[filled:])
-                    if not count:
-                        raise EOFError(f"{len(view) - filled:,} bytes are missing")
-                    filled += count
+                data = file.read(needed)
             except (EOFError, zipfile.BadZipFile, zlib.error) as error:
                 raise ValueError(f"{path}: arr_0 is damaged near image {begin:,} ({error}).") from None
-            yield batch
+            if len(data) != needed:
+                raise ValueError(f"{path}: arr_0 ends early, near image {begin:,}; the file is truncated.")
+            yield np.frombuffer(bytearray(data), np.uint8).reshape(shape)  # a bytearray is writable, as torch wants
 
 
 def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,8 @@ def quickstart(out: Path, *, on_step: Callable[[str], None]) -> str:
         on_step(f"[{number}/{len(sets)}] {name}: {len(batch)} images")
         path = out / "samples" / f"{name.replace(', ', '-').replace(' ', '-')}.npz"
         write_batch(path, images=[batch], shape=batch.shape)
-        results[name] = evaluate(gen=open_batch(path, role="gen"), ref=ref, extractor=extractor)
+        gen = open_batch(path, role="gen")
+        results[name] = evaluate(gen=gen, ref=ref, extractor=extractor, cache=out / "cache")
 
     lines = out / "results.jsonl"
     partial = out / ".results.jsonl.part"
@@ -62,8 +64,7 @@ def quickstart(out: Path, *, on_step: Callable[[str], None]) -> str:
     none, *damaged = results.values()
     size = len(LEVELS) - 1
     curves = {
-        name: [none, *damaged[i * size : (i + 1) * size]]
-        for i, name in enumerate(("blur", "noise", "class collapse"))
+        name: [none, *damaged[i * size : (i + 1) * size]] for i, name in enumerate(("blur", "noise", "class collapse"))
     }
     figure = metric_response_figure(
         curves,
@@ -101,7 +102,7 @@ def _verdicts(curves: dict[str, list[EvalResult]]) -> dict[str, bool]:
 
     def rises(name: str, metric: str) -> bool:
         values = [getattr(result, metric) for result in curves[name]]
-        return all(a < b for a, b in zip(values, values[1:], strict=False))
+        return all(a < b for a, b in pairwise(values))
 
     def end(name: str, metric: str) -> float:
         return getattr(curves[name][-1], metric)

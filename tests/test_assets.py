@@ -148,5 +148,5 @@ def test_the_manifest_pins_what_can_be_pinned():
     for item in assets():
         assert item.url is None or item.url.startswith("https://")
         assert item.url is not None or item.path.is_file(), "an embedded file is part of the package"
-    with pytest.raises(ValueError, match="known: .*imagenet256"):
+    with pytest.raises(ValueError, match=r"known: .*imagenet256"):
         asset("imagenet257")

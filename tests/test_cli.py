@@ -1,9 +1,12 @@
 """The command line as a user meets it, above all when something is wrong."""
 
 import dataclasses
+import io
 import json
+import re
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -41,6 +44,7 @@ def run(capsys, *arguments):
 
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (20, 8, 8, 3)).astype(np.uint8)
+NCHW = np.ascontiguousarray(IMAGES.transpose(0, 3, 1, 2))
 STATISTICS = {"mu": np.zeros(64), "sigma": np.eye(64), "mu_s": np.zeros(112), "sigma_s": np.eye(112)}
 
 
@@ -71,11 +75,11 @@ def bare_array():
 
 
 def other_header():
-    save("bad.npz", arr_0=IMAGES)
-    with open("bad.npz", "r+b") as file:
-        content = file.read().replace(b"(20, 8, 8, 3)", b"(21, 8, 8, 3)")
-        file.seek(0)
-        file.write(content)
+    """A member whose header promises one image more than it has."""
+    payload = io.BytesIO()
+    np.lib.format.write_array(payload, IMAGES)
+    with zipfile.ZipFile("bad.npz", "w") as archive:
+        archive.writestr("arr_0.npy", payload.getvalue().replace(b"(20, 8, 8, 3)", b"(21, 8, 8, 3)"))
 
 
 GEN_ERRORS = {
@@ -90,7 +94,7 @@ GEN_ERRORS = {
     "int64 images": (lambda: save("bad.npz", arr_0=IMAGES.astype(np.int64)), r"arr_0 is int64; needed uint8"),
     "grey images": (lambda: save("bad.npz", arr_0=IMAGES[..., :1]), r"with 1 channels; needed N x H x W x 3"),
     "RGBA images": (lambda: save("bad.npz", arr_0=IMAGES[..., [0, 1, 2, 2]]), r"with 4 channels"),
-    "NCHW images": (lambda: save("bad.npz", arr_0=IMAGES.transpose(0, 3, 1, 2).copy()), r"transpose with \(0, 2, 3, 1\)"),
+    "NCHW images": (lambda: save("bad.npz", arr_0=NCHW), r"transpose with \(0, 2, 3, 1\)"),
     "three axes": (lambda: save("bad.npz", arr_0=IMAGES[0]), r"shape \(8, 8, 3\); needed four axes"),
     "no images": (lambda: save("bad.npz", arr_0=IMAGES[:0]), r"there are no images to evaluate"),
     "Fortran order": (lambda: save("bad.npz", arr_0=np.asfortranarray(IMAGES)), r"Fortran order"),
@@ -142,11 +146,11 @@ def test_a_bad_reference_gives_one_clear_message(capsys, case):
 
 DIGITS = ("--ref", "digits", "--extractor", "digits")
 OPTION_ERRORS = {
-    "more images than there are": ((*DIGITS, "--num-samples", 21), r"holds 20 images, 21 were asked for.*the missing 1"),
+    "more images than there are": ((*DIGITS, "--num-samples", 21), r"holds 20 images, 21 were.*the missing 1"),
     "zero images": ((*DIGITS, "--num-samples", 0), r"0 images asked for"),
-    "unknown metric": ((*DIGITS, "--metrics", "fid,kid"), r"Unknown metric kid; known: fid, sfid, is, precision, recall"),
+    "unknown metric": ((*DIGITS, "--metrics", "fid,kid"), r"Unknown metric kid; known: fid, sfid, is"),
     "no metric": ((*DIGITS, "--metrics", ""), r"Unknown metric \(none\)"),
-    "unknown reference": (("--ref", "imagenet257", "--extractor", "digits"), r"neither a file nor a known reference.*imagenet256"),
+    "unknown reference": (("--ref", "imagenet257", "--extractor", "digits"), r"nor a known reference.*imagenet256"),
     "no reference": (("--extractor", "digits"), r"required: --ref"),
     "unknown extractor": (("--ref", "digits", "--extractor", "inceptoin"), r"Did you mean 'inception'"),
     "batch size": ((*DIGITS, "--batch-size", 0), r"needed at least 1"),
@@ -172,16 +176,12 @@ def test_a_bad_option_gives_one_clear_message(capsys, monkeypatch, tmp_path, cas
     save("good.npz", arr_0=IMAGES)
     for name in ("corrupt.pth", "corrupt.pb"):
         (tmp_path / name).write_bytes(np.random.RandomState(1).bytes(4000))
-    nowhere = [
-        dataclasses.replace(a, url=f"http://127.0.0.1:9/{a.filename}") if a.url else a for a in assets.assets()
-    ]
+    nowhere = [dataclasses.replace(a, url=f"http://127.0.0.1:9/{a.filename}") if a.url else a for a in assets.assets()]
     monkeypatch.setattr(assets, "assets", lambda: tuple(nowhere))
     check_error(run(capsys, "evaluate", "good.npz", *options), message)
 
 
 def check_error(outcome, message):
-    import re
-
     code, out, err = outcome
     assert code == 2
     assert out == ""
@@ -197,9 +197,15 @@ def samples(digits):
 
 
 def test_evaluate_prints_a_table_and_appends_the_result(capsys, samples):
-    code, out, err = run(capsys, "evaluate", samples, *DIGITS)
+    code, out, _ = run(capsys, "evaluate", samples, *DIGITS)
     assert code == 0
-    for row in ("FID-300 (digits)", "sFID-300 (digits)", "Inception Score (digits)", "Precision (digits)", "Recall (digits)"):
+    for row in (
+        "FID-300 (digits)",
+        "sFID-300 (digits)",
+        "Inception Score (digits)",
+        "Precision (digits)",
+        "Recall (digits)",
+    ):
         assert row in out
     assert "appended to results.jsonl" in out
     run(capsys, "evaluate", samples, *DIGITS, "--no-results")
@@ -244,9 +250,13 @@ def test_weights_are_listed_and_verified(capsys):
     assert code == 0
     assert "inception " in out
     assert "imagenet256" in out
-    check_error(run(capsys, "weights", "verify", "inception"), r"not there\. Get it with `dit-eval weights fetch inception`")
+    check_error(
+        run(capsys, "weights", "verify", "inception"), r"not there\. Get it with `dit-eval weights fetch inception`"
+    )
     check_error(run(capsys, "weights", "fetch", "inceptionn"), r"No file called 'inceptionn'; known: inception")
-    check_error(run(capsys, "weights", "fetch", "inception", "--url", "http://127.0.0.1:9/x"), r"could not be downloaded")
+    check_error(
+        run(capsys, "weights", "fetch", "inception", "--url", "http://127.0.0.1:9/x"), r"could not be downloaded"
+    )
 
 
 def test_the_package_runs_as_a_module_and_tells_its_version():

@@ -17,7 +17,7 @@ VALUES = ("fid", "sfid", "inception_score", "precision", "recall")
 @pytest.fixture(scope="module")
 def sample_file(tmp_path_factory, digits):
     path = tmp_path_factory.mktemp("samples") / "noisy.npz"
-    noise = np.random.RandomState(0).randint(-40, 41, digits.images.shape[:3] + (1,))
+    noise = np.random.RandomState(0).randint(-40, 41, (*digits.images.shape[:3], 1))
     np.savez(path, arr_0=(digits.images + noise).clip(0, 255).astype(np.uint8), arr_1=digits.labels)
     return path
 
@@ -182,7 +182,9 @@ def test_only_the_metrics_asked_for_are_computed(sample_file, digits_ref, digits
 def test_a_class_ordered_file_is_noticed(tmp_path, digits, digits_ref, digits_extractor):
     # Enough images for two splits of 5,000, sorted by class.
     order = np.argsort(np.tile(digits.labels, 20), kind="stable")
-    np.savez(tmp_path / "x.npz", arr_0=np.tile(digits.images, (20, 1, 1, 1))[order], arr_1=np.tile(digits.labels, 20)[order])
+    np.savez(
+        tmp_path / "x.npz", arr_0=np.tile(digits.images, (20, 1, 1, 1))[order], arr_1=np.tile(digits.labels, 20)[order]
+    )
     found = run(tmp_path / "x.npz", digits_ref, digits_extractor, metrics=["is"])
     assert found.inception_score < 0.7 * found.inception_score_order_free
     assert any("looks class-ordered (its labels are sorted)" in w for w in found.warnings)

@@ -56,7 +56,9 @@ def test_images_behind_other_members_and_long_extra_fields_are_found(tmp_path, i
 
 def test_what_is_written_numpy_and_we_read_alike(tmp_path, images):
     path = tmp_path / "deep" / "x.npz"
-    write_batch(path, images=(images[i : i + 5] for i in range(0, 37, 5)), shape=images.shape, arrays={"mu": np.ones(3)})
+    write_batch(
+        path, images=(images[i : i + 5] for i in range(0, 37, 5)), shape=images.shape, arrays={"mu": np.ones(3)}
+    )
     with np.load(path, allow_pickle=False) as saved:
         np.testing.assert_array_equal(saved["arr_0"], images)
         np.testing.assert_array_equal(saved["mu"], np.ones(3))

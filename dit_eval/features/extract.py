@@ -147,7 +147,7 @@ def _read_entry(path: Path, num: int) -> FeatureSummary | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as entry:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as entry:
             known = {key: entry[key] for key in entry.files}
         stats = {
             part: GaussianStats(mu=known[mu], sigma=known[sigma], num=num) if mu in known else None

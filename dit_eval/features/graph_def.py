@@ -87,15 +87,16 @@ def _node(data: memoryview) -> tuple[str, str, memoryview | None]:
             op = bytes(value).decode()
         elif field == 5:  # attr: a map entry of key (1) and AttrValue (2)
             entry = dict(_fields(value))
-            attribute = entry.get(2)
-            if bytes(entry.get(1, b"")) == b"value" and isinstance(attribute, memoryview):  # type: ignore[arg-type]
+            key, attribute = entry.get(1), entry.get(2)
+            if isinstance(key, memoryview) and key == b"value" and isinstance(attribute, memoryview):
                 tensor = next((v for f, v in _fields(attribute) if f == 8 and isinstance(v, memoryview)), None)
     return name, op, tensor
 
 
 def _tensor(data: memoryview, name: str) -> np.ndarray | None:
     """A float32 TensorProto as an array; None for other types."""
-    dtype, shape, content = 0, (), b""
+    dtype, content = 0, b""
+    shape: tuple[int, ...] = ()
     values: list[np.ndarray] = []
     for field, value in _fields(data):
         if field == 1 and isinstance(value, int):

@@ -1,0 +1,1 @@
+"""The metrics: each module takes a generated and a reference side, always by name."""
