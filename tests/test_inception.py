@@ -33,7 +33,7 @@ def test_pb_and_pth_of_the_same_weights_give_identical_features(inception_files,
 def test_torch_and_tensorflow_agree(inception_files, torch_inception, name, crop):
     from dit_eval.features.adm_tensorflow import TensorflowInception
 
-    images = np.ascontiguousarray(image_set(name)[:11, : crop[0], : crop[1]])
+    images = np.ascontiguousarray(image_set(name)[:3, : crop[0], : crop[1]])
     ours, original = torch_inception(images), TensorflowInception(weights=inception_files.pb)(images)
     for part in PARTS:
         assert getattr(ours, part).dtype == np.float32
@@ -42,13 +42,13 @@ def test_torch_and_tensorflow_agree(inception_files, torch_inception, name, crop
 
 
 def test_features_do_not_depend_on_the_batch(torch_inception):
-    images = image_set("gen-64")[:10]
+    images = image_set("gen-64")[:9]  # more than one of the mini-batches of 8 that a CPU works through
     together = torch_inception(images)
-    for size in (1, 4):
-        parts = [torch_inception(images[i : i + size]) for i in range(0, 10, size)]
+    for size in (1, 5):
+        parts = [torch_inception(images[i : i + size]) for i in range(0, 9, size)]
         for part in PARTS:
             apart = np.concatenate([getattr(p, part) for p in parts])
-            assert relative_error(apart, getattr(together, part)) < 2e-6
+            assert relative_error(apart, getattr(together, part)) < 1e-5  # other kernels for other batch sizes
 
 
 def test_constants_are_read_as_tensorflow_reads_them(inception_files):

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExtractorInceptionV3
 
 from dit_eval.assets import sha256_of
 from dit_eval.features.extract import FeatureBatch
@@ -24,7 +25,7 @@ from dit_eval.features.graph_def import read_constants
 
 POOL_DIM, SPATIAL_CHANNELS, SPATIAL_DIM, NUM_CLASSES = 2048, 7, 7 * 17 * 17, 1008
 
-# On a CPU the activations of 8 images still fit the caches, which makes the network 1.6 times as fast as with 64.
+# On a CPU small batches keep the activations in the caches, which makes the network 1.6 times as fast as with 64.
 _CPU_MINI_BATCH = 8
 
 
@@ -59,7 +60,7 @@ class TorchInception:
     def __init__(self, *, weights: str | os.PathLike[str], device: str = "cpu") -> None:
         self.device = device
         self.weights_sha256 = sha256_of(Path(weights))
-        self._net = _network(read_state_dict(weights), weights).to(device)
+        self._net = _folded(_network(read_state_dict(weights), weights)).to(device, memory_format=torch.channels_last)
         self._spatial: torch.Tensor | None = None
         # mixed_6/conv after its Relu, which BasicConv2d applies before returning.
         self._net.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)
@@ -124,6 +125,14 @@ def _network(state: dict[str, torch.Tensor], source: str | os.PathLike[str]) -> 
             f"({' '.join(lines[1:3])[:300]}). torchvision's inception_v3 is another network; fetch the right one with "
             "`dit-eval weights fetch inception`."
         ) from None
+
+
+def _folded(net: FeatureExtractorInceptionV3) -> FeatureExtractorInceptionV3:
+    """Fold each batch norm into its convolution: one pass over the activations less, equal to 5e-6 of their scale."""
+    for module in net.modules():
+        if isinstance(module, BasicConv2d):
+            module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), torch.nn.Identity()
+    return net
 
 
 # Graph scope of each torch-fidelity block, and within a block of each branch.
