@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from golden_sets import FEATURE_PAIRS, batch_arrays, features, image_set
 
 from dit_eval.evaluate import evaluate
 from dit_eval.features.graph_def import read_constants
 from dit_eval.metrics.inception_score import inception_score
-from dit_eval.metrics.manifold import precision_recall
+from dit_eval.metrics.manifold import _has_float16_products, precision_recall
 from dit_eval.npz import open_batch
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -74,8 +75,12 @@ def test_precision_and_recall_equal_the_evaluators_on_the_same_features(pair):
     assert_is_the_recorded_input(gen, ADM["inputs"][f"{pair}-gen"])
     assert_is_the_recorded_input(ref, ADM["inputs"][f"{pair}-ref"])
     ours, adm = precision_recall(gen=gen, ref=ref), ADM["manifold"][pair]
-    assert (ours.gen_inside, ours.ref_inside) == (adm["gen_inside"], adm["ref_inside"])
-    assert (ours.precision, ours.recall) == (adm["precision"], adm["recall"])
+    # The goldens were made where TensorFlow has oneDNN's float16 kernel. One image of `large` hangs on its last bit.
+    exact = pair != "large" or _has_float16_products(torch.device("cpu"))
+    assert ours.gen_inside == pytest.approx(adm["gen_inside"], abs=0 if exact else 1)
+    assert ours.ref_inside == adm["ref_inside"]
+    assert ours.precision == pytest.approx(adm["precision"], abs=0 if exact else 1.01 / adm["num_gen"])
+    assert ours.recall == adm["recall"]
 
 
 def test_inception_score_of_more_than_one_split_equals_the_evaluators(inception_files):

@@ -270,6 +270,8 @@ def test_distances_equal_tensorflow(tf, length):
     expected, fell_back = tf_block(tf, u, v)
     found, products, block = our_block(u, v)
     assert not fell_back
+    if manifold._has_float16_products(torch.device("cpu")):
+        np.testing.assert_array_equal(found, expected)
     assert (found == expected).mean() > 0.999
     # A product that is rounded the other way is one step off, and so may be each of the two sums that follow.
     sums = block.u_norms.float().numpy()[:, None] + products
@@ -312,10 +314,26 @@ def test_order_of_operations_equals_tensorflow(tf, monkeypatch, seed, dim, high,
         np.testing.assert_array_equal(radii.numpy(), np.sort(full, axis=1)[:, 3])
 
 
-def test_counts_are_within_an_image_of_tensorflow(tf):
-    gen, ref = inception_like(3, 500), inception_like(4, 420)
+@pytest.mark.parametrize("chunk", [2_000, 83])  # 500 = 6 x 83 + 2 and 416 = 5 x 83 + 1: a last row must not be alone
+def test_counts_off_the_grid_equal_tensorflow(tf, monkeypatch, chunk):
+    monkeypatch.setattr(manifold, "_CHUNK", chunk)
+    gen, ref = inception_like(3, 500), inception_like(4, 416)
     *expected, _ = tf_precision_recall(tf, gen, ref, block=10_000)
-    np.testing.assert_allclose(counts(precision_recall(gen=gen, ref=ref)), expected, rtol=0, atol=1)
+    exact = manifold._has_float16_products(torch.device("cpu"))
+    np.testing.assert_allclose(counts(precision_recall(gen=gen, ref=ref)), expected, rtol=0, atol=0 if exact else 1)
+    for features in (gen, ref):
+        radii, _ = manifold._radii(manifold._FeatureSet(features, "gen", True, torch.device("cpu")), 3)
+        full, _ = tf_block(tf, features, features)
+        share = (radii.numpy() == np.sort(full, axis=1)[:, 3]).mean()
+        assert share == 1 if exact else share > 0.98
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 6, 7, 11])
+def test_chunks_cover_all_rows_and_leave_none_alone(monkeypatch, rows):
+    monkeypatch.setattr(manifold, "_CHUNK", 5)
+    chunks = manifold._chunks(rows)
+    assert [i for start, end in chunks for i in range(start, end)] == list(range(rows))
+    assert rows == 1 or min(end - start for start, end in chunks) > 1
 
 
 @pytest.mark.parametrize("long_rows", [[130], [5, 7, 9, 11, 13, 15], [70, 71, 72, 73, 74, 75]])

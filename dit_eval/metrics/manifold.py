@@ -88,9 +88,11 @@ def precision_recall(
 
     Notes
     -----
-    Row norms are bit for bit those of TensorFlow. A product u.v is accumulated in float32 in the order of the matrix
-    library at hand before it is rounded to float16, so about one distance in ten thousand is one float16 step away,
-    and a count may differ by an image from run to run of different libraries, TensorFlow's own builds included.
+    Row norms are bit for bit those of TensorFlow. A product u.v is accumulated in float32, in the order of the matrix
+    library at hand, before it is rounded to float16. On processors with float16 arithmetic (AVX512-FP16), TensorFlow
+    takes oneDNN's kernel; so do we, and products are equal bit for bit. Elsewhere TensorFlow takes Eigen's, and about
+    one distance in ten thousand is one float16 step away from ours; a count may then differ by an image, as the
+    evaluator's own counts do between processors.
 
     References
     ----------
@@ -171,6 +173,12 @@ def _full_float32_products() -> Iterator[None]:
             switch.fp32_precision = precision
 
 
+def _has_float16_products(device: torch.device) -> bool:
+    """Whether oneDNN multiplies float16 matrices on this processor, as it then does in TensorFlow too."""
+    supported = torch.backends.mkldnn.enabled and torch.ops.mkldnn._is_mkldnn_fp16_supported()
+    return device.type == "cpu" and bool(supported)
+
+
 class _FeatureSet:
     """One set of features with its row norms, handed out in blocks in either precision."""
 
@@ -202,9 +210,10 @@ class _FeatureSet:
         return [slice(start, min(start + _BLOCK, len(self))) for start in range(0, len(self), _BLOCK)]
 
     def rows(self, rows: slice, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features rounded to ``dtype`` but held in float32 (R, D), and their squared norms in ``dtype`` (R,)."""
+        """Features (R, D) rounded to ``dtype``, as the type to multiply in, and their squared norms in ``dtype``."""
         if dtype == torch.float16:
-            return self.features16[rows].float(), self.norms16[rows]
+            features = self.features16[rows]
+            return (features if _has_float16_products(self.device) else features.float()), self.norms16[rows]
         return self._float32(rows), self.norms32[rows]
 
     def _float32(self, rows: slice) -> torch.Tensor:
@@ -301,6 +310,12 @@ class _Block:
         return self.may_overflow and int(distances.max()) >= 0x7C00  # the bits of inf
 
 
+def _chunks(rows: int) -> list[tuple[int, int]]:
+    """First and last + 1 of about ``_CHUNK`` rows each; never one row alone, which is multiplied by another kernel."""
+    starts = range(0, max(rows - 1, 1), _CHUNK)
+    return [(start, rows if start + _CHUNK >= rows - 1 else start + _CHUNK) for start in starts]
+
+
 def _radii(features: _FeatureSet, k: int) -> tuple[torch.Tensor, int]:
     """Squared distance of each row to its k-th neighbour (N,) float32, and how many blocks fell back to float32."""
     nearest = torch.full((k + 1, len(features)), torch.inf, device=features.device)  # the row itself is one of them
@@ -334,8 +349,7 @@ def _nearest(features: _FeatureSet, a: slice, b: slice, count: int, dtype: torch
     near_a = torch.full((count, len(u_norms)), torch.inf, device=features.device)
     near_b = near_a if same else torch.full((count, len(v_norms)), torch.inf, device=features.device)
     failed_a = failed_b = False
-    for start in range(0, len(u_norms), _CHUNK):
-        end = min(start + _CHUNK, len(u_norms))
+    for start, end in _chunks(len(u_norms)):
         left, right = (start, end) if same else (0, 0)  # columns left of the chunk were the rows of earlier chunks
         products = block.products(slice(start, end), left)
         distances = _distances(products, u_norms[start:end, None], v_norms[left:])
@@ -393,8 +407,8 @@ def _inside(
     gen_limits, ref_limits = _round_down(gen_radii, block.dtype), _round_down(ref_radii, block.dtype)
     gen_inside = torch.zeros_like(gen_radii, dtype=torch.bool)
     ref_inside = torch.zeros_like(ref_radii, dtype=torch.bool)
-    for start in range(0, len(ref_radii), _CHUNK):
-        rows = slice(start, start + _CHUNK)
+    for start, end in _chunks(len(ref_radii)):
+        rows = slice(start, end)
         distances = _distances(block.products(rows), block.u_norms[rows, None], block.v_norms)
         if block.overflows(distances):
             return None
