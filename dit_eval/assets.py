@@ -143,7 +143,8 @@ def fetch(item: Asset, *, url: str | None = None, on_progress: Callable[[int, in
     if item.url is None:
         return target
     if target.is_file():
-        verify(item)
+        if item.sha256 is not None:
+            verify(item)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".part")

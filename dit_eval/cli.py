@@ -72,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_extractor_options(evaluate)
     evaluate.add_argument(
-        "--metrics", type=lambda text: [m for m in text.split(",") if m], help=f"some of {_METRICS} (default: all)"
+        "--metrics",
+        type=lambda text: [m.strip().lower() for m in text.split(",") if m.strip()],
+        help=f"some of {_METRICS} (default: all)",
     )
     evaluate.add_argument("--num-samples", type=int, metavar="N", help="use the first N samples of the file")
     evaluate.add_argument(
@@ -350,6 +352,8 @@ class _ProgressBars:
                 mininterval=0.1 if sys.stderr.isatty() else 30,
             )
         self._bars[role].update(done - self._bars[role].n)
+        if done == total:
+            self._bars[role].close()
 
 
 def _format_result(result: EvalResult, appended: Path | None) -> str:

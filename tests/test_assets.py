@@ -5,6 +5,8 @@ import hashlib
 import http.server
 import re
 import threading
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -150,3 +152,10 @@ def test_the_manifest_pins_what_can_be_pinned():
         assert item.url is not None or item.path.is_file(), "an embedded file is part of the package"
     with pytest.raises(ValueError, match=r"known: .*imagenet256"):
         asset("imagenet257")
+
+
+def test_embedded_files_are_in_the_wheel():
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
+    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    needed = {"manifest.toml"} | {item.filename for item in assets() if item.url is None}
+    assert included == {f"reference_stats/{name}": f"dit_eval/reference_stats/{name}" for name in needed}
