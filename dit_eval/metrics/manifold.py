@@ -175,8 +175,9 @@ def _full_float32_products() -> Iterator[None]:
 
 def _has_float16_products(device: torch.device) -> bool:
     """Whether oneDNN multiplies float16 matrices on this processor, as it then does in TensorFlow too."""
-    supported = torch.backends.mkldnn.enabled and torch.ops.mkldnn._is_mkldnn_fp16_supported()
-    return device.type == "cpu" and bool(supported)
+    if device.type != "cpu" or not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())  # absent where PyTorch is built without oneDNN
 
 
 class _FeatureSet:
