@@ -39,10 +39,12 @@ def main() -> None:
         for count in COUNTS:
             done = subprocess.run(
                 [sys.executable, "-m", "dit_eval", "evaluate", str(samples), "--num-samples", str(count), *options],
-                stdout=subprocess.PIPE,
-                check=True,
+                capture_output=True,
+                check=False,
                 text=True,
             )
+            if done.returncode:
+                sys.exit(done.stderr)
             peaks[count] = json.loads(done.stdout)["peak_memory_bytes"]
             sys.stdout.write(f"  {count:>5} images: peak {peaks[count] / 1e6:,.0f} MB\n")
     grown = peaks[COUNTS[1]] - peaks[COUNTS[0]]

@@ -49,7 +49,7 @@ class Progress(Protocol):
     def __call__(self, role: str, done: int, total: int, /) -> None: ...
 
 
-def unavailable_metrics(*, gen: ImageBatch, ref: ImageBatch, sizes: FeatureSizes) -> dict[str, str]:
+def _unavailable_metrics(*, gen: ImageBatch, ref: ImageBatch, sizes: FeatureSizes) -> dict[str, str]:
     """Metrics that these two files cannot give, each with the reason. Reads no image.
 
     Raises
@@ -109,7 +109,7 @@ def check_request(
     unknown = [m for m in metrics or () if m not in METRICS]
     if unknown or (metrics is not None and not metrics):
         raise ValueError(f"Unknown metric {', '.join(unknown) or '(none)'}; known: {', '.join(METRICS)}.")
-    reasons = unavailable_metrics(gen=gen, ref=ref, sizes=sizes)
+    reasons = _unavailable_metrics(gen=gen, ref=ref, sizes=sizes)
     impossible = [m for m in metrics or () if m in reasons]
     if impossible:
         raise ValueError(f"{', '.join(impossible)}: {reasons[impossible[0]]}.")
