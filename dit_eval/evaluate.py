@@ -133,7 +133,7 @@ def check_request(
 
 def _protocol_warnings(gen: ImageBatch, ref: ImageBatch, chosen: Sequence[str]) -> list[str]:
     warnings = []
-    if gen.num_images < 50_000:
+    if {"fid", "sfid"} & set(chosen) and gen.num_images < 50_000:
         warnings.append(
             f"{gen.num_images:,} samples: FID and sFID grow as samples get fewer; compare with FID-{gen.num_images} "
             "only, not with FID-50K."
@@ -267,8 +267,13 @@ def write_reference(
     Raises
     ------
     ValueError
-        If there are fewer than 2 images.
+        If there are fewer than 2 images, or `num_images` is negative; before the network runs.
     """
+    if images.num_images < 2 or num_images < 0:
+        raise ValueError(
+            f"{images.path}: {images.num_images} image(s), {num_images} to keep; statistics need at least 2 images, "
+            "and the number to keep must not be negative."
+        )
     report = partial(on_progress, "ref") if on_progress else None
     summary = extract_features(images, extractor, batch_size=batch_size, on_progress=report)
     pool, spatial = _known(summary.pool), _known(summary.spatial)

@@ -245,6 +245,14 @@ def test_stats_makes_a_reference_that_evaluate_takes(capsys, samples):
     assert "0.0000" in out
 
 
+@pytest.mark.usefixtures("no_network_runs")
+@pytest.mark.parametrize(("count", "keep"), [(1, 10), (20, -1)])
+def test_stats_refuses_what_it_cannot_make(capsys, count, keep):
+    save("real.npz", arr_0=IMAGES[:count])
+    outcome = run(capsys, "stats", "real.npz", "--out", "r.npz", "--extractor", "digits", "--num-images", keep)
+    check_error(outcome, r"statistics need at least 2 images")
+
+
 def test_weights_are_listed_and_verified(capsys):
     code, out, _ = run(capsys, "weights", "list")
     assert code == 0
