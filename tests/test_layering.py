@@ -15,18 +15,19 @@ LAYERS = [
     {"cli"},
     {"quickstart"},
     {"evaluate", "report"},
-    {"features", "metrics"},
+    {"features", "metrics", "models"},
     {"npz"},
     {"stats", "results", "assets"},
     {""},  # dit_eval itself: the version
 ]
+GENERATE, MEASURE = {"models"}, {"features", "metrics", "evaluate"}
 ONLY_IN = {
     "tensorflow": {"features/adm_tensorflow.py"},
     "torch_fidelity": {"features/inception.py"},
     "matplotlib": {"report/figures.py"},
     "argparse": {"cli.py"},
     "tqdm": {"cli.py"},
-    "torch": {"features/inception.py", "features/digits.py", "metrics/manifold.py", "cli.py"},
+    "torch": {"features/inception.py", "features/digits.py", "metrics/manifold.py", "models/dit.py", "cli.py"},
     "fvcore": set(),
     "diffusers": set(),
 }
@@ -66,6 +67,14 @@ def test_heavy_packages_stay_where_they_belong(path):
     for module in imports(path):
         allowed = ONLY_IN.get(module.split(".")[0])
         assert allowed is None or name in allowed, f"{name} imports {module}"
+
+
+def test_generating_and_measuring_do_not_know_each_other():
+    for path in FILES:
+        part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        others = MEASURE if part in GENERATE else GENERATE if part in MEASURE else set()
+        for module in imports(path):
+            assert not any(module.startswith(f"dit_eval.{other}") for other in others), f"{path} imports {module}"
 
 
 def test_no_print_outside_the_command_line():
