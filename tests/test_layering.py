@@ -15,19 +15,26 @@ LAYERS = [
     {"cli"},
     {"quickstart"},
     {"evaluate", "report"},
-    {"features", "metrics", "models"},
+    {"features", "metrics", "models", "diffusion"},
     {"npz"},
     {"stats", "results", "assets"},
     {""},  # dit_eval itself: the version
 ]
-GENERATE, MEASURE = {"models"}, {"features", "metrics", "evaluate"}
+GENERATE, MEASURE = {"models", "diffusion"}, {"features", "metrics", "evaluate"}
 ONLY_IN = {
     "tensorflow": {"features/adm_tensorflow.py"},
     "torch_fidelity": {"features/inception.py"},
     "matplotlib": {"report/figures.py"},
     "argparse": {"cli.py"},
     "tqdm": {"cli.py"},
-    "torch": {"features/inception.py", "features/digits.py", "metrics/manifold.py", "models/dit.py", "cli.py"},
+    "torch": {
+        "features/inception.py",
+        "features/digits.py",
+        "metrics/manifold.py",
+        "models/dit.py",
+        "diffusion.py",
+        "cli.py",
+    },
     "fvcore": set(),
     "diffusers": set(),
 }
