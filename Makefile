@@ -38,6 +38,7 @@ check: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/memory.py --manifold
 	$(BIN)/python benchmarks/metrics.py
 
 reports: $(VENV)/.core

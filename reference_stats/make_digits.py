@@ -111,7 +111,8 @@ def train(images: np.ndarray, labels: np.ndarray) -> DigitsCNN:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):  # without normalisation layers the initial scale has to be right
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     ema = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     x_all, y_all = prepare_images(images).float(), torch.from_numpy(labels)
