@@ -25,10 +25,9 @@ NUM_TRAIN_STEPS = 1000
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
-def linear_betas(num: int = NUM_TRAIN_STEPS) -> np.ndarray:
-    """Noise variances of the training process, float64 (num,): 1e-4 to 0.02 in equal steps (Ho et al. 2020)."""
-    scale = NUM_TRAIN_STEPS / num
-    return np.linspace(scale * 1e-4, scale * 0.02, num, dtype=np.float64)
+def linear_betas() -> np.ndarray:
+    """Noise variances of the training process, float64 (1000,): 1e-4 to 0.02 in equal steps (Ho et al. 2020)."""
+    return np.linspace(1e-4, 0.02, NUM_TRAIN_STEPS, dtype=np.float64)
 
 
 def respaced_timesteps(spacing: str, num_train_steps: int = NUM_TRAIN_STEPS) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -54,7 +55,7 @@ class TensorflowInception:
         # TensorFlow and Triton (which PyTorch imports on many paths) each carry LLVM; with TensorFlow loaded first,
         # Triton's LLVM aborts the process. The other order works.
         with suppress(ImportError):
-            import triton  # noqa: F401
+            importlib.import_module("triton")
         try:
             import tensorflow.compat.v1 as tf
         except ModuleNotFoundError as error:
