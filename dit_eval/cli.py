@@ -367,7 +367,8 @@ def _format_result(result: EvalResult, appended: Path | None) -> str:
     ]
     images = f"{result.num_reference:,} images" if result.num_reference else "no images used"
     lines = [
-        f"gen  {result.gen.path:<28} {result.num_samples:,} images, {size} px",
+        f"gen  {result.gen.path:<28} {result.num_samples:,} images, {size} px"
+        + (f"   {result.gen.run.summary()}" if result.gen.run else ""),
         f"ref  {result.ref.path:<28} {images}, {result.ref.statistics} statistics",
     ]
     width = max(len(name) for name, _, _ in rows)

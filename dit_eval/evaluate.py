@@ -330,6 +330,7 @@ def _source(batch: ImageBatch, sha256: str, statistics: str) -> ImageSource:
         num_images=batch.num_images,
         image_size=batch.image_size,
         statistics=statistics,
+        run=batch.run,
     )
 
 

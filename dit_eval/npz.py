@@ -1,7 +1,8 @@
 """ADM's file format: sample batches and reference batches as `.npz`.
 
 A batch holds `arr_0`, uint8 (N, H, W, 3), and optionally labels `arr_1` (N,); a reference batch may also, or only,
-hold the statistics `mu`, `sigma` (pool features) and `mu_s`, `sigma_s` (spatial features). Opening a file reads and
+hold the statistics `mu`, `sigma` (pool features) and `mu_s`, `sigma_s` (spatial features). Our own sample batches say
+in `sample_run` how they were drawn, as JSON text. Opening a file reads and
 checks headers and statistics only. Images are read batch by batch: memory-mapped inside the zip where the member
 is stored, decompressed as a stream where it is not, so that a 10 GB file never sits in RAM.
 """
@@ -21,8 +22,10 @@ from typing import IO, Literal
 
 import numpy as np
 
+from dit_eval.results import SampleRun
 from dit_eval.stats import GaussianStats
 
+RUN_KEY = "sample_run"  # the member that says how the images were drawn
 _CHUNK = 1 << 22  # bytes per read when a file is hashed
 _STATISTICS = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
@@ -54,6 +57,7 @@ class ImageBatch:
     image_size : (H, W) in pixels, or None without images
     labels : int64 (num_images,) from `arr_1`, or None
     pool, spatial : stored statistics, or None
+    run : how the images were drawn, or None where the file does not say
     """
 
     path: Path
@@ -63,6 +67,7 @@ class ImageBatch:
     labels: np.ndarray | None
     pool: GaussianStats | None
     spatial: GaussianStats | None
+    run: SampleRun | None
     _images: _Member | None
 
     def batches(self, batch_size: int) -> Iterator[np.ndarray]:
@@ -151,6 +156,7 @@ def open_batch(
                 f"Draw the missing {used - stored:,}, or pass --num-samples {stored}."
             )
         labels = _read_labels(archive, members.get("arr_1"), stored)
+        run = _read_run(archive, members.get(RUN_KEY), path)
     return ImageBatch(
         path=path,
         num_images=used,
@@ -159,6 +165,7 @@ def open_batch(
         labels=None if labels is None else labels[:used],
         pool=statistics["pool"],
         spatial=statistics["spatial"],
+        run=run,
         _images=images,
     )
 
@@ -351,6 +358,18 @@ def _read_statistics(
     if not np.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-6 * np.abs(sigma).max()):
         raise ValueError(f"{path}: {sigma_key} is not symmetric, so it is not a covariance.")
     return GaussianStats(mu=mu, sigma=sigma)
+
+
+def _read_run(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None, path: Path) -> SampleRun | None:
+    if info is None:
+        return None
+    text = _read_array(archive, info, path)
+    if text.shape != () or text.dtype.kind != "U":
+        raise ValueError(f"{path}: {RUN_KEY} is {text.dtype} {text.shape}; needed one JSON text.")
+    try:
+        return SampleRun.from_json(str(text))
+    except ValueError as error:
+        raise ValueError(f"{path}: {RUN_KEY}: {error}") from None
 
 
 def _read_labels(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None, num_stored: int) -> np.ndarray | None:

@@ -19,6 +19,102 @@ PROTOCOL = "adm-2021"
 
 
 @dataclass(frozen=True, kw_only=True)
+class SampleRun:
+    """How a sample file was made; kept in the file as JSON text under the key `sample_run`.
+
+    Everything that decides what image i is, and nothing that does not: batch size, number of processes and time are
+    left out, so that the same run gives the same file wherever it was cut in pieces.
+
+    Attributes
+    ----------
+    model : name of the paper, or of the file for another network
+    network : the fields of its `DiTConfig`
+    checkpoint, checkpoint_sha256 : file name, hexadecimal SHA-256
+    weights : which set of a trainer's file, "ema" or "model"
+    image_size : side in pixels
+    num_images : N
+    num_sampling_steps : steps as asked for, such as "250" or "ddim50"
+    sampler : "ddpm" or "ddim" (eta = 0)
+    cfg_scale, cfg_channels : guidance scale, 1.0 = none; channels it acts on, None without guidance
+    vae, vae_sha256 : decoder name or file name, SHA-256 of its weights; None in pixel space
+    vae_tiling : latents decoded in overlapping tiles, which changes pixels near the seams
+    labels, labels_sha256 : "random", "balanced", or "file" and its checksum
+    rounding : "dit" (127.5 x + 128, truncated) or "truncate" (127.5 (x + 1), truncated)
+    global_seed : with an image's index, all that its noise and random label depend on
+    noise : the rule that makes noise from seed and index
+    precision : "fp32", "tf32" or "bf16"
+    compiled : run through torch.compile
+    device : "cpu" or "cuda"
+    environment : versions, commit and machine of the process that wrote the file
+    earlier_environments : those of interrupted processes that drew a part of it, where they differ
+    """
+
+    model: str
+    network: dict[str, Any]
+    checkpoint: str
+    checkpoint_sha256: str
+    weights: str
+    image_size: int
+    num_images: int
+    num_sampling_steps: str
+    sampler: str
+    cfg_scale: float
+    cfg_channels: int | None
+    vae: str | None
+    vae_sha256: str | None
+    vae_tiling: bool
+    labels: str
+    labels_sha256: str | None
+    rounding: str
+    global_seed: int
+    noise: str
+    precision: str
+    compiled: bool
+    device: str
+    environment: dict[str, Any] = field(default_factory=dict)
+    earlier_environments: tuple[dict[str, Any], ...] = ()
+
+    def to_json(self) -> str:
+        """One line of JSON with every field."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> SampleRun:
+        """The run that `to_json` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the text is not such a run.
+        """
+        try:
+            return cls._from_dict(json.loads(text))
+        except (TypeError, KeyError, json.JSONDecodeError) as error:
+            raise ValueError(f"Not the description of a sampling run ({error}): {text[:80]!r}") from None
+
+    @classmethod
+    def _from_dict(cls, data: dict[str, Any]) -> SampleRun:
+        return cls(**data | {"earlier_environments": tuple(data["earlier_environments"])})
+
+    def differences(self, other: SampleRun) -> list[str]:
+        """What makes image i of the two runs differ, as "name: mine, theirs"; environments are not compared."""
+        free = ("num_images", "environment", "earlier_environments")
+        names = [f.name for f in dataclasses.fields(self) if f.name not in free]
+        return [
+            f"{name}: {getattr(self, name)!r}, {getattr(other, name)!r}"
+            for name in names
+            if getattr(self, name) != getattr(other, name)
+        ]
+
+    def summary(self) -> str:
+        """A few words for a line of output: model, steps, guidance, seed."""
+        steps = self.num_sampling_steps
+        guidance = "no guidance" if self.cfg_scale == 1.0 else f"cfg {self.cfg_scale:.2f}"
+        sampler = "" if self.sampler == "ddpm" else f" {self.sampler.upper()}"
+        return f"{self.model}, {steps}{sampler} steps, {guidance}, seed {self.global_seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageSource:
     """An image file that went into a result.
 
@@ -29,6 +125,7 @@ class ImageSource:
     num_images : images used; 0 if only its statistics were
     image_size : (H, W) in pixels, or None without images
     statistics : "stored" if the file's own mu and sigma were used, "computed" if they came from its images
+    run : how the images were drawn, if the file says so
     """
 
     path: str
@@ -36,6 +133,7 @@ class ImageSource:
     num_images: int
     image_size: tuple[int, int] | None
     statistics: str
+    run: SampleRun | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +204,14 @@ class EvalResult:
         try:
             data = json.loads(line)
             for role in ("gen", "ref"):
-                size = data[role]["image_size"]
-                data[role] = ImageSource(**data[role] | {"image_size": tuple(size) if size else None})
+                size, run = data[role]["image_size"], data[role].get("run")
+                data[role] = ImageSource(
+                    **data[role]
+                    | {
+                        "image_size": tuple(size) if size else None,
+                        "run": SampleRun._from_dict(run) if run else None,
+                    }
+                )
             data["extractor"] = ExtractorInfo(**data["extractor"])
             data["warnings"] = tuple(data["warnings"])
             return cls(**data)

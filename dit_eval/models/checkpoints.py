@@ -8,20 +8,26 @@ containers.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pickle
 import re
+import uuid
 import warnings
 import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dit_eval.models.dit import LATENT_FACTOR, MODEL_NAMES, DiT, DiTConfig, named_config
+from dit_eval.models.dit import MODEL_NAMES, DiT, DiTConfig, named_config
+
+_CONFIG_KEY = "dit_eval.config"  # in the metadata of the safetensors files that we write
 
 # diffusers' names of what each block repeats or renames; {i} is the block.
 _DIFFUSERS_BLOCK = {
@@ -69,7 +75,7 @@ def load_dit(path: str | os.PathLike[str], config: DiTConfig, *, weights: Litera
         raise ValueError(
             f"{os.fspath(path)}: its position table has {stored_positions[1]} tokens, this model "
             f"{needed['pos_embed'][1]}. The checkpoint is for images of {_image_size(stored_positions[1], config)} px; "
-            f"this model for {config.input_size * LATENT_FACTOR} px."
+            f"this model for {config.image_size} px."
         )
     del needed["pos_embed"]
     if found != needed:
@@ -97,6 +103,48 @@ def read_checkpoint(path: str | os.PathLike[str], *, weights: Literal["ema", "mo
         some = ", ".join(sorted(map(str, state))[:4]) or "nothing"
         raise ValueError(f"{path}: not a checkpoint of a DiT (found {some}, ...; needed x_embedder.proj.weight, ...).")
     return tensors
+
+
+def save_dit(path: str | os.PathLike[str], model: DiT, *, notes: Mapping[str, str] | None = None) -> None:
+    """Write a model as safetensors that carry their configuration, atomically.
+
+    Parameters
+    ----------
+    notes : text to keep in the file's metadata, such as how it was trained
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    metadata = {**(notes or {}), _CONFIG_KEY: json.dumps(asdict(model.config))}
+    try:
+        tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+        save_file(tensors, partial, metadata=metadata)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def stored_config(path: str | os.PathLike[str]) -> DiTConfig | None:
+    """The configuration that `save_dit` put into a checkpoint; None in a file of another maker.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file, or the configuration in it, cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint.")
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_CONFIG_KEY)
+        return None if text is None else DiTConfig(**json.loads(text))
+    except (SafetensorError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its configuration cannot be read ({error}).") from None
 
 
 def _read(path: Path) -> dict[str, object]:
@@ -146,7 +194,7 @@ def _from_diffusers(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]
 
 
 def _image_size(tokens: int, config: DiTConfig) -> int:
-    return round(tokens**0.5) * config.patch_size * LATENT_FACTOR
+    return replace(config, input_size=round(tokens**0.5) * config.patch_size).image_size
 
 
 def _difference(found: dict[str, tuple[int, ...]], needed: dict[str, tuple[int, ...]], config: DiTConfig) -> str:

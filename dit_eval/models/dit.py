@@ -38,6 +38,7 @@ class DiTConfig:
     depth, hidden_size, num_heads : layers, D, attention heads
     patch_size : p
     input_size : H = W of the input, in latent pixels (image size / 8), or in pixels for a pixel-space model
+    space : what the input is, latents of the Stable Diffusion autoencoder or pixels
     in_channels : C; the output has 2 C channels (noise, then variance) if `learn_sigma`
     num_classes : K; label K stands for "no label"
     label_dropout : share of labels replaced by K while training (0: no such row in the label table)
@@ -55,8 +56,11 @@ class DiTConfig:
     label_dropout: float = 0.1
     learn_sigma: bool = True
     block: BlockDesign = "adaln-zero"
+    space: Literal["latent", "pixel"] = "latent"
 
     def __post_init__(self) -> None:
+        if self.space not in ("latent", "pixel"):
+            raise ValueError(f"Unknown space {self.space!r}; known: latent, pixel.")
         if self.block not in BLOCK_DESIGNS:
             raise ValueError(f"Unknown block design {self.block!r}; known: {', '.join(BLOCK_DESIGNS)}.")
         if self.input_size % self.patch_size:
@@ -70,6 +74,11 @@ class DiTConfig:
     @property
     def out_channels(self) -> int:
         return self.in_channels * (2 if self.learn_sigma else 1)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images, in pixels."""
+        return self.input_size * (LATENT_FACTOR if self.space == "latent" else 1)
 
 
 def named_config(name: str, *, image_size: int = 256, block: BlockDesign = "adaln-zero") -> DiTConfig:

@@ -1,0 +1,102 @@
+"""The processes of one run: who is who, who goes first, and when all have arrived.
+
+`torchrun` starts the processes and tells each its place in the environment; without it there is one.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+# Ranks wait for each other at the end of long work, of which some have a batch more than others.
+_PATIENCE = datetime.timedelta(days=7)
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """This process among all.
+
+    Attributes
+    ----------
+    rank, size : number of this process, 0 first, and how many there are
+    local_rank, local_size : the same on this machine
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @classmethod
+    def from_environment(cls) -> World:
+        """The place that torchrun gave this process; alone without torchrun."""
+        names = {"rank": "RANK", "size": "WORLD_SIZE", "local_rank": "LOCAL_RANK", "local_size": "LOCAL_WORLD_SIZE"}
+        return cls(**{field: int(os.environ[name]) for field, name in names.items() if name in os.environ})
+
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
+        if self.size > 1:
+            import torch
+
+            _distributed().all_reduce(torch.zeros(1))  # of a CPU tensor: over gloo, whatever the GPUs are doing
+
+    def from_first(self, function: Callable[[], _T]) -> _T:
+        """Run a function in process 0 only, and give its result to all.
+
+        Raises
+        ------
+        FirstProcessFailed
+            In the other processes, if the function fails; process 0 raises the error itself, so that it is reported
+            once.
+        """
+        if self.size == 1:
+            return function()
+        outcome: list[Any] = [None, False]
+        try:
+            if self.rank == 0:
+                outcome = [function(), True]
+        finally:
+            _distributed().broadcast_object_list(outcome, device="cpu")
+        if not outcome[1]:
+            raise FirstProcessFailed
+        return outcome[0]
+
+    def first_then_all(self, function: Callable[[], _T]) -> _T:
+        """Run a function in process 0, then in the others, so that a download or a mistake happens once.
+
+        Raises as `from_first`.
+        """
+        own: list[_T] = []
+        self.from_first(lambda: own.append(function()))
+        return own[0] if own else function()
+
+
+class FirstProcessFailed(Exception):
+    """Process 0 has failed and reports why."""
+
+
+@contextmanager
+def join(device: str) -> Iterator[World]:
+    """Meet the other processes: over nccl between GPUs, gloo between CPUs; words always go over gloo."""
+    world = World.from_environment()
+    if world.size == 1:
+        yield world
+        return
+    backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+    _distributed().init_process_group(backend, timeout=_PATIENCE)
+    try:
+        yield world
+    finally:
+        _distributed().destroy_process_group()
+
+
+def _distributed() -> Any:
+    import torch.distributed
+
+    return torch.distributed

@@ -1,0 +1,143 @@
+"""The Stable Diffusion autoencoder between images and DiT's latents: diffusers' AutoencoderKL, three decoders.
+
+All three share the encoder; the paper's Table 5 compares the decoders. Latents are scaled by 0.18215 so that they have
+about unit variance (Rombach et al. 2022).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dit_eval.models.dit import LATENT_FACTOR
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+SCALE = 0.18215
+LATENT_CHANNELS = 4
+# Decoder names of the command line and the assets that hold them.
+DECODERS = {"ema": "sd-vae-ft-ema", "mse": "sd-vae-ft-mse", "original": "sd-vae-original"}
+
+_WEIGHTS = "diffusion_pytorch_model"
+_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+# The f8 autoencoder that all three are, as diffusers describes it; one weights file is then enough.
+_CONFIG = {
+    "_class_name": "AutoencoderKL",
+    "act_fn": "silu",
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": LATENT_CHANNELS,
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+    "sample_size": 256,
+    "scaling_factor": SCALE,
+}
+
+
+class Autoencoder:
+    """Decoder of latents, with its weights.
+
+    Parameters
+    ----------
+    path : weights file of the f8 autoencoder (safetensors or a PyTorch state dict, in diffusers' names), or a folder
+        in diffusers' layout, whose own `config.json` is then used
+    device : where it runs
+    tiling : decode in overlapping tiles with blended seams, for images that do not fit; this changes pixels
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it does not hold an AutoencoderKL.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, device: str = "cpu", tiling: bool = False) -> None:
+        self.device = device
+        self._model = _load(Path(path)).to(device).eval().requires_grad_(False)
+        if tiling:
+            self._model.enable_tiling()
+        # A picture is work enough for a processor, and its rounding then does not depend on its neighbours.
+        self._batch = 1 if device == "cpu" else 8
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (N, 3, 8 H, 8 W), nominally in -1..1, of scaled latents (N, 4, H, W).
+
+        Decoded a few at a time, which does not change them; fewer where GPU memory runs out.
+
+        Raises
+        ------
+        ValueError
+            If the latents do not have the autoencoder's channels.
+        RuntimeError
+            If not even one image fits into the GPU's memory.
+        """
+        channels = self._model.config.latent_channels
+        if latents.ndim != 4 or latents.shape[1] != channels:
+            raise ValueError(f"Found latents {tuple(latents.shape)}; needed (N, {channels}, H, W).")
+        images: list[Tensor] = []
+        begin = 0
+        while begin < len(latents):
+            part = latents[begin : begin + self._batch] / SCALE
+            try:
+                images.append(self._model.decode(part).sample)
+            except torch.OutOfMemoryError:
+                if self._batch == 1:
+                    raise RuntimeError(
+                        f"The GPU has no memory for decoding one image of {latents.shape[2] * LATENT_FACTOR} px. "
+                        "Decode it in tiles (--vae-tiling)."
+                    ) from None
+                self._batch //= 2
+                continue
+            begin += len(part)
+        return torch.cat(images)
+
+
+def _load(path: Path) -> AutoencoderKL:
+    from diffusers import AutoencoderKL
+
+    config, file = _CONFIG, path
+    if path.is_dir():
+        config = json.loads(_existing(path / "config.json").read_text(encoding="utf-8"))
+        file = next((p for p in (path / f"{_WEIGHTS}.safetensors", path / f"{_WEIGHTS}.bin") if p.is_file()), path)
+    _existing(file)
+    try:
+        state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError(f"holds {type(state).__name__}")
+        with torch.device("meta"):
+            model = AutoencoderKL.from_config(config)
+        model.load_state_dict({_modern_name(name): value for name, value in state.items()}, assign=True)
+    except (SafetensorError, pickle.UnpicklingError, EOFError, ValueError, RuntimeError, AttributeError) as error:
+        refused = isinstance(error, pickle.UnpicklingError)
+        first = "it holds more than tensors" if refused else (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{file}: not the weights of an f8 autoencoder in diffusers' names ({first}).") from None
+    return model
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such autoencoder; needed a weights file, or a folder with config.json and {_WEIGHTS}."
+        )
+    return path
+
+
+def _modern_name(name: str) -> str:
+    """The public files name the four maps of their attention as diffusers did when they were made."""
+    head, _, kind = name.rpartition(".")
+    module, _, leaf = head.rpartition(".")
+    return f"{module}.{_OLD_NAMES[leaf]}.{kind}" if ".attentions." in name and leaf in _OLD_NAMES else name

@@ -1,0 +1,475 @@
+"""From seeds to images to one sample `.npz`, on one process or many, in pieces that survive a crash.
+
+Image i depends on (seed, i) only: its noise comes from a counter-based generator keyed by the two, so neither batch
+size nor the number of processes moves it. Every finished batch is a file in `OUT.parts/`; the same command continues
+after a crash, and packs the pieces into OUT when all are there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from dit_eval.diffusion import Diffusion, respaced_timesteps
+from dit_eval.dist import World
+from dit_eval.models.dit import DiT
+from dit_eval.npz import RUN_KEY, open_batch, write_batch
+from dit_eval.results import SampleRun
+
+# Goes into every SampleRun; a change of the rule is a change of all images and needs another name.
+NOISE_RULE = "numpy Philox, key (seed, index), standard_normal float32; labels from key (seed, 2^63 + index)"
+_LABEL_STREAM = 1 << 63
+
+Decoder = Callable[[Tensor], Tensor]  # latents (N, 4, h, w) -> images (N, 3, H, W) in -1..1
+Progress = Callable[[int, int], None]  # images done, images in all
+
+
+def draw_labels(mode: Literal["random", "balanced"], *, num_images: int, num_classes: int, seed: int) -> np.ndarray:
+    """Class labels, int64 (N,).
+
+    "random" draws each uniformly, as the paper's samples were drawn; "balanced" counts through the classes over and
+    over, so that 50,000 images have 50 of each of 1,000, in an order that does not disturb ADM's Inception Score.
+    Label i does not depend on how many there are.
+    """
+    if mode == "balanced":
+        return np.arange(num_images) % num_classes
+    return np.array([_generator(seed, _LABEL_STREAM + i).integers(num_classes) for i in range(num_images)], np.int64)
+
+
+def read_labels(path: str | os.PathLike[str], *, num_images: int, num_classes: int) -> tuple[np.ndarray, str]:
+    """The first N labels of a file, int64, and the file's SHA-256.
+
+    Parameters
+    ----------
+    path : text with one label a line, `.npy`, or the `arr_1` of an `.npz` (another sample file, say)
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it holds something else, too few labels, or one that is no class.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'--labels {path}: no such file; needed a file, "random" or "balanced".')
+    try:
+        if path.suffix in (".npy", ".npz"):
+            loaded = np.load(path, allow_pickle=False)
+            labels = loaded if isinstance(loaded, np.ndarray) else loaded["arr_1"]
+        else:
+            labels = np.array([int(line) for line in path.read_text(encoding="utf-8").split()], np.int64)
+    except (ValueError, KeyError, EOFError, OSError) as error:
+        raise ValueError(f"{path}: not a file of labels ({error}); needed one integer a line, or arr_1.") from None
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(f"{path}: labels are {labels.dtype} {labels.shape}; needed integers (N,).")
+    if len(labels) < num_images:
+        raise ValueError(f"{path}: {len(labels):,} labels; needed {num_images:,}, one per image.")
+    labels = labels[:num_images].astype(np.int64)
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        raise ValueError(
+            f"{path}: label {labels[wrong[0]]} of image {wrong[0]} is no class; the model knows 0 to {num_classes - 1}."
+        )
+    return labels, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check_run(run: SampleRun) -> None:
+    """Find what cannot be drawn before anything is loaded or run.
+
+    Raises
+    ------
+    ValueError
+        With what was found, what is needed, and why.
+    """
+    respaced_timesteps(run.num_sampling_steps)
+    channels = run.network["in_channels"]
+    if run.num_images < 1:
+        raise ValueError(f"{run.num_images} images asked for; needed at least 1.")
+    if not 0 <= run.global_seed < _LABEL_STREAM:
+        raise ValueError(f"Seed {run.global_seed}: needed 0 to 2^63 - 1.")
+    if not run.cfg_scale >= 1.0 or math.isinf(run.cfg_scale):
+        raise ValueError(
+            f"Guidance scale {run.cfg_scale}: needed 1.0 or more. 1.0 is no guidance (the conditional model as it is); "
+            "0 would not switch guidance off but draw without labels, and between the two labels count for less than "
+            "the model says."
+        )
+    if run.cfg_channels is not None and not 1 <= run.cfg_channels <= channels:
+        raise ValueError(f"Guidance on {run.cfg_channels} channels: the model has {channels}.")
+    if run.cfg_scale > 1.0 and not run.network["label_dropout"]:
+        raise ValueError("Guidance needs a model trained with label dropout: this one has no unconditional label.")
+    if not run.network["learn_sigma"]:
+        raise ValueError("The sampler needs a model that predicts its variance (learn_sigma).")
+    if run.precision == "tf32" and run.device != "cuda":
+        raise ValueError("tf32 is arithmetic of NVIDIA GPUs; on the CPU use fp32 or bf16.")
+    if run.vae is None and channels not in (1, 3):
+        raise ValueError(f"A pixel-space model of {channels} channels draws no images; needed 1 (grey) or 3.")
+
+
+class ImageSampler:
+    """A model ready to draw images by their index.
+
+    Parameters
+    ----------
+    model : on the device it is to run on, in evaluation mode
+    run : what to draw; see `SampleRun`
+    decode : the autoencoder's decoder; None for a model in pixel space
+
+    Raises
+    ------
+    ValueError
+        As `check_run`.
+    """
+
+    def __init__(self, model: DiT, run: SampleRun, *, decode: Decoder | None = None) -> None:
+        check_run(run)
+        self.run, self.model, self._decode = run, model, decode
+        self.device = next(model.parameters()).device
+        self.diffusion = Diffusion(run.num_sampling_steps)
+        self._forward = torch.compile(self._predict) if run.compiled else self._predict
+
+    @torch.inference_mode()
+    def draw(
+        self, indices: np.ndarray, labels: np.ndarray, *, on_step: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        """Images of the given indices and labels (N,), uint8 (N, H, W, 3).
+
+        Parameters
+        ----------
+        on_step : called after each sampling step with the number of steps done
+
+        Raises
+        ------
+        ValueError
+            If the model returns NaN or infinite values.
+        """
+        # On a CPU, batches that are no multiple of 8 go through kernels that round differently (about 1e-7). Filled up
+        # with copies of the last image they do not, and images are the same bytes for any batch size.
+        fill = -len(indices) % 8 if self.device.type == "cpu" else 0
+        generators = [_generator(self.run.global_seed, i) for i in [*indices, *[indices[-1]] * fill]]
+        y = torch.from_numpy(np.concatenate([labels, np.repeat(labels[-1:], fill)])).to(self.device)
+        config = self.model.config
+        shape = (config.in_channels, config.input_size, config.input_size)
+
+        def noise(_: int) -> Tensor:
+            drawn = np.stack([g.standard_normal(shape, np.float32) for g in generators])
+            return torch.from_numpy(drawn).to(self.device)
+
+        def report(step: int, _: Tensor) -> None:
+            if on_step:
+                on_step(len(self.diffusion) - step)
+
+        with _arithmetic(self.run.precision, self.device):
+            x = self.diffusion.sample(
+                lambda x, t: self._forward(x, t, y).float(),
+                noise(len(self.diffusion)),
+                noise,
+                sampler="ddim" if self.run.sampler == "ddim" else "ddpm",
+                on_step=report,
+            )
+        x = x[: len(indices)]
+        if self._decode is not None:
+            x = self._decode(x)
+        if not torch.isfinite(x).all():
+            bad = indices[(~torch.isfinite(x)).flatten(1).any(1).cpu().numpy()]
+            raise ValueError(f"Image {bad[0]} (of {len(bad)}) holds NaN or infinite values; try --precision fp32.")
+        return to_uint8(x, rounding=self.run.rounding).cpu().numpy()
+
+    def _predict(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """The model's output with guidance, (N, 2 C, H, W)."""
+        if self.run.cfg_channels is None:
+            return self.model(x, t, y)
+        y = torch.cat([y, torch.full_like(y, self.model.config.num_classes)])
+        out = self.model.forward_with_cfg(
+            torch.cat([x, x]), torch.cat([t, t]), y, self.run.cfg_scale, self.run.cfg_channels
+        )
+        return out[: len(x)]
+
+
+def to_uint8(images: Tensor, *, rounding: str) -> Tensor:
+    """Images (N, C, H, W), nominally in -1..1, as uint8 (N, H, W, 3); grey ones get three equal channels.
+
+    Parameters
+    ----------
+    rounding : "dit" truncates 127.5 x + 128 as DiT's sample_ddp.py does, which rounds 127.5 x + 127.5 to the nearest;
+        "truncate" truncates 127.5 (x + 1) as ADM's image_sample.py does
+    """
+    if rounding not in ("dit", "truncate"):
+        raise ValueError(f"Unknown rounding {rounding!r}; known: dit, truncate.")
+    scaled = 127.5 * images + 128.0 if rounding == "dit" else (images + 1.0) * 127.5
+    pixels = scaled.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    return pixels.expand(-1, -1, -1, 3).contiguous()
+
+
+def sample_npz(
+    out: Path,
+    *,
+    sampler: ImageSampler,
+    labels: np.ndarray,
+    batch_size: int = 32,
+    world: World | None = None,
+    on_progress: Progress | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> Path:
+    """Draw images 0..N-1 and write them as one sample batch; called by every process of a run.
+
+    `arr_0` uint8 (N, H, W, 3), `arr_1` labels, and the `SampleRun`. What an interrupted run has finished is taken
+    over, and so is a whole file of the same run with fewer images. The file is the same for any batch size, number
+    of processes and interruptions.
+
+    Parameters
+    ----------
+    labels : int64 (N,)
+    batch_size : images at once in each process
+    on_progress, on_note : called in process 0
+
+    Raises
+    ------
+    ValueError
+        If `out` or its parts are of another run (the message says what differs), or another process is at it.
+    OSError
+        If nothing can be written there, or the disk is or would be full; finished images are kept.
+    """
+    world = world or World()
+    if batch_size < 1:
+        raise ValueError(f"Found a batch size of {batch_size}; needed at least 1.")
+    if labels.shape != (sampler.run.num_images,):
+        raise ValueError(f"Found labels {labels.shape}; needed ({sampler.run.num_images},), one per image.")
+    parts = _Parts(out, sampler.run)
+    note = on_note or (lambda _: None)
+    with parts.lock() if world.rank == 0 else nullcontext():
+        run = world.from_first(lambda: parts.begin(note))
+        if run is None:
+            return out
+        gaps = world.from_first(parts.gaps)
+        if not parts.folder.is_dir():
+            raise FileNotFoundError(f"{parts.folder}: not seen by process {world.rank}; all machines need to share it.")
+        batches = [
+            (begin, min(begin + batch_size, end))
+            for first, end in gaps
+            for begin in range(first, end, batch_size)
+        ]  # fmt: skip
+        for begin, end in batches[world.rank :: world.size]:
+            report = _batch_progress(parts.done(), end - begin, run, sampler, on_progress) if world.rank == 0 else None
+            parts.save(begin, sampler.draw(np.arange(begin, end), labels[begin:end], on_step=report))
+        world.barrier()
+        if world.rank == 0:
+            parts.pack(run, labels)
+    return out
+
+
+def _batch_progress(
+    done: int, size: int, run: SampleRun, sampler: ImageSampler, on_progress: Progress | None
+) -> Callable[[int], None] | None:
+    """Report a batch in parts while its steps go by: images done by all, and a share of this batch."""
+    if on_progress is None:
+        return None
+    return lambda steps: on_progress(done + size * steps // len(sampler.diffusion), run.num_images)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Images begin..end-1, in a file of `OUT.parts/` or at the front of an earlier OUT."""
+
+    begin: int
+    end: int
+    path: Path
+
+
+class _Parts:
+    """The finished pieces of an output that is not complete."""
+
+    def __init__(self, out: Path, run: SampleRun) -> None:
+        self.out, self._run = out, run
+        self.folder = out.with_name(out.name + ".parts")
+        self._shape = (run.image_size, run.image_size, 3)
+        self._image_bytes = math.prod(self._shape)
+
+    def lock(self) -> AbstractContextManager[object]:
+        """Keep other runs away from this output; a lock of a killed process is free."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return FileLock(self.folder / "lock").acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"{self.out}: another process is drawing into it; wait for it, or name another.") from None
+        except OSError as error:
+            raise OSError(f"{self.folder}: cannot be written ({error.strerror}); name another --out.") from None
+
+    def begin(self, note: Callable[[str], None]) -> SampleRun | None:
+        """Check what is there against what is asked for, and what is asked for against the disk.
+
+        Returns the run as it will be recorded, or None if the file is complete already.
+        """
+        for stale in self.folder.glob(".*.part"):
+            stale.unlink()
+        run = self._run
+        settings = self.folder / "run.json"
+        if self.out.exists():
+            whole = open_batch(self.out, role="gen")
+            if whole.run is None:
+                raise ValueError(f"{self.out} exists and does not say how it was drawn; name another --out.")
+            self._refuse_other(whole.run, self.out)
+            if whole.num_stored > run.num_images:
+                raise ValueError(
+                    f"{self.out} holds {whole.num_stored:,} images of this run, {run.num_images:,} were asked for. "
+                    f"Score its first {run.num_images:,} with `dit-eval evaluate --num-samples {run.num_images}`."
+                )
+            if whole.num_stored == run.num_images:
+                self._discard()
+                note(f"{self.out}: complete already, {run.num_images:,} images of this run")
+                return None
+            run = _continued(run, whole.run)
+        elif settings.exists():
+            begun = SampleRun.from_json(settings.read_text(encoding="utf-8"))
+            self._refuse_other(begun, self.folder)
+            run = _continued(run, begun)
+        last = max((piece.end for piece in self._pieces()), default=0)
+        if last > run.num_images:
+            raise ValueError(
+                f"{self.folder} holds images up to number {last:,}, {run.num_images:,} were asked for. Finish the "
+                f"larger run, or delete the folder."
+            )
+        missing = sum(end - begin for begin, end in self.gaps())
+        needed = (missing + run.num_images) * self._image_bytes
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise OSError(
+                f"{self.folder}: {free / 1e9:.3f} GB are free; needed {needed / 1e9:.3f} GB, for the {missing:,} "
+                f"images still to draw and once more for all {run.num_images:,} when they are packed."
+            )
+        _write(settings, run.to_json().encode())
+        if missing < run.num_images:
+            note(f"{self.out}: going on; {run.num_images - missing:,} of {run.num_images:,} images are here already")
+        return run
+
+    def gaps(self) -> list[tuple[int, int]]:
+        """Ranges (begin, end) of the images that are still to draw."""
+        gaps, at = [], 0
+        for piece in [*self._pieces(), _Piece(self._run.num_images, self._run.num_images, self.out)]:
+            if piece.begin > at:
+                gaps.append((at, piece.begin))
+            at = max(at, piece.end)
+        return gaps
+
+    def done(self) -> int:
+        """Images finished by all processes."""
+        return sum(piece.end - piece.begin for piece in self._pieces())
+
+    def save(self, begin: int, images: np.ndarray) -> None:
+        try:
+            _write(self.folder / f"{begin:09d}-{begin + len(images):09d}.u8", images.tobytes())
+        except OSError as error:
+            raise OSError(
+                f"{self.folder}: images {begin:,} to {begin + len(images) - 1:,} could not be written "
+                f"({error.strerror}). The {self.done():,} finished images are kept; make room and run the same "
+                "command again."
+            ) from None
+
+    def pack(self, run: SampleRun, labels: np.ndarray) -> None:
+        """Write the npz from the pieces, a piece in memory at a time, and remove them."""
+        gaps = self.gaps()
+        if gaps:
+            raise OSError(
+                f"{self.folder}: images {gaps[0][0]:,} to {gaps[0][1] - 1:,} are missing though all processes have "
+                "finished. Are all machines writing to the same folder? Run the same command again."
+            )
+        arrays = {"arr_1": labels, RUN_KEY: np.array(run.to_json())}
+        try:
+            write_batch(self.out, images=self._images(), shape=(run.num_images, *self._shape), arrays=arrays)
+        except OSError as error:
+            raise OSError(
+                f"{self.out} could not be written ({error.strerror}). The images are kept in {self.folder}; make room "
+                "and run the same command again."
+            ) from None
+        self._discard()
+
+    def _images(self) -> Iterator[np.ndarray]:
+        at = 0
+        for piece in self._pieces():
+            if piece.path == self.out:
+                for batch in open_batch(self.out, role="gen").batches(64):
+                    at += len(batch)
+                    yield batch
+                continue
+            images = np.fromfile(piece.path, np.uint8).reshape(-1, *self._shape)
+            yield images[at - piece.begin :]
+            at = piece.end
+
+    def _pieces(self) -> list[_Piece]:
+        """Finished pieces in order, the front of an earlier OUT first; a damaged file is none."""
+        pieces = []
+        if self._front:
+            pieces.append(_Piece(0, self._front, self.out))
+        for path in self.folder.iterdir():
+            if match := re.fullmatch(r"(\d{9})-(\d{9})\.u8", path.name):
+                piece = _Piece(int(match[1]), int(match[2]), path)
+                if path.stat().st_size == (piece.end - piece.begin) * self._image_bytes:
+                    pieces.append(piece)
+        return sorted(pieces, key=lambda piece: piece.begin)
+
+    @cached_property
+    def _front(self) -> int:
+        """Images of an earlier, shorter OUT."""
+        return open_batch(self.out, role="gen").num_stored if self.out.exists() else 0
+
+    def _refuse_other(self, other: SampleRun, path: Path) -> None:
+        if differences := self._run.differences(other):
+            raise ValueError(
+                f"{path} is of another run: {'; '.join(differences)} (now, there). Name another --out, or remove it."
+            )
+
+    def _discard(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _continued(run: SampleRun, earlier: SampleRun) -> SampleRun:
+    """The run as recorded when a part of it was drawn before: environments that differ are all kept."""
+    known = [*earlier.earlier_environments, earlier.environment]
+    # A round trip through JSON, so that tuples and lists compare as the file has them.
+    now = json.loads(json.dumps(run.environment))
+    return dataclasses.replace(run, earlier_environments=tuple(e for e in known if e != now))
+
+
+def _generator(seed: int, stream: int) -> np.random.Generator:
+    """Random numbers that depend on (seed, stream) only; making one costs microseconds."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, stream], np.uint64)))
+
+
+def _arithmetic(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Set the float32 products of GPUs, and give the context for the model: bf16 keeps the residual stream in fp32."""
+    if device.type == "cuda":
+        tf32 = precision != "fp32"
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.backends.cudnn.allow_tf32 = tf32
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """The whole file under its name, or none."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with open(partial, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
