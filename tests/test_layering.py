@@ -15,12 +15,13 @@ LAYERS = [
     {"cli"},
     {"quickstart"},
     {"evaluate", "report"},
-    {"features", "metrics", "models", "diffusion"},
+    {"flops"},
+    {"features", "metrics", "models", "diffusion", "paper"},
     {"npz"},
     {"stats", "results", "assets"},
     {""},  # dit_eval itself: the version
 ]
-GENERATE, MEASURE = {"models", "diffusion"}, {"features", "metrics", "evaluate"}
+GENERATE, MEASURE = {"models", "diffusion", "flops"}, {"features", "metrics", "evaluate"}
 ONLY_IN = {
     "tensorflow": {"features/adm_tensorflow.py"},
     "torch_fidelity": {"features/inception.py"},
@@ -32,11 +33,14 @@ ONLY_IN = {
         "features/digits.py",
         "metrics/manifold.py",
         "models/dit.py",
+        "models/unet.py",
         "models/checkpoints.py",
         "diffusion.py",
+        "flops.py",
         "cli.py",
     },
-    "fvcore": set(),
+    "fvcore": {"flops.py"},
+    "pandas": {"paper/__init__.py"},
     "diffusers": set(),
 }
 
