@@ -5,17 +5,22 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import math
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import dit_eval
 
 PROTOCOL = "adm-2021"
+
+_METRICS = ("fid", "sfid", "inception_score", "precision", "recall")
+_Parsed = TypeVar("_Parsed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,7 @@ class SampleRun:
     precision : "fp32", "tf32" or "bf16"
     compiled : run through torch.compile
     device : "cpu" or "cuda"
+    training_steps, training_batch_size : how long the weights were trained; None where the checkpoint does not say
     environment : versions, commit and machine of the process that wrote the file
     earlier_environments : those of interrupted processes that drew a part of it, where they differ
     """
@@ -71,6 +77,8 @@ class SampleRun:
     precision: str
     compiled: bool
     device: str
+    training_steps: int | None = None
+    training_batch_size: int | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     earlier_environments: tuple[dict[str, Any], ...] = ()
 
@@ -214,9 +222,15 @@ class EvalResult:
                 )
             data["extractor"] = ExtractorInfo(**data["extractor"])
             data["warnings"] = tuple(data["warnings"])
-            return cls(**data)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            result = cls(**data)
+        except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"Not an evaluation result ({error}): {line[:80]!r}") from None
+        for name in (*_METRICS, "num_samples"):
+            value = getattr(result, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if not number and (value is not None or name == "num_samples"):
+                raise ValueError(f"Not an evaluation result ({name} is {value!r}, needed a number): {line[:80]!r}")
+        return result
 
 
 def append_result(path: str | os.PathLike[str], result: EvalResult) -> None:
@@ -233,22 +247,43 @@ def append_result(path: str | os.PathLike[str], result: EvalResult) -> None:
         os.fsync(file.fileno())
 
 
-def read_results(path: str | os.PathLike[str]) -> list[EvalResult]:
-    """All results of a JSON-lines file, in order.
+def read_results(path: str | os.PathLike[str], *, on_bad_line: Callable[[str], None] | None = None) -> list[EvalResult]:
+    """All results of a JSON-lines file, in order; see `read_lines` for lines that are none."""
+    return [result for _, result in read_lines(path, EvalResult.from_json, on_bad_line=on_bad_line)]
+
+
+def read_lines(
+    path: str | os.PathLike[str], parse: Callable[[str], _Parsed], *, on_bad_line: Callable[[str], None] | None = None
+) -> list[tuple[int, _Parsed]]:
+    """Each line of a JSON-lines file as `parse` understands it, with its number, from 1.
+
+    Parameters
+    ----------
+    parse : raises a ValueError for a line that it does not understand
+    on_bad_line : called with a message for an empty, half-written or foreign line, which is then left out; without it
+        such lines are an error
 
     Raises
     ------
     ValueError
-        If a line is not a result; the message gives its number.
+        If lines are not understood and `on_bad_line` is None; the message gives the number of each.
     """
-    results = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            try:
-                results.append(EvalResult.from_json(line))
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from None
-    return results
+    parsed, bad = [], []
+    # Split at the newline byte alone: a text may hold other characters that Python takes for the end of a line.
+    lines = Path(path).read_bytes().split(b"\n")
+    for number, line in enumerate(lines[:-1] if lines[-1] == b"" else lines, start=1):
+        try:
+            if not line.strip():
+                raise ValueError("Empty.")
+            parsed.append((number, parse(line.decode("utf-8"))))
+        except ValueError as error:
+            bad.append(f"{path}, line {number}: {error}")
+    if bad and on_bad_line is None:
+        raise ValueError("\n".join(bad))
+    for message in bad:
+        if on_bad_line is not None:
+            on_bad_line(message)
+    return parsed
 
 
 def environment() -> dict[str, Any]:

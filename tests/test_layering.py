@@ -45,7 +45,13 @@ ONLY_IN = {
     "fvcore": {"flops.py"},
     "diffusers": {"models/vae.py"},
     "torch.distributed": {"dist.py"},
-    "pandas": {"paper/__init__.py", "report/data.py", "report/compute.py", "report/tables.py", "report/paper_figures.py"},
+    "pandas": {
+        "paper/__init__.py",
+        "report/data.py",
+        "report/compute.py",
+        "report/tables.py",
+        "report/paper_figures.py",
+    },
 }
 
 

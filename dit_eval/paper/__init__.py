@@ -9,12 +9,20 @@ if TYPE_CHECKING:
     import pandas
 
 _FOLDER = Path(__file__).parent
+_TEXT = {
+    *("model", "block", "base", "upsampler", "decoder", "source", "note"),
+    *("name", "quantity", "unit", "elements", "rows", "text", "training", "sampling", "guidance"),
+}
 
 GFLOPS_DECIMALS = {1: 1, 4: 2, 6: 0}  # digits printed after the point in the Gflops columns of each table
 
 
-def load_table(number: int) -> pandas.DataFrame:
+def load_table(number: int, *, printed: bool = False) -> pandas.DataFrame:
     """A table of the paper (Peebles and Xie, arXiv 2212.09748v2), one row for each printed row, in its order.
+
+    Parameters
+    ----------
+    printed : give every number as the text that is printed, with all its digits, "" for a dash
 
     Returns
     -------
@@ -26,12 +34,36 @@ def load_table(number: int) -> pandas.DataFrame:
     ValueError
         If there is no such table here.
     """
-    import pandas
-
-    path = _FOLDER / f"table{number}.csv"
-    if not path.is_file():
+    if not (_FOLDER / f"table{number}.csv").is_file():
         known = ", ".join(sorted(p.stem.removeprefix("table") for p in _FOLDER.glob("table*.csv")))
         raise ValueError(f"There is no table {number} here; known: {known}.")
-    text = {name: str for name in ("model", "block", "base", "upsampler", "source", "note")}
-    frame = pandas.read_csv(path, keep_default_na=False, na_values={}, dtype=str)
-    return frame.apply(lambda column: column if column.name in text else pandas.to_numeric(column))
+    return _load(f"table{number}", printed=printed)
+
+
+def load_statements() -> pandas.DataFrame:
+    """Numbers that the paper's text and captions state, and the few that its repository adds; indexed by `name`."""
+    return _load("statements").set_index("name")
+
+
+def load_notes() -> pandas.DataFrame:
+    """What a reader of the paper's numbers should know: inconsistencies, and conditions that differ between rows.
+
+    `elements` names the tables and figures concerned, apart by spaces ("table2 figure2-right"), and `rows` their rows,
+    apart by "|"; without rows the note is on the whole element. A row of Table 4 is named as
+    "DiT-XL/2 256 400K adaln-zero", one of another table by its first column.
+    """
+    return _load("notes")
+
+
+def load_later() -> pandas.DataFrame:
+    """Results of later papers under the same protocol, as their sources state them; never mixed with the paper's."""
+    return _load("later")
+
+
+def _load(name: str, *, printed: bool = False) -> pandas.DataFrame:
+    import pandas
+
+    frame = pandas.read_csv(_FOLDER / f"{name}.csv", keep_default_na=False, na_values={}, dtype=str)
+    if printed:
+        return frame
+    return frame.apply(lambda column: column if column.name in _TEXT else pandas.to_numeric(column))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
@@ -17,6 +20,41 @@ from dit_eval.results import EvalResult
 
 # Okabe & Ito's colours and a marker each: told apart by colour-blind readers and in grey.
 _STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))
+# Ink of the figures of `paper_figures`, and what stands in its place on a dark page.
+INK, SOFT, GRID, PAPER = "#1a1a1a", "#5c5c5c", "#dcdcdc", "#ffffff"
+_DARK = {INK: "#ececec", SOFT: "#a8adb5", GRID: "#363b44", PAPER: "#171a20", "#882255": "#d4699c", "#0072b2": "#58a6d8"}
+_RC = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": SOFT,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "svg.hashsalt": "dit-eval",  # names inside an SVG are random without it
+    "pdf.fonttype": 42,
+}
+_Arguments = ParamSpec("_Arguments")
+_Returned = TypeVar("_Returned")
+
 _PANELS = (
     ("fid", "FID ↓"),
     ("sfid", "sFID ↓"),
@@ -24,6 +62,26 @@ _PANELS = (
     ("precision", "Precision ↑"),
     ("recall", "Recall ↑"),
 )
+
+
+def styled(draw: Callable[_Arguments, _Returned]) -> Callable[_Arguments, _Returned]:
+    """A drawing function, in the style of the paper's figures: small type, quiet axes, no background."""
+
+    @functools.wraps(draw)
+    def wrapped(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Returned:
+        with matplotlib.rc_context(_RC):
+            return draw(*args, **kwargs)
+
+    return wrapped
+
+
+def new_figure(width: float, height: float, *, columns: int = 1, rows: int = 1) -> Any:
+    """A figure of a size in inches, with its axes: one, a row, or rows; without axes if `columns` is 0."""
+    figure = plt.figure(figsize=(width, height), layout="constrained")
+    if columns == 0:
+        return figure
+    axes = figure.subplots(rows, columns, squeeze=False)
+    return figure, axes[0, 0] if rows == columns == 1 else axes[0] if rows == 1 else axes
 
 
 def metric_response_figure(
@@ -112,3 +170,31 @@ def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
         figure.savefig(target, dpi=160, metadata=metadata)
     plt.close(figure)
     return written
+
+
+@styled
+def render_figure(figure: Figure) -> dict[str, bytes]:
+    """The figure as "png" (300 dpi, white), "pdf" and "svg", and close it.
+
+    The same data give the same bytes: no date, no random names. The SVG follows the reader's light or dark page.
+    """
+    rendered = {}
+    for ending, metadata in (("png", None), ("pdf", {"CreationDate": None}), ("svg", {"Date": None})):
+        target = io.BytesIO()
+        background = "none" if ending == "svg" else PAPER
+        figure.savefig(target, format=ending, dpi=300, facecolor=background, metadata=metadata)
+        rendered[ending] = target.getvalue()
+    plt.close(figure)
+    rendered["svg"] = _following_the_page(rendered["svg"].decode()).encode()
+    return rendered
+
+
+def _following_the_page(svg: str) -> str:
+    """Add a rule for each ink, so that the picture can be read on a dark page."""
+    rules = "".join(
+        f'[style*="fill: {light}"]{{fill:{dark}!important}}[style*="stroke: {light}"]{{stroke:{dark}!important}}'
+        for light, dark in _DARK.items()
+    )
+    style = f"<style>@media (prefers-color-scheme: dark){{{rules}}}</style>"
+    start = svg.index(">", svg.index("<svg")) + 1
+    return svg[:start] + style + svg[start:]

@@ -1,0 +1,159 @@
+"""Can more sampling steps make up for a smaller model? An analysis of evaluations at several sampling computes.
+
+Everything here speaks of points that were evaluated. Nothing is interpolated: what a model reaches with a compute C is
+the least FID of its points that cost C or less.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+COMPUTE = "sampling_tflops"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairVerdict:
+    """Two models at equal sampling compute.
+
+    Attributes
+    ----------
+    small, large : names, the one with fewer Gflops first
+    small_points, large_points : evaluations of each
+    small_best, large_best : least FID of each
+    small_compute : Tflops per image at the smaller model's best point
+    ahead_until : greatest Tflops at which the smaller model's FID is at or below the larger's, among the computes
+        where both have points; None if there is none
+    overtaken_at : least Tflops of a point of the larger model that is better than every point of the smaller; None if
+        there is none
+    """
+
+    small: str
+    large: str
+    small_points: int
+    large_points: int
+    small_best: float
+    large_best: float
+    small_compute: float
+    ahead_until: float | None
+    overtaken_at: float | None
+
+    @property
+    def reaches(self) -> bool:
+        """Whether some number of steps brings the smaller model to the larger's best FID."""
+        return self.small_best <= self.large_best
+
+    @property
+    def saving(self) -> float | None:
+        """How many times less compute the larger model needs to beat the smaller's best."""
+        return self.small_compute / self.overtaken_at if self.overtaken_at else None
+
+    def sentence(self) -> str:
+        """The verdict in words."""
+        points = f"{self.small_points} and {self.large_points} points"
+        if self.reaches:
+            text = f"{self.small} reaches the best FID of {self.large} ({self.small_best:.2f}, {self.large_best:.2f})."
+        else:
+            text = f"No number of steps evaluated brings {self.small} ({self.small_best:.2f} at best) to {self.large} "
+            text += f"({self.large_best:.2f})."
+        if self.ahead_until is None:
+            text += f" At equal sampling compute {self.large} is ahead wherever both have points."
+        else:
+            text += f" At equal sampling compute {self.small} is level or ahead up to {self.ahead_until:.3g} Tflops."
+        if self.overtaken_at is not None and self.saving is not None:
+            times = f"{self.saving:.1f} times less" if self.saving >= 1 else f"{1 / self.saving:.1f} times more"
+            text += f" {self.large} is better than {self.small} at its best from {self.overtaken_at:.3g} Tflops on, "
+            text += f"{times} than the {self.small_compute:.3g} Tflops of that best."
+        return f"{text} ({points})"
+
+
+def correlation(gflops: Iterable[float], fid: Iterable[float]) -> tuple[float, float, float]:
+    """Pearson's r of log Gflops and FID, and the least-squares line FID = intercept + slope ln(Gflops).
+
+    Returns
+    -------
+    r, slope, intercept
+    """
+    x, y = np.log(np.asarray(list(gflops), dtype=float)), np.asarray(list(fid), dtype=float)
+    dx, dy = x - x.mean(), y - y.mean()
+    slope = float((dx * dy).sum() / (dx**2).sum())
+    r = float((dx * dy).sum() / math.sqrt((dx**2).sum() * (dy**2).sum()))
+    return r, slope, float(y.mean() - slope * x.mean())
+
+
+def pareto_front(points: pd.DataFrame, compute: str = COMPUTE) -> pd.DataFrame:
+    """The points that no other beats in both compute and FID, from the cheapest to the best."""
+    ordered = points[points[compute].notna() & points["fid"].notna()].sort_values([compute, "fid"], kind="stable")
+    least = ordered["fid"].cummin()
+    return ordered[ordered["fid"] < least.shift(fill_value=math.inf)]
+
+
+def compare_pairs(points: pd.DataFrame, compute: str = COMPUTE) -> list[PairVerdict]:
+    """A verdict for each two models, the cheapest models first."""
+    points = points[points[compute].notna() & points["fid"].notna()]
+    order = points.groupby("model")["gflops"].min().sort_values(kind="stable").index
+    return [_pair(points, small, large, compute) for small, large in combinations(order, 2)]
+
+
+def compute_for_target(points: pd.DataFrame, target: float, compute: str = COMPUTE) -> pd.DataFrame:
+    """The cheapest evaluated point of each model with FID at or below a target.
+
+    Returns
+    -------
+    pandas.DataFrame
+        model, target, tflops, sampling_steps and fid of that point, NaN where no point reaches the target; best_fid,
+        the least of the model's points; points, their number. The cheapest model first.
+    """
+    points = points[points[compute].notna() & points["fid"].notna()]
+    rows = []
+    for model, own in points.groupby("model", sort=False):
+        reached = own[own["fid"] <= target].sort_values(compute, kind="stable")
+        first = reached.iloc[0] if len(reached) else None
+        rows.append(
+            {
+                "model": model,
+                "target": target,
+                "tflops": math.nan if first is None else first[compute],
+                "sampling_steps": math.nan if first is None else first["sampling_steps"],
+                "fid": math.nan if first is None else first["fid"],
+                "best_fid": own["fid"].min(),
+                "points": len(own),
+                "gflops": own["gflops"].min(),
+            }
+        )
+    columns = ["model", "target", "tflops", "sampling_steps", "fid", "best_fid", "points", "gflops"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.sort_values(["tflops", "gflops"], kind="stable").reset_index(drop=True)
+
+
+def targets(points: pd.DataFrame) -> list[float]:
+    """FIDs worth asking for: the best of each model, from the worst to the best."""
+    return sorted(points.groupby("model")["fid"].min().dropna().unique(), reverse=True)
+
+
+def _pair(points: pd.DataFrame, small: str, large: str, compute: str) -> PairVerdict:
+    a, b = (points[points["model"] == model].sort_values(compute, kind="stable") for model in (small, large))
+    best = a.loc[a["fid"].idxmin()]
+    start = max(a[compute].min(), b[compute].min())
+    ahead = None
+    for budget in sorted({*a[compute], *b[compute]}):
+        if budget >= start:
+            own, other = (own[own[compute] <= budget]["fid"].min() for own in (a, b))
+            ahead = float(budget) if own <= other else ahead
+    better = b[b["fid"] < best["fid"]]
+    return PairVerdict(
+        small=small,
+        large=large,
+        small_points=len(a),
+        large_points=len(b),
+        small_best=float(best["fid"]),
+        large_best=float(b["fid"].min()),
+        small_compute=float(best[compute]),
+        ahead_until=ahead,
+        overtaken_at=float(better[compute].min()) if len(better) else None,
+    )

@@ -1,0 +1,326 @@
+"""What a report is made of: published points, measured points and loss curves, in one shape.
+
+A point is one evaluation of one model: a row with the columns `COLUMNS`. What is not known is NaN, or None where the
+column is text; it is never guessed. Whether a point is the paper's or measured stands in its column `source`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dit_eval.paper import load_statements, load_table
+from dit_eval.results import PROTOCOL, EvalResult, read_lines
+
+COLUMNS = (
+    "source",  # "paper" or "measured"
+    "origin",  # where the number stands: a table of the paper, or a line of the user's file
+    "model",  # "DiT-XL/2"; the file's name where the samples do not say
+    "size",  # S, B, L or XL; None for another network
+    "patch",  # 2, 4 or 8
+    "block",  # block design
+    "image_size",  # pixels
+    "params_m",  # trainable parameters, millions
+    "gflops",  # 1e9 multiply-adds of one forward pass
+    "training_steps",
+    "batch_size",
+    "training_gflops",  # gflops x batch size x steps x 3
+    "sampling_steps",
+    "sampler",
+    "sampling_tflops",  # per image: gflops x steps / 1000, guidance not counted
+    "cfg_scale",  # 1 without guidance
+    "decoder",
+    "num_samples",
+    "fid",
+    "sfid",
+    "inception_score",
+    "precision",
+    "recall",
+    "protocol",
+    "seed",
+    "note",
+)
+METRICS = {
+    "fid": ("FID", "min"),
+    "sfid": ("sFID", "min"),
+    "inception_score": ("Inception Score", "max"),
+    "precision": ("Precision", "max"),
+    "recall": ("Recall", "max"),
+}
+SIZES = ("S", "B", "L", "XL")
+PATCHES = (8, 4, 2)
+TRAINING_FACTOR = 3  # a backward pass counts as two forward passes (Figure 9 of the paper)
+
+_TEXT_COLUMNS = ("source", "origin", "model", "size", "block", "sampler", "decoder", "protocol", "note")
+_MODEL = re.compile(r"DiT-(S|B|L|XL)/(2|4|8)")
+_LOSSES = ("loss", "mse", "vb")
+
+# A network of a SampleRun -> its Gflops and trainable parameters in millions; None if it cannot be counted.
+Counter = Callable[[dict[str, Any]], tuple[float, float] | None]
+
+
+def published_points() -> pd.DataFrame:
+    """Every evaluation of a DiT that the paper prints: Tables 2 to 5 and the two points of Figure 10."""
+    rows = []
+    table4 = load_table(4)
+    for row in table4.itertuples():
+        rows.append(
+            _published(row.model, row.image_size, row.block, row.training_steps_k, "Table 4", decoder="ft-MSE")
+            | {"params_m": row.params_m, "gflops": row.gflops, "fid": row.fid_50k, "note": row.note or None}
+        )
+    for number, image_size, steps in ((2, 256, 7000), (3, 512, 3000)):
+        for row in load_table(number).itertuples():
+            if row.model.startswith("DiT-"):
+                guided = re.search(r"cfg=([\d.]+)", row.model)
+                rows.append(
+                    _published("DiT-XL/2", image_size, "adaln-zero", steps, f"Table {number}", decoder="ft-EMA")
+                    | {name: getattr(row, name) for name in METRICS}
+                    | {"cfg_scale": float(guided[1]) if guided else 1.0}
+                )
+    for row in load_table(5).itertuples():
+        rows.append(
+            _published("DiT-XL/2", 256, "adaln-zero", 7000, "Table 5", decoder=row.decoder)
+            | {name: getattr(row, name) for name in METRICS}
+            | {"cfg_scale": 1.5}
+        )
+    statements = load_statements()
+    for row in statements[statements["quantity"] == "FID-10K"].itertuples():
+        rows.append(
+            _published(row.model, int(row.image_size), row.block, row.training_steps_k, "Figure 10", decoder="ft-MSE")
+            | {"fid": row.value, "num_samples": 10_000, "sampling_steps": row.sampling_steps}
+        )
+    points = _frame(rows)
+    gflops = table4.drop_duplicates(["model", "image_size", "block"]).set_index(["model", "image_size", "block"])
+    for index, row in points[points["gflops"].isna()].iterrows():
+        same = gflops.loc[(row["model"], row["image_size"], row["block"])]
+        points.loc[index, ["gflops", "params_m"]] = [same["gflops"], same["params_m"]]
+    return _with_compute(points)
+
+
+def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: Counter) -> pd.DataFrame:
+    """A point for each result, in order.
+
+    Parameters
+    ----------
+    results : where each stands ("results.jsonl, line 3"), and the result
+    count : gives Gflops and millions of parameters of a network, counted, not looked up
+    """
+    rows = []
+    for origin, result in results:
+        run = result.gen.run
+        row: dict[str, Any] = {
+            "source": "measured",
+            "origin": origin,
+            "model": run.model if run else Path(result.gen.path).name,
+            "image_size": max(result.gen.image_size) if result.gen.image_size else None,
+            "num_samples": result.num_samples,
+            "protocol": result.protocol,
+            **{name: getattr(result, name) for name in METRICS},
+        }
+        if run is not None:
+            name = _MODEL.fullmatch(run.model)
+            counted = count(run.network)
+            row |= {
+                "size": name[1] if name else None,
+                "patch": int(name[2]) if name else None,
+                "block": run.network.get("block"),
+                "gflops": counted[0] if counted else None,
+                "params_m": counted[1] if counted else None,
+                "training_steps": run.training_steps or _steps_in_name(run.checkpoint),
+                "batch_size": run.training_batch_size,
+                "sampling_steps": number_of_steps(run.num_sampling_steps),
+                "sampler": run.sampler,
+                "cfg_scale": run.cfg_scale,
+                "decoder": {"ema": "ft-EMA", "mse": "ft-MSE"}.get(run.vae, run.vae) if run.vae else None,
+                "seed": run.global_seed,
+            }
+        rows.append(row)
+    return _with_compute(_frame(rows))
+
+
+def number_of_steps(spacing: str) -> int | None:
+    """How many steps a sampler takes that was asked for "250", "10,15,20" or "ddim50"; None for any other text."""
+    counts = spacing.removeprefix("ddim").split(",")
+    return sum(map(int, counts)) if all(count.isdigit() for count in counts) else None
+
+
+def select(points: pd.DataFrame, **wanted: object) -> pd.DataFrame:
+    """The points whose columns have the wanted values; a value may be a tuple of several."""
+    for column, value in wanted.items():
+        points = points[points[column].isin(value if isinstance(value, tuple) else (value,))]
+    return points
+
+
+def read_measured(
+    path: str | os.PathLike[str], *, count: Counter, on_bad_line: Callable[[str], None] | None = None
+) -> tuple[pd.DataFrame, list[EvalResult]]:
+    """The points of a results file, and the results themselves; see `dit_eval.results.read_lines` for bad lines."""
+    name = Path(path).name
+    lines = read_lines(path, EvalResult.from_json, on_bad_line=on_bad_line)
+    points = measured_points([(f"{name}, line {number}", result) for number, result in lines], count=count)
+    return points, [result for _, result in lines]
+
+
+def read_losses(path: str | os.PathLike[str], *, on_bad_line: Callable[[str], None] | None = None) -> pd.DataFrame:
+    """A training's loss log: JSON lines such as `{"model": "DiT-B/4", "step": 100, "loss": 0.16, "mse": 0.15}`.
+
+    `model` names the curve, `step` counts training steps, `loss` is the training loss there; `mse` (of the predicted
+    noise) and `vb` (the variational bound, bits) are optional. Other keys are ignored.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns model, step, loss, mse, vb, ordered by model and step. Of two lines with one model and step, as a
+        training that was resumed writes, the later counts.
+    """
+    rows = [row for _, row in read_lines(path, _loss_line, on_bad_line=on_bad_line)]
+    frame = pd.DataFrame(rows, columns=["model", "step", *_LOSSES])
+    frame = frame.drop_duplicates(["model", "step"], keep="last")
+    return frame.sort_values(["model", "step"], kind="stable").reset_index(drop=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Evaluations whose numbers compare with each other, so that they may share an axis.
+
+    Attributes
+    ----------
+    points : those of one protocol and image size, the paper's among them where it has any
+    protocol, image_size : what they have in common
+    num_samples, sampling_steps : of the evaluations that figures of training and of model size show
+    sweep_samples : N of the evaluations that figures of sampling compute show
+    """
+
+    points: pd.DataFrame
+    protocol: str
+    image_size: int
+    num_samples: int
+    sampling_steps: int
+    sweep_samples: int
+
+    @property
+    def is_papers(self) -> bool:
+        """Whether the paper has figures of this setting: its protocol, at 256 px."""
+        return self.protocol == PROTOCOL and self.image_size == 256
+
+    @property
+    def name(self) -> str:
+        return f"{self.image_size} px, protocol {self.protocol}"
+
+    @property
+    def scaling(self) -> pd.DataFrame:
+        """Unguided evaluations of DDPM samples, all with the same N and sampling steps."""
+        return select(
+            self._unguided,
+            num_samples=self.num_samples,
+            sampling_steps=self.sampling_steps,
+            origin=self._scaling_origins,
+        )
+
+    @property
+    def sweep(self) -> pd.DataFrame:
+        """Unguided evaluations of DDPM samples with the same N, whatever the sampling steps."""
+        return select(self._unguided, num_samples=self.sweep_samples)
+
+    @property
+    def _unguided(self) -> pd.DataFrame:
+        points = select(self.points, cfg_scale=1.0, sampler="ddpm")
+        return points[points["gflops"].notna() & points["fid"].notna()]
+
+    @property
+    def _scaling_origins(self) -> tuple[str, ...]:
+        # Tables 2 and 3 repeat models of Table 4, with another decoder.
+        return tuple(o for o in self.points["origin"] if not o.startswith("Table") or o == "Table 4")
+
+
+def settings(points: pd.DataFrame) -> list[Setting]:
+    """The paper's setting at 256 px, then one for each other protocol and image size that was measured."""
+    found = [_setting(points, PROTOCOL, 256)]
+    measured = points[(points["source"] == "measured") & points["gflops"].notna() & points["image_size"].notna()]
+    for protocol, image_size in sorted(set(zip(measured["protocol"], measured["image_size"], strict=True))):
+        if (protocol, image_size) != (PROTOCOL, 256):
+            found.append(_setting(points, protocol, int(image_size)))
+    return found
+
+
+def fid_label(num_samples: float) -> str:
+    """FID-50K, FID-500."""
+    return f"FID-{num_samples / 1000:g}K" if num_samples % 1000 == 0 else f"FID-{num_samples:g}"
+
+
+def _setting(points: pd.DataFrame, protocol: str, image_size: int) -> Setting:
+    points = select(points, protocol=protocol, image_size=image_size)
+    common = {"points": points, "protocol": protocol, "image_size": image_size}
+    if protocol == PROTOCOL:
+        return Setting(num_samples=50_000, sampling_steps=250, sweep_samples=10_000, **common)
+    num_samples = int(points["num_samples"].mode().iloc[0])
+    steps = points["sampling_steps"].mode()
+    return Setting(
+        num_samples=num_samples,
+        sampling_steps=int(steps.iloc[0]) if len(steps) else 250,
+        sweep_samples=num_samples,
+        **common,
+    )
+
+
+def _published(model: str, image_size: int, block: str, steps_k: float, origin: str, *, decoder: str) -> dict[str, Any]:
+    name = _MODEL.fullmatch(model)
+    return {
+        "source": "paper",
+        "origin": origin,
+        "model": model,
+        "size": name[1] if name else None,
+        "patch": int(name[2]) if name else None,
+        "block": block,
+        "image_size": image_size,
+        "training_steps": steps_k * 1000,
+        "batch_size": 256,
+        "sampling_steps": 250,
+        "sampler": "ddpm",
+        "cfg_scale": 1.0,
+        "decoder": decoder,
+        "num_samples": 50_000,
+        "protocol": PROTOCOL,
+    }
+
+
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    numbers = [name for name in COLUMNS if name not in _TEXT_COLUMNS]
+    texts = list(_TEXT_COLUMNS)
+    frame[numbers] = frame[numbers].astype(float)
+    frame[texts] = frame[texts].astype(object).where(frame[texts].notna(), None)
+    return frame
+
+
+def _with_compute(points: pd.DataFrame) -> pd.DataFrame:
+    points["training_gflops"] = points["gflops"] * points["batch_size"] * points["training_steps"] * TRAINING_FACTOR
+    points["sampling_tflops"] = points["gflops"] * points["sampling_steps"] / 1000
+    return points
+
+
+def _steps_in_name(checkpoint: str) -> int | None:
+    """DiT's trainer names a checkpoint by its step, in seven digits: `0400000.pt`."""
+    name = re.fullmatch(r"(\d{7})\.(pt|pth|safetensors)", checkpoint)
+    return int(name[1]) if name else None
+
+
+def _loss_line(line: str) -> dict[str, Any]:
+    try:
+        data = json.loads(line)
+        row = {"model": data["model"], "step": data["step"], **{name: data.get(name) for name in _LOSSES}}
+    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"Not a line of a loss log ({error}): {line[:80]!r}") from None
+    numbers = [row["step"], row["loss"], *(row[name] for name in ("mse", "vb") if row[name] is not None)]
+    good = all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers)
+    if not good or not isinstance(row["model"], str):
+        raise ValueError(f"Not a line of a loss log (needed a model's name, a step and a finite loss): {line[:80]!r}")
+    return row

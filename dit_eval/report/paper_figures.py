@@ -1,0 +1,732 @@
+"""The figures of the DiT paper, from published points and measured ones.
+
+Open markers are the paper's numbers, filled ones are measured. The paper prints end points and no curves, so lines
+join measured points only. Each function takes the points that may share its axes (`data.Setting`) and returns a figure;
+`draw` knows them all by name.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from dit_eval.paper import load_table
+from dit_eval.report.compute import correlation, pareto_front
+from dit_eval.report.data import METRICS, PATCHES, SIZES, Setting, fid_label, select
+from dit_eval.report.figures import INK, PAPER, SOFT, new_figure, styled
+
+# Colours that colour-blind readers tell apart (Okabe & Ito; Tol's wine), from light to dark with model size.
+SIZE_COLOURS = {"S": "#E69F00", "B": "#56B4E9", "L": "#009E73", "XL": "#882255"}
+PATCH_COLOURS = {8: "#E69F00", 4: "#009E73", 2: "#0072B2"}
+PATCH_MARKERS = {8: "s", 4: "^", 2: "o"}
+BLOCK_STYLES = {
+    "in-context": ("#E69F00", "s"),
+    "cross-attention": ("#56B4E9", "^"),
+    "adaln": ("#009E73", "D"),
+    "adaln-zero": ("#882255", "o"),
+}
+_OTHER = ("#7A7A7A", "D")  # a network that is no DiT of the paper
+_BUBBLE = 3.2  # points squared per Gflop
+_CAPTION = 6.8  # point size of the line below a figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperFigure:
+    """A figure of the paper: how to draw it, and what it shows.
+
+    Attributes
+    ----------
+    name : file name without ending, such as "figure8"
+    title : number and subject
+    draw : makes it of a setting's points; None if there is nothing to draw
+    about : what to see, for a reader of the page
+    """
+
+    name: str
+    title: str
+    draw: Callable[[Setting], Figure | None]
+    about: str
+
+
+@styled
+def fid_by_model(setting: Setting) -> Figure | None:
+    """Figure 2, left: FID by model size and patch size at the shortest common training; bubble area is Gflops."""
+    points = _at_common_training(_of_block(setting.scaling))
+    if points.empty:
+        return None
+    figure, axis = new_figure(3.5, 3.0)
+    sizes = [size for size in SIZES if size in set(points["size"])]
+    for row in points.sort_values("gflops", ascending=False).itertuples():
+        measured = row.source == "measured"
+        x = sizes.index(row.size) + (0.2 if measured else 0.0)
+        colour = PATCH_COLOURS[int(row.patch)]
+        area = max(_BUBBLE * row.gflops, 14.0)
+        if measured:
+            axis.scatter(x, row.fid, s=area, color=colour, edgecolor=INK, linewidth=0.8, zorder=3)
+        else:
+            axis.scatter(x, row.fid, s=area, color=colour, alpha=0.25, linewidth=0, zorder=2)
+            axis.scatter(x, row.fid, s=area, facecolor="none", edgecolor=colour, linewidth=1.2, zorder=3)
+    axis.set_xticks(range(len(sizes)), [f"DiT-{size}" for size in sizes])
+    axis.set_xlim(-0.5, len(sizes) - 0.45)
+    _pad_y(axis, points["fid"], 0.12)
+    axis.set_ylabel(f"{fid_label(setting.num_samples)} ↓")
+    axis.set_xlabel(f"Model, after {_steps_text(points['training_steps'].iloc[0])} training steps")
+    handles = [_handle(PATCH_COLOURS[p], "o", f"patch size {p}") for p in PATCHES if p in set(points["patch"])]
+    _legend(axis, handles, loc="upper right")
+    _caption(figure, points, published="Table 4", extra="bubble area: Gflops")
+    return figure
+
+
+@styled
+def against_unets(setting: Setting) -> Figure | None:
+    """Figure 2, right: FID against Gflops of DiT-XL/2 and the diffusion U-Nets at 256 px, without and with guidance."""
+    if not setting.is_papers:
+        return None
+    table2, table6 = load_table(2).set_index("model"), load_table(6)
+    gflops = {f"{row.model}": row.total_gflops for row in table6[table6["image_size"] == 256].itertuples()}
+    published = select(setting.points, source="paper", origin="Table 2")
+    gflops["DiT-XL/2"] = published["gflops"].iloc[0]
+    guided = {
+        "ADM": "ADM-G",
+        "ADM-U": "ADM-G, ADM-U",
+        "LDM-8": "LDM-8-G",
+        "LDM-4": "LDM-4-G (cfg=1.50)",
+        "DiT-XL/2": "DiT-XL/2-G (cfg=1.50)",
+    }
+    figure, axis = new_figure(3.5, 3.0)
+    axis.set_xscale("log")
+    xs, ys, names, lines = [], [], [], []
+    for plain, best in guided.items():
+        colour = SIZE_COLOURS["XL"] if plain.startswith("DiT") else SIZE_COLOURS["B"]
+        x, top, bottom = gflops[plain], table2.loc[plain, "fid"], table2.loc[best, "fid"]
+        axis.annotate(
+            "",
+            (x, bottom),
+            (x, top),
+            arrowprops={"arrowstyle": "-", "color": colour, "linestyle": ":", "linewidth": 1.2},
+        )
+        axis.scatter(x, top, s=26, facecolor=PAPER, edgecolor=colour, linewidth=1.3, zorder=3)
+        axis.scatter(x, bottom, s=1.1 * x, color=colour, alpha=0.25, linewidth=0, zorder=2)
+        axis.scatter(x, bottom, s=1.1 * x, facecolor="none", edgecolor=colour, linewidth=1.2, zorder=3)
+        xs, ys, names = [*xs, x, x], [*ys, top, bottom], [*names, f"{plain} {top:.2f}", f"{bottom:.2f}"]
+        lines += [(x, y) for y in np.linspace(bottom, top, 12)]
+    measured = select(setting.points, source="measured", num_samples=setting.num_samples)
+    measured = measured[measured["gflops"].notna() & measured["fid"].notna()]
+    for row in measured.itertuples():
+        colour, _ = _style(row)
+        if row.fid <= 1.3 * max(ys):
+            axis.scatter(row.gflops, row.fid, s=34, color=colour, edgecolor=INK, linewidth=0.8, zorder=4)
+    axis.set_ylim(0, 18)
+    axis.set_xlim(30, 2600)
+    axis.set_xlabel("Gflops of the denoising network (log scale)")
+    axis.set_ylabel("FID-50K ↓, ImageNet 256")
+    handles = [
+        _handle(SIZE_COLOURS["XL"], "o", "DiT"),
+        _handle(SIZE_COLOURS["B"], "o", "diffusion U-Net"),
+        _handle(SOFT, "o", "without guidance", face=PAPER, size=5),
+        _handle(SOFT, "o", "with guidance, area: Gflops", face="#dddddd", size=9),
+    ]
+    _legend(axis, handles, loc="upper right")
+    _caption(figure, pd.concat([published, measured]), published="Tables 2 and 6")
+    _place_labels(axis, xs, ys, names, obstacles=lines)
+    return figure
+
+
+@styled
+def block_designs(setting: Setting) -> Figure | None:
+    """Figure 5: the four block designs; published end points, and curves over training where measured."""
+    points = setting.scaling
+    designs = points[points["block"].notna()]
+    counts = designs.groupby("model")["block"].nunique()
+    models = [m for m in counts.index if counts[m] > 1]
+    if not models:
+        return None
+    model = "DiT-XL/2" if "DiT-XL/2" in models else models[0]
+    designs = select(designs, model=model)
+    measured = select(designs, source="measured")
+    steps = _common_steps(designs, each="block")
+    ends = select(designs, training_steps=steps)
+    if measured.empty:
+        figure, left = new_figure(3.5, 2.2)
+        curves = None
+    else:
+        figure, (left, curves) = new_figure(7.0, 2.6, columns=2)
+    order = [b for b in BLOCK_STYLES if b in set(ends["block"])]
+    widest = max(ends["fid"])
+    for row in ends.itertuples():
+        colour, marker = BLOCK_STYLES[row.block]
+        is_measured = row.source == "measured"
+        y = len(order) - 1 - order.index(row.block) - (0.28 if is_measured else 0.0)
+        left.plot([0, row.fid], [y, y], color=colour, linewidth=1.6, alpha=0.5, zorder=1)
+        _marker(left, row.fid, y, colour, marker, measured=is_measured, size=7)
+        text = f"{row.fid:.2f}" + ("" if is_measured else f"   {row.gflops:.1f} Gflops, {row.params_m:.0f} M")
+        left.text(row.fid + 0.03 * widest, y, text, va="center", fontsize=7)
+    left.set_yticks(range(len(order)), [_block_name(b) for b in reversed(order)])
+    left.set_ylim(-0.7, len(order) - 0.4)
+    left.set_xlim(0, 1.75 * widest)
+    left.set_xlabel(f"{fid_label(setting.num_samples)} ↓ of {model} at {_steps_text(steps)} training steps")
+    left.grid(False, axis="y")
+    if curves is not None:
+        for block in order:
+            colour, marker = BLOCK_STYLES[block]
+            _series(curves, select(designs, block=block), "training_steps", "fid", colour, marker, scale=1e-3)
+        curves.set_xlabel("Training steps (K)")
+        curves.set_ylabel(f"{fid_label(setting.num_samples)} ↓")
+        curves.set_xlim(left=0)
+        _legend(curves, [_handle(*BLOCK_STYLES[b], _block_name(b)) for b in order], loc="upper right")
+    _caption(figure, designs, published="Table 4", extra="the paper prints end points, no curves")
+    return figure
+
+
+@styled
+def training_curves(setting: Setting) -> Figure | None:
+    """Figure 6: FID over training; above, sizes at each patch size; below, patch sizes at each size."""
+    points = _of_block(setting.scaling)
+    points = points[points["training_steps"].notna()]
+    if points.empty:
+        return None
+    patches = [p for p in PATCHES if p in set(points["patch"])]
+    sizes = [s for s in SIZES if s in set(points["size"])]
+    figure = new_figure(7.0, 4.9, columns=0)
+    grid = figure.add_gridspec(2, len(patches) * len(sizes))
+    end = 1.0e-3 * _common_steps(points)
+    measured = select(points, source="measured")["training_steps"] * 1e-3
+    farthest = max([end, *measured])
+    panels = [
+        [(f"patch size {p}", select(points, patch=p), "size") for p in patches],
+        [(f"DiT-{s}", select(points, size=s), "patch") for s in sizes],
+    ]
+    for line, contents in enumerate(panels):
+        width = grid.ncols // len(contents)
+        for number, (title, subset, by) in enumerate(contents):
+            axis = figure.add_subplot(grid[line, number * width : (number + 1) * width])
+            xs, ys, names = [], [], []
+            for key in sizes if by == "size" else patches:
+                own = select(subset, **{by: key})
+                colour = SIZE_COLOURS[key] if by == "size" else PATCH_COLOURS[key]
+                marker = PATCH_MARKERS[patches[number]] if by == "size" else PATCH_MARKERS[key]
+                own = own[own["training_steps"] <= 1000 * farthest]
+                _series(axis, own, "training_steps", "fid", colour, marker, scale=1e-3)
+                for row in own[own["source"] == "paper"].itertuples():
+                    xs.append(row.training_steps / 1000)
+                    ys.append(row.fid)
+                    names.append(f"{row.size if by == 'size' else f'/{row.patch:.0f}'}  {row.fid:.1f}")
+            axis.set_title(title, fontsize=8)
+            axis.set_xlim(0, 1.62 * farthest)
+            axis.set_xticks(np.linspace(0, farthest, 3), [f"{x:g}" for x in np.linspace(0, farthest, 3)])
+            _pad_y(axis, points["fid"], 0.08, bottom=0)
+            _stack_labels(axis, xs, ys, names)
+            axis.set_xlabel("Training steps (K)")
+            if number == 0:
+                axis.set_ylabel(f"{fid_label(setting.num_samples)} ↓")
+            else:
+                axis.tick_params(labelleft=False)
+    _caption(figure, points, published="Table 4", extra="the paper prints end points, no curves")
+    return figure
+
+
+@styled
+def fid_against_gflops(setting: Setting) -> Figure | None:
+    """Figure 8: FID against Gflops at the same training length, with the correlation of log Gflops and FID."""
+    points = _at_common_training(_of_block(setting.scaling))
+    if len(points) < 3:
+        return None
+    figure, axis = new_figure(3.5, 3.1)
+    axis.set_xscale("log")
+    lines = []
+    for source, style in (("paper", "--"), ("measured", "-")):
+        own = select(points, source=source)
+        if len(own) < 3:
+            continue
+        r, slope, intercept = correlation(own["gflops"], own["fid"])
+        x = np.array([own["gflops"].min() / 1.4, own["gflops"].max() * 1.4])
+        axis.plot(x, intercept + slope * np.log(x), style, color=SOFT, linewidth=1.0, zorder=1)
+        lines.append(f"r = {r:.2f} ({source}, {len(own)} models)")
+    for row in points.itertuples():
+        _marker(axis, row.gflops, row.fid, *_style(row), measured=row.source == "measured", size=6)
+    axis.text(0.97, 0.97, "\n".join(lines), transform=axis.transAxes, ha="right", va="top", fontsize=8)
+    axis.set_xlabel("Gflops of the model (log scale)")
+    axis.set_ylabel(f"{fid_label(setting.num_samples)} ↓")
+    axis.set_xlim(points["gflops"].min() / 2, points["gflops"].max() * 2.2)
+    _pad_y(axis, points["fid"], 0.1, bottom=0)
+    _caption(
+        figure, points, published="Table 4", extra=f"{_steps_text(points['training_steps'].iloc[0])} training steps"
+    )
+    named = points.drop_duplicates("model")
+    _place_labels(
+        axis,
+        list(named["gflops"]),
+        list(named["fid"]),
+        [m.removeprefix("DiT-") for m in named["model"]],
+        obstacles=list(zip(points["gflops"], points["fid"], strict=True)),
+    )
+    return figure
+
+
+@styled
+def training_compute(setting: Setting) -> Figure | None:
+    """Figure 9: FID against training compute."""
+    points = _of_block(setting.scaling)
+    points = points[points["training_gflops"].notna()]
+    if points.empty:
+        return None
+    figure, axis = new_figure(3.5, 3.1)
+    _compute_panel(axis, points, "training_gflops", "fid")
+    axis.set_xlabel("Training compute (Gflops, log scale)")
+    axis.set_ylabel(f"{fid_label(setting.num_samples)} ↓")
+    axis.set_xlim(points["training_gflops"].min() / 3, points["training_gflops"].max() * 4)
+    _pad_y(axis, points["fid"], 0.1, bottom=0)
+    _caption(figure, points, published="Table 4", extra="the paper prints end points, no curves")
+    published = select(points, source="paper")
+    labelled = published if len(published) else _last_of_each(points)
+    names = [
+        row.model.removeprefix("DiT-") + (f" {row.training_steps / 1e6:.3g}M" if row.training_steps > 1e6 else "")
+        for row in labelled.itertuples()
+    ]
+    _place_labels(
+        axis,
+        list(labelled["training_gflops"]),
+        list(labelled["fid"]),
+        names,
+        obstacles=list(zip(points["training_gflops"], points["fid"], strict=True)),
+    )
+    return figure
+
+
+@styled
+def sampling_compute(setting: Setting) -> Figure | None:
+    """Figure 10: FID against sampling compute per image, with the front that nothing measured beats."""
+    points = setting.sweep
+    measured = select(points, source="measured")
+    swept = measured.groupby("model")["sampling_steps"].nunique()
+    if select(points, source="paper").empty and (swept.empty or swept.max() < 2):
+        return None
+    figure, axis = new_figure(3.5, 3.1)
+    _compute_panel(axis, points, "sampling_tflops", "fid")
+    front = pareto_front(points, "sampling_tflops")
+    if len(front) > 1:
+        xs = np.append(front["sampling_tflops"], points["sampling_tflops"].max() * 2)
+        ys = np.append(front["fid"], front["fid"].iloc[-1])
+        axis.step(xs, ys, where="post", color=SOFT, linewidth=0.9, linestyle=":", zorder=1)
+    axis.set_xlabel("Sampling compute per image (Tflops, log scale)")
+    axis.set_ylabel(f"{fid_label(setting.sweep_samples)} ↓")
+    low, high = points["sampling_tflops"].min(), points["sampling_tflops"].max()
+    margin = 2.5 if high / low < 30 else 1.7
+    axis.set_xlim(low / margin, high * margin)
+    _pad_y(axis, points["fid"], 0.35 if len(points) < 5 else 0.1)
+    note = "the paper prints these two points of its curves" if measured.empty else "dotted: Pareto front"
+    _caption(figure, points, published="text on Figure 10", extra=note)
+    published = select(points, source="paper")
+    ends = pd.concat([published, _last_of_each(measured)])
+    names = [
+        f"{row.model.removeprefix('DiT-')}, {row.sampling_steps:.0f} steps" if row.source == "paper" else row.model
+        for row in ends.itertuples()
+    ]
+    _place_labels(
+        axis,
+        list(ends["sampling_tflops"]),
+        list(ends["fid"]),
+        names,
+        obstacles=list(zip(points["sampling_tflops"], points["fid"], strict=True)),
+    )
+    return figure
+
+
+@styled
+def all_metrics(setting: Setting) -> Figure | None:
+    """Figure 12: every metric against Gflops (above) and against training compute (below)."""
+    scaling = _of_block(setting.scaling)
+    # Metrics other than FID are printed for the final model only, in Table 2.
+    final = select(setting.points, source="paper", origin="Table 2", cfg_scale=1.0)
+    if scaling.empty:
+        return None
+    same_length = _at_common_training(scaling)
+    figure, rows = new_figure(7.0, 3.7, columns=len(METRICS), rows=2)
+    for row, (x, points, label) in enumerate(
+        (
+            ("gflops", same_length, f"Gflops, at {_steps_text(_common_steps(scaling))} training steps"),
+            ("training_gflops", scaling, "Training compute (Gflops)"),
+        )
+    ):
+        spread = pd.concat([points, final]) if x == "training_gflops" else points
+        for column, (metric, (title, best)) in enumerate(METRICS.items()):
+            axis = rows[row][column]
+            axis.set_xscale("log")
+            shown = points if metric == "fid" or x == "gflops" else spread
+            shown = shown[shown[metric].notna() & shown[x].notna()]
+            if x == "training_gflops":
+                _compute_panel(axis, shown, x, metric, size=4)
+            else:
+                for point in shown.itertuples():
+                    is_measured = point.source == "measured"
+                    _marker(axis, point.gflops, getattr(point, metric), *_style(point), measured=is_measured, size=4)
+            if row == 0:
+                name = fid_label(setting.num_samples) if metric == "fid" else title
+                axis.set_title(f"{name} {'↓' if best == 'min' else '↑'}", fontsize=8)
+            known = spread[x].dropna()
+            if len(known):
+                axis.set_xlim(known.min() / 3, known.max() * 3)
+            if len(shown):
+                _pad_y(axis, shown[metric], 0.3 if len(shown) < 3 else 0.12)
+            else:
+                axis.text(0.5, 0.5, "no number\nprinted", transform=axis.transAxes, ha="center", va="center",
+                          fontsize=7, color=SOFT)  # fmt: skip
+                axis.set_yticks([])
+            axis.tick_params(labelsize=6.5)
+            axis.minorticks_off()
+        rows[row][len(METRICS) // 2].set_xlabel(label, fontsize=8)
+    _size_legend(figure, scaling)
+    extra = "sFID, IS, precision and recall are printed for DiT-XL/2 at 7M steps only" if setting.is_papers else ""
+    _caption(figure, pd.concat([scaling, final]), published="Tables 4 and 2", extra=extra)
+    return figure
+
+
+@styled
+def loss_curves(losses: pd.DataFrame, *, window: int = 50) -> Figure | None:
+    """Figure 13: training loss of each model of a loss log (`data.read_losses`).
+
+    Parameters
+    ----------
+    window : logged losses that the bold line averages; the pale line is the log itself
+    """
+    if losses.empty:
+        return None
+    models = list(dict.fromkeys(losses["model"]))
+    figure, axis = new_figure(3.5, 2.9)
+    handles = []
+    for number, model in enumerate(models):
+        own = select(losses, model=model)
+        size, _, patch = model.removeprefix("DiT-").partition("/")
+        colour = SIZE_COLOURS.get(size) or list(PATCH_COLOURS.values())[number % len(PATCH_COLOURS)]
+        dash = {"8": ":", "4": "--"}.get(patch, "-")
+        mean = own["loss"].rolling(min(window, max(1, len(own) // 10)), min_periods=1).mean()
+        axis.plot(own["step"] / 1000, own["loss"], color=colour, alpha=0.18, linewidth=0.6)
+        axis.plot(own["step"] / 1000, mean, dash, color=colour, linewidth=1.3)
+        handles.append(_handle(colour, "", model, line=dash))
+    settled = losses[losses["step"] >= 0.02 * losses["step"].max()]["loss"]
+    low, high = settled.min(), settled.quantile(0.999)
+    axis.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
+    axis.set_xlim(left=0)
+    axis.set_xlabel("Training steps (K)")
+    axis.set_ylabel("Training loss ↓")
+    _legend(axis, handles, loc="upper right", ncols=1 + (len(handles) > 6))
+    _footer(figure, "measured; bold: running mean of the log; the paper prints no numbers of its loss curves")
+    return figure
+
+
+@styled
+def size_patch_grid(images: Mapping[str, np.ndarray], *, caption: str) -> Figure | None:
+    """Figure 7: one image of each model, larger models downwards, smaller patches to the right.
+
+    Parameters
+    ----------
+    images : model name -> uint8 (H, W, 3); all drawn from one noise and label
+    caption : how they were drawn
+    """
+    cells = {}
+    for model, image in images.items():
+        size, _, patch = model.removeprefix("DiT-").partition("/")
+        if size in SIZES and patch.isdigit():
+            cells[size, int(patch)] = image
+    if not cells:
+        return None
+    sizes = [s for s in SIZES if any(key[0] == s for key in cells)]
+    patches = [p for p in PATCHES if any(key[1] == p for key in cells)]
+    figure, rows = new_figure(1.25 * len(patches) + 0.7, 1.25 * len(sizes) + 0.7, columns=len(patches), rows=len(sizes))
+    for r, size in enumerate(sizes):
+        for c, patch in enumerate(patches):
+            axis = rows[r][c]
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.spines[:].set_visible(False)
+            image = cells.get((size, patch))
+            if image is not None:
+                axis.imshow(image, interpolation="nearest" if image.shape[0] < 64 else "antialiased")
+            else:
+                axis.text(0.5, 0.5, "not\nmeasured", transform=axis.transAxes, ha="center", va="center", color=SOFT)
+            if r == 0:
+                axis.set_title(f"patch size {patch}", fontsize=8)
+            if c == 0:
+                axis.set_ylabel(f"DiT-{size}", fontsize=8)
+    _footer(figure, caption)
+    return figure
+
+
+FIGURES = (
+    PaperFigure(
+        name="figure2-left",
+        title="Figure 2, left: FID by model",
+        draw=fid_by_model,
+        about="Larger models and smaller patches both lower FID; the bubbles show that Gflops are what they share.",
+    ),
+    PaperFigure(
+        name="figure2-right",
+        title="Figure 2, right: against diffusion U-Nets",
+        draw=against_unets,
+        about="DiT-XL/2 needs few Gflops for its FID. A dotted line leads from a model without guidance to the same "
+        "model with it; the evaluations of guidance, two for each step, are not counted, as in the paper.",
+    ),
+    PaperFigure(
+        name="figure5",
+        title="Figure 5: block designs",
+        draw=block_designs,
+        about="Four ways to tell a transformer block the timestep and the class. adaLN-Zero is best, and cheap.",
+    ),
+    PaperFigure(
+        name="figure6",
+        title="Figure 6: training by size and by patch",
+        draw=training_curves,
+        about="Whatever is held fixed, the model with more Gflops ends lower.",
+    ),
+    PaperFigure(
+        name="figure8",
+        title="Figure 8: FID against Gflops",
+        draw=fid_against_gflops,
+        about="The logarithm of Gflops and FID are nearly on a line: r is computed here from the points that are drawn.",
+    ),
+    PaperFigure(
+        name="figure9",
+        title="Figure 9: training compute",
+        draw=training_compute,
+        about="Training compute is Gflops x batch size x training steps x 3.",
+    ),
+    PaperFigure(
+        name="figure10",
+        title="Figure 10: sampling compute",
+        draw=sampling_compute,
+        about="Sampling compute is Gflops x sampling steps for one image, guidance not counted.",
+    ),
+    PaperFigure(
+        name="figure12",
+        title="Figure 12: every metric against compute",
+        draw=all_metrics,
+        about="Above against model Gflops, below against training compute.",
+    ),
+)
+
+
+def _style(row: Any) -> tuple[str, str]:
+    """Colour and marker of a point: size and patch of a DiT."""
+    if row.size in SIZE_COLOURS and row.patch in PATCH_MARKERS:
+        return SIZE_COLOURS[row.size], PATCH_MARKERS[int(row.patch)]
+    return _OTHER
+
+
+def _of_block(points: pd.DataFrame) -> pd.DataFrame:
+    """The points of the common block design; the others belong to Figure 5."""
+    return points[points["block"].isin(["adaln-zero"])]
+
+
+def _common_steps(points: pd.DataFrame, *, each: str = "model") -> float:
+    """The training length at which most models (or block designs) were evaluated, the longer one of two."""
+    counts = points.groupby("training_steps")[each].nunique()
+    return float(counts[counts == counts.max()].index.max()) if len(counts) else math.nan
+
+
+def _at_common_training(points: pd.DataFrame) -> pd.DataFrame:
+    """The points after one training length, the paper's 400K where it has points; DiTs of the paper only."""
+    points = points[points["size"].notna()]
+    return points[points["training_steps"] == _common_steps(points)]
+
+
+def _last_of_each(points: pd.DataFrame) -> pd.DataFrame:
+    """The point with the most compute of each model, to be labelled."""
+    return points.sort_values(["training_gflops", "sampling_tflops"], kind="stable").drop_duplicates(
+        "model", keep="last"
+    )
+
+
+def _steps_text(steps: float) -> str:
+    return f"{steps / 1e6:.3g}M" if steps >= 1e6 else f"{steps / 1e3:g}K" if steps >= 1e3 else f"{steps:g}"
+
+
+def _block_name(block: str) -> str:
+    return {"adaln": "adaLN", "adaln-zero": "adaLN-Zero"}.get(block, block)
+
+
+def _marker(axis: Axes, x: float, y: float, colour: str, marker: str, *, measured: bool, size: float) -> None:
+    """Filled if measured, open if published."""
+    axis.plot(
+        [x],
+        [y],
+        marker=marker,
+        markersize=size,
+        markerfacecolor=colour if measured else PAPER,
+        markeredgecolor=INK if measured else colour,
+        markeredgewidth=0.6 if measured else 1.4,
+        linestyle="none",
+        zorder=4 if measured else 3,
+    )
+
+
+def _series(
+    axis: Axes,
+    points: pd.DataFrame,
+    x: str,
+    y: str,
+    colour: str,
+    marker: str,
+    *,
+    scale: float = 1.0,
+    size: float = 5.0,
+    published: bool = True,
+) -> None:
+    """A model's points; measured ones are joined by a line, one line for each seed."""
+    points = points[points[x].notna() & points[y].notna()].sort_values(x, kind="stable")
+    measured = select(points, source="measured")
+    for _, own in measured.groupby(["model", "block", "seed"], sort=True, dropna=False):
+        axis.plot(own[x] * scale, own[y], color=colour, linewidth=1.3, zorder=2)
+    for row in points.to_dict("records"):
+        is_measured = row["source"] == "measured"
+        if is_measured or published:
+            _marker(axis, row[x] * scale, row[y], colour, marker, measured=is_measured, size=size)
+
+
+def _compute_panel(axis: Axes, points: pd.DataFrame, x: str, y: str, *, size: float = 5.5) -> None:
+    axis.set_xscale("log")
+    for _, own in points.groupby("model", sort=False):
+        colour, marker = _style(next(own.itertuples()))
+        _series(axis, own, x, y, colour, marker, size=size)
+
+
+def _pad_y(axis: Axes, values: Iterable[float], share: float, *, bottom: float | None = None) -> None:
+    low, high = min(values), max(values)
+    room = share * (high - low) or 0.1 * abs(high) or 1.0
+    axis.set_ylim(low - room if bottom is None else bottom, high + room)
+
+
+def _handle(
+    colour: str, marker: str, label: str, *, face: str | None = None, line: str = "none", size: float = 6
+) -> Line2D:
+    return Line2D(
+        [], [], color=colour, marker=marker, markersize=size, markerfacecolor=face or colour, linestyle=line, label=label
+    )  # fmt: skip
+
+
+def _legend(axis: Axes, handles: Sequence[Line2D], *, loc: str, ncols: int = 1) -> None:
+    axis.legend(
+        handles=list(handles), loc=loc, ncols=ncols, fontsize=7, frameon=False, handletextpad=0.4, labelspacing=0.35
+    )
+
+
+def _size_legend(figure: Figure, points: pd.DataFrame) -> None:
+    """Colours of the sizes and markers of the patch sizes, above the panels."""
+    handles = [_handle(SIZE_COLOURS[s], "o", f"DiT-{s}") for s in SIZES if s in set(points["size"])]
+    handles += [_handle(SOFT, PATCH_MARKERS[p], f"patch {p}", face=PAPER) for p in PATCHES if p in set(points["patch"])]
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=len(handles), fontsize=7, frameon=False, handletextpad=0.3,
+        columnspacing=1.4,
+    )  # fmt: skip
+
+
+def _caption(figure: Figure, points: pd.DataFrame, *, published: str, extra: str = "") -> None:
+    """Below the figure: where its points come from."""
+    sources = set(points["source"])
+    parts = []
+    if "paper" in sources:
+        parts.append(f"open: paper ({published})")
+    if "measured" in sources:
+        parts.append("filled: measured")
+    _footer(figure, "; ".join([*parts, *([extra] if extra else [])]))
+
+
+def _footer(figure: Figure, text: str) -> None:
+    width = int(figure.get_figwidth() * 72 / (0.5 * _CAPTION))
+    figure.supxlabel(textwrap.fill(text, width), fontsize=_CAPTION, color=SOFT, x=0.5)
+
+
+def _stack_labels(axis: Axes, xs: Sequence[float], ys: Sequence[float], names: Sequence[str]) -> None:
+    """Names to the right of points that lie above each other, moved apart where they would touch."""
+    if not names:
+        return
+    low, high = axis.get_ylim()
+    axis.figure.draw_without_rendering()
+    gap = 8.5 / 72 * axis.figure.dpi * (high - low) / axis.get_window_extent().height  # a line of text
+    place = -math.inf
+    for y, x, name in sorted(zip(ys, xs, names, strict=True)):
+        place = max(place + gap, y)
+        axis.annotate(name, (x, y), (x + 0.07 * axis.get_xlim()[1], place), fontsize=6.8, va="center",
+                      annotation_clip=False)  # fmt: skip
+
+
+def _place_labels(
+    axis: Axes,
+    xs: Sequence[float],
+    ys: Sequence[float],
+    names: Sequence[str],
+    *,
+    obstacles: Sequence[tuple[float, float]] = (),
+) -> None:
+    """Write a name beside each point, where it covers no point, no other name and no edge.
+
+    Tries eight places around the point, near ones first, and takes the first that is free, else the least covered.
+
+    Parameters
+    ----------
+    obstacles : more points to keep clear of
+    """
+    figure = axis.figure
+    figure.draw_without_rendering()  # fixes the layout, so that sizes in pixels are known
+    pixel = figure.dpi / 72
+    marks = axis.transData.transform(np.array([*zip(xs, ys, strict=True), *obstacles], dtype=float))
+    radius = 3.0 * pixel
+    taken = [Bbox.from_extents(x - radius, y - radius, x + radius, y + radius) for x, y in marks]
+    legend = axis.get_legend()
+    taken += [legend.get_window_extent()] if legend is not None else []
+    taken += [text.get_window_extent() for text in axis.texts if text.get_text()]
+    frame = axis.get_window_extent()
+    for x, y, name in zip(xs, ys, names, strict=True):
+        best: tuple[float, Text] | None = None
+        for away in (5.0, 9.0, 14.0):
+            for dx, dy, ha, va in _AROUND:
+                text = axis.annotate(
+                    name, (x, y), (away * dx, away * dy), textcoords="offset points", fontsize=7, ha=ha, va=va
+                )
+                text.set_in_layout(False)
+                box = text.get_window_extent().padded(0.8 * pixel)
+                covered = sum(_overlap(box, other) for other in taken) + _outside(box, frame)
+                if best is None or covered < best[0]:
+                    if best is not None:
+                        best[1].remove()
+                    best = (covered, text)
+                else:
+                    text.remove()
+                if covered == 0.0:
+                    break
+            if best is not None and best[0] == 0.0:
+                break
+        if best is not None:
+            taken.append(best[1].get_window_extent().padded(0.8 * pixel))
+
+
+_AROUND = (
+    (1, 0, "left", "center"),
+    (-1, 0, "right", "center"),
+    (0, 1, "center", "bottom"),
+    (0, -1, "center", "top"),
+    (0.7, 0.7, "left", "bottom"),
+    (0.7, -0.7, "left", "top"),
+    (-0.7, 0.7, "right", "bottom"),
+    (-0.7, -0.7, "right", "top"),
+)
+
+
+def _overlap(a: Bbox, b: Bbox) -> float:
+    width = min(a.x1, b.x1) - max(a.x0, b.x0)
+    height = min(a.y1, b.y1) - max(a.y0, b.y0)
+    return width * height if width > 0 and height > 0 else 0.0
+
+
+def _outside(box: Bbox, frame: Bbox) -> float:
+    return box.width * box.height - _overlap(box, frame)
