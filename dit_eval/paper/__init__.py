@@ -40,9 +40,9 @@ def load_table(number: int, *, printed: bool = False) -> pandas.DataFrame:
     return _load(f"table{number}", printed=printed)
 
 
-def load_statements() -> pandas.DataFrame:
+def load_statements(*, printed: bool = False) -> pandas.DataFrame:
     """Numbers that the paper's text and captions state, and the few that its repository adds; indexed by `name`."""
-    return _load("statements").set_index("name")
+    return _load("statements", printed=printed).set_index("name")
 
 
 def load_notes() -> pandas.DataFrame:

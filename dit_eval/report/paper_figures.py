@@ -493,7 +493,7 @@ FIGURES = (
         name="figure8",
         title="Figure 8: FID against Gflops",
         draw=fid_against_gflops,
-        about="The logarithm of Gflops and FID are nearly on a line: r is computed here from the points that are drawn.",
+        about="FID falls nearly linearly with the logarithm of Gflops; r is computed from the points that are drawn.",
     ),
     PaperFigure(
         name="figure9",
@@ -609,9 +609,8 @@ def _pad_y(axis: Axes, values: Iterable[float], share: float, *, bottom: float |
 def _handle(
     colour: str, marker: str, label: str, *, face: str | None = None, line: str = "none", size: float = 6
 ) -> Line2D:
-    return Line2D(
-        [], [], color=colour, marker=marker, markersize=size, markerfacecolor=face or colour, linestyle=line, label=label
-    )  # fmt: skip
+    marks = {"marker": marker, "markersize": size, "markerfacecolor": face or colour}
+    return Line2D([], [], color=colour, linestyle=line, label=label, **marks)
 
 
 def _legend(axis: Axes, handles: Sequence[Line2D], *, loc: str, ncols: int = 1) -> None:

@@ -1,0 +1,692 @@
+"""The tables of the paper with measured rows beside them, and those of the analysis; as Markdown, LaTeX, CSV and HTML.
+
+Published cells are printed as the paper prints them. Measured rows are marked, and rounded as the column is. Gflops and
+parameters are counted when the table is made; what the paper prints for them stands beside the count.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from dit_eval.paper import load_later, load_notes, load_statements, load_table
+from dit_eval.report.compute import PairVerdict, compare_pairs, compute_for_target, correlation, pareto_front, targets
+from dit_eval.report.counts import count_named
+from dit_eval.report.data import METRICS, Setting, comparable, fid_label, select
+
+DASH = "-"
+PAPER_TITLE = "Peebles and Xie, Scalable Diffusion Models with Transformers, arXiv 2212.09748v2"
+_DECIMALS = {"fid": 2, "sfid": 2, "inception_score": 2, "precision": 2, "recall": 2}
+_BLOCKS = {"adaln": "adaLN", "adaln-zero": "adaLN-Zero"}
+# Row of a figure's statement -> what our count says of it: model, image size, block.
+_COUNTED_STATEMENTS = {
+    "gflops-xl2-256": ("DiT-XL/2", 256, None),
+    "gflops-xl2-512": ("DiT-XL/2", 512, None),
+    "gflops-ldm4": ("LDM-4", None, None),
+    "gflops-adm-256": ("ADM-256", None, None),
+    "gflops-adm-512": ("ADM-512", None, None),
+    "block-in-context": ("DiT-XL/2", 256, "in-context"),
+    "block-cross-attention": ("DiT-XL/2", 256, "cross-attention"),
+    "block-adaln": ("DiT-XL/2", 256, "adaln"),
+    "block-adaln-zero": ("DiT-XL/2", 256, "adaln-zero"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column: its key in the rows, its heading, and which of its values is best, "min", "max" or none."""
+
+    key: str
+    title: str
+    best: str | None = None
+    text: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of texts as they are printed, by column key.
+
+    Attributes
+    ----------
+    source : where its numbers come from
+    measured : by the user, not published
+    group : best values are sought among the rows of one group
+    notes : numbers of the table's notes that are on this row
+    """
+
+    cells: dict[str, str]
+    source: str
+    measured: bool = False
+    group: str = ""
+    notes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table with its notes.
+
+    Attributes
+    ----------
+    name : file name without ending, such as "table2"
+    title, about : caption, and a sentence on conditions and sources
+    notes : texts, marked a, b, c in their order
+    """
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    about: str = ""
+    notes: tuple[str, ...] = ()
+    best: frozenset[tuple[int, str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "best", frozenset(_best_cells(self.rows, self.columns)))
+
+    def general_notes(self) -> list[int]:
+        """Numbers of the notes that are on the whole table."""
+        on_rows = {number for row in self.rows for number in row.notes}
+        return [number for number in range(len(self.notes)) if number not in on_rows]
+
+
+def paper_tables(points: pd.DataFrame) -> list[Table]:
+    """Tables 1 to 6, with the measured points that were made as their rows were.
+
+    Parameters
+    ----------
+    points : see `data`; the published ones are not needed
+    """
+    measured = comparable(select(points, source="measured"))
+    measured = measured[measured["fid"].notna()]
+    return [
+        _table1(),
+        _metrics_table(2, "ImageNet 256x256, class-conditional", select(measured, image_size=256)),
+        _metrics_table(3, "ImageNet 512x512, class-conditional", select(measured, image_size=512)),
+        _table4(measured),
+        _table5(measured),
+        _table6(),
+    ]
+
+
+def measured_table(points: pd.DataFrame) -> Table:
+    """Every measured result with how it was made, in the order of the file."""
+    columns = (
+        Column(key="model", title="Model or file", text=True),
+        Column(key="image_size", title="Pixels"),
+        Column(key="training_steps", title="Training steps"),
+        Column(key="sampling", title="Sampling", text=True),
+        Column(key="cfg_scale", title="Guidance"),
+        Column(key="decoder", title="Decoder", text=True),
+        Column(key="seed", title="Seed"),
+        Column(key="num_samples", title="N"),
+        *_metric_columns(best=False),
+        Column(key="gflops", title="Gflops"),
+        Column(key="params_m", title="Params (M)"),
+        Column(key="protocol", title="Protocol", text=True),
+    )
+    rows = []
+    for row in select(points, source="measured").to_dict("records"):
+        sampling = DASH if _missing(row["sampler"]) else f"{row['sampler'].upper()} {row['sampling_steps']:.0f}"
+        cells = _metric_cells(row, digits=3) | {
+            "model": row["model"] + ("" if row["block"] in (None, "adaln-zero") else f" {row['block']}"),
+            "sampling": sampling,
+            "cfg_scale": _number(row["cfg_scale"], 2),
+            "decoder": row["decoder"] or DASH,
+            "gflops": _number(row["gflops"], 3),
+            "params_m": _number(row["params_m"], 2),
+            "protocol": row["protocol"] or DASH,
+        }
+        cells |= {k: _number(row[k], 0) for k in ("image_size", "training_steps", "seed", "num_samples")}
+        rows.append(Row(cells=cells, source=row["origin"], measured=True))
+    about = "Numbers of different N, protocol or reference do not compare. Gflops and parameters are counted."
+    return Table(name="measured", title="Measured results", columns=columns, rows=tuple(rows), about=about)
+
+
+def stated_table(setting: Setting) -> Table:
+    """What text and captions of the paper state in numbers, and the same computed here."""
+    statements = load_statements()
+    computed: dict[str, str] = {}
+    for name, (model, image_size, block) in _COUNTED_STATEMENTS.items():
+        computed[name] = f"{count_named(model, image_size, block).gflops:.2f}"
+    for name, image_size in (("gflops-admu-256", 256), ("gflops-admu-512", 512)):
+        base, upsampler = (load_table(6).query(f"model == 'ADM-U' and image_size == {image_size}").iloc[0][k]
+                           for k in ("base", "upsampler"))  # fmt: skip
+        computed[name] = f"{count_named(base).gflops + count_named(upsampler).gflops:.2f}"
+    sampling = {}
+    for name, key in (("fig10-l2-compute", "DiT-L/2"), ("fig10-xl2-compute", "DiT-XL/2")):
+        sampling[key] = count_named(key, 256).gflops * statements.loc[name, "sampling_steps"] / 1000
+        computed[name] = f"{sampling[key]:.2f}"
+    computed["fig10-ratio"] = f"{sampling['DiT-L/2'] / sampling['DiT-XL/2']:.2f}"
+    published = select(setting.scaling, source="paper", origin="Table 4", block="adaln-zero", training_steps=400_000.0)
+    computed["correlation"] = f"{correlation(published['gflops'], published['fid'])[0]:.5f}"
+    gflops = {b: count_named("DiT-XL/2", 256, b).gflops for b in ("in-context", "cross-attention")}
+    computed["block-overhead"] = f"{100 * (gflops['cross-attention'] / gflops['in-context'] - 1):.1f}"
+    printed = load_statements(printed=True)["value"]
+    rows = []
+    for name, row in statements.iterrows():
+        subject = " ".join(part for part in (row["model"], _BLOCKS.get(row["block"], row["block"])) if part)
+        details = [subject] if subject else []
+        if not math.isnan(row["image_size"]) and row["quantity"] == "Gflops":
+            details.append(f"{row['image_size']:.0f} px")
+        if not math.isnan(row["training_steps_k"]) and row["quantity"].startswith("FID"):
+            details.append(f"{row['training_steps_k']:.0f}K training steps")
+        if not math.isnan(row["sampling_steps"]) and row["sampling_steps"] != 250:
+            details.append(f"{row['sampling_steps']:.0f} sampling steps")
+        if row["cfg_scale"] > 1:
+            details.append(f"guidance {row['cfg_scale']:g} on {row['cfg_channels']:.0f} channels")
+        unit = f" {row['unit']}" if row["unit"] else ""
+        cells = {
+            "quantity": row["quantity"],
+            "of": ", ".join(details) or DASH,
+            "printed": printed[str(name)] + unit,
+            "computed": computed.get(str(name), DASH),
+            "note": row["note"] or DASH,
+        }
+        rows.append(Row(cells=cells, source=row["source"].removeprefix("arXiv 2212.09748v2, ")))
+    columns = (
+        Column(key="quantity", title="Quantity", text=True),
+        Column(key="of", title="Of", text=True),
+        Column(key="printed", title="Printed"),
+        Column(key="computed", title="Computed here"),
+        Column(key="note", title="Note", text=True),
+    )
+    about = "A dash stands where the number needs a training or samples, which a report does not make."
+    return Table(name="stated", title="Numbers of text and captions", columns=columns, rows=tuple(rows), about=about)
+
+
+def later_tables() -> list[Table]:
+    """Results of later papers at 256 px and at 512 px, as their sources state them."""
+    later = load_later()
+    columns = (
+        Column(key="model", title="Model", text=True),
+        Column(key="params_m", title="Params (M)"),
+        Column(key="training", title="Training", text=True),
+        Column(key="sampling", title="Sampling", text=True),
+        Column(key="guidance", title="Guidance", text=True),
+        *_metric_columns(),
+    )
+    made = []
+    for image_size in (256, 512):
+        notes: list[str] = []
+        rows = []
+        for row in later[later["image_size"] == image_size].to_dict("records"):
+            cells = _metric_cells(row) | {k: row[k] or DASH for k in ("model", "training", "sampling", "guidance")}
+            cells["params_m"] = _number(row["params_m"], 0)
+            marks = ()
+            if row["note"]:
+                text = row["note"][0].upper() + row["note"][1:] + "."
+                notes += [] if text in notes else [text]
+                marks = (notes.index(text),)
+            rows.append(Row(cells=cells, source=row["source"], notes=marks))
+        made.append(
+            Table(
+                name=f"later-{image_size}",
+                title=f"Later results, ImageNet {image_size}x{image_size}",
+                columns=columns,
+                rows=tuple(rows),
+                about="As the sources state them, which name the same protocol; not of the DiT paper, not measured "
+                "here. A dash: not found in the source.",
+                notes=tuple(notes),
+            )
+        )
+    return made
+
+
+def sampling_tables(setting: Setting) -> list[Table]:
+    """Sampling against model compute: pairs of models, the Pareto front, the compute for a target FID."""
+    points = setting.sweep
+    label = fid_label(setting.sweep_samples)
+    return [_pairs_table(compare_pairs(points), label), _front_table(points, label), _targets_table(points, label)]
+
+
+def to_markdown(table: Table) -> str:
+    """GitHub's Markdown: best values bold, notes below."""
+    lines = [f"**{table.title}**", ""]
+    lines.append("| " + " | ".join(_pipe(c.title) for c in table.columns) + " |")
+    lines.append("|" + "|".join(":--" if c.text else "--:" for c in table.columns) + "|")
+    for index, row in enumerate(table.rows):
+        cells = []
+        for place, column in enumerate(table.columns):
+            text = _pipe(row.cells[column.key])
+            text = f"**{text}**" if (index, column.key) in table.best else text
+            if place == 0:
+                text = f"*{text}* (measured)" if row.measured else text
+                text += "".join(f"<sup>{_letter(n)}</sup>" for n in row.notes)
+            cells.append(text)
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", table.about] if table.about else []
+    general = set(table.general_notes())
+    for number, note in enumerate(table.notes):
+        lines += ["", note if number in general else f"<sup>{_letter(number)}</sup> {note}"]
+    return "\n".join(lines) + "\n"
+
+
+def to_latex(table: Table) -> str:
+    """A table environment; needs the packages booktabs and graphicx."""
+    lines = [
+        "% needs \\usepackage{booktabs,graphicx}",
+        "\\begin{table}[htbp]",
+        "\\centering",
+        f"\\caption{{{_tex(table.title)}. {_tex(table.about)}}}",
+        f"\\label{{tab:{table.name}}}",
+        "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
+        "\\begin{tabular}{" + "".join("l" if c.text else "r" for c in table.columns) + "}",
+        "\\toprule",
+        " & ".join(_tex(c.title) for c in table.columns) + " \\\\",
+        "\\midrule",
+    ]
+    for index, row in enumerate(table.rows):
+        if index and row.measured and not table.rows[index - 1].measured:
+            lines.append("\\midrule")
+        cells = []
+        for place, column in enumerate(table.columns):
+            text = _tex(row.cells[column.key])
+            text = f"\\textbf{{{text}}}" if (index, column.key) in table.best else text
+            if place == 0:
+                text = f"\\textit{{{text}}} (measured)" if row.measured else text
+                marks = ",".join(_letter(n) for n in row.notes)
+                text += f"\\textsuperscript{{{marks}}}" if marks else ""
+            cells.append(text)
+        lines.append(" & ".join(cells) + " \\\\")
+    lines += ["\\bottomrule", "\\end{tabular}}"]
+    general = set(table.general_notes())
+    notes = [
+        _tex(note) if number in general else f"\\textsuperscript{{{_letter(number)}}}~{_tex(note)}"
+        for number, note in enumerate(table.notes)
+    ]
+    if notes:
+        lines += ["", "\\medskip", "\\begin{minipage}{\\linewidth}\\footnotesize"]
+        lines += ["\n\n".join(notes), "\\end{minipage}"]
+    return "\n".join([*lines, "\\end{table}"]) + "\n"
+
+
+def to_csv(table: Table) -> str:
+    """The same columns, then the source of each row and whether it was measured; an empty field for a dash."""
+    target = io.StringIO()
+    writer = csv.writer(target, lineterminator="\n")
+    writer.writerow([*(c.title for c in table.columns), "Source", "Measured"])
+    for row in table.rows:
+        cells = ["" if row.cells[c.key] == DASH else row.cells[c.key] for c in table.columns]
+        writer.writerow([*cells, row.source, "yes" if row.measured else "no"])
+    return target.getvalue()
+
+
+def to_html(table: Table) -> str:
+    """A table element whose headings are buttons, for a script that sorts, and its notes as a list."""
+    head = "".join(
+        f'<th scope="col" class="{"text" if c.text else "number"}"><button type="button">{html.escape(c.title)}'
+        "</button></th>"
+        for c in (*table.columns, Column(key="source", title="Source", text=True))
+    )
+    body = []
+    for index, row in enumerate(table.rows):
+        cells = []
+        for place, column in enumerate(table.columns):
+            text = html.escape(row.cells[column.key])
+            text = f"<strong>{text}</strong>" if (index, column.key) in table.best else text
+            if place == 0:
+                marks = "".join(f'<sup><a href="#{table.name}-{_letter(n)}">{_letter(n)}</a></sup>' for n in row.notes)
+                tag = ' <span class="tag">measured</span>' if row.measured else ""
+                cells.append(f'<th scope="row" class="text">{text}{marks}{tag}</th>')
+            else:
+                cells.append(f'<td class="{"text" if column.text else "number"}">{text}</td>')
+        cells.append(f'<td class="source">{html.escape(row.source)}</td>')
+        start = '<tr class="measured">' if row.measured else "<tr>"
+        body.append(f"{start}{''.join(cells)}</tr>")
+    general = set(table.general_notes())
+    notes = "".join(
+        f"<li>{html.escape(note)}</li>"
+        if number in general
+        else f'<li id="{table.name}-{_letter(number)}"><sup>{_letter(number)}</sup> {html.escape(note)}</li>'
+        for number, note in enumerate(table.notes)
+    )
+    return (
+        f'<div class="scroll"><table class="sortable" id="{table.name}"><caption>{html.escape(table.title)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>\n" + "\n".join(body) + "\n</tbody></table></div>\n"
+        f'<p class="about">{html.escape(table.about)}</p>' + (f'<ul class="notes">{notes}</ul>' if notes else "")
+    )
+
+
+def _metric_columns(*, best: bool = True) -> tuple[Column, ...]:
+    return tuple(
+        Column(key=key, title=f"{title} {'↓' if way == 'min' else '↑'}", best=way if best else None)
+        for key, (title, way) in METRICS.items()
+    )
+
+
+def _metric_cells(row: dict[str, Any], *, digits: int = 0) -> dict[str, str]:
+    return {key: _number(row[key], max(_DECIMALS[key], digits)) for key in METRICS}
+
+
+def _table1() -> Table:
+    columns = (
+        Column(key="model", title="Model", text=True),
+        Column(key="layers", title="Layers N"),
+        Column(key="hidden_size", title="Hidden size d"),
+        Column(key="heads", title="Heads"),
+        Column(key="gflops", title="Gflops (I=32, p=4)"),
+        Column(key="counted", title="counted"),
+    )
+    rows = []
+    for row in load_table(1, printed=True).to_dict("records"):
+        counted = {"counted": f"{count_named(row['model'] + '/4', 256).gflops:.2f}"}
+        rows.append((row["model"], Row(cells=_texts(row, columns, counted), source="paper, Table 1")))
+    return _with_notes("table1", "Table 1. DiT configurations", columns, rows, about=_COUNTED)
+
+
+def _metrics_table(number: int, title: str, measured: pd.DataFrame) -> Table:
+    columns = (Column(key="model", title="Model", text=True), *_metric_columns())
+    rows = [
+        (row["model"], Row(cells=_texts(row, columns), source=f"paper, Table {number}"))
+        for row in load_table(number, printed=True).to_dict("records")
+    ]
+    kept, about = _fifty_thousand(measured)
+    for row in kept.to_dict("records"):
+        cells = _metric_cells(row) | {"model": _run_name(row)}
+        rows.append(("", Row(cells=cells, source=row["origin"], measured=True)))
+    return _with_notes(f"table{number}", f"Table {number}. {title}", columns, rows, about=about)
+
+
+def _table4(measured: pd.DataFrame) -> Table:
+    columns = (
+        Column(key="model", title="Model", text=True),
+        Column(key="image_size", title="Image Resolution", text=True),
+        Column(key="gflops", title="Flops (G)"),
+        Column(key="gflops_counted", title="counted"),
+        Column(key="params_m", title="Params (M)"),
+        Column(key="params_counted", title="counted"),
+        Column(key="training_steps_k", title="Training Steps (K)"),
+        Column(key="batch_size", title="Batch Size"),
+        Column(key="learning_rate", title="Learning Rate"),
+        Column(key="block", title="DiT Block", text=True),
+        Column(key="fid_50k", title="FID-50K (no guidance) ↓", best="min"),
+    )
+    rows = []
+    for row in load_table(4, printed=True).to_dict("records"):
+        count = count_named(row["model"], int(row["image_size"]), row["block"])
+        cells = _texts(
+            row,
+            columns,
+            {
+                "image_size": f"{row['image_size']}x{row['image_size']}",
+                "block": _BLOCKS.get(row["block"], row["block"]),
+                "gflops_counted": f"{count.gflops:.2f}",
+                "params_counted": f"{count.params_m:.0f}",
+            },
+        )
+        key = f"{row['model']} {row['image_size']} {row['training_steps_k']}K {row['block']}"
+        rows.append((key, Row(cells=cells, source="paper, Table 4", group=row["image_size"])))
+    unguided = select(measured, cfg_scale=1.0, sampler="ddpm", sampling_steps=250)
+    kept, about = _fifty_thousand(unguided[unguided["gflops"].notna()])
+    for row in kept.to_dict("records"):
+        cells = {
+            "model": row["model"],
+            "image_size": "{0:.0f}x{0:.0f}".format(row["image_size"]),
+            "gflops": DASH,
+            "gflops_counted": _number(row["gflops"], 2),
+            "params_m": DASH,
+            "params_counted": _number(row["params_m"], 0),
+            "training_steps_k": DASH if _missing(row["training_steps"]) else f"{row['training_steps'] / 1000:g}",
+            "batch_size": _number(row["batch_size"], 0),
+            "learning_rate": DASH,
+            "block": _BLOCKS.get(row["block"], row["block"]) or DASH,
+            "fid_50k": _number(row["fid"], 2),
+        }
+        rows.append(("", Row(cells=cells, source=row["origin"], measured=True, group=f"{row['image_size']:.0f}")))
+    about = f"{about} {_COUNTED} Best values are sought at each resolution."
+    return _with_notes("table4", "Table 4. Every DiT model", columns, rows, about=about.strip())
+
+
+def _table5(measured: pd.DataFrame) -> Table:
+    columns = (Column(key="decoder", title="Decoder", text=True), *_metric_columns())
+    rows = [
+        (row["decoder"], Row(cells=_texts(row, columns), source="paper, Table 5"))
+        for row in load_table(5, printed=True).to_dict("records")
+    ]
+    same = select(measured, model="DiT-XL/2", image_size=256, cfg_scale=1.5, sampler="ddpm", sampling_steps=250)
+    kept, about = _fifty_thousand(same[same["decoder"].notna()])
+    for row in kept.to_dict("records"):
+        rows.append(
+            ("", Row(cells=_metric_cells(row) | {"decoder": row["decoder"]}, source=row["origin"], measured=True))
+        )
+    title = "Table 5. Decoder ablation, ImageNet 256x256, DiT-XL/2-G (cfg=1.5)"
+    return _with_notes("table5", title, columns, rows, about=about)
+
+
+def _table6() -> Table:
+    columns = (
+        Column(key="model", title="Model", text=True),
+        Column(key="image_size", title="Image Resolution", text=True),
+        Column(key="base_gflops", title="Base Flops (G)"),
+        Column(key="upsampler_gflops", title="Upsampler Flops (G)"),
+        Column(key="total_gflops", title="Total Flops (G)"),
+        Column(key="counted", title="counted"),
+        Column(key="params", title="Params (M), counted"),
+    )
+    rows = []
+    for row in load_table(6, printed=True).to_dict("records"):
+        counts = [count_named(row[part]) for part in ("base", "upsampler") if row[part]]
+        more = {
+            "image_size": f"{row['image_size']}x{row['image_size']}",
+            "counted": f"{sum(c.gflops for c in counts):.2f}",
+            "params": f"{sum(c.params_m for c in counts):.1f}",
+        }
+        rows.append((row["model"], Row(cells=_texts(row, columns, more), source="paper, Table 6")))
+    return _with_notes("table6", "Table 6. Gflops of diffusion U-Nets (denoising network only)", columns, rows,
+                       about=_COUNTED)  # fmt: skip
+
+
+_COUNTED = (
+    'Columns headed "counted" are not of the paper: they were counted when this table was made (multiply-adds and one '
+    "for each normalised element; trainable parameters)."
+)
+
+
+def _pairs_table(verdicts: list[PairVerdict], label: str) -> Table:
+    columns = (
+        Column(key="small", title="Smaller model", text=True),
+        Column(key="large", title="Larger model", text=True),
+        Column(key="small_best", title=f"Smaller, best {label}"),
+        Column(key="large_best", title=f"Larger, best {label}"),
+        Column(key="reaches", title="Smaller reaches larger", text=True),
+        Column(key="ahead_until", title="Smaller ahead up to (Tflops)"),
+        Column(key="overtaken_at", title="Larger beats its best from (Tflops)"),
+        Column(key="saving", title="times less"),
+        Column(key="points", title="Points", text=True),
+    )
+    rows = [
+        Row(
+            cells={
+                "small": v.small,
+                "large": v.large,
+                "small_best": f"{v.small_best:.2f}",
+                "large_best": f"{v.large_best:.2f}",
+                "reaches": "yes" if v.reaches else "never",
+                "ahead_until": "nowhere" if v.ahead_until is None else f"{v.ahead_until:.3g}",
+                "overtaken_at": DASH if v.overtaken_at is None else f"{v.overtaken_at:.3g}",
+                "saving": DASH if v.saving is None else f"{v.saving:.1f}",
+                "points": f"{v.small_points} and {v.large_points}",
+            },
+            source="computed",
+        )
+        for v in verdicts
+    ]
+    about = (
+        "Of the points evaluated, nothing interpolated. Sampling compute is Gflops x steps for one image, guidance not "
+        "counted. Where a model has one point, the verdict rests on it."
+    )
+    title = "Sampling against model compute: pairs of models at equal sampling compute"
+    return Table(name="sampling-pairs", title=title, columns=columns, rows=tuple(rows), about=about)
+
+
+def _front_table(points: pd.DataFrame, label: str) -> Table:
+    columns = (
+        Column(key="model", title="Model", text=True),
+        Column(key="steps", title="Sampling steps"),
+        Column(key="tflops", title="Tflops per image"),
+        Column(key="fid", title=f"{label} ↓"),
+    )
+    rows = [
+        Row(
+            cells={
+                "model": row["model"],
+                "steps": f"{row['sampling_steps']:.0f}",
+                "tflops": f"{row['sampling_tflops']:.3g}",
+                "fid": f"{row['fid']:.2f}",
+            },
+            source="paper, text on Figure 10" if row["source"] == "paper" else row["origin"],
+            measured=row["source"] == "measured",
+        )
+        for row in pareto_front(points).to_dict("records")
+    ]
+    title = "Pareto front: no other point is cheaper and better"
+    return Table(name="sampling-front", title=title, columns=columns, rows=tuple(rows))
+
+
+def _targets_table(points: pd.DataFrame, label: str) -> Table:
+    columns = (
+        Column(key="target", title=f"Target {label}"),
+        Column(key="model", title="Model", text=True),
+        Column(key="tflops", title="Tflops per image"),
+        Column(key="steps", title="Sampling steps"),
+        Column(key="fid", title=f"{label} there"),
+        Column(key="best_fid", title=f"Best {label}"),
+        Column(key="points", title="Points"),
+    )
+    rows = []
+    for target in targets(points):
+        for row in compute_for_target(points, target).to_dict("records"):
+            reached = not math.isnan(row["tflops"])
+            rows.append(
+                Row(
+                    cells={
+                        "target": f"{target:.2f}",
+                        "model": row["model"],
+                        "tflops": f"{row['tflops']:.3g}" if reached else "not reached",
+                        "steps": _number(row["sampling_steps"], 0),
+                        "fid": _number(row["fid"], 2),
+                        "best_fid": f"{row['best_fid']:.2f}",
+                        "points": f"{row['points']}",
+                    },
+                    source="computed",
+                )
+            )
+    title = "Sampling compute for a target FID: the best of each model as target"
+    return Table(name="sampling-targets", title=title, columns=columns, rows=tuple(rows))
+
+
+def _with_notes(
+    name: str, title: str, columns: tuple[Column, ...], rows: Iterable[tuple[str, Row]], *, about: str = ""
+) -> Table:
+    """Give each row (with its key in the notes) the marks of its notes, numbered in the order of the rows."""
+    rows = list(rows)
+    mine = load_notes()
+    mine = mine[mine["elements"].map(lambda elements: name in elements.split())]
+    order: list[str] = []
+    marked = []
+    for key, row in rows:
+        texts = [note.text for note in mine.itertuples() if key and key in note.rows.split("|")]
+        order += [text for text in texts if text not in order]
+        marked.append(
+            Row(
+                cells=row.cells,
+                source=row.source,
+                measured=row.measured,
+                group=row.group,
+                notes=tuple(order.index(text) for text in texts),
+            )
+        )
+    order += [note.text for note in mine.itertuples() if not note.rows]
+    return Table(name=name, title=title, columns=columns, rows=tuple(marked), about=about, notes=tuple(order))
+
+
+def _texts(row: dict[str, str], columns: Iterable[Column], more: dict[str, str] | None = None) -> dict[str, str]:
+    """The printed cells of a published row; a dash where the paper prints one."""
+    cells = row | (more or {})
+    return {column.key: cells[column.key] or DASH for column in columns}
+
+
+def _fifty_thousand(measured: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The points with the paper's N, and a sentence on those left out."""
+    kept = measured[measured["num_samples"] == 50_000]
+    out = len(measured) - len(kept)
+    if not out:
+        return kept, ""
+    one = out == 1
+    return (
+        kept,
+        f"{out} measured result{'' if one else 's'} of other than 50,000 samples {'is' if one else 'are'} left out.",
+    )
+
+
+def _run_name(row: dict[str, Any]) -> str:
+    """A measured run as the paper would name it: DiT-XL/2-G (cfg=1.50), with what differs from its protocol."""
+    name = str(row["model"])
+    if not _missing(row["cfg_scale"]) and row["cfg_scale"] != 1.0:
+        name += f"-G (cfg={row['cfg_scale']:.2f})"
+    if not _missing(row["training_steps"]):
+        name += f", {row['training_steps'] / 1000:g}K training steps"
+    if not _missing(row["sampling_steps"]) and (row["sampler"] != "ddpm" or row["sampling_steps"] != 250):
+        name += f", {row['sampler'].upper()} {row['sampling_steps']:.0f} steps"
+    return name
+
+
+def _best_cells(rows: tuple[Row, ...], columns: tuple[Column, ...]) -> Iterable[tuple[int, str]]:
+    for column in columns:
+        if column.best is None:
+            continue
+        values: dict[str, list[tuple[float, int]]] = {}
+        for index, row in enumerate(rows):
+            if row.cells[column.key] != DASH:
+                values.setdefault(row.group, []).append((float(row.cells[column.key]), index))
+        for group in values.values():
+            best = (min if column.best == "min" else max)(value for value, _ in group)
+            yield from ((index, column.key) for value, index in group if value == best and len(group) > 1)
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _number(value: Any, decimals: int) -> str:
+    return DASH if _missing(value) else f"{value:.{decimals}f}"
+
+
+def _letter(number: int) -> str:
+    return chr(ord("a") + number)
+
+
+def _pipe(text: str) -> str:
+    return text.replace("|", "\\|").replace("*", "\\*")
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+    "×": r"$\times$",
+}
+
+
+def _tex(text: str) -> str:
+    """Text for LaTeX; characters outside ASCII that it does not know become "?"."""
+    escaped = "".join(_TEX.get(character, character) for character in text)
+    return escaped.encode("ascii", "replace").decode()
