@@ -251,6 +251,11 @@ def settings(points: pd.DataFrame) -> list[Setting]:
     return found
 
 
+def comparable(points: pd.DataFrame) -> pd.DataFrame:
+    """Points that may stand beside the paper's: its protocol, and its two image sizes."""
+    return select(points, protocol=PROTOCOL, image_size=(256, 512))
+
+
 def fid_label(num_samples: float) -> str:
     """FID-50K, FID-500."""
     return f"FID-{num_samples / 1000:g}K" if num_samples % 1000 == 0 else f"FID-{num_samples:g}"
