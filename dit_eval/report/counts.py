@@ -1,11 +1,23 @@
-"""Gflops and parameters of the models in a report, counted when it is made; the only place where it needs torch."""
+"""Gflops and parameters of the models in a report, counted by `dit_eval.flops`; the only place where it needs torch.
+
+Counting all models of the paper takes about a minute, so counts are kept in the cache folder, under a name that changes
+with the code that counts, the models and the packages.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 import json
+import os
 from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 from typing import Any
+
+import dit_eval
+from dit_eval.assets import cache_dir
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,32 +28,69 @@ class Count:
     params_m: float
 
 
-@functools.cache
 def count_named(name: str, image_size: int | None = None, block: Any = None) -> Count:
     """Count a model of the paper; see `dit_eval.flops.count_model`."""
-    from dit_eval.flops import count_model
+    key = json.dumps([name, image_size, block])
+    if key not in _kept():
+        from dit_eval.flops import count_model
 
-    counted = count_model(name, image_size=image_size, block=block)
-    return Count(gflops=counted.gflops("paper"), params_m=counted.params / 1e6)
+        counted = count_model(name, image_size=image_size, block=block)
+        _keep(key, [counted.total("paper"), counted.params])
+    operations, params = _kept()[key]
+    return Count(gflops=operations / 1e9, params_m=params / 1e6)
 
 
-def count_network(network: dict[str, Any]) -> tuple[float, float] | None:
-    """Gflops and millions of parameters of a `SampleRun.network`; None if it does not describe a DiT."""
-    return _count_config(json.dumps(network, sort_keys=True))
+def count_network(network: dict[str, Any]) -> Count | None:
+    """Count a network that a `SampleRun` describes; None if it is no DiT."""
+    key = json.dumps(network, sort_keys=True)
+    if key not in _kept():
+        import torch
+
+        from dit_eval.flops import count_flops
+        from dit_eval.models.dit import MODEL_NAMES, DiT, DiTConfig, named_config
+
+        try:
+            config = DiTConfig(**network)
+        except (TypeError, ValueError):
+            return None
+        for name in MODEL_NAMES if config.space == "latent" else ():
+            if config == named_config(name, image_size=config.image_size, block=config.block):
+                count = count_named(name, config.image_size, config.block)
+                _keep(key, [round(count.gflops * 1e9), round(count.params_m * 1e6)])
+                return count
+        with torch.device("meta"):
+            x = torch.empty(1, config.in_channels, config.input_size, config.input_size)
+            counted = count_flops(DiT(config), (x, torch.zeros(1), torch.zeros(1, dtype=torch.long)))
+        _keep(key, [counted.total("paper"), counted.params])
+    operations, params = _kept()[key]
+    return Count(gflops=operations / 1e9, params_m=params / 1e6)
 
 
 @functools.cache
-def _count_config(text: str) -> tuple[float, float] | None:
-    import torch
-
-    from dit_eval.flops import count_flops
-    from dit_eval.models.dit import DiT, DiTConfig
-
+def _kept() -> dict[str, list[int]]:
+    """Counts made before by the same code and packages, by model; a count takes seconds and always gives the same."""
     try:
-        config = DiTConfig(**json.loads(text))
-    except (TypeError, ValueError):
-        return None
-    with torch.device("meta"):
-        x = torch.empty(1, config.in_channels, config.input_size, config.input_size)
-        counted = count_flops(DiT(config), (x, torch.zeros(1), torch.zeros(1, dtype=torch.long)))
-    return counted.gflops("paper"), counted.params / 1e6
+        kept = json.loads(_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def _keep(key: str, count: list[int]) -> None:
+    _kept()[key] = count
+    path = _file()
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        partial.write_text(json.dumps(_kept(), sort_keys=True), encoding="utf-8")
+        os.replace(partial, path)
+
+
+@functools.cache
+def _file() -> Path:
+    digest = hashlib.sha256()
+    package = Path(dit_eval.__file__).parent
+    for source in ("flops.py", "models/dit.py", "models/unet.py"):
+        digest.update((package / source).read_bytes())
+    digest.update(" ".join(metadata.version(name) for name in ("torch", "fvcore")).encode())
+    return cache_dir() / f"gflops-{digest.hexdigest()[:16]}.json"

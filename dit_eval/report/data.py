@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from dit_eval.paper import load_statements, load_table
+from dit_eval.report.counts import Count
 from dit_eval.results import PROTOCOL, EvalResult, read_lines
 
 COLUMNS = (
@@ -63,8 +64,8 @@ _TEXT_COLUMNS = ("source", "origin", "model", "size", "block", "sampler", "decod
 _MODEL = re.compile(r"DiT-(S|B|L|XL)/(2|4|8)")
 _LOSSES = ("loss", "mse", "vb")
 
-# A network of a SampleRun -> its Gflops and trainable parameters in millions; None if it cannot be counted.
-Counter = Callable[[dict[str, Any]], tuple[float, float] | None]
+# A network of a SampleRun -> its Gflops and parameters; None if it cannot be counted.
+Counter = Callable[[dict[str, Any]], Count | None]
 
 
 def published_points() -> pd.DataFrame:
@@ -111,7 +112,7 @@ def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: Counter
     Parameters
     ----------
     results : where each stands ("results.jsonl, line 3"), and the result
-    count : gives Gflops and millions of parameters of a network, counted, not looked up
+    count : `counts.count_network`
     """
     rows = []
     for origin, result in results:
@@ -132,8 +133,8 @@ def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: Counter
                 "size": name[1] if name else None,
                 "patch": int(name[2]) if name else None,
                 "block": run.network.get("block"),
-                "gflops": counted[0] if counted else None,
-                "params_m": counted[1] if counted else None,
+                "gflops": counted.gflops if counted else None,
+                "params_m": counted.params_m if counted else None,
                 "training_steps": run.training_steps or _steps_in_name(run.checkpoint),
                 "batch_size": run.training_batch_size,
                 "sampling_steps": number_of_steps(run.num_sampling_steps),
@@ -246,8 +247,10 @@ def settings(points: pd.DataFrame) -> list[Setting]:
     found = [_setting(points, PROTOCOL, 256)]
     measured = points[(points["source"] == "measured") & points["gflops"].notna() & points["image_size"].notna()]
     for protocol, image_size in sorted(set(zip(measured["protocol"], measured["image_size"], strict=True))):
-        if (protocol, image_size) != (PROTOCOL, 256):
-            found.append(_setting(points, protocol, int(image_size)))
+        setting = _setting(points, protocol, int(image_size))
+        shown = pd.concat([setting.scaling, setting.sweep])
+        if not setting.is_papers and len(select(shown, source="measured")):
+            found.append(setting)
     return found
 
 

@@ -11,6 +11,7 @@ import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ BLOCK_STYLES = {
     "adaln-zero": ("#882255", "o"),
 }
 _OTHER = ("#7A7A7A", "D")  # a network that is no DiT of the paper
-_BUBBLE = 3.2  # points squared per Gflop
+_BUBBLE, _BUBBLE_RIGHT = 3.2, 0.8  # points squared per Gflop, in the two halves of Figure 2
 _CAPTION = 6.8  # point size of the line below a figure
 
 
@@ -106,7 +107,7 @@ def against_unets(setting: Setting) -> Figure | None:
     }
     figure, axis = new_figure(3.5, 3.0)
     axis.set_xscale("log")
-    xs, ys, names, lines = [], [], [], []
+    xs, ys, names, lines, reach = [], [], [], [], []
     for plain, best in guided.items():
         colour = SIZE_COLOURS["XL"] if plain.startswith("DiT") else SIZE_COLOURS["B"]
         x, top, bottom = gflops[plain], table2.loc[plain, "fid"], table2.loc[best, "fid"]
@@ -117,10 +118,11 @@ def against_unets(setting: Setting) -> Figure | None:
             arrowprops={"arrowstyle": "-", "color": colour, "linestyle": ":", "linewidth": 1.2},
         )
         axis.scatter(x, top, s=26, facecolor=PAPER, edgecolor=colour, linewidth=1.3, zorder=3)
-        axis.scatter(x, bottom, s=1.1 * x, color=colour, alpha=0.25, linewidth=0, zorder=2)
-        axis.scatter(x, bottom, s=1.1 * x, facecolor="none", edgecolor=colour, linewidth=1.2, zorder=3)
+        axis.scatter(x, bottom, s=_BUBBLE_RIGHT * x, color=colour, alpha=0.25, linewidth=0, zorder=2)
+        axis.scatter(x, bottom, s=_BUBBLE_RIGHT * x, facecolor="none", edgecolor=colour, linewidth=1.2, zorder=3)
         xs, ys, names = [*xs, x, x], [*ys, top, bottom], [*names, f"{plain} {top:.2f}", f"{bottom:.2f}"]
         lines += [(x, y) for y in np.linspace(bottom, top, 12)]
+        reach += [6.0, math.sqrt(_BUBBLE_RIGHT * x / math.pi) + 2.0]
     measured = select(setting.points, source="measured", num_samples=setting.num_samples)
     measured = measured[measured["gflops"].notna() & measured["fid"].notna()]
     for row in measured.itertuples():
@@ -139,7 +141,7 @@ def against_unets(setting: Setting) -> Figure | None:
     ]
     _legend(axis, handles, loc="upper right")
     _caption(figure, pd.concat([published, measured]), published="Tables 2 and 6")
-    _place_labels(axis, xs, ys, names, obstacles=lines)
+    _place_labels(axis, xs, ys, names, obstacles=lines, reach=reach)
     return figure
 
 
@@ -171,16 +173,18 @@ def block_designs(setting: Setting) -> Figure | None:
         left.plot([0, row.fid], [y, y], color=colour, linewidth=1.6, alpha=0.5, zorder=1)
         _marker(left, row.fid, y, colour, marker, measured=is_measured, size=7)
         text = f"{row.fid:.2f}" + ("" if is_measured else f"   {row.gflops:.1f} Gflops, {row.params_m:.0f} M")
-        left.text(row.fid + 0.03 * widest, y, text, va="center", fontsize=7)
+        left.annotate(text, (row.fid, y), (7, 0), textcoords="offset points", va="center", fontsize=7)
     left.set_yticks(range(len(order)), [_block_name(b) for b in reversed(order)])
     left.set_ylim(-0.7, len(order) - 0.4)
-    left.set_xlim(0, 1.75 * widest)
+    left.set_xlim(0, 1.95 * widest)
+    left.set_xticks([x for x in left.get_xticks() if x <= 1.05 * widest])
     left.set_xlabel(f"{fid_label(setting.num_samples)} ↓ of {model} at {_steps_text(steps)} training steps")
     left.grid(False, axis="y")
     if curves is not None:
+        shown = designs[designs["training_steps"] <= max(steps, measured["training_steps"].max())]
         for block in order:
             colour, marker = BLOCK_STYLES[block]
-            _series(curves, select(designs, block=block), "training_steps", "fid", colour, marker, scale=1e-3)
+            _series(curves, select(shown, block=block), "training_steps", "fid", colour, marker, scale=1e-3)
         curves.set_xlabel("Training steps (K)")
         curves.set_ylabel(f"{fid_label(setting.num_samples)} ↓")
         curves.set_xlim(left=0)
@@ -252,7 +256,7 @@ def fid_against_gflops(setting: Setting) -> Figure | None:
         r, slope, intercept = correlation(own["gflops"], own["fid"])
         x = np.array([own["gflops"].min() / 1.4, own["gflops"].max() * 1.4])
         axis.plot(x, intercept + slope * np.log(x), style, color=SOFT, linewidth=1.0, zorder=1)
-        lines.append(f"r = {r:.2f} ({source}, {len(own)} models)")
+        lines.append(f"r = {r:.2f} ({source}, {own['model'].nunique()} models)")
     for row in points.itertuples():
         _marker(axis, row.gflops, row.fid, *_style(row), measured=row.source == "measured", size=6)
     axis.text(0.97, 0.97, "\n".join(lines), transform=axis.transAxes, ha="right", va="top", fontsize=8)
@@ -323,7 +327,7 @@ def sampling_compute(setting: Setting) -> Figure | None:
     axis.set_ylabel(f"{fid_label(setting.sweep_samples)} ↓")
     low, high = points["sampling_tflops"].min(), points["sampling_tflops"].max()
     margin = 2.5 if high / low < 30 else 1.7
-    axis.set_xlim(low / margin, high * margin)
+    axis.set_xlim(low / margin, high * (margin if measured.empty else 6.0))
     _pad_y(axis, points["fid"], 0.35 if len(points) < 5 else 0.1)
     note = "the paper prints these two points of its curves" if measured.empty else "dotted: Pareto front"
     _caption(figure, points, published="text on Figure 10", extra=note)
@@ -402,7 +406,7 @@ def loss_curves(losses: pd.DataFrame, *, window: int = 50) -> Figure | None:
     """
     if losses.empty:
         return None
-    models = list(dict.fromkeys(losses["model"]))
+    models = sorted(dict.fromkeys(losses["model"]), key=_by_size)
     figure, axis = new_figure(3.5, 2.9)
     handles = []
     for number, model in enumerate(models):
@@ -410,11 +414,11 @@ def loss_curves(losses: pd.DataFrame, *, window: int = 50) -> Figure | None:
         size, _, patch = model.removeprefix("DiT-").partition("/")
         colour = SIZE_COLOURS.get(size) or list(PATCH_COLOURS.values())[number % len(PATCH_COLOURS)]
         dash = {"8": ":", "4": "--"}.get(patch, "-")
-        mean = own["loss"].rolling(min(window, max(1, len(own) // 10)), min_periods=1).mean()
+        mean = own["loss"].rolling(min(window, max(1, len(own) // 20)), min_periods=1, center=True).mean()
         axis.plot(own["step"] / 1000, own["loss"], color=colour, alpha=0.18, linewidth=0.6)
         axis.plot(own["step"] / 1000, mean, dash, color=colour, linewidth=1.3)
         handles.append(_handle(colour, "", model, line=dash))
-    settled = losses[losses["step"] >= 0.02 * losses["step"].max()]["loss"]
+    settled = losses[losses["step"] >= 0.05 * losses["step"].max()]["loss"]
     low, high = settled.min(), settled.quantile(0.999)
     axis.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
     axis.set_xlim(left=0)
@@ -521,6 +525,13 @@ def _style(row: Any) -> tuple[str, str]:
     if row.size in SIZE_COLOURS and row.patch in PATCH_MARKERS:
         return SIZE_COLOURS[row.size], PATCH_MARKERS[int(row.patch)]
     return _OTHER
+
+
+def _by_size(model: str) -> tuple[int, int, str]:
+    """Sort key: DiTs by size and falling patch size, others after them by name."""
+    size, _, patch = model.removeprefix("DiT-").partition("/")
+    known = size in SIZES and patch.isdigit()
+    return (SIZES.index(size), -int(patch), model) if known else (len(SIZES), 0, model)
 
 
 def _of_block(points: pd.DataFrame) -> pd.DataFrame:
@@ -641,7 +652,7 @@ def _caption(figure: Figure, points: pd.DataFrame, *, published: str, extra: str
 
 
 def _footer(figure: Figure, text: str) -> None:
-    width = int(figure.get_figwidth() * 72 / (0.5 * _CAPTION))
+    width = int(figure.get_figwidth() * 72 / (0.6 * _CAPTION))
     figure.supxlabel(textwrap.fill(text, width), fontsize=_CAPTION, color=SOFT, x=0.5)
 
 
@@ -666,6 +677,7 @@ def _place_labels(
     names: Sequence[str],
     *,
     obstacles: Sequence[tuple[float, float]] = (),
+    reach: Sequence[float] = (),
 ) -> None:
     """Write a name beside each point, where it covers no point, no other name and no edge.
 
@@ -674,6 +686,7 @@ def _place_labels(
     Parameters
     ----------
     obstacles : more points to keep clear of
+    reach : least distance of each name from the middle of its point, in points; 6 if not given
     """
     figure = axis.figure
     figure.draw_without_rendering()  # fixes the layout, so that sizes in pixels are known
@@ -682,18 +695,20 @@ def _place_labels(
     radius = 3.0 * pixel
     taken = [Bbox.from_extents(x - radius, y - radius, x + radius, y + radius) for x, y in marks]
     legend = axis.get_legend()
+    taken += [box for line in axis.lines for box in _along(line)]
     taken += [legend.get_window_extent()] if legend is not None else []
     taken += [text.get_window_extent() for text in axis.texts if text.get_text()]
     frame = axis.get_window_extent()
-    for x, y, name in zip(xs, ys, names, strict=True):
+    for number, (x, y, name) in enumerate(zip(xs, ys, names, strict=True)):
+        near = reach[number] if reach else 6.0
         best: tuple[float, Text] | None = None
-        for away in (5.0, 9.0, 14.0):
+        for away in (near, near + 4.0, near + 9.0):
             for dx, dy, ha, va in _AROUND:
                 text = axis.annotate(
                     name, (x, y), (away * dx, away * dy), textcoords="offset points", fontsize=7, ha=ha, va=va
                 )
                 text.set_in_layout(False)
-                box = text.get_window_extent().padded(0.8 * pixel)
+                box = text.get_window_extent().padded(2.0 * pixel, 0.6 * pixel)
                 covered = sum(_overlap(box, other) for other in taken) + _outside(box, frame)
                 if best is None or covered < best[0]:
                     if best is not None:
@@ -706,7 +721,16 @@ def _place_labels(
             if best is not None and best[0] == 0.0:
                 break
         if best is not None:
-            taken.append(best[1].get_window_extent().padded(0.8 * pixel))
+            taken.append(best[1].get_window_extent().padded(2.0 * pixel, 0.6 * pixel))
+
+
+def _along(line: Line2D) -> list[Bbox]:
+    """Small boxes along a drawn curve, in pixels."""
+    if line.get_linestyle() == "None" or len(line.get_xdata()) < 2:
+        return []
+    corners = line.axes.transData.transform(np.column_stack([line.get_xdata(), line.get_ydata()]))
+    places = [a + (b - a) * t for a, b in pairwise(corners) for t in np.linspace(0, 1, 12)]
+    return [Bbox.from_extents(x - 1.0, y - 1.0, x + 1.0, y + 1.0) for x, y in places]
 
 
 _AROUND = (

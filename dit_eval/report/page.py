@@ -1,0 +1,402 @@
+"""The report as files, and as one page that needs nothing else: tables, figures, analysis, sources."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import dit_eval
+from dit_eval.npz import open_batch
+from dit_eval.paper import load_notes
+from dit_eval.report import paper_figures, tables
+from dit_eval.report.compute import compare_pairs, pareto_front
+from dit_eval.report.counts import count_network
+from dit_eval.report.data import Setting, published_points, read_losses, read_measured, select, settings
+from dit_eval.report.figures import render_figure
+from dit_eval.report.tables import Table
+from dit_eval.results import EvalResult
+
+_WIDE = ("figure6", "figure12")
+_DATA_TYPES = {"csv": "text/csv", "jsonl": "application/jsonl"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawn:
+    """A figure that is drawn: its name, heading, text, files by ending, and notes."""
+
+    name: str
+    title: str
+    about: str
+    files: dict[str, bytes]
+    notes: tuple[str, ...]
+
+
+def write_report(
+    *,
+    out: str | os.PathLike[str],
+    results: str | os.PathLike[str] | None = None,
+    losses: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    on_bad_line: Callable[[str], None] | None = None,
+    on_step: Callable[[str], None] | None = None,
+) -> Path:
+    """Write the report into a folder, and return its page, `index.html`.
+
+    Beside the page lie `tables/` (Markdown, LaTeX, CSV, HTML), `figures/` (PDF, SVG, PNG) and `data/`. The page itself
+    holds everything that it shows; it can be moved alone.
+
+    Parameters
+    ----------
+    results : `results.jsonl` of `dit-eval evaluate`; None for the paper's numbers alone
+    losses : loss log of a training, see `data.read_losses`
+    force : write over files of an earlier report
+    on_bad_line : see `dit_eval.results.read_lines`
+    on_step : called with a line on what is being done
+
+    Raises
+    ------
+    FileNotFoundError
+        If `results` or `losses` is not there.
+    FileExistsError
+        If a file is there already, and not `force`.
+    ValueError
+        If a line is no result and `on_bad_line` is None.
+    """
+    out = Path(out)
+    _refuse_existing([out / "index.html"], force)
+    files = report_files(results=results, losses=losses, on_bad_line=on_bad_line, on_step=on_step)
+    _refuse_existing([out / name for name in files], force)
+    for name, content in files.items():  # the page comes last: where it is, the rest is complete
+        target = out / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.part")
+        partial.write_bytes(content)
+        os.replace(partial, target)
+    return out / "index.html"
+
+
+def report_files(
+    *,
+    results: str | os.PathLike[str] | None = None,
+    losses: str | os.PathLike[str] | None = None,
+    on_bad_line: Callable[[str], None] | None = None,
+    on_step: Callable[[str], None] | None = None,
+) -> dict[str, bytes]:
+    """Everything that `write_report` writes, by file name; the same input gives the same bytes."""
+    say = on_step or (lambda line: None)
+    bad: list[str] = []
+
+    def skipped(message: str) -> None:
+        bad.append(message)
+        if on_bad_line is not None:
+            on_bad_line(message)
+
+    skip = None if on_bad_line is None else skipped
+    for name, path in (("results", results), ("losses", losses)):
+        if path is not None and not Path(path).is_file():
+            raise FileNotFoundError(f"--{name} {path}: no such file.")
+    loss_log = read_losses(losses, on_bad_line=skip) if losses is not None else None
+    points, measured = published_points(), []
+    if results is not None:
+        own, measured = read_measured(results, count=count_network, on_bad_line=skip)
+        if not measured and skip is None:
+            raise ValueError(f"{results} holds no result. `dit-eval evaluate` appends one; or leave --results out.")
+        points = pd.concat([points, own], ignore_index=True)
+    where = settings(points)
+    say("counting Gflops of the paper's models (kept for the next time)")
+    groups = {
+        "measured": [tables.measured_table(points)] if measured else [],
+        "paper": tables.paper_tables(points),
+        "stated": [tables.stated_table(where[0])],
+        "later": tables.later_tables(),
+    }
+    sampling = {setting.name: tables.sampling_tables(setting) for setting in where if len(setting.sweep)}
+    say("drawing figures")
+    folder = Path(results).parent if results is not None else Path()
+    drawn = [_draw_setting(setting, measured, folder) for setting in where]
+    loss_figure = None if loss_log is None else paper_figures.loss_curves(loss_log)
+    if loss_figure is not None:
+        drawn[0].append(
+            _Drawn(
+                name="figure13",
+                title="Figure 13: training loss",
+                about="Larger models, and smaller patches, reach a lower training loss.",
+                files=render_figure(loss_figure),
+                notes=(),
+            )
+        )
+
+    files: dict[str, bytes] = {}
+    for group in (*groups.values(), *_own_names(sampling).values()):
+        for table in group:
+            for ending, write in _WRITERS.items():
+                files[f"tables/{table.name}.{ending}"] = write(table).encode()
+    for figure in (figure for figures in drawn for figure in figures):
+        files |= {f"figures/{figure.name}.{ending}": content for ending, content in figure.files.items()}
+    files["data/points.csv"] = points.to_csv(index=False, lineterminator="\n").encode()
+    if loss_log is not None:
+        files["data/losses.csv"] = loss_log.to_csv(index=False, lineterminator="\n").encode()
+    sources = [Path(path) for path in (results, losses) if path is not None]
+    files["index.html"] = _page(
+        where, groups, _own_names(sampling), drawn, files=files, measured=measured, bad=bad, sources=sources
+    ).encode()
+    return files
+
+
+_WRITERS: dict[str, Callable[[Table], str]] = {
+    "md": tables.to_markdown,
+    "tex": tables.to_latex,
+    "csv": tables.to_csv,
+    "html": tables.to_html,
+}
+
+
+def _refuse_existing(paths: Iterable[Path], force: bool) -> None:
+    there = [path for path in paths if path.exists()]
+    if there and not force:
+        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
+        raise FileExistsError(f"{there[0]}{more} exists already. Choose another --out, or write over it with --force.")
+
+
+def _own_names(sampling: Mapping[str, list[Table]]) -> dict[str, list[Table]]:
+    """The analysis of each setting, under names that differ: the paper's as they are, others with a number."""
+    named = {}
+    for number, (setting, group) in enumerate(sampling.items(), start=1):
+        ending = "" if number == 1 else f"-setting{number}"
+        named[setting] = [
+            Table(name=t.name + ending, title=t.title, columns=t.columns, rows=t.rows, about=t.about, notes=t.notes)
+            for t in group
+        ]
+    return named
+
+
+def _draw_setting(setting: Setting, results: list[EvalResult], folder: Path) -> list[_Drawn]:
+    ending = "" if setting.is_papers else f"-{setting.protocol}-{setting.image_size}"
+    notes = load_notes()
+    drawn = []
+    for item in paper_figures.FIGURES:
+        figure = item.draw(setting)
+        if figure is not None:
+            mine = notes[notes["elements"].map(lambda elements, name=item.name: name in elements.split())]
+            drawn.append(
+                _Drawn(
+                    name=item.name + ending,
+                    title=item.title,
+                    about=item.about,
+                    files=render_figure(figure),
+                    notes=tuple(mine["text"]) if setting.is_papers else (),
+                )
+            )
+    images, caption = _images_of_one_seed(setting, results, folder)
+    figure = paper_figures.size_patch_grid(images, caption=caption) if len(images) > 1 else None
+    if figure is not None:
+        place = next((i for i, d in enumerate(drawn) if d.name > f"figure7{ending}"), len(drawn))
+        drawn.insert(
+            place,
+            _Drawn(
+                name=f"figure7{ending}",
+                title="Figure 7: one noise and label through every model",
+                about="Image quality grows downwards, with model size, and to the right, with smaller patches.",
+                files=render_figure(figure),
+                notes=(),
+            ),
+        )
+    return drawn
+
+
+def _images_of_one_seed(setting: Setting, results: list[EvalResult], folder: Path) -> tuple[dict[str, np.ndarray], str]:
+    """Image 0 of each DiT whose sample file is still there, from the runs that differ in nothing but the network."""
+    groups: dict[str, dict[str, np.ndarray]] = {}
+    for result in results:
+        run = result.gen.run
+        if run is None or result.protocol != setting.protocol or run.image_size != setting.image_size:
+            continue
+        path = next((p for p in (Path(result.gen.path), folder / result.gen.path) if p.is_file()), None)
+        if path is None or not run.model.startswith("DiT-") or run.network.get("block") != "adaln-zero":
+            continue
+        guidance = "no guidance" if run.cfg_scale == 1.0 else f"guidance {run.cfg_scale:g}"
+        sampling = f"{run.sampler.upper()} {run.num_sampling_steps} steps, {guidance}"
+        key = f"{sampling}, seed {run.global_seed}, {run.labels} labels"
+        try:
+            batch = open_batch(path, role="gen")
+        except (ValueError, OSError):
+            continue  # no longer the file that was evaluated
+        if batch.run == run and batch.num_images:
+            groups.setdefault(key, {})[run.model] = next(iter(batch.batches(1)))[0]
+    if not groups:
+        return {}, ""
+    key = max(groups, key=lambda k: len(groups[k]))
+    return groups[key], f"measured: image 0 of each model's samples ({key})"
+
+
+def _page(
+    where: list[Setting],
+    groups: Mapping[str, list[Table]],
+    sampling: Mapping[str, list[Table]],
+    drawn: list[list[_Drawn]],
+    *,
+    files: Mapping[str, bytes],
+    measured: list[EvalResult],
+    bad: list[str],
+    sources: list[Path],
+) -> str:
+    package = resources.files("dit_eval.report")
+    css, script = (package.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    sections: dict[str, tuple[str, str]] = {}
+    if measured:
+        sections["measured"] = ("Measured", _tables(groups["measured"], files))
+    sections["figures"] = ("Figures", _figures(drawn[0], files, _missing_figures(drawn[0])))
+    if where[0].name in sampling:
+        sections["sampling"] = ("Sampling against model compute", _analysis(where[0], sampling[where[0].name], files))
+    sections["tables"] = ("Tables", _tables(groups["paper"], files))
+    for number, (setting, figures) in enumerate(zip(where[1:], drawn[1:], strict=True), start=2):
+        inner = "<p>Measured by another protocol or at another size: no number here compares with the paper's.</p>"
+        inner += _figures(figures, files, "")
+        inner += _analysis(setting, sampling[setting.name], files) if setting.name in sampling else ""
+        sections[f"setting{number}"] = (setting.name, inner)
+    sections["stated"] = ("Numbers of the text", _tables(groups["stated"], files))
+    sections["later"] = ("Later papers", _tables(groups["later"], files))
+    sections["provenance"] = ("Where the numbers are from", _provenance(measured, sources, files))
+    menu = "".join(f'<a href="#{key}">{html.escape(title)}</a>' for key, (title, _) in sections.items())
+    body = "".join(
+        f'<section id="{key}"><h2>{html.escape(title)}</h2>{inner}</section>\n'
+        for key, (title, inner) in sections.items()
+    )
+    count = len(measured)
+    intro = (
+        f"{count} measured result{'' if count == 1 else 's'} beside the numbers that the paper prints."
+        if measured
+        else "The numbers that the paper prints. Give --results to see your own runs beside them."
+    )
+    lines = "".join(f"<li>{html.escape(line)}</li>" for line in bad)
+    warning = f'<div class="warning"><b>Lines left out</b><ul>{lines}</ul></div>' if bad else ""
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>Diffusion transformers: the paper's tables and figures</title>
+<link rel="icon" href="data:,">
+<style>
+{css}</style>
+</head>
+<body>
+<header>
+<h1>Scalable Diffusion Models with Transformers: tables and figures from data</h1>
+<p>{intro} Published numbers are data with their source; measured ones carry how they were made; the two are never
+mixed.</p>
+<ul class="key">
+<li><span class="dot"></span><b>open</b> markers and plain rows: printed in the paper</li>
+<li><span class="dot full"></span><b>filled</b> markers and <span class="tag">measured</span> rows: measured</li>
+<li><b>bold</b>: best of its column</li>
+</ul>
+{warning}
+<nav aria-label="Sections">{menu}</nav>
+</header>
+<main>
+{body}</main>
+<script>
+{script}</script>
+</body>
+</html>
+"""
+
+
+def _missing_figures(drawn: list[_Drawn]) -> str:
+    """What it takes to draw the figures that are not there."""
+    names = {figure.name for figure in drawn}
+    needed = {
+        "figure7": "Figure 7 (a grid of samples) needs sample files of several models with one seed, in their places.",
+        "figure13": "Figure 13 (loss curves) needs a loss log: --losses. The paper prints no numbers of it.",
+    }
+    return "".join(f'<p class="about">{text}</p>' for name, text in needed.items() if name not in names)
+
+
+def _figures(drawn: list[_Drawn], files: Mapping[str, bytes], after: str) -> str:
+    parts = []
+    for figure in drawn:
+        picture = base64.b64encode(figure.files["svg"]).decode()
+        wide = ' class="wide"' if figure.name.startswith(_WIDE) else ""
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in figure.notes)
+        links = "".join(
+            f'<a href="figures/{figure.name}.{ending}" download>{ending.upper()}</a>'
+            for ending in ("pdf", "svg", "png")
+        )
+        parts.append(
+            f'<figure{wide} id="{figure.name}"><h3>{html.escape(figure.title)}</h3>'
+            f'<img src="data:image/svg+xml;base64,{picture}" alt="{html.escape(figure.title)}">'
+            f"<figcaption><p>{html.escape(figure.about)}</p>{notes}"
+            f'<p class="files">{links}{_data_link("data/points.csv", files)}</p></figcaption></figure>'
+        )
+    return f'<div class="figures">{"".join(parts)}</div>{after}'
+
+
+def _tables(group: list[Table], files: Mapping[str, bytes]) -> str:
+    parts = []
+    for table in group:
+        links = _data_link(f"tables/{table.name}.csv", files)
+        links += "".join(
+            f'<a href="tables/{table.name}.{ending}" download>{name}</a>'
+            for ending, name in (("md", "Markdown"), ("tex", "LaTeX"))
+        )
+        parts.append(f'<div class="block">{tables.to_html(table)}<p class="files">{links}</p></div>')
+    return "".join(parts)
+
+
+def _analysis(setting: Setting, group: list[Table], files: Mapping[str, bytes]) -> str:
+    sentences = [verdict.sentence() for verdict in compare_pairs(setting.sweep)]
+    front = list(dict.fromkeys(pareto_front(setting.sweep)["model"]))
+    if len(select(setting.sweep, source="measured")):
+        sentences.append(f"On the Pareto front, from the cheapest point to the best: {', '.join(front)}.")
+    items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
+    return (
+        "<p>Can more sampling steps make up for a smaller model? For each two models, at equal sampling compute, of "
+        f'the points there are:</p><ul class="verdicts">{items}</ul>{_tables(group, files)}'
+    )
+
+
+def _provenance(measured: list[EvalResult], sources: list[Path], files: Mapping[str, bytes]) -> str:
+    parts = [
+        f"<p>Published: {html.escape(tables.PAPER_TITLE)}. Each row says which table or sentence; notes below the "
+        "tables say where the paper disagrees with itself.</p>",
+        f"<p>Counted: Gflops and parameters in columns headed counted, by dit_eval {dit_eval.__version__}, from models "
+        "that run. Later papers: as the sources named in each row state them.</p>",
+    ]
+    for path in sources:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        parts.append(f"<p>Measured: {html.escape(path.name)}, SHA-256 <code>{digest}</code>.</p>")
+    for number, result in enumerate(measured, start=1):
+        run, features = result.gen.run, result.extractor
+        commit = result.environment.get("commit") or "not known"
+        facts = {
+            "samples": f"{result.gen.path}, SHA-256 {result.gen.sha256}",
+            "reference": f"{result.ref.path}, {result.ref.statistics} statistics, SHA-256 {result.ref.sha256}",
+            "features": f"{features.name} on {features.backend}, weights {features.weights_sha256}",
+            "checkpoint": f"{run.checkpoint} ({run.weights}), SHA-256 {run.checkpoint_sha256}" if run else "not known",
+            "program": f"dit_eval {result.environment.get('dit_eval', 'not known')}, commit {commit}",
+            "time": result.time or "not known",
+            "warnings": "; ".join(result.warnings) or "none",
+        }
+        title = run.summary() if run else Path(result.gen.path).name
+        listed = "".join(f"<dt>{key}</dt><dd>{html.escape(value)}</dd>" for key, value in facts.items())
+        parts.append(f"<details><summary>{number}. {html.escape(title)}</summary><dl>{listed}</dl></details>")
+    links = "".join(_data_link(name, files) for name in files if name.startswith("data/"))
+    return "".join(parts) + f'<p class="files">All points with their sources: {links}</p>'
+
+
+def _data_link(name: str, files: Mapping[str, bytes]) -> str:
+    """A link that carries the file itself, so that the page can be moved alone."""
+    ending = name.rpartition(".")[2]
+    content = base64.b64encode(files[name]).decode()
+    file = name.rpartition("/")[2]
+    return f'<a href="data:{_DATA_TYPES[ending]};base64,{content}" download="{file}">{file}</a>'

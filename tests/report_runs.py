@@ -1,0 +1,110 @@
+"""Invented results for the tests of the report: plausible in shape, true of nothing, and named so in every field."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+
+from dit_eval.npz import RUN_KEY, write_batch
+from dit_eval.results import EvalResult, ExtractorInfo, ImageSource, SampleRun
+
+SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
+GFLOPS = {"S/8": 0.36, "S/4": 1.4, "S/2": 6, "B/8": 1.4, "B/4": 5.6, "B/2": 23, "L/8": 5, "L/4": 20, "L/2": 81,
+          "XL/8": 7.4, "XL/4": 29, "XL/2": 119}  # fmt: skip
+
+
+def sample_run(model="DiT-XL/2", *, block="adaln-zero", image_size=256, **changes):
+    size, _, patch = model.removeprefix("DiT-").partition("/")
+    depth, hidden_size, num_heads = SIZES[size]
+    network = {
+        "depth": depth, "hidden_size": hidden_size, "num_heads": num_heads, "patch_size": int(patch),
+        "input_size": image_size // 8, "in_channels": 4, "num_classes": 1000, "label_dropout": 0.1,
+        "learn_sigma": True, "block": block, "space": "latent",
+    }  # fmt: skip
+    defaults = {
+        "model": model, "network": network, "checkpoint": "synthetic.pt", "checkpoint_sha256": "0" * 64,
+        "weights": "ema", "image_size": image_size, "num_images": 50_000, "num_sampling_steps": "250",
+        "sampler": "ddpm", "cfg_scale": 1.0, "cfg_channels": None, "vae": "mse", "vae_sha256": None,
+        "vae_tiling": False, "labels": "random", "labels_sha256": None, "rounding": "dit", "global_seed": 0,
+        "noise": "synthetic", "precision": "fp32", "compiled": False, "device": "cpu",
+        "training_steps": 400_000, "training_batch_size": 256,
+    }  # fmt: skip
+    return SampleRun(**defaults | changes)
+
+
+def result(run, fid, *, num_samples=50_000, protocol="adm-2021", path="synthetic.npz", **changes):
+    size = (run.image_size, run.image_size) if run else (8, 8)
+    defaults = {
+        "fid": fid, "sfid": 4.0 + fid / 12, "inception_score": 2000 / (fid + 8), "precision": 0.85 - fid / 250,
+        "recall": 0.68 - fid / 400, "num_samples": num_samples, "num_reference": 10_000, "protocol": protocol,
+        "extractor": ExtractorInfo(name="synthetic", weights_sha256="0" * 64, backend="torch", precision="float32",
+                                   device="cpu"),
+        "gen": ImageSource(path=path, sha256="0" * 64, num_images=num_samples, image_size=size, statistics="computed",
+                           run=run),
+        "ref": ImageSource(path="synthetic-reference.npz", sha256="1" * 64, num_images=10_000, image_size=size,
+                           statistics="stored"),
+        "environment": {"dit_eval": "synthetic", "commit": None}, "time": "2000-01-01T00:00:00+00:00",
+        "warnings": ("synthetic: invented for a test",),
+    }  # fmt: skip
+    return EvalResult(**defaults | changes)
+
+
+def fid_of(gflops, training_steps, shift=1.0):
+    return shift * (14 + 105 / (1 + 0.5 * math.sqrt(gflops)) * (1 + 60_000 / training_steps))
+
+
+def synthetic_results():
+    """A scaling study by the paper's protocol: 12 models over training, block designs, a sampling sweep, guidance."""
+    results = []
+    for name, gflops in GFLOPS.items():
+        for steps in (50_000, 100_000, 200_000, 300_000, 400_000):
+            run = sample_run(f"DiT-{name}", training_steps=steps)
+            results.append(result(run, fid_of(gflops, steps)))
+    for block, shift in (("in-context", 1.8), ("cross-attention", 1.4), ("adaln", 1.25)):
+        for steps in (100_000, 200_000, 400_000):
+            run = sample_run("DiT-XL/2", block=block, training_steps=steps)
+            results.append(result(run, fid_of(119, steps, shift)))
+    for name in ("S/2", "B/2", "L/2", "XL/2"):
+        for steps in (16, 32, 64, 128, 256, 1000):
+            run = sample_run(f"DiT-{name}", num_sampling_steps=str(steps), num_images=10_000)
+            fid = fid_of(GFLOPS[name], 400_000) * (1 + 14 / steps) + 3
+            results.append(result(run, fid, num_samples=10_000))
+    for decoder, fid in (("original", 2.61), ("mse", 2.44), ("ema", 2.39)):
+        run = sample_run(cfg_scale=1.5, cfg_channels=3, vae=decoder, training_steps=7_000_000)
+        results.append(result(run, fid, sfid=4.81, inception_score=271.3, precision=0.82, recall=0.58))
+    run = sample_run(image_size=512, training_steps=3_000_000, cfg_scale=1.5, cfg_channels=3, vae="ema")
+    return [*results, result(run, 3.21, sfid=5.1, inception_score=236.0, precision=0.84, recall=0.55)]
+
+
+def write_results(path, results):
+    path.write_text("".join(r.to_json() + "\n" for r in results), encoding="utf-8")
+    return path
+
+
+def write_losses(path):
+    rng = np.random.default_rng(0)
+    lines = []
+    for name, floor in (("DiT-S/4", 0.175), ("DiT-B/4", 0.162), ("DiT-XL/4", 0.152), ("DiT-XL/2", 0.146)):
+        for step in range(500, 100_001, 500):
+            mse = floor + 0.6 / (1 + step / 700) + 0.004 * rng.standard_normal()
+            lines.append({"model": name, "step": step, "loss": mse + 0.002, "mse": mse, "vb": 0.002})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def write_grid(folder):
+    """Sample files of the 12 models with their runs, and results that name them."""
+    rng = np.random.default_rng(1)
+    results = []
+    y, x = np.mgrid[0:64, 0:64] / 64
+    clean = np.stack([127 + 120 * np.sin(6 * x + 3 * y), 255 * x, 255 * y], axis=-1)
+    for name, gflops in GFLOPS.items():
+        noise = 90 / (1 + math.sqrt(gflops)) * rng.standard_normal(clean.shape)
+        images = (clean + noise).clip(0, 255).astype(np.uint8)[None]
+        run = sample_run(f"DiT-{name}", num_images=1)
+        path = folder / f"synthetic-{name.replace('/', '-')}.npz"
+        write_batch(path, images=[images], shape=images.shape, arrays={RUN_KEY: np.array(run.to_json())})
+        results.append(dataclasses.replace(result(run, fid_of(gflops, 400_000)), gen=dataclasses.replace(
+            result(run, 1.0).gen, path=path.name)))  # fmt: skip
+    return results
