@@ -132,6 +132,28 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--url", help="another address of the same file (a mirror)")
         command.set_defaults(run=run)
 
+    report = commands.add_parser(
+        "report",
+        help="redraw the paper's tables and figures, with your own results beside them",
+        description="Write the paper's tables and figures into a folder, as files and as one page, index.html; with "
+        "your own results and losses beside them.",
+    )
+    report.add_argument(
+        "--results", type=Path, metavar="FILE", help="results.jsonl of `dit-eval evaluate` (default: the paper alone)"
+    )
+    report.add_argument(
+        "--losses",
+        type=Path,
+        metavar="FILE",
+        help='loss log of a training: lines as {"model": .., "step": .., "loss": ..}',
+    )
+    report.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="default: %(default)s")
+    report.add_argument("--force", action="store_true", help="write over an earlier report")
+    report.add_argument(
+        "--skip-bad-lines", action="store_true", help="leave out lines that are no result, with a warning, and go on"
+    )
+    report.set_defaults(run=_report)
+
     quickstart = commands.add_parser(
         "quickstart",
         help="see every metric at work on real digits, with no download",
@@ -235,6 +257,20 @@ def _weights_verify(arguments: argparse.Namespace) -> None:
     found = verify(item)
     state = "as pinned" if item.sha256 else "the publisher states no checksum to compare with"
     sys.stdout.write(f"{item.path}\nsha256 {found}: {state}\n")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from dit_eval.report.page import write_report
+
+    page = write_report(
+        out=arguments.out,
+        results=arguments.results,
+        losses=arguments.losses,
+        force=arguments.force,
+        on_bad_line=(lambda line: _say(f"warning: left out {line}")) if arguments.skip_bad_lines else None,
+        on_step=_say,
+    )
+    sys.stdout.write(f"{page}\n")
 
 
 def _quickstart(arguments: argparse.Namespace) -> None:

@@ -252,12 +252,12 @@ def _page(
     package = resources.files("dit_eval.report")
     css, script = (package.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     sections: dict[str, tuple[str, str]] = {}
-    if measured:
-        sections["measured"] = ("Measured", _tables(groups["measured"], files))
     sections["figures"] = ("Figures", _figures(drawn[0], files, _missing_figures(drawn[0])))
     if where[0].name in sampling:
         sections["sampling"] = ("Sampling against model compute", _analysis(where[0], sampling[where[0].name], files))
     sections["tables"] = ("Tables", _tables(groups["paper"], files))
+    if measured:
+        sections["measured"] = ("Measured", _tables(groups["measured"], files))
     for number, (setting, figures) in enumerate(zip(where[1:], drawn[1:], strict=True), start=2):
         inner = "<p>Measured by another protocol or at another size: no number here compares with the paper's.</p>"
         inner += _figures(figures, files, "")

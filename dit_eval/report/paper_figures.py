@@ -262,7 +262,7 @@ def fid_against_gflops(setting: Setting) -> Figure | None:
     axis.text(0.97, 0.97, "\n".join(lines), transform=axis.transAxes, ha="right", va="top", fontsize=8)
     axis.set_xlabel("Gflops of the model (log scale)")
     axis.set_ylabel(f"{fid_label(setting.num_samples)} ↓")
-    axis.set_xlim(points["gflops"].min() / 2, points["gflops"].max() * 2.2)
+    axis.set_xlim(points["gflops"].min() / 2, points["gflops"].max() * 3)
     _pad_y(axis, points["fid"], 0.1, bottom=0)
     _caption(
         figure, points, published="Table 4", extra=f"{_steps_text(points['training_steps'].iloc[0])} training steps"

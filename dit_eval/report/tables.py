@@ -90,6 +90,11 @@ class Table:
     def __post_init__(self) -> None:
         object.__setattr__(self, "best", frozenset(_best_cells(self.rows, self.columns)))
 
+    @property
+    def mixed(self) -> bool:
+        """Whether measured rows stand beside others, and so need a mark."""
+        return len({row.measured for row in self.rows}) > 1
+
     def general_notes(self) -> list[int]:
         """Numbers of the notes that are on the whole table."""
         on_rows = {number for row in self.rows for number in row.notes}
@@ -257,7 +262,7 @@ def to_markdown(table: Table) -> str:
             text = _pipe(row.cells[column.key])
             text = f"**{text}**" if (index, column.key) in table.best else text
             if place == 0:
-                text = f"*{text}* (measured)" if row.measured else text
+                text = f"*{text}* (measured)" if row.measured and table.mixed else text
                 text += "".join(f"<sup>{_letter(n)}</sup>" for n in row.notes)
             cells.append(text)
         lines.append("| " + " | ".join(cells) + " |")
@@ -290,7 +295,7 @@ def to_latex(table: Table) -> str:
             text = _tex(row.cells[column.key])
             text = f"\\textbf{{{text}}}" if (index, column.key) in table.best else text
             if place == 0:
-                text = f"\\textit{{{text}}} (measured)" if row.measured else text
+                text = f"\\textit{{{text}}} (measured)" if row.measured and table.mixed else text
                 marks = ",".join(_letter(n) for n in row.notes)
                 text += f"\\textsuperscript{{{marks}}}" if marks else ""
             cells.append(text)
@@ -333,12 +338,12 @@ def to_html(table: Table) -> str:
             text = f"<strong>{text}</strong>" if (index, column.key) in table.best else text
             if place == 0:
                 marks = "".join(f'<sup><a href="#{table.name}-{_letter(n)}">{_letter(n)}</a></sup>' for n in row.notes)
-                tag = ' <span class="tag">measured</span>' if row.measured else ""
+                tag = ' <span class="tag">measured</span>' if row.measured and table.mixed else ""
                 cells.append(f'<th scope="row" class="text">{text}{marks}{tag}</th>')
             else:
                 cells.append(f'<td class="{"text" if column.text else "number"}">{text}</td>')
         cells.append(f'<td class="source">{html.escape(row.source)}</td>')
-        start = '<tr class="measured">' if row.measured else "<tr>"
+        start = '<tr class="measured">' if row.measured and table.mixed else "<tr>"
         body.append(f"{start}{''.join(cells)}</tr>")
     general = set(table.general_notes())
     notes = "".join(
