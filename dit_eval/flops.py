@@ -60,30 +60,26 @@ Handle = Callable[[Sequence[Shape], Sequence[Shape]], int]
 
 # What counts 0, and why that is right at the precision of the published figures.
 NEGLIGIBLE: dict[str, str] = {
-    "one or a few operations for each activation, against hundreds of multiply-adds in the layer that made it": (
-        "add sub rsub mul div neg abs pow square sqrt rsqrt reciprocal exp log sin cos tanh sigmoid silu gelu mish elu "
-        "selu leaky_relu relu6 prelu glu softplus hardswish hardtanh hardsigmoid log_sigmoid erf where lt le ne "
-        "minimum maximum addcmul addcdiv lerp clamp_min clamp_max logical_and logical_or logical_not isnan round ceil "
-        "sign floor_divide_ bitwise_and fmod"
+    "some operations for each activation, against hundreds of multiply-adds in the layer that made it": (
+        "add sub rsub mul div neg abs pow square sqrt rsqrt reciprocal exp log sin cos tanh sigmoid erf silu gelu mish "
+        "elu selu leaky_relu relu6 prelu glu softplus hardswish hardtanh hardsigmoid where lt le ne minimum maximum "
+        "addcmul lerp clamp_min clamp_max logical_and logical_or logical_not round ceil"
     ),
     "one pass over the activations": (
-        "softmax log_softmax _softmax mean sum prod amax amin var std var_mean norm linalg_vector_norm cumsum argmax "
-        "argmin min any all"
+        "softmax log_softmax mean sum amax amin var std norm linalg_vector_norm cumsum argmax argmin min any all"
     ),
     "pooling and interpolation: a few additions for each output": (
         "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
         "adaptive_max_pool2d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d "
-        "upsample_bilinear2d upsample_bicubic2d _upsample_nearest_exact2d grid_sampler"
+        "upsample_bilinear2d upsample_bicubic2d grid_sampler"
     ),
     "a fixed scale and shift while sampling, which folds into the convolution before it": "batch_norm",
     "a table look-up": "embedding index_select one_hot",
     "data that moves or is made, without arithmetic": (
-        "unflatten clone repeat repeat_interleave expand_as view_as reshape_as movedim moveaxis swapaxes swapdims "
-        "scatter tril triu flip pad reflection_pad2d replication_pad2d pixel_shuffle pixel_unshuffle unfold im2col "
-        "tensor_split hsplit vsplit alias lift_fresh numpy_T mT adjoint ravel concat concatenate hstack vstack tile "
-        "meshgrid broadcast_to broadcast_tensors diagonal empty_like ones_like rand randn rand_like randn_like "
-        "linspace scalar_tensor feature_dropout fill masked_select unbind detach_ is_nonzero item _shape_as_tensor result_type "
-        "atleast_1d sym_size numel dim"
+        "unflatten clone repeat repeat_interleave expand_as view_as reshape_as movedim swapaxes ravel concat alias "
+        "lift_fresh numpy_T mT scatter tril triu flip pad reflection_pad2d replication_pad2d pixel_shuffle "
+        "pixel_unshuffle unfold im2col tensor_split hstack vstack tile meshgrid broadcast_to empty_like ones_like rand "
+        "randn rand_like randn_like linspace fill"
     ),
 }
 _NEGLIGIBLE_OPERATORS = frozenset(f"aten::{name}" for names in NEGLIGIBLE.values() for name in names.split())
@@ -162,7 +158,8 @@ def count_flops(
     keywords = dict(keywords or {})
     with _plain_forward(module):
         # First without a trace: what is wrong with the module or its inputs shows as it is.
-        with FlopCounterMode(display=False) as check, sdpa_kernel(SDPBackend.MATH):
+        check = FlopCounterMode(display=False, custom_mapping=_TORCH_FORGETS)
+        with check, sdpa_kernel(SDPBackend.MATH):
             module(*arguments, **keywords)
         analysis = _trace(module, arguments, keywords, handles)
     uncounted = {name: times for name, times in analysis.unsupported_ops().items() if not _is_negligible(name)}
@@ -377,21 +374,9 @@ class _RecordedConvolutions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _CONVOLUTIONS:
-            dimensions, transposed = _CONVOLUTIONS[func]
-            convolve = _transposed_convolution if transposed else _convolution
+            dimensions, convolve = _CONVOLUTIONS[func]
             return convolve(dimensions, *args, **kwargs)
         return func(*args, **kwargs)
-
-
-_CONVOLUTIONS = {
-    torch.conv1d: (1, False),
-    torch.conv2d: (2, False),
-    torch.conv3d: (3, False),
-    torch.conv_transpose1d: (1, True),
-    torch.conv_transpose2d: (2, True),
-    torch.conv_transpose3d: (3, True),
-}
-_BACKEND_FLAGS = (False, False, False, False)  # choices of the cuDNN backend, which the meta device has not
 
 
 def _convolution(
@@ -413,9 +398,7 @@ def _convolution(
         input = pad(input, [side for n in reversed(total) for side in (n // 2, n - n // 2)])
         padding = 0
     strides, paddings, none = _each(stride, dimensions), _each(padding, dimensions), [0] * dimensions
-    return torch._convolution(
-        input, weight, bias, strides, paddings, dilations, False, none, groups, *_BACKEND_FLAGS
-    )  # fmt: skip
+    return _recorded(dimensions, input, weight, bias, strides, paddings, dilations, False, none, groups)
 
 
 def _transposed_convolution(
@@ -432,9 +415,25 @@ def _transposed_convolution(
     strides, paddings, outputs, dilations = (
         _each(value, dimensions) for value in (stride, padding, output_padding, dilation)
     )
-    return torch._convolution(
-        input, weight, bias, strides, paddings, dilations, True, outputs, groups, *_BACKEND_FLAGS
-    )  # fmt: skip
+    return _recorded(dimensions, input, weight, bias, strides, paddings, dilations, True, outputs, groups)
+
+
+def _recorded(dimensions: int, input: Tensor, *rest: Any) -> Tensor:
+    # This operator takes batches only. The flags are choices of the cuDNN backend, which the meta device has not.
+    batched = input.dim() == dimensions + 2
+    arguments: tuple[Any, ...] = (input if batched else input[None], *rest, False, False, False, False)
+    output = torch.ops.aten._convolution(*arguments)
+    return output if batched else output[0]
+
+
+_CONVOLUTIONS: dict[Any, tuple[int, Callable[..., Tensor]]] = {
+    torch.conv1d: (1, _convolution),
+    torch.conv2d: (2, _convolution),
+    torch.conv3d: (3, _convolution),
+    torch.conv_transpose1d: (1, _transposed_convolution),
+    torch.conv_transpose2d: (2, _transposed_convolution),
+    torch.conv_transpose3d: (3, _transposed_convolution),
+}
 
 
 def _each(value: Any, dimensions: int) -> list[int]:
@@ -452,6 +451,11 @@ def _convolution_macs(inputs: list[Any], outputs: list[Any]) -> int:
     """The kernel for each element of the output, or of the input if transposed."""
     positions = get_shape(inputs[0] if inputs[6].toIValue() else outputs[0])
     return math.prod(positions) * math.prod(get_shape(inputs[1])[1:])
+
+
+def _padded_convolution_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    """As above, for padding="same" or "valid"."""
+    return math.prod(get_shape(outputs[0])) * math.prod(get_shape(inputs[1])[1:])
 
 
 def _attention_macs(inputs: list[Any], outputs: list[Any]) -> int:
@@ -506,12 +510,19 @@ def _nothing(inputs: list[Any], outputs: list[Any]) -> int:
     return 0
 
 
+# Products with a vector, which PyTorch's own counter leaves out; two operations for each multiply-add, as there.
+_TORCH_FORGETS = {
+    torch.ops.aten.mv: lambda matrix, vector, **_: 2 * math.prod(matrix),
+    torch.ops.aten.dot: lambda left, right, **_: 2 * math.prod(left),
+    torch.ops.aten.addmv: lambda start, matrix, vector, **_: 2 * math.prod(matrix),
+}
 _NORMS = ("aten::layer_norm", "aten::group_norm", "aten::instance_norm", "aten::rms_norm")
 # Multiply-adds of each operator that has some, and of those that fvcore bills for something else.
 _RULES: dict[str, Callable[[list[Any], list[Any]], int]] = {
     **dict.fromkeys(("aten::linear", "aten::matmul", "aten::mm", "aten::bmm", "aten::mv", "aten::dot"), _product_at(0)),
     **dict.fromkeys(("aten::addmm", "aten::baddbmm", "aten::addmv"), _product_at(1)),
     "aten::_convolution": _convolution_macs,
+    "aten::_convolution_mode": _padded_convolution_macs,
     "aten::scaled_dot_product_attention": _attention_macs,
     "aten::einsum": _einsum_macs,
     **dict.fromkeys(_NORMS, _nothing),
@@ -521,7 +532,7 @@ _RULES: dict[str, Callable[[list[Any], list[Any]], int]] = {
 
 def _counted(name: str) -> Callable[[list[Any], list[Any]], Counter[Any]]:
     """A handle for fvcore that returns all our counts of an operator at once."""
-    short = "conv" if name == "aten::_convolution" else name.removeprefix("aten::")
+    short = "conv" if name.startswith("aten::_convolution") else name.removeprefix("aten::")
 
     def count(inputs: list[Any], outputs: list[Any]) -> Counter[Any]:
         macs = _RULES[name](inputs, outputs)
