@@ -41,8 +41,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from dit_eval.models.dit import MODEL_NAMES, BlockDesign, DiT, named_config
-from dit_eval.models.unet import UNETS, UNet
+from dit_eval.models.dit import MODEL_NAMES, BlockDesign, DiT, DiTConfig, named_config
+from dit_eval.models.unet import UNETS, UNet, UNetConfig
 
 with warnings.catch_warnings():
     # fvcore scripts a loss function of its own when it is imported; nothing that is used here.
@@ -185,6 +185,25 @@ def count_flops(
     )
 
 
+def check_model(
+    name: str, *, image_size: int | None = None, block: BlockDesign | None = None
+) -> DiTConfig | UNetConfig:
+    """The configuration that `count_model` will build; raises as it does, and builds nothing."""
+    if name in UNETS:
+        config = UNETS[name]
+        if image_size not in (None, config.image_size) or block is not None:
+            raise ValueError(
+                f"{name} makes images of {config.image_size} pixels and has no block designs; leave both out."
+            )
+        return config
+    if name not in MODEL_NAMES:
+        known = [*MODEL_NAMES, *UNETS]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"Unknown model {name!r}; known: {', '.join(known)}.{hint}")
+    return named_config(name, image_size=256 if image_size is None else image_size, block=block or "adaln-zero")
+
+
 def count_model(name: str, *, image_size: int | None = None, block: BlockDesign | None = None) -> FlopCount:
     """Count a model of the paper by its name, batch 1, without guidance, on the meta device.
 
@@ -199,34 +218,19 @@ def count_model(name: str, *, image_size: int | None = None, block: BlockDesign 
     ValueError
         If there is no such model (the nearest is suggested), or the two others do not go with it.
     """
-    if name in UNETS:
-        config = UNETS[name]
-        if image_size not in (None, config.image_size) or block is not None:
-            raise ValueError(
-                f"{name} makes images of {config.image_size} pixels and has no block designs; leave both out."
-            )
-        with torch.device("meta"):
-            unet, channels = UNet(config), config.in_channels
-            inputs = [torch.empty(1, channels, config.input_size, config.input_size), torch.zeros(1)]
-            if config.num_classes is not None:
-                inputs.append(torch.zeros(1, dtype=torch.long))
-            keywords = {}
-            if config.context_dim is not None:
-                keywords["context"] = torch.empty(1, 1, config.context_dim)
-            if config.low_res_size is not None:
-                keywords["low_res"] = torch.empty(1, channels, config.low_res_size, config.low_res_size)
-        return count_flops(unet, tuple(inputs), keywords=keywords)
-    if name not in MODEL_NAMES:
-        known = [*MODEL_NAMES, *UNETS]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"Unknown model {name!r}; known: {', '.join(known)}.{hint}")
+    config = check_model(name, image_size=image_size, block=block)
+    keywords = {}
     with torch.device("meta"):
-        dit = DiT(named_config(name, image_size=256 if image_size is None else image_size, block=block or "adaln-zero"))
-        size = dit.config.input_size
-        x = torch.empty(1, dit.config.in_channels, size, size)
-        time, label = torch.zeros(1), torch.zeros(1, dtype=torch.long)
-    return count_flops(dit, (x, time, label))
+        model = DiT(config) if isinstance(config, DiTConfig) else UNet(config)
+        x = torch.empty(1, config.in_channels, config.input_size, config.input_size)
+        inputs = [x, torch.zeros(1)]
+        if config.num_classes is not None:
+            inputs.append(torch.zeros(1, dtype=torch.long))
+        if isinstance(config, UNetConfig) and config.context_dim is not None:
+            keywords["context"] = torch.empty(1, 1, config.context_dim)
+        if isinstance(config, UNetConfig) and config.low_res_size is not None:
+            keywords["low_res"] = torch.empty(1, config.in_channels, config.low_res_size, config.low_res_size)
+    return count_flops(model, tuple(inputs), keywords=keywords)
 
 
 def sampling_gflops(gflops: float, *, num_sampling_steps: int, guided: bool = False) -> float:
