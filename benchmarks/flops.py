@@ -26,7 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from dit_eval.models.dit import DiT, named_config
 from dit_eval.models.unet import UNETS, UNet
 from dit_eval.report.complexity import _table_1, _table_4, _table_6
-which = {(r["model"], r["image_size"], r["block"]) for r in (*_table_1(), *_table_4(), *_table_6()) if "networks" not in r}
+printed = [row for row in (*_table_1(), *_table_4(), *_table_6()) if "networks" not in row]
+which = {(row["model"], row["image_size"], row["block"]) for row in printed}
 assert len(which) == 24
 for name, size, block in sorted(which, key=str):
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False):
