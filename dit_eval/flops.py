@@ -17,8 +17,8 @@ multiply-adds are compared with those of PyTorch's own counter, which watches an
 
 Models on the meta device need no memory for weights. There, two things are in the way of tracing, and both are
 arranged for here: convolutions are computed by an operator that the tracer does not record, so they are sent through
-the one that it does; and the shape rules of the meta device, written in Python, would see traced sizes instead of
-integers, so they run in a thread in which nothing is traced.
+the one that it does; and some shape rules of the meta device, written in Python, fail on traced sizes, so they run in a
+thread in which nothing is traced.
 """
 
 from __future__ import annotations
@@ -357,7 +357,7 @@ def _trace(
 
 
 class _UntracedKernels(TorchDispatchMode):
-    """Runs the kernels of traced operators in a thread of their own. Tracing is a state of a thread."""
+    """Runs kernels of traced operators in a thread of their own where they need it. Tracing is a state of a thread."""
 
     def __init__(self, thread: ThreadPoolExecutor) -> None:
         super().__init__()
@@ -365,10 +365,16 @@ class _UntracedKernels(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func.is_view:  # a view made in another thread would carry that thread's record of gradients
-            return func(*args, **kwargs)
         if func is torch.ops.aten._convolution.default:
-            func, args = torch.ops.aten.convolution.default, args[:9]
+            return self._elsewhere(torch.ops.aten.convolution.default, *args[:9])
+        try:
+            return func(*args, **kwargs)
+        except (TypeError, AssertionError, RuntimeError):
+            if func.is_view:  # a view made in another thread would carry that thread's record of gradients
+                raise
+            return self._elsewhere(func, *args, **kwargs)
+
+    def _elsewhere(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         return self._thread.submit(torch.no_grad()(func), *args, **kwargs).result()
 
 

@@ -23,6 +23,7 @@ class PairVerdict:
 
     Attributes
     ----------
+    source : of the points, "paper" or "measured"; the two are never compared with each other
     small, large : names, the one with fewer Gflops first
     small_points, large_points : evaluations of each
     small_best, large_best : least FID of each
@@ -33,6 +34,7 @@ class PairVerdict:
         there is none
     """
 
+    source: str
     small: str
     large: str
     small_points: int
@@ -55,7 +57,7 @@ class PairVerdict:
 
     def sentence(self) -> str:
         """The verdict in words."""
-        points = f"{self.small_points} and {self.large_points} points"
+        points = f"{self.source}, {self.small_points} and {self.large_points} points"
         if self.reaches:
             text = f"{self.small} reaches the best FID of {self.large} ({self.small_best:.2f}, {self.large_best:.2f})."
         else:
@@ -87,35 +89,39 @@ def correlation(gflops: Iterable[float], fid: Iterable[float]) -> tuple[float, f
 
 
 def pareto_front(points: pd.DataFrame, compute: str = COMPUTE) -> pd.DataFrame:
-    """The points that no other beats in both compute and FID, from the cheapest to the best."""
-    ordered = points[points[compute].notna() & points["fid"].notna()].sort_values([compute, "fid"], kind="stable")
-    least = ordered["fid"].cummin()
-    return ordered[ordered["fid"] < least.shift(fill_value=math.inf)]
+    """The points that no other of the same source beats in both compute and FID, from the cheapest to the best."""
+    fronts = []
+    for _, own in _known(points, compute).groupby("source", sort=False):
+        ordered = own.sort_values([compute, "fid"], kind="stable")
+        fronts.append(ordered[ordered["fid"] < ordered["fid"].cummin().shift(fill_value=math.inf)])
+    return pd.concat(fronts) if fronts else points.head(0)
 
 
 def compare_pairs(points: pd.DataFrame, compute: str = COMPUTE) -> list[PairVerdict]:
-    """A verdict for each two models, the cheapest models first."""
-    points = points[points[compute].notna() & points["fid"].notna()]
-    order = points.groupby("model")["gflops"].min().sort_values(kind="stable").index
-    return [_pair(points, small, large, compute) for small, large in combinations(order, 2)]
+    """A verdict for each two models of one source, the cheapest models first."""
+    verdicts = []
+    for source, own in _known(points, compute).groupby("source", sort=False):
+        order = own.groupby("model")["gflops"].min().sort_values(kind="stable").index
+        verdicts += [_pair(own, str(source), small, large, compute) for small, large in combinations(order, 2)]
+    return verdicts
 
 
 def compute_for_target(points: pd.DataFrame, target: float, compute: str = COMPUTE) -> pd.DataFrame:
-    """The cheapest evaluated point of each model with FID at or below a target.
+    """The cheapest evaluated point of each model, and source, with FID at or below a target.
 
     Returns
     -------
     pandas.DataFrame
-        model, target, tflops, sampling_steps and fid of that point, NaN where no point reaches the target; best_fid,
-        the least of the model's points; points, their number. The cheapest model first.
+        source, model, target, tflops, sampling_steps and fid of that point, NaN where no point reaches the target;
+        best_fid, the least of the model's points; points, their number. The cheapest first.
     """
-    points = points[points[compute].notna() & points["fid"].notna()]
     rows = []
-    for model, own in points.groupby("model", sort=False):
+    for (source, model), own in _known(points, compute).groupby(["source", "model"], sort=False):
         reached = own[own["fid"] <= target].sort_values(compute, kind="stable")
         first = reached.iloc[0] if len(reached) else None
         rows.append(
             {
+                "source": source,
                 "model": model,
                 "target": target,
                 "tflops": math.nan if first is None else first[compute],
@@ -126,17 +132,21 @@ def compute_for_target(points: pd.DataFrame, target: float, compute: str = COMPU
                 "gflops": own["gflops"].min(),
             }
         )
-    columns = ["model", "target", "tflops", "sampling_steps", "fid", "best_fid", "points", "gflops"]
+    columns = ["source", "model", "target", "tflops", "sampling_steps", "fid", "best_fid", "points", "gflops"]
     table = pd.DataFrame(rows, columns=columns)
     return table.sort_values(["tflops", "gflops"], kind="stable").reset_index(drop=True)
 
 
 def targets(points: pd.DataFrame) -> list[float]:
-    """FIDs worth asking for: the best of each model, from the worst to the best."""
-    return sorted(points.groupby("model")["fid"].min().dropna().unique(), reverse=True)
+    """FIDs worth asking for: the best of each model and source, from the worst to the best."""
+    return sorted(points.groupby(["source", "model"])["fid"].min().dropna().unique(), reverse=True)
 
 
-def _pair(points: pd.DataFrame, small: str, large: str, compute: str) -> PairVerdict:
+def _known(points: pd.DataFrame, compute: str) -> pd.DataFrame:
+    return points[points[compute].notna() & points["fid"].notna()]
+
+
+def _pair(points: pd.DataFrame, source: str, small: str, large: str, compute: str) -> PairVerdict:
     a, b = (points[points["model"] == model].sort_values(compute, kind="stable") for model in (small, large))
     best = a.loc[a["fid"].idxmin()]
     start = max(a[compute].min(), b[compute].min())
@@ -147,6 +157,7 @@ def _pair(points: pd.DataFrame, small: str, large: str, compute: str) -> PairVer
             ahead = float(budget) if own <= other else ahead
     better = b[b["fid"] < best["fid"]]
     return PairVerdict(
+        source=source,
         small=small,
         large=large,
         small_points=len(a),

@@ -25,7 +25,6 @@ from dit_eval.report.figures import render_figure
 from dit_eval.report.tables import Table
 from dit_eval.results import EvalResult
 
-_WIDE = ("figure6", "figure12")
 _DATA_TYPES = {"csv": "text/csv", "jsonl": "application/jsonl"}
 
 
@@ -36,6 +35,7 @@ class _Drawn:
     name: str
     title: str
     about: str
+    wide: bool
     files: dict[str, bytes]
     notes: tuple[str, ...]
 
@@ -130,6 +130,7 @@ def report_files(
                 name="figure13",
                 title="Figure 13: training loss",
                 about="Larger models, and smaller patches, reach a lower training loss.",
+                wide=False,
                 files=render_figure(loss_figure),
                 notes=(),
             )
@@ -192,6 +193,7 @@ def _draw_setting(setting: Setting, results: list[EvalResult], folder: Path) -> 
                     name=item.name + ending,
                     title=item.title,
                     about=item.about,
+                    wide=figure.get_figwidth() > 5,
                     files=render_figure(figure),
                     notes=tuple(mine["text"]) if setting.is_papers else (),
                 )
@@ -206,6 +208,7 @@ def _draw_setting(setting: Setting, results: list[EvalResult], folder: Path) -> 
                 name=f"figure7{ending}",
                 title="Figure 7: one noise and label through every model",
                 about="Image quality grows downwards, with model size, and to the right, with smaller patches.",
+                wide=False,
                 files=render_figure(figure),
                 notes=(),
             ),
@@ -326,7 +329,7 @@ def _figures(drawn: list[_Drawn], files: Mapping[str, bytes], after: str) -> str
     parts = []
     for figure in drawn:
         picture = base64.b64encode(figure.files["svg"]).decode()
-        wide = ' class="wide"' if figure.name.startswith(_WIDE) else ""
+        wide = ' class="wide"' if figure.wide else ""
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in figure.notes)
         links = "".join(
             f'<a href="figures/{figure.name}.{ending}" download>{ending.upper()}</a>'
@@ -355,9 +358,10 @@ def _tables(group: list[Table], files: Mapping[str, bytes]) -> str:
 
 def _analysis(setting: Setting, group: list[Table], files: Mapping[str, bytes]) -> str:
     sentences = [verdict.sentence() for verdict in compare_pairs(setting.sweep)]
-    front = list(dict.fromkeys(pareto_front(setting.sweep)["model"]))
-    if len(select(setting.sweep, source="measured")):
-        sentences.append(f"On the Pareto front, from the cheapest point to the best: {', '.join(front)}.")
+    measured = select(setting.sweep, source="measured")
+    front = list(dict.fromkeys(pareto_front(measured)["model"]))
+    if front:
+        sentences.append(f"On the measured Pareto front, from the cheapest point to the best: {', '.join(front)}.")
     items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
     return (
         "<p>Can more sampling steps make up for a smaller model? For each two models, at equal sampling compute, of "

@@ -318,7 +318,7 @@ def sampling_compute(setting: Setting) -> Figure | None:
         return None
     figure, axis = new_figure(3.5, 3.1)
     _compute_panel(axis, points, "sampling_tflops", "fid")
-    front = pareto_front(points, "sampling_tflops")
+    front = pareto_front(measured if len(measured) else points, "sampling_tflops")
     if len(front) > 1:
         xs = np.append(front["sampling_tflops"], points["sampling_tflops"].max() * 2)
         ys = np.append(front["fid"], front["fid"].iloc[-1])
@@ -329,7 +329,7 @@ def sampling_compute(setting: Setting) -> Figure | None:
     margin = 2.5 if high / low < 30 else 1.7
     axis.set_xlim(low / margin, high * (margin if measured.empty else 6.0))
     _pad_y(axis, points["fid"], 0.35 if len(points) < 5 else 0.1)
-    note = "the paper prints these two points of its curves" if measured.empty else "dotted: Pareto front"
+    note = "the paper prints two points of its curves" if measured.empty else "dotted: measured Pareto front"
     _caption(figure, points, published="text on Figure 10", extra=note)
     published = select(points, source="paper")
     ends = pd.concat([published, _last_of_each(measured)])

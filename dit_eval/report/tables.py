@@ -263,7 +263,7 @@ def to_markdown(table: Table) -> str:
             text = f"**{text}**" if (index, column.key) in table.best else text
             if place == 0:
                 text = f"*{text}* (measured)" if row.measured and table.mixed else text
-                text += "".join(f"<sup>{_letter(n)}</sup>" for n in row.notes)
+                text += f"<sup>{','.join(_letter(n) for n in sorted(row.notes))}</sup>" if row.notes else ""
             cells.append(text)
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", table.about] if table.about else []
@@ -296,7 +296,7 @@ def to_latex(table: Table) -> str:
             text = f"\\textbf{{{text}}}" if (index, column.key) in table.best else text
             if place == 0:
                 text = f"\\textit{{{text}}} (measured)" if row.measured and table.mixed else text
-                marks = ",".join(_letter(n) for n in row.notes)
+                marks = ",".join(_letter(n) for n in sorted(row.notes))
                 text += f"\\textsuperscript{{{marks}}}" if marks else ""
             cells.append(text)
         lines.append(" & ".join(cells) + " \\\\")
@@ -337,7 +337,8 @@ def to_html(table: Table) -> str:
             text = html.escape(row.cells[column.key])
             text = f"<strong>{text}</strong>" if (index, column.key) in table.best else text
             if place == 0:
-                marks = "".join(f'<sup><a href="#{table.name}-{_letter(n)}">{_letter(n)}</a></sup>' for n in row.notes)
+                links = (f'<a href="#{table.name}-{_letter(n)}">{_letter(n)}</a>' for n in sorted(row.notes))
+                marks = f"<sup>{','.join(links)}</sup>" if row.notes else ""
                 tag = ' <span class="tag">measured</span>' if row.measured and table.mixed else ""
                 cells.append(f'<th scope="row" class="text">{text}{marks}{tag}</th>')
             else:
@@ -519,7 +520,8 @@ def _pairs_table(verdicts: list[PairVerdict], label: str) -> Table:
                 "saving": DASH if v.saving is None else f"{v.saving:.1f}",
                 "points": f"{v.small_points} and {v.large_points}",
             },
-            source="computed",
+            source=f"computed, {v.source} points",
+            measured=v.source == "measured",
         )
         for v in verdicts
     ]
@@ -551,7 +553,7 @@ def _front_table(points: pd.DataFrame, label: str) -> Table:
         )
         for row in pareto_front(points).to_dict("records")
     ]
-    title = "Pareto front: no other point is cheaper and better"
+    title = "Pareto front: no other point of the same source is cheaper and better"
     return Table(name="sampling-front", title=title, columns=columns, rows=tuple(rows))
 
 
@@ -566,8 +568,8 @@ def _targets_table(points: pd.DataFrame, label: str) -> Table:
         Column(key="points", title="Points"),
     )
     rows = []
-    for target in targets(points):
-        for row in compute_for_target(points, target).to_dict("records"):
+    for source, target in ((s, t) for s in ("paper", "measured") for t in targets(select(points, source=s))):
+        for row in compute_for_target(select(points, source=source), target).to_dict("records"):
             reached = not math.isnan(row["tflops"])
             rows.append(
                 Row(
@@ -580,7 +582,8 @@ def _targets_table(points: pd.DataFrame, label: str) -> Table:
                         "best_fid": f"{row['best_fid']:.2f}",
                         "points": f"{row['points']}",
                     },
-                    source="computed",
+                    source=f"computed, {row['source']} points",
+                    measured=row["source"] == "measured",
                 )
             )
     title = "Sampling compute for a target FID: the best of each model as target"
