@@ -23,7 +23,7 @@ _STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"
 # Ink of the figures of `paper_figures`, and what stands in its place on a dark page.
 INK, SOFT, GRID, PAPER = "#1a1a1a", "#5c5c5c", "#dcdcdc", "#ffffff"
 _DARK = {INK: "#ececec", SOFT: "#a8adb5", GRID: "#363b44", PAPER: "#171a20", "#882255": "#d4699c", "#0072b2": "#58a6d8"}
-_RC = {
+_RC: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same
     "font.size": 8,
     "axes.labelsize": 8,

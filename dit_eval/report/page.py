@@ -105,7 +105,8 @@ def report_files(
         if path is not None and not Path(path).is_file():
             raise FileNotFoundError(f"--{name} {path}: no such file.")
     loss_log = read_losses(losses, on_bad_line=skip) if losses is not None else None
-    points, measured = published_points(), []
+    points = published_points()
+    measured: list[EvalResult] = []
     if results is not None:
         own, measured = read_measured(results, count=count_network, on_bad_line=skip)
         if not measured and skip is None:

@@ -107,7 +107,11 @@ def against_unets(setting: Setting) -> Figure | None:
     }
     figure, axis = new_figure(3.5, 3.0)
     axis.set_xscale("log")
-    xs, ys, names, lines, reach = [], [], [], [], []
+    xs: list[float] = []
+    ys: list[float] = []
+    names: list[str] = []
+    lines: list[tuple[float, float]] = []
+    reach: list[float] = []
     for plain, best in guided.items():
         colour = SIZE_COLOURS["XL"] if plain.startswith("DiT") else SIZE_COLOURS["B"]
         x, top, bottom = gflops[plain], table2.loc[plain, "fid"], table2.loc[best, "fid"]
@@ -188,7 +192,6 @@ def block_designs(setting: Setting) -> Figure | None:
         curves.set_xlabel("Training steps (K)")
         curves.set_ylabel(f"{fid_label(setting.num_samples)} ↓")
         curves.set_xlim(left=0)
-        _legend(curves, [_handle(*BLOCK_STYLES[b], _block_name(b)) for b in order], loc="upper right")
     _caption(figure, designs, published="Table 4", extra="the paper prints end points, no curves")
     return figure
 
@@ -216,11 +219,10 @@ def training_curves(setting: Setting) -> Figure | None:
         for number, (title, subset, by) in enumerate(contents):
             axis = figure.add_subplot(grid[line, number * width : (number + 1) * width])
             xs, ys, names = [], [], []
-            for key in sizes if by == "size" else patches:
-                own = select(subset, **{by: key})
-                colour = SIZE_COLOURS[key] if by == "size" else PATCH_COLOURS[key]
-                marker = PATCH_MARKERS[patches[number]] if by == "size" else PATCH_MARKERS[key]
-                own = own[own["training_steps"] <= 1000 * farthest]
+            for _, own in subset[subset["training_steps"] <= 1000 * farthest].groupby(by, sort=False):
+                colour, marker = _style(next(own.itertuples()))
+                if by == "patch":
+                    colour = PATCH_COLOURS[int(own["patch"].iloc[0])]
                 _series(axis, own, "training_steps", "fid", colour, marker, scale=1e-3)
                 for row in own[own["source"] == "paper"].itertuples():
                     xs.append(row.training_steps / 1000)
@@ -440,9 +442,9 @@ def size_patch_grid(images: Mapping[str, np.ndarray], *, caption: str) -> Figure
     """
     cells = {}
     for model, image in images.items():
-        size, _, patch = model.removeprefix("DiT-").partition("/")
-        if size in SIZES and patch.isdigit():
-            cells[size, int(patch)] = image
+        size, _, number = model.removeprefix("DiT-").partition("/")
+        if size in SIZES and number.isdigit():
+            cells[size, int(number)] = image
     if not cells:
         return None
     sizes = [s for s in SIZES if any(key[0] == s for key in cells)]
@@ -454,8 +456,8 @@ def size_patch_grid(images: Mapping[str, np.ndarray], *, caption: str) -> Figure
             axis.set_xticks([])
             axis.set_yticks([])
             axis.spines[:].set_visible(False)
-            image = cells.get((size, patch))
-            if image is not None:
+            if (size, patch) in cells:
+                image = cells[size, patch]
                 axis.imshow(image, interpolation="nearest" if image.shape[0] < 64 else "antialiased")
             else:
                 axis.text(0.5, 0.5, "not\nmeasured", transform=axis.transAxes, ha="center", va="center", color=SOFT)
@@ -618,13 +620,14 @@ def _pad_y(axis: Axes, values: Iterable[float], share: float, *, bottom: float |
 
 
 def _handle(
-    colour: str, marker: str, label: str, *, face: str | None = None, line: str = "none", size: float = 6
+    colour: str, marker: str, label: str, *, face: str | None = None, line: Any = "none", size: float = 6
 ) -> Line2D:
-    marks = {"marker": marker, "markersize": size, "markerfacecolor": face or colour}
-    return Line2D([], [], color=colour, linestyle=line, label=label, **marks)
+    drawn = Line2D([], [], color=colour, linestyle=line, marker=marker, markersize=size, label=label)
+    drawn.set_markerfacecolor(face or colour)
+    return drawn
 
 
-def _legend(axis: Axes, handles: Sequence[Line2D], *, loc: str, ncols: int = 1) -> None:
+def _legend(axis: Axes, handles: Sequence[Line2D], *, loc: Any, ncols: int = 1) -> None:
     axis.legend(
         handles=list(handles), loc=loc, ncols=ncols, fontsize=7, frameon=False, handletextpad=0.4, labelspacing=0.35
     )
@@ -661,8 +664,9 @@ def _stack_labels(axis: Axes, xs: Sequence[float], ys: Sequence[float], names: S
     if not names:
         return
     low, high = axis.get_ylim()
-    axis.figure.draw_without_rendering()
-    gap = 8.5 / 72 * axis.figure.dpi * (high - low) / axis.get_window_extent().height  # a line of text
+    figure = _figure_of(axis)
+    figure.draw_without_rendering()
+    gap = 8.5 / 72 * figure.dpi * (high - low) / axis.get_window_extent().height  # a line of text
     place = -math.inf
     for y, x, name in sorted(zip(ys, xs, names, strict=True)):
         place = max(place + gap, y)
@@ -688,7 +692,7 @@ def _place_labels(
     obstacles : more points to keep clear of
     reach : least distance of each name from the middle of its point, in points; 6 if not given
     """
-    figure = axis.figure
+    figure = _figure_of(axis)
     figure.draw_without_rendering()  # fixes the layout, so that sizes in pixels are known
     pixel = figure.dpi / 72
     marks = axis.transData.transform(np.array([*zip(xs, ys, strict=True), *obstacles], dtype=float))
@@ -724,11 +728,19 @@ def _place_labels(
             taken.append(best[1].get_window_extent().padded(2.0 * pixel, 0.6 * pixel))
 
 
+def _figure_of(axis: Axes) -> Figure:
+    figure = axis.get_figure(root=True)
+    if figure is None:
+        raise ValueError("These axes belong to no figure.")
+    return figure
+
+
 def _along(line: Line2D) -> list[Bbox]:
     """Small boxes along a drawn curve, in pixels."""
-    if line.get_linestyle() == "None" or len(line.get_xdata()) < 2:
+    data = np.asarray(line.get_xydata())
+    if line.get_linestyle() == "None" or line.axes is None or len(data) < 2:
         return []
-    corners = line.axes.transData.transform(np.column_stack([line.get_xdata(), line.get_ydata()]))
+    corners = line.axes.transData.transform(data)
     places = [a + (b - a) * t for a, b in pairwise(corners) for t in np.linspace(0, 1, 12)]
     return [Bbox.from_extents(x - 1.0, y - 1.0, x + 1.0, y + 1.0) for x, y in places]
 

@@ -224,7 +224,7 @@ def later_tables() -> list[Table]:
         for row in later[later["image_size"] == image_size].to_dict("records"):
             cells = _metric_cells(row) | {k: row[k] or DASH for k in ("model", "training", "sampling", "guidance")}
             cells["params_m"] = _number(row["params_m"], 0)
-            marks = ()
+            marks: tuple[int, ...] = ()
             if row["note"]:
                 text = row["note"][0].upper() + row["note"][1:] + "."
                 notes += [] if text in notes else [text]
