@@ -194,7 +194,7 @@ def test_totals_are_those_of_the_original_unets(counts, golden, name):
     if name.startswith("ADM"):
         assert (ours.macs, ours.fvcore) == (theirs["macs"], theirs["fvcore"])
         return
-    # Attention of T tokens of width C to a context of one token: a product over one row, for which the original's einsum
+    # Attention of T tokens of width C to a context of one token: a product over one row, for which the einsum there
     # multiplies element by element, unseen by PyTorch's counter: T C for each.
     with torch.device("meta"):
         queries = {n: m for n, m in UNet(UNETS[name]).named_modules() if n.endswith("attn2.to_q")}
