@@ -317,23 +317,29 @@ def _format_flops(rows: list[ComplexityRow], operators: list[Any], convention: A
     for number in [None] if named else sorted({row.table for row in rows if row.table}):
         block = [row for row in rows if named or row.table == number]
         lines += [f"Table {number}"] if number else []
-        lines.append(
-            f"  {'model':<20} {'px':>4}  {'block':<15} {'params M':>9} {'published':>10} {'paper':>10} {'fvcore':>10} "
-            f"{'mac':>10} {'difference':>11}"
-        )
+        head = ("model", "px", "block", "params M", "printed", "Gflops", "paper", "fvcore", "mac", "difference")
+        table: list[tuple[str, ...]] = [head]
+        marks = [""]
         for row in block:
             found = row.remarks(convention)
-            mark = f"  x [{len(remarks) + 1}]" if row.agrees(convention) is False else ""
-            mark = mark or (f"    [{len(remarks) + 1}]" if found else "")
-            remarks += [f"{row.model} {row.image_size}: {' '.join(found)}"] if found else []
-            published = "-" if row.published is None else f"{row.published:.{row.decimals}f}"
-            difference = row.difference(convention)
-            lines.append(
-                f"  {row.model:<20} {row.image_size:>4}  {row.block or '-':<15} {row.params / 1e6:>9.2f} "
-                f"{published:>10} "
-                f"{row.gflops('paper'):>10.4f} {row.gflops('fvcore'):>10.4f} {row.gflops('mac'):>10.4f} "
-                f"{'-' if difference is None else f'{difference:+.4f}':>11}{mark}"
+            if found:
+                remarks.append(f"{row.model} {row.image_size}: {' '.join(found)}")
+            marks.append(f"  {'x' if row.agrees(convention) is False else ' '} [{len(remarks)}]" if found else "")
+            table.append(
+                (
+                    row.model,
+                    str(row.image_size),
+                    row.block or "-",
+                    f"{row.params / 1e6:.2f}",
+                    "-" if row.published_params_m is None else str(row.published_params_m),
+                    "-" if row.published is None else f"{row.published:.{row.decimals}f}",
+                    *(f"{row.gflops(name):.4f}" for name in ("paper", "fvcore", "mac")),
+                    "-" if (difference := row.difference(convention)) is None else f"{difference:+.4f}",
+                )
             )
+        for cells, mark in zip(table, marks, strict=True):
+            model, size, design, *numbers = cells
+            lines.append(f"  {model:<20}{size:>4}  {design:<16}" + "".join(f"{n:>11}" for n in numbers) + mark)
         lines.append("")
     for row, parts in zip(rows, operators, strict=False):  # none with --all
         lines.append(f"{row.model}, {row.image_size} px, by operator")
@@ -342,7 +348,8 @@ def _format_flops(rows: list[ComplexityRow], operators: list[Any], convention: A
     lines += [f"[{number}] {remark}" for number, remark in enumerate(remarks, start=1)]
     lines += [""] if remarks else []
     lines.append(
-        f"Gflops: 1e9 multiply-adds of one forward pass, batch 1, no guidance. Difference: {convention} - published"
+        "printed, Gflops: the paper's parameters (M) and Gflops (1e9 multiply-adds of one forward pass, batch 1, no "
+        f"guidance). Difference: count by `{convention}` less the paper's."
     )
     lines.append("x: the printed digits are not reached" if any("  x [" in line for line in lines) else "")
     return "\n".join(lines).rstrip() + "\n"

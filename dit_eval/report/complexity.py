@@ -70,7 +70,7 @@ class ComplexityRow:
             past = abs(gflops - self.published) - half
             found.append(
                 f"{self.published:.{self.decimals}f} printed, {gflops:.4f} counted: {past:.4f} past where it rounds to "
-                f"the printed digits, {abs(gflops / self.published - 1):.2%} off. "
+                f"the printed digits, {abs(gflops / self.published - 1):.3%} off. "
                 + (self.note or "Every row is counted by one rule; none is corrected.")
             )
         if self.published_params_m is not None and not _rounds_to(self.params / 1e6, self.published_params_m, 0):
@@ -176,7 +176,7 @@ def _table_1() -> Iterator[dict[str, Any]]:
             "table": 1,
             "published": row.gflops,
             "decimals": GFLOPS_DECIMALS[1],
-            "note": f"Table 4 prints {larger[model]:.2f} for it, of which this is a rounding.",
+            "note": f"Table 4 prints {larger[model]:.2f} for it, which this rounds again.",
         }
 
 
