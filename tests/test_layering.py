@@ -25,7 +25,7 @@ GENERATE, MEASURE = {"models", "diffusion", "sampling", "flops"}, {"features", "
 ONLY_IN = {
     "tensorflow": {"features/adm_tensorflow.py"},
     "torch_fidelity": {"features/inception.py"},
-    "matplotlib": {"report/figures.py"},
+    "matplotlib": {"report/figures.py", "report/paper_figures.py"},
     "argparse": {"cli.py", "models/checkpoints.py"},
     "tqdm": {"cli.py"},
     "torch": {
@@ -40,6 +40,7 @@ ONLY_IN = {
         "sampling.py",
         "dist.py",
         "flops.py",
+        "report/counts.py",
         "cli.py",
     },
     "fvcore": {"flops.py"},
@@ -51,6 +52,7 @@ ONLY_IN = {
         "report/compute.py",
         "report/tables.py",
         "report/paper_figures.py",
+        "report/page.py",
     },
 }
 
@@ -105,6 +107,16 @@ def test_no_print_outside_the_command_line():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print"]
         assert not calls, f"{path} prints"
+
+
+def test_the_report_loads_torch_in_one_place_only_and_late():
+    """`report/counts.py` imports torch and the counter inside its functions."""
+    for path in (PACKAGE / "report").glob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+                late = ("torch", "dit_eval.flops", "dit_eval.models", "dit_eval.sampling", "dit_eval.features")
+                assert not any(name.startswith(late) for name in names), f"{path} imports {names}"
 
 
 def test_help_loads_nothing_heavy():

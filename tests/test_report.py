@@ -560,7 +560,7 @@ def test_an_empty_file_is_refused(tmp_path, capsys):
     assert "holds no result" in capsys.readouterr().err
 
 
-def test_the_report_imports_no_torch():
+def test_the_report_loads_without_torch():
     code = "import sys, dit_eval.report.page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
