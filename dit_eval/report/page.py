@@ -270,9 +270,9 @@ def _page(
     sections["stated"] = ("Numbers of the text", _tables(groups["stated"], files))
     sections["later"] = ("Later papers", _tables(groups["later"], files))
     sections["provenance"] = ("Where the numbers are from", _provenance(measured, sources, files))
-    menu = "".join(f'<a href="#{key}">{html.escape(title)}</a>' for key, (title, _) in sections.items())
+    menu = "".join(f'<a href="#part-{key}">{html.escape(title)}</a>' for key, (title, _) in sections.items())
     body = "".join(
-        f'<section id="{key}"><h2>{html.escape(title)}</h2>{inner}</section>\n'
+        f'<section id="part-{key}"><h2>{html.escape(title)}</h2>{inner}</section>\n'
         for key, (title, inner) in sections.items()
     )
     count = len(measured)
