@@ -19,6 +19,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
@@ -180,7 +181,7 @@ def block_designs(setting: Setting) -> Figure | None:
         left.annotate(text, (row.fid, y), (7, 0), textcoords="offset points", va="center", fontsize=7)
     left.set_yticks(range(len(order)), [_block_name(b) for b in reversed(order)])
     left.set_ylim(-0.7, len(order) - 0.4)
-    left.set_xlim(0, 1.95 * widest)
+    left.set_xlim(0, (2.3 if curves is None else 1.95) * widest)
     left.set_xticks([x for x in left.get_xticks() if x <= 1.05 * widest])
     left.set_xlabel(f"{fid_label(setting.num_samples)} ↓ of {model} at {_steps_text(steps)} training steps")
     left.grid(False, axis="y")
@@ -712,6 +713,7 @@ def _place_labels(
                     name, (x, y), (away * dx, away * dy), textcoords="offset points", fontsize=7, ha=ha, va=va
                 )
                 text.set_in_layout(False)
+                text.set_path_effects([_HALO])
                 box = text.get_window_extent().padded(2.0 * pixel, 0.6 * pixel)
                 covered = sum(_overlap(box, other) for other in taken) + _outside(box, frame)
                 if best is None or covered < best[0]:
@@ -744,6 +746,8 @@ def _along(line: Line2D) -> list[Bbox]:
     places = [a + (b - a) * t for a, b in pairwise(corners) for t in np.linspace(0, 1, 12)]
     return [Bbox.from_extents(x - 1.0, y - 1.0, x + 1.0, y + 1.0) for x, y in places]
 
+
+_HALO = withStroke(linewidth=2.0, foreground=PAPER)  # keeps a name readable where a line passes behind it
 
 _AROUND = (
     (1, 0, "left", "center"),
