@@ -375,6 +375,7 @@ def test_measured_rows_are_marked_rounded_and_compared(measured):
     assert "24 measured results of other than 50,000 samples are left out." in table.about
     assert "*DiT-XL/2-G (cfg=1.50), 7000K training steps* (measured)" in tables.to_markdown(table)
     assert len(own) == 60 + 9 + 3
+    assert "DiT-XL/2, in-context, ft-MSE decoder, 400K training steps" in {r.cells["model"] for r in own}
 
 
 def test_best_values_are_bold_and_only_they(paper_tables):

@@ -380,6 +380,7 @@ def _provenance(measured: list[EvalResult], sources: list[Path], files: Mapping[
     for path in sources:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         parts.append(f"<p>Measured: {html.escape(path.name)}, SHA-256 <code>{digest}</code>.</p>")
+    made = []
     for number, result in enumerate(measured, start=1):
         run, features = result.gen.run, result.extractor
         commit = result.environment.get("commit") or "not known"
@@ -394,7 +395,9 @@ def _provenance(measured: list[EvalResult], sources: list[Path], files: Mapping[
         }
         title = run.summary() if run else Path(result.gen.path).name
         listed = "".join(f"<dt>{key}</dt><dd>{html.escape(value)}</dd>" for key, value in facts.items())
-        parts.append(f"<details><summary>{number}. {html.escape(title)}</summary><dl>{listed}</dl></details>")
+        made.append(f"<details><summary>{number}. {html.escape(title)}</summary><dl>{listed}</dl></details>")
+    if made:
+        parts.append(f"<details><summary>How each measured result was made</summary>{''.join(made)}</details>")
     links = "".join(_data_link(name, files) for name in files if name.startswith("data/"))
     return "".join(parts) + f'<p class="files">All points with their sources: {links}</p>'
 

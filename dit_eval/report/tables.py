@@ -354,7 +354,8 @@ def to_html(table: Table) -> str:
         for number, note in enumerate(table.notes)
     )
     return (
-        f'<div class="scroll"><table class="sortable" id="{table.name}"><caption>{html.escape(table.title)}</caption>'
+        f'<div class="scroll"><table class="sortable" id="{table.name}">'
+        f"<caption><span>{html.escape(table.title)}</span></caption>"
         f"<thead><tr>{head}</tr></thead><tbody>\n" + "\n".join(body) + "\n</tbody></table></div>\n"
         f'<p class="about">{html.escape(table.about)}</p>' + (f'<ul class="notes">{notes}</ul>' if notes else "")
     )
@@ -639,6 +640,10 @@ def _run_name(row: dict[str, Any]) -> str:
     name = str(row["model"])
     if not _missing(row["cfg_scale"]) and row["cfg_scale"] != 1.0:
         name += f"-G (cfg={row['cfg_scale']:.2f})"
+    if row["block"] not in (None, "adaln-zero"):
+        name += f", {_BLOCKS.get(row['block'], row['block'])}"
+    if row["decoder"] not in (None, "ft-EMA"):
+        name += f", {row['decoder']} decoder"
     if not _missing(row["training_steps"]):
         name += f", {row['training_steps'] / 1000:g}K training steps"
     if not _missing(row["sampling_steps"]) and (row["sampler"] != "ddpm" or row["sampling_steps"] != 250):
