@@ -151,6 +151,7 @@ def measured_table(points: pd.DataFrame) -> Table:
         cells |= {k: _number(row[k], 0) for k in ("image_size", "training_steps", "seed", "num_samples")}
         rows.append(Row(cells=cells, source=row["origin"], measured=True))
     about = "Numbers of different N, protocol or reference do not compare. Gflops and parameters are counted."
+    columns = tuple(c for c in columns if c.key == "model" or any(row.cells[c.key] != DASH for row in rows))
     return Table(name="measured", title="Measured results", columns=columns, rows=tuple(rows), about=about)
 
 
