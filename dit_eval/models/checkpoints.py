@@ -22,7 +22,7 @@ from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dit_eval.models.dit import MODEL_NAMES, DiT, DiTConfig, named_config
@@ -118,7 +118,7 @@ def save_dit(path: str | os.PathLike[str], model: DiT, *, notes: Mapping[str, st
     metadata = {**(notes or {}), _CONFIG_KEY: json.dumps(asdict(model.config))}
     try:
         tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
-        save_file(tensors, partial, metadata=metadata)
+        partial.write_bytes(save(tensors, metadata=metadata))
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

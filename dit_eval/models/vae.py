@@ -10,7 +10,7 @@ import json
 import os
 import pickle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,9 +18,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dit_eval.models.dit import LATENT_FACTOR
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
 
 SCALE = 0.18215
 LATENT_CHANNELS = 4
@@ -106,7 +103,7 @@ class Autoencoder:
         return torch.cat(images)
 
 
-def _load(path: Path) -> AutoencoderKL:
+def _load(path: Path) -> Any:  # an AutoencoderKL; diffusers is loaded only when needed
     from diffusers import AutoencoderKL
 
     config, file = _CONFIG, path
