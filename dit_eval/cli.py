@@ -332,7 +332,7 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
         sampler=arguments.sampler,
         cfg_scale=arguments.cfg_scale,
         cfg_channels=None if arguments.cfg_scale == 1.0 else channels,
-        vae=(vae.name if Path(arguments.vae).exists() else arguments.vae) if vae else None,
+        vae=Path(arguments.vae).name if vae else None,
         vae_sha256=None,
         vae_tiling=bool(vae) and arguments.vae_tiling,
         labels=arguments.labels if arguments.labels in ("random", "balanced") else "file",
@@ -402,13 +402,9 @@ def _network(arguments: argparse.Namespace) -> tuple[str, DiTConfig, Path]:
 
 def _decoder_path(vae: str) -> Path:
     from dit_eval.assets import asset
-    from dit_eval.models.vae import DECODERS
+    from dit_eval.models.vae import DECODERS, weights_file
 
-    if vae in DECODERS and not Path(vae).exists():
-        return _fetch(asset(DECODERS[vae]))
-    if not Path(vae).exists():
-        raise FileNotFoundError(f"--vae {vae}: no such file; needed a weights file, or one of {', '.join(DECODERS)}.")
-    return Path(vae)
+    return _fetch(asset(DECODERS[vae])) if vae in DECODERS and not Path(vae).exists() else weights_file(Path(vae))
 
 
 def _load_generator(run: SampleRun, sources: tuple[Path, Path | None], device: str) -> tuple[DiT, Decoder | None]:

@@ -8,6 +8,7 @@ after a crash, and packs the pieces into OUT when all are there.
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
 import json
 import math
@@ -317,8 +318,9 @@ class _Parts:
 
         Returns the run as it will be recorded, or None if the file is complete already.
         """
-        for stale in self.folder.glob(".*.part"):
-            stale.unlink()
+        for folder, name in ((self.folder, "*"), (self.out.parent, glob.escape(self.out.name))):
+            for stale in folder.glob(f".{name}.*.part"):  # of a killed process
+                stale.unlink()
         run = self._run
         settings = self.folder / "run.json"
         if self.out.exists():

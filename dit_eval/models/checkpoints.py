@@ -90,7 +90,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, weights: Literal["ema", "mo
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint.")
-    state = _read(path)
+    state = read_state(path)
     if "ema" in state or "model" in state:
         chosen = state.get(weights, state.get("model", state.get("ema")))
         if not isinstance(chosen, dict):
@@ -147,7 +147,14 @@ def stored_config(path: str | os.PathLike[str]) -> DiTConfig | None:
         raise ValueError(f"{path}: its configuration cannot be read ({error}).") from None
 
 
-def _read(path: Path) -> dict[str, object]:
+def read_state(path: Path) -> dict[str, object]:
+    """What a PyTorch or safetensors file holds: tensors, and plain containers of them.
+
+    Raises
+    ------
+    ValueError
+        If it is neither, or needs anything else to be unpickled.
+    """
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
