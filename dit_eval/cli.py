@@ -157,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     quickstart = commands.add_parser(
         "quickstart",
         help="see every metric at work on real digits, with no download",
-        description="Evaluate real, blurred, noisy and class-collapsed digits; print a table, draw a figure.",
+        description="Draw digits from a DiT; score them beside real, blurred, noisy and class-collapsed ones.",
     )
     quickstart.add_argument("--out", type=Path, default=Path("quickstart"), metavar="DIR", help="default: %(default)s")
     quickstart.set_defaults(run=_quickstart)
