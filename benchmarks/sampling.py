@@ -22,8 +22,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2
 from harness import alternate, print_environment, report
 
 from dit_eval.models.dit import DiT, DiTConfig, named_config
-from dit_eval.results import SampleRun, environment
-from dit_eval.sampling import NOISE_RULE, ImageSampler
+from dit_eval.results import SampleRun
+from dit_eval.sampling import ImageSampler
 
 SCALE = 1.5
 
@@ -45,25 +45,16 @@ def ours(model: DiT, name: str, steps: int, batch: int, *, precision: str, compi
         network=dataclasses.asdict(model.config),
         checkpoint="random",
         checkpoint_sha256="",
-        weights="ema",
         image_size=model.config.image_size,
         num_images=batch,
         num_sampling_steps=str(steps),
-        sampler="ddpm",
         cfg_scale=SCALE,
         cfg_channels=3,
         vae="none",
-        vae_sha256=None,
-        vae_tiling=False,
         labels="balanced",
-        labels_sha256=None,
-        rounding="dit",
-        global_seed=0,
-        noise=NOISE_RULE,
         precision=precision,
         compiled=compiled,
         device=device,
-        environment=environment(),
     )
     # Random weights drift far from images; what is drawn is thrown away, but must be finite.
     sampler = ImageSampler(model, run, decode=lambda latents: latents.nan_to_num()[:, :3])

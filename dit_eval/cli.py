@@ -314,7 +314,7 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
         raise ValueError(f"--per-proc-batch-size {arguments.per_proc_batch_size}: needed at least 1.")
     from dit_eval import results
     from dit_eval.assets import sha256_of
-    from dit_eval.sampling import NOISE_RULE, check_run, draw_labels, read_labels
+    from dit_eval.sampling import check_run, draw_labels, read_labels
 
     device = _device(arguments.device)
     name, config, checkpoint = _network(arguments)
@@ -333,13 +333,10 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
         cfg_scale=arguments.cfg_scale,
         cfg_channels=None if arguments.cfg_scale == 1.0 else channels,
         vae=Path(arguments.vae).name if vae else None,
-        vae_sha256=None,
         vae_tiling=bool(vae) and arguments.vae_tiling,
         labels=arguments.labels if arguments.labels in ("random", "balanced") else "file",
-        labels_sha256=None,
         rounding=arguments.rounding,
         global_seed=arguments.global_seed,
-        noise=NOISE_RULE,
         precision=arguments.precision,
         compiled=arguments.compile,
         device=device.split(":")[0],
@@ -387,6 +384,8 @@ def _network(arguments: argparse.Namespace) -> tuple[str, DiTConfig, Path]:
     path = _fetch(asset(ckpt)) if ckpt in public and not Path(ckpt).exists() else Path(ckpt)
     stored = stored_config(path)
     if stored is None:
+        if named is None and ckpt in public:  # all public ones but our own are of this model
+            named = named_config(name, image_size=int(ckpt.rpartition("-")[2]))
         if named is None:
             raise ValueError(f"{path}: does not say which model it is of; pass --model, such as --model DiT-XL/2.")
         return name, named, path
@@ -654,9 +653,10 @@ def _format_result(result: EvalResult, appended: Path | None) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    from dit_eval.files import atomic_file
+
+    with atomic_file(path) as file:
+        file.write(text.encode())
 
 
 def _say(text: str) -> None:

@@ -3,7 +3,6 @@ damaged real ones."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import pairwise
@@ -15,11 +14,12 @@ from scipy import ndimage
 from dit_eval.assets import asset, sha256_of
 from dit_eval.evaluate import evaluate
 from dit_eval.features.digits import DigitsExtractor
+from dit_eval.files import atomic_file
 from dit_eval.models.checkpoints import load_dit, stored_config
 from dit_eval.npz import open_batch, write_batch
 from dit_eval.report.figures import metric_response_figure, sample_grid_figure, save_figure
 from dit_eval.results import EvalResult, SampleRun, environment
-from dit_eval.sampling import NOISE_RULE, ImageSampler, draw_labels, sample_npz
+from dit_eval.sampling import ImageSampler, draw_labels, sample_npz
 
 LEVELS = ("none", "weak", "medium", "strong")
 _BLUR = (0.5, 0.75, 1.0)  # standard deviation of the Gaussian, pixels of 8
@@ -71,9 +71,8 @@ def quickstart(out: Path, *, on_step: Callable[[str], None]) -> str:
     grid, _ = save_figure(sample_grid_figure(rows, columns=[f"class {digit}" for digit in range(10)]), out / "samples")
 
     lines = out / "results.jsonl"
-    partial = out / ".results.jsonl.part"
-    partial.write_text("".join(result.to_json() + "\n" for result in [*results.values(), generated]), encoding="utf-8")
-    os.replace(partial, lines)
+    with atomic_file(lines) as file:
+        file.write("".join(result.to_json() + "\n" for result in [*results.values(), generated]).encode())
     none, *damaged = results.values()
     size = len(LEVELS) - 1
     curves = {
@@ -110,24 +109,11 @@ def _draw_digits(path: Path, count: int) -> Path:
         network=asdict(config),
         checkpoint=weights.name,
         checkpoint_sha256=sha256_of(weights),
-        weights="ema",
         image_size=config.image_size,
         num_images=count,
         num_sampling_steps=str(_STEPS),
-        sampler="ddpm",
-        cfg_scale=1.0,
-        cfg_channels=None,
-        vae=None,
-        vae_sha256=None,
-        vae_tiling=False,
         labels="balanced",
-        labels_sha256=None,
-        rounding="dit",
         global_seed=_SEED,
-        noise=NOISE_RULE,
-        precision="fp32",
-        compiled=False,
-        device="cpu",
         environment=environment(),
     )
     labels = draw_labels("balanced", num_images=count, num_classes=config.num_classes, seed=_SEED)

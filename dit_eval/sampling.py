@@ -15,7 +15,6 @@ import math
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -30,12 +29,11 @@ from torch import Tensor
 
 from dit_eval.diffusion import Diffusion, respaced_timesteps
 from dit_eval.dist import World
+from dit_eval.files import atomic_file
 from dit_eval.models.dit import DiT
 from dit_eval.npz import RUN_KEY, open_batch, write_batch
 from dit_eval.results import SampleRun
 
-# Goes into every SampleRun; a change of the rule is a change of all images and needs another name.
-NOISE_RULE = "numpy Philox, key (seed, index), standard_normal float32; labels from key (seed, 2^63 + index)"
 _LABEL_STREAM = 1 << 63
 
 Decoder = Callable[[Tensor], Tensor]  # latents (N, 4, h, w) -> images (N, 3, H, W) in -1..1
@@ -356,7 +354,8 @@ class _Parts:
                 f"{self.folder}: {free / 1e9:.3f} GB are free; needed {needed / 1e9:.3f} GB, for the {missing:,} "
                 f"images still to draw and once more for all {run.num_images:,} when they are packed."
             )
-        _write(settings, run.to_json().encode())
+        with atomic_file(settings) as file:
+            file.write(run.to_json().encode())
         if missing < run.num_images:
             note(f"{self.out}: going on; {run.num_images - missing:,} of {run.num_images:,} images are here already")
         return run
@@ -376,7 +375,8 @@ class _Parts:
 
     def save(self, begin: int, images: np.ndarray) -> None:
         try:
-            _write(self.folder / f"{begin:09d}-{begin + len(images):09d}.u8", images.tobytes())
+            with atomic_file(self.folder / f"{begin:09d}-{begin + len(images):09d}.u8") as file:
+                file.write(images.data)
         except OSError as error:
             raise OSError(
                 f"{self.folder}: images {begin:,} to {begin + len(images) - 1:,} could not be written "
@@ -461,17 +461,3 @@ def _arithmetic(precision: str, device: torch.device) -> AbstractContextManager[
         torch.backends.cuda.matmul.allow_tf32 = tf32
         torch.backends.cudnn.allow_tf32 = tf32
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-
-
-def _write(path: Path, data: bytes) -> None:
-    """The whole file under its name, or none."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with open(partial, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

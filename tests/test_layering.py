@@ -17,7 +17,8 @@ LAYERS = [
     {"evaluate", "sampling", "report"},
     {"features", "metrics", "models", "diffusion"},
     {"npz"},
-    {"stats", "results", "assets", "dist"},
+    {"stats", "results", "assets"},
+    {"files", "dist"},
     {""},  # dit_eval itself: the version
 ]
 GENERATE, MEASURE = {"models", "diffusion", "sampling"}, {"features", "metrics", "evaluate"}

@@ -25,7 +25,7 @@ from dit_eval.models.checkpoints import load_dit, save_dit, stored_config
 from dit_eval.models.dit import DiT, DiTConfig, named_config
 from dit_eval.npz import open_batch
 from dit_eval.results import SampleRun, environment
-from dit_eval.sampling import NOISE_RULE, ImageSampler, draw_labels, read_labels, sample_npz, to_uint8
+from dit_eval.sampling import ImageSampler, draw_labels, read_labels, sample_npz, to_uint8
 
 DIGITS = ["sample", "--ckpt", "dit-digits", "--num-sampling-steps", "8", "--cfg-scale", "1.5", "--device", "cpu"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -49,24 +49,9 @@ def make_run(config, **settings):
         network=dataclasses.asdict(config),
         checkpoint="test.safetensors",
         checkpoint_sha256="0" * 64,
-        weights="ema",
         image_size=config.image_size,
         num_images=10,
         num_sampling_steps="8",
-        sampler="ddpm",
-        cfg_scale=1.0,
-        cfg_channels=None,
-        vae=None,
-        vae_sha256=None,
-        vae_tiling=False,
-        labels="random",
-        labels_sha256=None,
-        rounding="dit",
-        global_seed=0,
-        noise=NOISE_RULE,
-        precision="fp32",
-        compiled=False,
-        device="cpu",
         environment=environment(),
     )
     return dataclasses.replace(standard, **settings)

@@ -12,7 +12,6 @@ import json
 import os
 import pickle
 import re
-import uuid
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from dit_eval.files import atomic_file
 from dit_eval.models.dit import MODEL_NAMES, DiT, DiTConfig, named_config
 
 _CONFIG_KEY = "dit_eval.config"  # in the metadata of the safetensors files that we write
@@ -114,14 +114,10 @@ def save_dit(path: str | os.PathLike[str], model: DiT, *, notes: Mapping[str, st
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     metadata = {**(notes or {}), _CONFIG_KEY: json.dumps(asdict(model.config))}
-    try:
-        tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
-        partial.write_bytes(save(tensors, metadata=metadata))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    with atomic_file(path) as file:
+        file.write(save(tensors, metadata=metadata))
 
 
 def stored_config(path: str | os.PathLike[str]) -> DiTConfig | None:
