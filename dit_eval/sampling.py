@@ -110,6 +110,12 @@ def check_run(run: SampleRun) -> None:
             "0 would not switch guidance off but draw without labels, and between the two labels count for less than "
             "the model says."
         )
+    if (run.cfg_scale == 1.0) != (run.cfg_channels is None):
+        raise ValueError(
+            f"Guidance scale {run.cfg_scale} on {run.cfg_channels} channels: needed both, or 1.0 and None."
+        )
+    if run.sampler not in ("ddpm", "ddim"):
+        raise ValueError(f"Unknown sampler {run.sampler!r}; known: ddpm, ddim.")
     if run.cfg_channels is not None and not 1 <= run.cfg_channels <= channels:
         raise ValueError(f"Guidance on {run.cfg_channels} channels: the model has {channels}.")
     if run.cfg_scale > 1.0 and not run.network["label_dropout"]:
@@ -253,7 +259,7 @@ def sample_npz(
         raise ValueError(f"Found labels {labels.shape}; needed ({sampler.run.num_images},), one per image.")
     parts = _Parts(out, sampler.run)
     note = on_note or (lambda _: None)
-    with parts.lock() if world.rank == 0 else nullcontext():
+    with parts:
         run = world.from_first(lambda: parts.begin(note))
         if run is None:
             return out
@@ -300,22 +306,26 @@ class _Parts:
         self.folder = out.with_name(out.name + ".parts")
         self._shape = (run.image_size, run.image_size, 3)
         self._image_bytes = math.prod(self._shape)
+        self._lock = FileLock(self.folder / "lock")
 
-    def lock(self) -> AbstractContextManager[object]:
-        """Keep other runs away from this output; a lock of a killed process is free."""
+    def __enter__(self) -> None:
+        """Leaving lets other runs at this output."""
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()
+
+    def begin(self, note: Callable[[str], None]) -> SampleRun | None:
+        """Keep other runs away, and check what is there, and the disk, against what is asked for; process 0 only.
+
+        Returns the run as it will be recorded, or None if the file is complete already.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            return FileLock(self.folder / "lock").acquire(timeout=0)
+            self._lock.acquire(timeout=0)  # a killed process lets go of it
         except Timeout:
             raise ValueError(f"{self.out}: another process is drawing into it; wait for it, or name another.") from None
         except OSError as error:
             raise OSError(f"{self.folder}: cannot be written ({error.strerror}); name another --out.") from None
-
-    def begin(self, note: Callable[[str], None]) -> SampleRun | None:
-        """Check what is there against what is asked for, and what is asked for against the disk.
-
-        Returns the run as it will be recorded, or None if the file is complete already.
-        """
         for folder, name in ((self.folder, "*"), (self.out.parent, glob.escape(self.out.name))):
             for stale in folder.glob(f".{name}.*.part"):  # of a killed process
                 stale.unlink()

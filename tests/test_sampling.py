@@ -231,6 +231,20 @@ def test_compiled_draws_the_same_images():
     assert (np.abs(drawn[0] - drawn[1]) > 1).mean() < 1e-2
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"cfg_scale": 2.0}, "Guidance scale 2.0 on None channels"),
+        ({"sampler": "euler"}, "Unknown sampler 'euler'"),
+        ({"precision": "tf32"}, "tf32"),
+    ],
+)
+def test_a_run_that_contradicts_itself_is_refused(settings, said):
+    model = random_dit()
+    with pytest.raises(ValueError, match=said):
+        ImageSampler(model, make_run(model.config, **settings))
+
+
 def test_values_that_are_no_numbers_are_an_error():
     model = random_dit()
     with torch.no_grad():
