@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from dit_eval.features.extract import FeatureExtractor
     from dit_eval.models.dit import DiT, DiTConfig
     from dit_eval.npz import ImageBatch
+    from dit_eval.report.complexity import ComplexityRow
     from dit_eval.results import EvalResult, SampleRun
     from dit_eval.sampling import Decoder
 
@@ -127,6 +129,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_extractor_options(stats)
     stats.set_defaults(run=_stats)
+
+    flops = commands.add_parser(
+        "flops",
+        help="count the Gflops and parameters of models, beside the paper's tables",
+        description="Count multiply-adds of one forward pass (batch 1, no guidance) in three conventions: `paper`, "
+        "multiply-adds and one for each normalised element; `fvcore`, what fvcore bills; `mac`, multiply-adds alone.",
+    )
+    flops.add_argument(
+        "models", nargs="*", metavar="MODEL", help="DiT-XL/2 and so on, ADM-256, ADM-U-256-upsampler, LDM-4 and so on"
+    )
+    flops.add_argument("--image-size", type=int, metavar="PIXELS", help="of a DiT (default: 256)")
+    flops.add_argument(
+        "--block", metavar="DESIGN", help="of a DiT: adaln-zero (default), adaln, cross-attention or in-context"
+    )
+    flops.add_argument("--all", action="store_true", help="every model of Tables 1, 4 and 6")
+    flops.add_argument(
+        "--convention",
+        choices=("paper", "fvcore", "mac"),
+        default="paper",
+        help="the one that is compared with the published figure (default: %(default)s)",
+    )
+    flops.add_argument("--json", metavar="FILE|-", help="also write the rows as one JSON object; - prints only that")
+    flops.set_defaults(run=_flops)
 
     weights = commands.add_parser("weights", help="list, fetch or verify public weights and reference batches")
     actions = weights.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -477,6 +502,101 @@ def _stats(arguments: argparse.Namespace) -> None:
             on_progress=bars.update,
         )
     sys.stdout.write(f"{arguments.out}: statistics of {images.num_images:,} images, {kept:,} images kept\n")
+
+
+def _flops(arguments: argparse.Namespace) -> None:
+    if bool(arguments.models) == arguments.all:
+        raise ValueError("Name the models to count, such as DiT-XL/2 or ADM-256, or pass --all; one of the two.")
+    if arguments.all and (arguments.image_size or arguments.block):
+        raise ValueError("--all counts the paper's models as they are; drop --image-size and --block.")
+    from dit_eval.flops import FlopCount, check_model, count_model
+    from dit_eval.report.complexity import counted_row, paper_rows
+
+    options = {"image_size": arguments.image_size, "block": arguments.block}
+    for name in arguments.models:
+        check_model(name, **options)
+    from tqdm import tqdm
+
+    counts: list[FlopCount] = []
+    seldom = 0.1 if sys.stderr.isatty() else 30
+    total = len(arguments.models) or None
+    with tqdm(total=total, unit="model", file=sys.stderr, leave=False, mininterval=seldom) as bar:
+
+        def count(name: str, **which: Any) -> FlopCount:
+            bar.set_description(name, refresh=False)
+            counts.append(count_model(name, **which))
+            bar.update()
+            return counts[-1]
+
+        if arguments.all:
+            rows = paper_rows(count)
+        else:
+            rows = [counted_row(name, count(name, **options), **options) for name in arguments.models]
+    operators = [] if arguments.all else [count.by_operator for count in counts]
+    if arguments.json:
+        text = json.dumps(_flops_object(rows, operators, arguments.convention), ensure_ascii=False) + "\n"
+        if arguments.json == "-":
+            sys.stdout.write(text)
+            return
+        _write_text(Path(arguments.json), text)
+    sys.stdout.write(_format_flops(rows, operators, arguments.convention))
+
+
+def _flops_object(rows: list[ComplexityRow], operators: list[Any], convention: Any) -> dict[str, Any]:
+    from dit_eval.results import environment
+
+    objects = [row.to_json(convention) for row in rows]
+    for each, parts in zip(objects, operators, strict=False):  # none with --all
+        each["by_operator"] = {
+            name: {"macs": c.macs, "norm_elements": c.norm_elements, "fvcore": c.fvcore} for name, c in parts.items()
+        }
+    return {"convention": convention, "rows": objects, "environment": environment()}
+
+
+def _format_flops(rows: list[ComplexityRow], operators: list[Any], convention: Any) -> str:
+    """The rows as people read them, a block for each of the paper's tables, remarks below."""
+    lines: list[str] = []
+    remarks: list[str] = []
+    named = bool(operators)
+    for number in [None] if named else sorted({row.table for row in rows if row.table}):
+        block = [row for row in rows if named or row.table == number]
+        lines += [f"Table {number}"] if number else []
+        head = ("model", "px", "block", "params M", "printed", "Gflops", "paper", "fvcore", "mac", "difference")
+        table: list[tuple[str, ...]] = [head]
+        marks = [""]
+        for row in block:
+            found = row.remarks(convention)
+            if found:
+                remarks.append(f"{row.model} {row.image_size}: {' '.join(found)}")
+            marks.append(f"  {'x' if row.agrees(convention) is False else ' '} [{len(remarks)}]" if found else "")
+            table.append(
+                (
+                    row.model,
+                    str(row.image_size),
+                    row.block or "-",
+                    f"{row.params / 1e6:.2f}",
+                    "-" if row.published_params_m is None else str(row.published_params_m),
+                    "-" if row.published is None else f"{row.published:.{row.decimals}f}",
+                    *(f"{row.gflops(name):.4f}" for name in ("paper", "fvcore", "mac")),
+                    "-" if (difference := row.difference(convention)) is None else f"{difference:+.4f}",
+                )
+            )
+        for cells, mark in zip(table, marks, strict=True):
+            model, size, design, *numbers = cells
+            lines.append(f"  {model:<20}{size:>4}  {design:<16}" + "".join(f"{n:>11}" for n in numbers) + mark)
+        lines.append("")
+    for row, parts in zip(rows, operators, strict=False):  # none with --all
+        lines.append(f"{row.model}, {row.image_size} px, by operator")
+        lines += [f"  {name:<32} {counts.gflops(convention):>14.6f}" for name, counts in parts.items()]
+        lines.append("")
+    lines += [f"[{number}] {remark}" for number, remark in enumerate(remarks, start=1)]
+    lines += [""] if remarks else []
+    lines.append(
+        "printed, Gflops: the paper's parameters (M) and Gflops (1e9 multiply-adds of one forward pass, batch 1, no "
+        f"guidance). Difference: count by `{convention}` less the paper's."
+    )
+    lines.append("x: the printed digits are not reached" if any("  x [" in line for line in lines) else "")
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _weights_list(arguments: argparse.Namespace) -> None:

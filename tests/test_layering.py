@@ -15,13 +15,14 @@ LAYERS = [
     {"cli"},
     {"quickstart"},
     {"evaluate", "sampling", "report"},
-    {"features", "metrics", "models", "diffusion"},
+    {"flops"},
+    {"features", "metrics", "models", "diffusion", "paper"},
     {"npz"},
     {"stats", "results", "assets"},
     {"files", "dist"},
     {""},  # dit_eval itself: the version
 ]
-GENERATE, MEASURE = {"models", "diffusion", "sampling"}, {"features", "metrics", "evaluate"}
+GENERATE, MEASURE = {"models", "diffusion", "sampling", "flops"}, {"features", "metrics", "evaluate"}
 ONLY_IN = {
     "tensorflow": {"features/adm_tensorflow.py"},
     "torch_fidelity": {"features/inception.py"},
@@ -33,14 +34,17 @@ ONLY_IN = {
         "features/digits.py",
         "metrics/manifold.py",
         "models/dit.py",
+        "models/unet.py",
         "models/checkpoints.py",
         "models/vae.py",
         "diffusion.py",
         "sampling.py",
         "dist.py",
+        "flops.py",
         "cli.py",
     },
-    "fvcore": set(),
+    "fvcore": {"flops.py"},
+    "pandas": {"paper/__init__.py"},
     "diffusers": {"models/vae.py"},
     "torch.distributed": {"dist.py"},
 }

@@ -1,0 +1,77 @@
+"""How long do all rows of Tables 1, 4 and 6 take to count, and in how much memory?
+
+python benchmarks/flops.py [--repeats 5]
+
+Each repeat is a process of its own, imports included. The peer is PyTorch's own counter on the same models, which gives
+multiply-adds alone, by operator, and knows nothing of normalisation, fvcore's bill, or operators left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+
+from harness import alternate, log, print_environment, report
+
+OURS = """
+from dit_eval.report.complexity import paper_rows
+rows = paper_rows()
+assert len(rows) == 31 and sum(row.agrees() for row in rows) == 28, [row.model for row in rows if not row.agrees()]
+"""
+PEER = """
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from dit_eval.models.dit import DiT, named_config
+from dit_eval.models.unet import UNETS, UNet
+from dit_eval.report.complexity import _table_1, _table_4, _table_6
+printed = [row for row in (*_table_1(), *_table_4(), *_table_6()) if "networks" not in row]
+which = {(row["model"], row["image_size"], row["block"]) for row in printed}
+assert len(which) == 24
+for name, size, block in sorted(which, key=str):
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False):
+        unet = name in UNETS
+        c = UNETS[name] if unet else named_config(name, image_size=size, block=block)
+        model = (UNet(c) if unet else DiT(c)).eval()
+        label = torch.zeros(1, dtype=torch.long)
+        x, y = torch.empty(1, c.in_channels, c.input_size, c.input_size), None if c.num_classes is None else label
+        given = {}
+        if unet and c.context_dim:
+            given["context"] = torch.empty(1, 1, c.context_dim)
+        if unet and c.low_res_size:
+            given["low_res"] = torch.empty(1, c.in_channels, c.low_res_size, c.low_res_size)
+        model(x, torch.zeros(1), y, **given)
+"""
+TAIL = """
+from dit_eval.results import peak_memory_bytes
+print(peak_memory_bytes())
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repeats", type=int, default=5)
+    repeats = parser.parse_args().repeats
+    peaks: dict[str, int] = {}
+
+    def process(name: str, code: str) -> Callable[[], None]:
+        def run() -> None:
+            done = subprocess.run([sys.executable, "-c", code + TAIL], capture_output=True, check=False, text=True)
+            if done.returncode:
+                sys.exit(done.stderr)
+            peaks[name] = max(peaks.get(name, 0), int(done.stdout))
+
+        return run
+
+    print_environment()
+    names = {"all rows, dit_eval": OURS, "all rows, torch FlopCounterMode": PEER}
+    seconds = alternate({name: process(name, code) for name, code in names.items()}, repeats)
+    report("counting the 24 models of Tables 1, 4 and 6", seconds, base="all rows, torch FlopCounterMode")
+    for name, peak in peaks.items():
+        sys.stdout.write(f"  {name:<42} peak {peak / 1e6:,.0f} MB\n")
+    log("peak memory of counting", peaks)
+
+
+if __name__ == "__main__":
+    main()
