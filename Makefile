@@ -20,7 +20,7 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.core
-	@echo "Installing what the tests need into $(VENV): TensorFlow, scikit-learn, pytest, ruff, mypy"
+	@echo "Installing what the tests need into $(VENV): TensorFlow, scikit-learn, timm, pytest, ruff, mypy"
 	$(PIP) --editable ".[test]"
 	@touch $@
 
@@ -41,6 +41,7 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/memory.py --manifold
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/sampling.py
+	$(BIN)/python benchmarks/flops.py
 
 reports: $(VENV)/.core
 	$(BIN)/python reports/metric_response.py
