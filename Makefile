@@ -7,7 +7,7 @@ PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 .PHONY: help quickstart test check bench reports clean
 
 help:
-	@echo "make quickstart   evaluate real, blurred, noisy and collapsed digits: a table, a figure, results.jsonl"
+	@echo "make quickstart   draw digits from a DiT, score them beside real and damaged ones: table, figures, results.jsonl"
 	@echo "make test         the tests (installs TensorFlow as well, for parity with the original program)"
 	@echo "make check        lint, format, types and layering"
 	@echo "make bench        measure memory and speed on this machine"
@@ -20,7 +20,7 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.core
-	@echo "Installing what the tests need into $(VENV): TensorFlow, scikit-learn, pytest, ruff, mypy"
+	@echo "Installing what the tests need into $(VENV): TensorFlow, scikit-learn, timm, pytest, ruff, mypy"
 	$(PIP) --editable ".[test]"
 	@touch $@
 
@@ -40,6 +40,8 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/memory.py --manifold
 	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/sampling.py
+	$(BIN)/python benchmarks/flops.py
 
 reports: $(VENV)/.core
 	$(BIN)/python reports/metric_response.py

@@ -15,11 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import dit_eval
+from dit_eval.dist import FirstProcessFailed, World, join
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from dit_eval.features.extract import FeatureExtractor
+    from dit_eval.models.dit import DiT, DiTConfig
+    from dit_eval.npz import ImageBatch
     from dit_eval.report.complexity import ComplexityRow
-    from dit_eval.results import EvalResult
+    from dit_eval.results import EvalResult, SampleRun
+    from dit_eval.sampling import Decoder
 
 USER_ERROR = 2
 _METRICS = "fid,sfid,is,precision,recall"
@@ -30,10 +36,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
+    except FirstProcessFailed:
+        sys.exit(USER_ERROR)  # process 0 says why
     except (ValueError, OSError, ModuleNotFoundError) as error:
         if os.environ.get("DIT_EVAL_TRACEBACK"):
             raise
-        _say(f"dit-eval: error: {error}")
+        rank = World.from_environment().rank
+        _say(f"dit-eval: error{f' in process {rank}' if rank else ''}: {error}")
         sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         _say("dit-eval: interrupted")
@@ -157,6 +166,19 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--url", help="another address of the same file (a mirror)")
         command.set_defaults(run=run)
 
+    _add_sample(commands)
+
+    grid = commands.add_parser(
+        "grid",
+        help="look at samples: one file, or the same noise and labels through several models",
+        description="Draw images of sample files as a PNG (and PDF): one file in a square, several in a row each.",
+    )
+    grid.add_argument("samples", type=Path, nargs="+", metavar="SAMPLES.npz")
+    grid.add_argument("--out", type=Path, required=True, metavar="GRID.png")
+    grid.add_argument("--first", type=int, default=0, metavar="I", help="index of the first image (default: 0)")
+    grid.add_argument("--count", type=int, metavar="N", help="images of each file (default: 36; 8 of several files)")
+    grid.set_defaults(run=_grid)
+
     report = commands.add_parser(
         "report",
         help="redraw the paper's tables and figures, with your own results beside them",
@@ -182,11 +204,64 @@ def _parser() -> argparse.ArgumentParser:
     quickstart = commands.add_parser(
         "quickstart",
         help="see every metric at work on real digits, with no download",
-        description="Evaluate real, blurred, noisy and class-collapsed digits; print a table, draw a figure.",
+        description="Draw digits from a DiT; score them beside real, blurred, noisy and class-collapsed ones.",
     )
     quickstart.add_argument("--out", type=Path, default=Path("quickstart"), metavar="DIR", help="default: %(default)s")
     quickstart.set_defaults(run=_quickstart)
     return parser
+
+
+def _add_sample(commands: Any) -> None:
+    sample = commands.add_parser(
+        "sample",
+        help="draw images from a DiT into one sample npz",
+        description="Draw images from a DiT into one sample npz, on one process or many "
+        "(torchrun --nproc_per_node=N -m dit_eval sample ...). The same command goes on after a crash.",
+    )
+    model = sample.add_argument_group("model")
+    model.add_argument("--model", help="DiT-XL/2 and so on (default: what the checkpoint says, else DiT-XL/2)")
+    model.add_argument(
+        "--ckpt",
+        metavar="FILE",
+        help="checkpoint, or a name of `dit-eval weights list` (default: the public one of DiT-XL/2 at 256 or 512)",
+    )
+    model.add_argument("--weights", choices=("ema", "model"), default="ema", help="which set of a trainer's file")
+    model.add_argument("--image-size", type=int, metavar="PX", help="default: what the checkpoint says, else 256")
+    model.add_argument("--num-classes", type=int, metavar="K", help="of --model (default: 1000)")
+    model.add_argument("--block", help="block design of --model (default: adaln-zero)")
+    what = sample.add_argument_group("what to draw")
+    what.add_argument("--num-fid-samples", type=int, default=50_000, metavar="N", help="default: %(default)s")
+    what.add_argument(
+        "--num-sampling-steps", default="250", metavar="S", help='steps of 1000, or "ddimS" (default: %(default)s)'
+    )
+    what.add_argument("--cfg-scale", type=float, default=1.5, metavar="W", help="1.0: no guidance (default: 1.5)")
+    what.add_argument("--cfg-channels", type=int, metavar="C", help="channels guided (default: 3, as the paper)")
+    what.add_argument("--sampler", choices=("ddpm", "ddim"), default="ddpm", help="default: %(default)s")
+    what.add_argument(
+        "--vae",
+        default="ema",
+        metavar="ema|mse|original|FILE",
+        help="decoder of latents (default: %(default)s); a pixel-space model needs none",
+    )
+    what.add_argument("--vae-tiling", action="store_true", help="decode in tiles; needs less memory, changes pixels")
+    what.add_argument(
+        "--labels",
+        default="random",
+        metavar="random|balanced|FILE",
+        help="classes: uniform as in the paper (default), in turn, or from text, .npy or the arr_1 of an .npz",
+    )
+    what.add_argument(
+        "--rounding", choices=("dit", "truncate"), default="dit", help="to 8 bits: nearest (default), or ADM's rule"
+    )
+    what.add_argument("--global-seed", type=int, default=0, metavar="SEED", help="default: %(default)s")
+    how = sample.add_argument_group("how")
+    how.add_argument("--per-proc-batch-size", type=int, default=32, metavar="B", help="default: %(default)s")
+    how.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help="default: %(default)s")
+    how.add_argument("--compile", action="store_true", help="run the model through torch.compile")
+    how.add_argument("--device", default="auto", help="cpu or cuda (default: a GPU per process if there are any)")
+    how.add_argument("--out", type=Path, required=True, metavar="SAMPLES.npz")
+    how.add_argument("--grid", type=Path, metavar="GRID.png", help="also draw the first images")
+    sample.set_defaults(run=_sample)
 
 
 def _add_extractor_options(parser: argparse.ArgumentParser) -> None:
@@ -216,7 +291,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     request: dict[str, Any] = {"metrics": arguments.metrics, "allow_size_mismatch": arguments.allow_size_mismatch}
     check_request(gen=gen, ref=ref, sizes=_extractor_class(arguments), **request)
     extractor = _extractor(arguments)
-    with _ProgressBars() as bars:
+    with _ProgressBars("features") as bars:
         result = evaluate(
             gen=gen,
             ref=ref,
@@ -242,13 +317,204 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     sys.stdout.write(_format_result(result, appended))
 
 
+def _sample(arguments: argparse.Namespace) -> None:
+    with join() as world:
+        run, labels, sources = world.from_first(lambda: _sample_run(arguments))
+        _share_cores(world)
+        from dit_eval.sampling import ImageSampler, sample_npz
+
+        device = f"cuda:{world.local_rank}" if run.device == "cuda" and world.size > 1 else arguments.device
+        model, decode = world.first_then_all(lambda: _load_generator(run, sources, _device(device)))
+        with _ProgressBars("images") as bars:
+            sample_npz(
+                arguments.out,
+                sampler=ImageSampler(model, run, decode=decode),
+                labels=labels,
+                batch_size=arguments.per_proc_batch_size,
+                world=world,
+                on_progress=lambda done, total: bars.update(run.model, done, total),
+                on_note=_say,
+            )
+        if world.rank == 0:
+            images = f"{run.num_images:,} images, {run.image_size} px"
+            sys.stdout.write(f"{arguments.out}: {images}, {run.summary()}\n")
+            if arguments.grid:
+                _draw_grid([arguments.out], arguments.grid, first=0, count=min(36, run.num_images))
+
+
+def _share_cores(world: World) -> None:
+    """torchrun gives each process one thread unless told otherwise; give it its share of the machine."""
+    import torch
+
+    if world.local_size > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // world.local_size))
+
+
+def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, tuple[Path, Path | None]]:
+    """What to draw, its labels, and the files of model and decoder: everything a user may have got wrong."""
+    import dataclasses
+
+    if arguments.out.suffix != ".npz":
+        raise ValueError(f"--out {arguments.out}: needed a name that ends in .npz.")
+    if arguments.per_proc_batch_size < 1:
+        raise ValueError(f"--per-proc-batch-size {arguments.per_proc_batch_size}: needed at least 1.")
+    from dit_eval import results
+    from dit_eval.assets import sha256_of
+    from dit_eval.sampling import check_run, draw_labels, read_labels
+
+    device = _device(arguments.device)
+    name, config, checkpoint = _network(arguments)
+    vae = _decoder_path(arguments.vae) if config.space == "latent" else None
+    channels = min(3, config.in_channels) if arguments.cfg_channels is None else arguments.cfg_channels
+    run = results.SampleRun(
+        model=name,
+        network=dataclasses.asdict(config),
+        checkpoint=checkpoint.name,
+        checkpoint_sha256="",  # computed last: it takes a while
+        weights=arguments.weights,
+        image_size=config.image_size,
+        num_images=arguments.num_fid_samples,
+        num_sampling_steps=arguments.num_sampling_steps,
+        sampler=arguments.sampler,
+        cfg_scale=arguments.cfg_scale,
+        cfg_channels=None if arguments.cfg_scale == 1.0 else channels,
+        vae=Path(arguments.vae).name if vae else None,
+        vae_tiling=bool(vae) and arguments.vae_tiling,
+        labels=arguments.labels if arguments.labels in ("random", "balanced") else "file",
+        rounding=arguments.rounding,
+        global_seed=arguments.global_seed,
+        precision=arguments.precision,
+        compiled=arguments.compile,
+        device=device.split(":")[0],
+        environment=results.environment(),
+    )
+    check_run(run)
+    size: dict[str, Any] = {"num_images": run.num_images, "num_classes": config.num_classes}
+    if run.labels == "file":
+        labels, labels_sha256 = read_labels(arguments.labels, **size)
+    else:
+        labels, labels_sha256 = draw_labels(arguments.labels, seed=run.global_seed, **size), None
+    run = dataclasses.replace(
+        run,
+        labels_sha256=labels_sha256,
+        checkpoint_sha256=sha256_of(checkpoint),
+        vae_sha256=sha256_of(vae) if vae else None,
+    )
+    return run, labels, (checkpoint, vae)
+
+
+def _network(arguments: argparse.Namespace) -> tuple[str, DiTConfig, Path]:
+    """Name, configuration and checkpoint of the model; a checkpoint of ours says what it is, others need --model."""
+    import dataclasses
+
+    from dit_eval.assets import asset, assets
+    from dit_eval.models.checkpoints import stored_config
+    from dit_eval.models.dit import BLOCK_DESIGNS, named_config
+
+    if arguments.block not in (None, *BLOCK_DESIGNS):
+        near = difflib.get_close_matches(arguments.block, BLOCK_DESIGNS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"--block {arguments.block}: unknown; known: {', '.join(BLOCK_DESIGNS)}.{hint}")
+    public = [item.name for item in assets() if item.kind == "weights" and item.name.startswith("dit-")]
+    options = (("block", arguments.block), ("num_classes", arguments.num_classes))
+    asked = {field: value for field, value in options if value is not None}
+    named = None
+    if arguments.model or not arguments.ckpt:
+        named = named_config(arguments.model or "DiT-XL/2", image_size=arguments.image_size or 256)
+        named = dataclasses.replace(named, **asked)
+    name, ckpt = arguments.model or "DiT-XL/2", arguments.ckpt
+    if ckpt is None:
+        ckpt = f"dit-xl-2-{arguments.image_size or 256}"
+        if name != "DiT-XL/2" or ckpt not in public or asked:
+            raise ValueError(f"No public checkpoint of this model (there are: {', '.join(public)}); pass --ckpt FILE.")
+    path = _fetch(asset(ckpt)) if ckpt in public and not Path(ckpt).exists() else Path(ckpt)
+    stored = stored_config(path)
+    if stored is None:
+        if named is None and ckpt in public:  # all public ones but our own are of this model
+            named = named_config(name, image_size=int(ckpt.rpartition("-")[2]))
+        if named is None:
+            raise ValueError(f"{path}: does not say which model it is of; pass --model, such as --model DiT-XL/2.")
+        return name, named, path
+    if named is not None:
+        asked |= {field: getattr(named, field) for field in ("depth", "hidden_size", "num_heads", "patch_size")}
+    if arguments.image_size is not None:
+        asked["image_size"] = arguments.image_size
+    wrong = [f"{k} {getattr(stored, k)}, asked for {v}" for k, v in asked.items() if getattr(stored, k) != v]
+    if wrong:
+        raise ValueError(f"{path}: of another model ({'; '.join(wrong)}). Leave the options out to take what it says.")
+    return arguments.model or path.stem, stored, path
+
+
+def _decoder_path(vae: str) -> Path:
+    from dit_eval.assets import asset
+    from dit_eval.models.vae import DECODERS, weights_file
+
+    return _fetch(asset(DECODERS[vae])) if vae in DECODERS and not Path(vae).exists() else weights_file(Path(vae))
+
+
+def _load_generator(run: SampleRun, sources: tuple[Path, Path | None], device: str) -> tuple[DiT, Decoder | None]:
+    from dit_eval.models.checkpoints import load_dit
+    from dit_eval.models.dit import DiTConfig
+
+    checkpoint, vae = sources
+    model = load_dit(checkpoint, DiTConfig(**run.network), weights="ema" if run.weights == "ema" else "model")
+    if vae is None:
+        return model.to(device), None
+    from dit_eval.models.vae import Autoencoder
+
+    return model.to(device), Autoencoder(vae, device=device, tiling=run.vae_tiling).decode
+
+
+def _grid(arguments: argparse.Namespace) -> None:
+    count = arguments.count or (36 if len(arguments.samples) == 1 else 8)
+    _draw_grid(arguments.samples, arguments.out, first=arguments.first, count=count)
+
+
+def _draw_grid(samples: Sequence[Path], out: Path, *, first: int, count: int) -> None:
+    from dit_eval.npz import open_batch
+    from dit_eval.report.figures import sample_grid_figure, save_figure
+
+    if first < 0 or count < 1:
+        raise ValueError(f"Images {first} to {first + count - 1} asked for; needed a first of 0 or more and a count.")
+    batches = {path: open_batch(path, role="gen") for path in samples}
+    short = [path for path, batch in batches.items() if batch.num_images < first + count]
+    if short:
+        raise ValueError(f"{short[0]}: {batches[short[0]].num_images:,} images; needed {first + count:,}.")
+    rows, labels, seeds = {}, set(), set()
+    for path, batch in batches.items():
+        name = batch.run.summary() if batch.run and len(samples) > 1 else str(path)
+        rows[name if name not in rows else f"{name} ({path})"] = _some_images(batch, first, count)
+        labels.add(None if batch.labels is None else tuple(batch.labels[first : first + count]))
+        seeds.add(batch.run.global_seed if batch.run else None)
+    aligned = len(labels) == 1 and len(seeds) == 1 and None not in labels | seeds
+    if len(samples) > 1 and not aligned:
+        _say("warning: these files differ in seed or labels, or do not say: a column is not one noise and one class")
+    shown = next(iter(labels)) if len(labels) == 1 else None
+    columns = [f"class {label}" for label in shown] if shown else None
+    png, pdf = save_figure(sample_grid_figure(rows, columns=columns), out)
+    sys.stdout.write(f"{png} {pdf}\n")
+
+
+def _some_images(batch: ImageBatch, first: int, count: int) -> np.ndarray:
+    import numpy as np
+
+    kept, begin = [], 0
+    for images in batch.batches(64):
+        kept.append(images[max(first - begin, 0) : first + count - begin])
+        begin += len(images)
+        if begin >= first + count:
+            break
+    return np.concatenate(kept)
+
+
 def _stats(arguments: argparse.Namespace) -> None:
     from dit_eval.npz import open_batch
 
     images = open_batch(arguments.images, role="gen")
     from dit_eval.evaluate import write_reference
 
-    with _ProgressBars() as bars:
+    with _ProgressBars("features") as bars:
         kept = write_reference(
             images=images,
             out=arguments.out,
@@ -479,9 +745,10 @@ def _fetch(item: Any, url: str | None = None) -> Path:
 
 
 class _ProgressBars:
-    """A bar per image set on stderr; on a log file, a line every half minute."""
+    """A bar per set of images on stderr; on a log file, a line every half minute."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str) -> None:
+        self._what = what
         self._bars: dict[str, Any] = {}
 
     def __enter__(self) -> _ProgressBars:
@@ -497,7 +764,8 @@ class _ProgressBars:
         if role not in self._bars:
             self._bars[role] = tqdm(
                 total=total,
-                desc=f"{role} features",
+                initial=done,  # so that the rate is of this run, not of what an earlier one had finished
+                desc=f"{role} {self._what}",
                 unit="img",
                 file=sys.stderr,
                 leave=False,
@@ -541,9 +809,10 @@ def _format_result(result: EvalResult, appended: Path | None) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    from dit_eval.files import atomic_file
+
+    with atomic_file(path) as file:
+        file.write(text.encode())
 
 
 def _say(text: str) -> None:

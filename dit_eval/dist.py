@@ -82,13 +82,15 @@ class FirstProcessFailed(Exception):
 
 
 @contextmanager
-def join(device: str) -> Iterator[World]:
+def join() -> Iterator[World]:
     """Meet the other processes: over nccl between GPUs, gloo between CPUs; words always go over gloo."""
     world = World.from_environment()
     if world.size == 1:
         yield world
         return
-    backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+    import torch
+
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     _distributed().init_process_group(backend, timeout=_PATIENCE)
     try:
         yield world

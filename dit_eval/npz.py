@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-import uuid
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +21,7 @@ from typing import IO, Literal
 
 import numpy as np
 
+from dit_eval.files import atomic_file
 from dit_eval.results import SampleRun
 from dit_eval.stats import GaussianStats
 
@@ -194,24 +194,15 @@ def write_batch(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with open(partial, "xb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                if images is not None:
-                    if shape is None:
-                        raise ValueError("Images were given without the shape of all of them together.")
-                    with archive.open("arr_0.npy", "w", force_zip64=True) as out:
-                        _write_images(out, images, shape)
-                for key, array in (arrays or {}).items():
-                    with archive.open(f"{key}.npy", "w", force_zip64=True) as out:
-                        np.lib.format.write_array(out, np.asarray(array), allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        if images is not None:
+            if shape is None:
+                raise ValueError("Images were given without the shape of all of them together.")
+            with archive.open("arr_0.npy", "w", force_zip64=True) as out:
+                _write_images(out, images, shape)
+        for key, array in (arrays or {}).items():
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as out:
+                np.lib.format.write_array(out, np.asarray(array), allow_pickle=False)
 
 
 def _write_images(out: IO[bytes], images: Iterable[np.ndarray], shape: tuple[int, int, int, int]) -> None:

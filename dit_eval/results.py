@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import dit_eval
 
 PROTOCOL = "adm-2021"
+# How sampling makes noise; a change of the rule is a change of all images and needs another text.
+NOISE_RULE = "numpy Philox, key (seed, index), standard_normal float32; labels from key (seed, 2^63 + index)"
 
 _METRICS = ("fid", "sfid", "inception_score", "precision", "recall")
 _Parsed = TypeVar("_Parsed")
@@ -28,15 +30,16 @@ class SampleRun:
     """How a sample file was made; kept in the file as JSON text under the key `sample_run`.
 
     Everything that decides what image i is, and nothing that does not: batch size, number of processes and time are
-    left out, so that the same run gives the same file wherever it was cut in pieces.
+    left out, so that the same run gives the same file wherever it was cut in pieces. The defaults are the paper's
+    protocol without guidance.
 
     Attributes
     ----------
     model : name of the paper, or of the file for another network
     network : the fields of its `DiTConfig`
     checkpoint, checkpoint_sha256 : file name, hexadecimal SHA-256
-    weights : which set of a trainer's file, "ema" or "model"
     image_size : side in pixels
+    weights : which set of a trainer's file, "ema" or "model"
     num_images : N
     num_sampling_steps : steps as asked for, such as "250" or "ddim50"
     sampler : "ddpm" or "ddim" (eta = 0)
@@ -59,24 +62,24 @@ class SampleRun:
     network: dict[str, Any]
     checkpoint: str
     checkpoint_sha256: str
-    weights: str
     image_size: int
-    num_images: int
-    num_sampling_steps: str
-    sampler: str
-    cfg_scale: float
-    cfg_channels: int | None
-    vae: str | None
-    vae_sha256: str | None
-    vae_tiling: bool
-    labels: str
-    labels_sha256: str | None
-    rounding: str
-    global_seed: int
-    noise: str
-    precision: str
-    compiled: bool
-    device: str
+    weights: str = "ema"
+    num_images: int = 50_000
+    num_sampling_steps: str = "250"
+    sampler: str = "ddpm"
+    cfg_scale: float = 1.0
+    cfg_channels: int | None = None
+    vae: str | None = None
+    vae_sha256: str | None = None
+    vae_tiling: bool = False
+    labels: str = "random"
+    labels_sha256: str | None = None
+    rounding: str = "dit"
+    global_seed: int = 0
+    noise: str = NOISE_RULE
+    precision: str = "fp32"
+    compiled: bool = False
+    device: str = "cpu"
     training_steps: int | None = None
     training_batch_size: int | None = None
     environment: dict[str, Any] = field(default_factory=dict)
@@ -97,12 +100,12 @@ class SampleRun:
         """
         try:
             return cls._from_dict(json.loads(text))
-        except (TypeError, KeyError, json.JSONDecodeError) as error:
+        except (AttributeError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"Not the description of a sampling run ({error}): {text[:80]!r}") from None
 
     @classmethod
     def _from_dict(cls, data: dict[str, Any]) -> SampleRun:
-        return cls(**data | {"earlier_environments": tuple(data["earlier_environments"])})
+        return cls(**data | {"earlier_environments": tuple(data.get("earlier_environments", ()))})
 
     def differences(self, other: SampleRun) -> list[str]:
         """What makes image i of the two runs differ, as "name: mine, theirs"; environments are not compared."""

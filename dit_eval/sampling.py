@@ -8,13 +8,13 @@ after a crash, and packs the pieces into OUT when all are there.
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
 import json
 import math
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -29,12 +29,11 @@ from torch import Tensor
 
 from dit_eval.diffusion import Diffusion, respaced_timesteps
 from dit_eval.dist import World
+from dit_eval.files import atomic_file
 from dit_eval.models.dit import DiT
 from dit_eval.npz import RUN_KEY, open_batch, write_batch
 from dit_eval.results import SampleRun
 
-# Goes into every SampleRun; a change of the rule is a change of all images and needs another name.
-NOISE_RULE = "numpy Philox, key (seed, index), standard_normal float32; labels from key (seed, 2^63 + index)"
 _LABEL_STREAM = 1 << 63
 
 Decoder = Callable[[Tensor], Tensor]  # latents (N, 4, h, w) -> images (N, 3, H, W) in -1..1
@@ -111,6 +110,12 @@ def check_run(run: SampleRun) -> None:
             "0 would not switch guidance off but draw without labels, and between the two labels count for less than "
             "the model says."
         )
+    if (run.cfg_scale == 1.0) != (run.cfg_channels is None):
+        raise ValueError(
+            f"Guidance scale {run.cfg_scale} on {run.cfg_channels} channels: needed both, or 1.0 and None."
+        )
+    if run.sampler not in ("ddpm", "ddim"):
+        raise ValueError(f"Unknown sampler {run.sampler!r}; known: ddpm, ddim.")
     if run.cfg_channels is not None and not 1 <= run.cfg_channels <= channels:
         raise ValueError(f"Guidance on {run.cfg_channels} channels: the model has {channels}.")
     if run.cfg_scale > 1.0 and not run.network["label_dropout"]:
@@ -254,7 +259,7 @@ def sample_npz(
         raise ValueError(f"Found labels {labels.shape}; needed ({sampler.run.num_images},), one per image.")
     parts = _Parts(out, sampler.run)
     note = on_note or (lambda _: None)
-    with parts.lock() if world.rank == 0 else nullcontext():
+    with parts:
         run = world.from_first(lambda: parts.begin(note))
         if run is None:
             return out
@@ -301,24 +306,29 @@ class _Parts:
         self.folder = out.with_name(out.name + ".parts")
         self._shape = (run.image_size, run.image_size, 3)
         self._image_bytes = math.prod(self._shape)
+        self._lock = FileLock(self.folder / "lock")
 
-    def lock(self) -> AbstractContextManager[object]:
-        """Keep other runs away from this output; a lock of a killed process is free."""
+    def __enter__(self) -> None:
+        """Leaving lets other runs at this output."""
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()
+
+    def begin(self, note: Callable[[str], None]) -> SampleRun | None:
+        """Keep other runs away, and check what is there, and the disk, against what is asked for; process 0 only.
+
+        Returns the run as it will be recorded, or None if the file is complete already.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            return FileLock(self.folder / "lock").acquire(timeout=0)
+            self._lock.acquire(timeout=0)  # a killed process lets go of it
         except Timeout:
             raise ValueError(f"{self.out}: another process is drawing into it; wait for it, or name another.") from None
         except OSError as error:
             raise OSError(f"{self.folder}: cannot be written ({error.strerror}); name another --out.") from None
-
-    def begin(self, note: Callable[[str], None]) -> SampleRun | None:
-        """Check what is there against what is asked for, and what is asked for against the disk.
-
-        Returns the run as it will be recorded, or None if the file is complete already.
-        """
-        for stale in self.folder.glob(".*.part"):
-            stale.unlink()
+        for folder, name in ((self.folder, "*"), (self.out.parent, glob.escape(self.out.name))):
+            for stale in folder.glob(f".{name}.*.part"):  # of a killed process
+                stale.unlink()
         run = self._run
         settings = self.folder / "run.json"
         if self.out.exists():
@@ -354,7 +364,8 @@ class _Parts:
                 f"{self.folder}: {free / 1e9:.3f} GB are free; needed {needed / 1e9:.3f} GB, for the {missing:,} "
                 f"images still to draw and once more for all {run.num_images:,} when they are packed."
             )
-        _write(settings, run.to_json().encode())
+        with atomic_file(settings) as file:
+            file.write(run.to_json().encode())
         if missing < run.num_images:
             note(f"{self.out}: going on; {run.num_images - missing:,} of {run.num_images:,} images are here already")
         return run
@@ -374,7 +385,8 @@ class _Parts:
 
     def save(self, begin: int, images: np.ndarray) -> None:
         try:
-            _write(self.folder / f"{begin:09d}-{begin + len(images):09d}.u8", images.tobytes())
+            with atomic_file(self.folder / f"{begin:09d}-{begin + len(images):09d}.u8") as file:
+                file.write(images.data)
         except OSError as error:
             raise OSError(
                 f"{self.folder}: images {begin:,} to {begin + len(images) - 1:,} could not be written "
@@ -459,17 +471,3 @@ def _arithmetic(precision: str, device: torch.device) -> AbstractContextManager[
         torch.backends.cuda.matmul.allow_tf32 = tf32
         torch.backends.cudnn.allow_tf32 = tf32
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-
-
-def _write(path: Path, data: bytes) -> None:
-    """The whole file under its name, or none."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with open(partial, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

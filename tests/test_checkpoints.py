@@ -6,9 +6,11 @@ import dataclasses
 import pytest
 import torch
 from dit_goldens import inputs, seeded_state
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from dit_eval.models.checkpoints import load_dit, read_checkpoint
+from dit_eval.assets import asset
+from dit_eval.models.checkpoints import load_dit, read_checkpoint, save_dit, stored_config
 from dit_eval.models.dit import DiT, DiTConfig, named_config
 
 CONFIG = DiTConfig(depth=2, hidden_size=32, num_heads=2, patch_size=2, input_size=8, num_classes=10)
@@ -161,3 +163,39 @@ def test_tensors_come_under_their_released_names(tmp_path, state):
     found = read_checkpoint(tmp_path / "x.pt")
     assert found.keys() == state.keys() - {"pos_embed"}
     assert all(torch.equal(found[name], state[name]) for name in found)
+
+
+def test_our_files_say_what_they_are_and_give_exactly_the_same_output(state, expected, tmp_path):
+    model = DiT(CONFIG).eval()
+    model.load_state_dict(state)
+    path = tmp_path / "model.safetensors"
+    save_dit(path, model, notes={"training": "none"})
+    assert stored_config(path) == CONFIG
+    torch.testing.assert_close(output(load_dit(path, stored_config(path))), expected, rtol=0, atol=0)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_files_of_others_do_not_say(state, tmp_path):
+    save_file(state, tmp_path / "plain.safetensors")
+    torch.save(state, tmp_path / "plain.pt")
+    assert stored_config(tmp_path / "plain.safetensors") is None
+    assert stored_config(tmp_path / "plain.pt") is None
+
+
+@pytest.mark.parametrize("text", ["{", '{"depth": 2}', '{"depth": 2, "evil": 1}', "[]"])
+def test_a_damaged_configuration_is_an_error(state, tmp_path, text):
+    save_file(state, tmp_path / "model.safetensors", metadata={"dit_eval.config": text})
+    with pytest.raises(ValueError, match="its configuration cannot be read"):
+        stored_config(tmp_path / "model.safetensors")
+
+
+def test_the_embedded_dit_says_how_it_was_trained():
+    path = asset("dit-digits").path
+    assert path.stat().st_size < 2_000_000
+    config = stored_config(path)
+    assert (config.space, config.image_size, config.num_classes) == ("pixel", 8, 10)
+    with safe_open(path, framework="pt") as file:
+        notes = file.metadata()
+    assert "AdamW" in notes["training"]
+    assert "1,297 digits" in notes["data"]
+    assert notes["made by"] == "reference_stats/make_dit_digits.py"

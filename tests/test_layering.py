@@ -18,7 +18,8 @@ LAYERS = [
     {"flops"},
     {"features", "metrics", "models", "diffusion", "paper"},
     {"npz"},
-    {"stats", "results", "assets", "dist"},
+    {"stats", "results", "assets"},
+    {"files", "dist"},
     {""},  # dit_eval itself: the version
 ]
 GENERATE, MEASURE = {"models", "diffusion", "sampling", "flops"}, {"features", "metrics", "evaluate"}

@@ -116,3 +116,12 @@ def test_statistics_are_read_with_and_without_images(tmp_path, images):
 def test_labels_that_are_no_labels_are_ignored_as_adm_ignores_them(tmp_path, images):
     np.savez(tmp_path / "x.npz", arr_0=images, arr_1=np.arange(5))
     assert open_batch(tmp_path / "x.npz", role="gen").labels is None
+
+
+def test_a_file_says_how_it_was_drawn_or_not(tmp_path, images):
+    np.savez(tmp_path / "foreign.npz", arr_0=images)
+    assert open_batch(tmp_path / "foreign.npz", role="gen").run is None
+    for bad in (np.array("{"), np.array('{"model": "DiT"}'), np.arange(3)):
+        np.savez(tmp_path / "bad.npz", arr_0=images, sample_run=bad)
+        with pytest.raises(ValueError, match="sample_run"):
+            open_batch(tmp_path / "bad.npz", role="gen")

@@ -3,6 +3,7 @@
 import pytest
 
 from dit_eval.cli import main
+from dit_eval.npz import open_batch
 from dit_eval.quickstart import LEVELS, _verdicts
 from dit_eval.results import read_results
 
@@ -22,23 +23,35 @@ def results(folder):
     return read_results(folder / "results.jsonl")
 
 
-def test_it_scores_ten_sets_and_draws_them(results, folder):
-    assert len(results) == 1 + len(DAMAGES) * (len(LEVELS) - 1)
+def test_it_scores_eleven_sets_and_draws_them(results, folder):
+    assert len(results) == 1 + len(DAMAGES) * (len(LEVELS) - 1) + 1
     assert {r.extractor.name for r in results} == {"digits"}
     assert {r.protocol for r in results} == {"digits"}, "never to be mistaken for Inception numbers"
     assert {(r.num_samples, r.num_reference) for r in results} == {(500, 1297)}
     assert (folder / "metrics.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "metrics.pdf").read_bytes().startswith(b"%PDF")
+    assert (folder / "samples.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_last_set_was_drawn_by_the_dit_and_says_how(results, folder):
+    *others, drawn = results
+    assert all(r.gen.run is None for r in others)
+    run = drawn.gen.run
+    assert (run.model, run.num_sampling_steps, run.labels) == ("dit-digits", "64", "balanced")
+    assert open_batch(folder / "samples" / "dit.npz", role="gen").run == run
+    # Near real digits, and not copies of them: held-out digits score 0.89.
+    assert 0.5 < drawn.fid < 1.2
+    assert drawn.recall > 0.8
 
 
 def curves(results):
-    none, *damaged = results
+    none, *damaged = results[:-1]
     return {name: [none, *damaged[3 * i : 3 * i + 3]] for i, name in enumerate(DAMAGES)}
 
 
 def test_each_metric_moves_as_it_must(results):
-    assert all(_verdicts(curves(results)).values())
-    collapsed, blurred = results[-1], results[3]
+    assert all(_verdicts(curves(results), results[-1]).values())
+    collapsed, blurred = results[-2], results[3]
     assert collapsed.precision > 0.9 > 0.1 > collapsed.recall, "every image is real, nine classes are missing"
     assert blurred.precision < 0.1
     assert collapsed.inception_score == pytest.approx(1.0, abs=0.1), "one class"
@@ -47,10 +60,11 @@ def test_each_metric_moves_as_it_must(results):
 def test_the_claims_fail_where_they_should(results):
     # With damage running backwards, or with two damages exchanged, the checks must notice.
     backwards = {name: curve[::-1] for name, curve in curves(results).items()}
-    assert not any(_verdicts(backwards).values())
+    assert not any(_verdicts(backwards, results[-1]).values()), "the last also, against clean digits"
+    assert not list(_verdicts(curves(results), results[3]).values())[-1], "a damaged set does not"
     exchanged = curves(results)
     exchanged["blur"], exchanged["class collapse"] = exchanged["class collapse"], exchanged["blur"]
-    assert sum(_verdicts(exchanged).values()) < 5
+    assert sum(_verdicts(exchanged, results[-1]).values()) < 6
 
 
 def test_it_can_run_again_in_the_same_folder(results, folder):

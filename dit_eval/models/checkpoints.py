@@ -12,7 +12,6 @@ import json
 import os
 import pickle
 import re
-import uuid
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -22,9 +21,10 @@ from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from dit_eval.files import atomic_file
 from dit_eval.models.dit import MODEL_NAMES, DiT, DiTConfig, named_config
 
 _CONFIG_KEY = "dit_eval.config"  # in the metadata of the safetensors files that we write
@@ -90,7 +90,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, weights: Literal["ema", "mo
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint.")
-    state = _read(path)
+    state = read_state(path)
     if "ema" in state or "model" in state:
         chosen = state.get(weights, state.get("model", state.get("ema")))
         if not isinstance(chosen, dict):
@@ -114,14 +114,10 @@ def save_dit(path: str | os.PathLike[str], model: DiT, *, notes: Mapping[str, st
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     metadata = {**(notes or {}), _CONFIG_KEY: json.dumps(asdict(model.config))}
-    try:
-        tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
-        save_file(tensors, partial, metadata=metadata)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    with atomic_file(path) as file:
+        file.write(save(tensors, metadata=metadata))
 
 
 def stored_config(path: str | os.PathLike[str]) -> DiTConfig | None:
@@ -147,7 +143,14 @@ def stored_config(path: str | os.PathLike[str]) -> DiTConfig | None:
         raise ValueError(f"{path}: its configuration cannot be read ({error}).") from None
 
 
-def _read(path: Path) -> dict[str, object]:
+def read_state(path: Path) -> dict[str, object]:
+    """What a PyTorch or safetensors file holds: tensors, and plain containers of them.
+
+    Raises
+    ------
+    ValueError
+        If it is neither, or needs anything else to be unpickled.
+    """
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))

@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from dit_eval.models.checkpoints import read_state
 from dit_eval.models.dit import LATENT_FACTOR
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
 
 SCALE = 0.18215
 LATENT_CHANNELS = 4
@@ -52,8 +47,8 @@ class Autoencoder:
 
     Parameters
     ----------
-    path : weights file of the f8 autoencoder (safetensors or a PyTorch state dict, in diffusers' names), or a folder
-        in diffusers' layout, whose own `config.json` is then used
+    path : weights of the f8 autoencoder (safetensors or a PyTorch state dict, in diffusers' names), or a folder in
+        diffusers' layout with them; a `config.json` beside diffusers' own file name is used
     device : where it runs
     tiling : decode in overlapping tiles with blended seams, for images that do not fit; this changes pixels
 
@@ -106,34 +101,40 @@ class Autoencoder:
         return torch.cat(images)
 
 
-def _load(path: Path) -> AutoencoderKL:
+def weights_file(path: Path) -> Path:
+    """The weights that a path means: itself, or the file in a folder of diffusers' layout.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    """
+    files = [path] if not path.is_dir() else [path / f"{_WEIGHTS}.safetensors", path / f"{_WEIGHTS}.bin"]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        raise FileNotFoundError(
+            f"{path}: no autoencoder there; needed a weights file, a folder with {_WEIGHTS}.safetensors and "
+            f"config.json, or one of {', '.join(DECODERS)}."
+        )
+    return found
+
+
+def _load(path: Path) -> Any:  # an AutoencoderKL; diffusers is loaded only when needed
     from diffusers import AutoencoderKL
 
-    config, file = _CONFIG, path
-    if path.is_dir():
-        config = json.loads(_existing(path / "config.json").read_text(encoding="utf-8"))
-        file = next((p for p in (path / f"{_WEIGHTS}.safetensors", path / f"{_WEIGHTS}.bin") if p.is_file()), path)
-    _existing(file)
+    file = weights_file(path)
+    state = read_state(file)
+    beside = file.with_name("config.json")
     try:
-        state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-        if not isinstance(state, dict):
-            raise ValueError(f"holds {type(state).__name__}")
+        described = file.stem == _WEIGHTS and beside.is_file()
+        config = json.loads(beside.read_text(encoding="utf-8")) if described else _CONFIG
         with torch.device("meta"):
             model = AutoencoderKL.from_config(config)
         model.load_state_dict({_modern_name(name): value for name, value in state.items()}, assign=True)
-    except (SafetensorError, pickle.UnpicklingError, EOFError, ValueError, RuntimeError, AttributeError) as error:
-        refused = isinstance(error, pickle.UnpicklingError)
-        first = "it holds more than tensors" if refused else (str(error) or type(error).__name__).splitlines()[0]
+    except (ValueError, RuntimeError, AttributeError, TypeError) as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{file}: not the weights of an f8 autoencoder in diffusers' names ({first}).") from None
     return model
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such autoencoder; needed a weights file, or a folder with config.json and {_WEIGHTS}."
-        )
-    return path
 
 
 def _modern_name(name: str) -> str:

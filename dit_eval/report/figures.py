@@ -142,7 +142,7 @@ def sample_grid_figure(
         stacks = [stacks[0][i : i + across] for i in range(0, len(stacks[0]), across)]
         names, columns = [""] * len(stacks), None
     across, cell = len(stacks[0]), 0.9
-    margin = 0.09 * max(map(len, names)) + 0.1  # inches, for the row names
+    margin = 0.07 * max(map(len, names)) + 0.1  # inches, for the row names
     top = 0.3 * bool(columns) + 0.35 * bool(title) + 0.05
     width, height = margin + across * cell, top + len(stacks) * cell
     figure = plt.figure(figsize=(width, height))

@@ -1,0 +1,140 @@
+"""What drawing images costs against the released loop and diffusers' pipeline, on random weights.
+
+python benchmarks/sampling.py --official CLONE_OF_FACEBOOKRESEARCH_DIT [--model DiT-S/2 --steps 10 --batch 4]
+python benchmarks/sampling.py --official CLONE --device cuda --model DiT-XL/2 --steps 250 --batch 32
+
+The released code needs timm. Latents only: diffusers' pipeline decodes them always, here with an autoencoder so small
+that it costs nothing. On a GPU, tf32, bf16 and compiled bf16 run as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from harness import alternate, print_environment, report
+
+from dit_eval.models.dit import DiT, DiTConfig, named_config
+from dit_eval.results import SampleRun
+from dit_eval.sampling import ImageSampler
+
+SCALE = 1.5
+
+
+def random_model(config: DiTConfig, device: str) -> DiT:
+    torch.manual_seed(0)
+    model = DiT(config).eval().requires_grad_(False).to(device)
+    for parameter in model.parameters():
+        if not parameter.any():  # what starts at zero, so that no product is spared
+            parameter.normal_(std=0.02)
+    return model
+
+
+def ours(model: DiT, name: str, steps: int, batch: int, *, precision: str, compiled: bool) -> Callable[[], Any]:
+    """Our sampler as `dit-eval sample` runs it, noise and rounding included, without the autoencoder."""
+    device = next(model.parameters()).device.type
+    run = SampleRun(
+        model=name,
+        network=dataclasses.asdict(model.config),
+        checkpoint="random",
+        checkpoint_sha256="",
+        image_size=model.config.image_size,
+        num_images=batch,
+        num_sampling_steps=str(steps),
+        cfg_scale=SCALE,
+        cfg_channels=3,
+        vae="none",
+        labels="balanced",
+        precision=precision,
+        compiled=compiled,
+        device=device,
+    )
+    # Random weights drift far from images; what is drawn is thrown away, but must be finite.
+    sampler = ImageSampler(model, run, decode=lambda latents: latents.nan_to_num()[:, :3])
+    return lambda: sampler.draw(np.arange(batch), np.arange(batch) % 1000)
+
+
+def official(model: DiT, name: str, steps: int, batch: int, clone: str) -> Callable[[], Any]:
+    """The loop of sample_ddp.py with the same weights."""
+    sys.path.insert(0, clone)
+    module = importlib.import_module("models").DiT_models[name](input_size=model.config.input_size).eval()
+    module.load_state_dict(model.state_dict())
+    device = next(model.parameters()).device
+    module.to(device)
+    diffusion = importlib.import_module("diffusion").create_diffusion(str(steps))
+    y = torch.cat([torch.arange(batch) % 1000, torch.full((batch,), 1000)]).to(device)
+
+    @torch.no_grad()
+    def run() -> Any:
+        z = torch.randn(batch, 4, model.config.input_size, model.config.input_size, device=device)
+        z = torch.cat([z, z])
+        arguments = {"y": y, "cfg_scale": SCALE}
+        samples = diffusion.p_sample_loop(
+            module.forward_with_cfg, z.shape, z, clip_denoised=False, model_kwargs=arguments, device=device
+        )
+        return samples.chunk(2)[0].cpu()
+
+    return run
+
+
+def pipeline(config: DiTConfig, steps: int, batch: int, device: str) -> Callable[[], Any]:
+    """diffusers' DiTPipeline with a network of the same sizes."""
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=config.num_heads,
+        attention_head_dim=config.hidden_size // config.num_heads,
+        in_channels=4,
+        out_channels=8,
+        num_layers=config.depth,
+        sample_size=config.input_size,
+        patch_size=config.patch_size,
+        attention_bias=True,
+        activation_fn="gelu-approximate",
+        num_embeds_ada_norm=1000,
+        norm_elementwise_affine=False,
+    )
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    vae = AutoencoderKL(block_out_channels=(4, 4, 4, 4), norm_num_groups=4, latent_channels=4, **blocks)
+    pipe = DiTPipeline(transformer.eval(), vae.eval(), DDIMScheduler(clip_sample=False)).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    labels = [i % 1000 for i in range(batch)]
+    return lambda: pipe(labels, guidance_scale=SCALE, num_inference_steps=steps, output_type="np")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--official", metavar="CLONE", help="clone of facebookresearch/DiT; left out without it")
+    parser.add_argument("--model", default="DiT-S/2")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    print_environment()
+    torch.set_grad_enabled(False)
+    config = named_config(options.model)
+    model = random_model(config, options.device)
+    size = (options.model, options.steps, options.batch)
+    candidates = {"dit-eval fp32": ours(model, *size, precision="fp32", compiled=False)}
+    if options.official:
+        candidates["released loop fp32"] = official(model, *size, options.official)
+    candidates["diffusers DiTPipeline fp32"] = pipeline(config, options.steps, options.batch, options.device)
+    if options.device.startswith("cuda"):
+        candidates["dit-eval tf32"] = ours(model, *size, precision="tf32", compiled=False)
+        candidates["dit-eval bf16"] = ours(model, *size, precision="bf16", compiled=False)
+        candidates["dit-eval bf16 compiled"] = ours(model, *size, precision="bf16", compiled=True)
+    question = f"{options.batch} images of {options.model} in {options.steps} steps, guidance {SCALE}, {options.device}"
+    seconds = alternate(candidates, options.repeats)
+    report(question, seconds, "dit-eval fp32")
+    best = sorted(seconds["dit-eval fp32"])[len(seconds["dit-eval fp32"]) // 2]
+    sys.stdout.write(f"  dit-eval fp32: {options.batch / best:.3f} images/s\n")
+
+
+if __name__ == "__main__":
+    main()

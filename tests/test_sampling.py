@@ -1,0 +1,668 @@
+"""From seeds to one npz: the same bytes however the work is cut, killed and continued, and errors that teach."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+
+from dit_eval.assets import asset
+from dit_eval.cli import main
+from dit_eval.diffusion import Diffusion
+from dit_eval.models.checkpoints import load_dit, save_dit, stored_config
+from dit_eval.models.dit import DiT, DiTConfig, named_config
+from dit_eval.npz import open_batch
+from dit_eval.results import SampleRun, environment
+from dit_eval.sampling import ImageSampler, draw_labels, read_labels, sample_npz, to_uint8
+
+DIGITS = ["sample", "--ckpt", "dit-digits", "--num-sampling-steps", "8", "--cfg-scale", "1.5", "--device", "cpu"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+
+
+def command(out, *more, images=40):
+    return [*DIGITS, "--num-fid-samples", str(images), "--out", str(out), *map(str, more)]
+
+
+def run(capsys, *arguments):
+    """Exit code, stdout, stderr of a command."""
+    with pytest.raises(SystemExit) as exit_:
+        main(list(map(str, arguments)))
+    captured = capsys.readouterr()
+    return exit_.value.code or 0, captured.out, captured.err
+
+
+def make_run(config, **settings):
+    standard = SampleRun(
+        model="test",
+        network=dataclasses.asdict(config),
+        checkpoint="test.safetensors",
+        checkpoint_sha256="0" * 64,
+        image_size=config.image_size,
+        num_images=10,
+        num_sampling_steps="8",
+        environment=environment(),
+    )
+    return dataclasses.replace(standard, **settings)
+
+
+def random_dit(**settings):
+    """A pixel-space DiT whose every parameter is random: no block is the identity."""
+    config = DiTConfig(
+        **{"depth": 2, "hidden_size": 32, "num_heads": 2, "patch_size": 2, "input_size": 8, "num_classes": 10}
+        | {"in_channels": 3, "space": "pixel"}
+        | settings
+    )
+    torch.manual_seed(0)
+    model = DiT(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.05)
+    return model
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The uninterrupted file of one process, batches of 8."""
+    out = tmp_path_factory.mktemp("whole") / "samples.npz"
+    with pytest.raises(SystemExit) as exit_:
+        main(command(out, "--per-proc-batch-size", 8))
+    assert not exit_.value.code
+    return out
+
+
+# ---- what is drawn
+
+
+def test_the_file_holds_images_labels_and_how_they_were_drawn(whole):
+    batch = open_batch(whole, role="gen")
+    assert (batch.num_images, batch.image_size) == (40, (8, 8))
+    np.testing.assert_array_equal(batch.labels, draw_labels("random", num_images=40, num_classes=10, seed=0))
+    run = batch.run
+    assert (run.model, run.num_sampling_steps, run.cfg_scale, run.global_seed) == ("dit-digits", "8", 1.5, 0)
+    assert run.checkpoint_sha256 == hashlib.sha256(asset("dit-digits").path.read_bytes()).hexdigest()
+    assert run.environment["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert (run.cfg_channels, run.vae, run.labels, run.rounding, run.device) == (1, None, "random", "dit", "cpu")
+    assert SampleRun.from_json(run.to_json()) == run
+    assert not whole.with_name("samples.npz.parts").exists()
+
+
+@pytest.fixture(scope="module")
+def digits_dit():
+    return load_dit(asset("dit-digits").path, stored_config(asset("dit-digits").path))
+
+
+def plain_loop(model, *, cfg_scale, cfg_channels, seed, indices, labels):
+    """Everything between model and bytes, written out: keyed noise, two halves, the loop, rounding."""
+    config = model.config
+    streams = [np.random.Generator(np.random.Philox(key=np.array([seed, i], np.uint64))) for i in indices]
+    shape = (config.in_channels, config.input_size, config.input_size)
+
+    def draw(_=None):
+        noise = torch.from_numpy(np.stack([s.standard_normal(shape, np.float32) for s in streams]))
+        return torch.cat([noise, noise])
+
+    y = torch.cat([torch.from_numpy(labels), torch.full((len(labels),), config.num_classes)])
+
+    def denoise(x, t):
+        if cfg_scale == 1.0:
+            return model(x, t, torch.cat([y[: len(labels)]] * 2))
+        return model.forward_with_cfg(x, t, y, cfg_scale, cfg_channels)
+
+    with torch.inference_mode():
+        x = Diffusion("8").sample(denoise, draw(), draw)[: len(labels)]
+    pixels = (127.5 * x + 128).clamp(0, 255).byte().permute(0, 2, 3, 1)
+    return pixels.repeat(1, 1, 1, 3 // config.in_channels).numpy()
+
+
+@pytest.mark.parametrize(("cfg_scale", "cfg_channels"), [(1.0, None), (1.5, 1), (4.0, 1)])
+def test_images_are_those_of_the_plain_loop(digits_dit, cfg_scale, cfg_channels):
+    run = make_run(digits_dit.config, cfg_scale=cfg_scale, cfg_channels=cfg_channels, global_seed=7)
+    indices, labels = np.array([3, 11, 5]), np.array([2, 9, 4])
+    expected = plain_loop(
+        digits_dit, cfg_scale=cfg_scale, cfg_channels=cfg_channels, seed=7, indices=indices, labels=labels
+    )
+    drawn = ImageSampler(digits_dit, run).draw(indices, labels)
+    assert ((drawn > 0) & (drawn < 255)).mean() > 0.2, "a saturated image proves little"
+    # The loop's batch is not filled up to 8, so its kernels may round differently.
+    assert np.abs(drawn.astype(int) - expected).max() <= 1
+    assert (drawn != expected).mean() < 1e-2
+
+
+def test_guidance_acts_on_the_channels_asked_for():
+    model = random_dit()
+    indices, labels = np.arange(4), np.arange(4)
+    drawn = {}
+    for channels in (1, 2, 3):
+        run = make_run(model.config, cfg_scale=4.0, cfg_channels=channels)
+        drawn[channels] = ImageSampler(model, run).draw(indices, labels)
+        expected = plain_loop(model, cfg_scale=4.0, cfg_channels=channels, seed=0, indices=indices, labels=labels)
+        assert (np.abs(drawn[channels].astype(int) - expected) > 1).mean() < 1e-2
+    assert (drawn[1] != drawn[2]).any()
+    assert (drawn[2] != drawn[3]).any()
+
+
+def test_ddim_draws_other_images_than_ddpm_of_the_same_digits(digits_dit):
+    drawn = {
+        sampler: ImageSampler(digits_dit, make_run(digits_dit.config, sampler=sampler)).draw(np.arange(4), np.arange(4))
+        for sampler in ("ddpm", "ddim")
+    }
+    assert (drawn["ddpm"] != drawn["ddim"]).mean() > 0.3
+
+
+def test_an_image_depends_on_seed_and_index_only(digits_dit):
+    sampler = ImageSampler(digits_dit, make_run(digits_dit.config))
+    labels = np.arange(10)
+    together = sampler.draw(np.arange(10), labels)
+    backwards = sampler.draw(np.arange(10)[::-1].copy(), labels[::-1].copy())[::-1]
+    np.testing.assert_array_equal(together, backwards)
+    np.testing.assert_array_equal(sampler.draw(np.array([6]), np.array([6]))[0], together[6])
+    other = ImageSampler(digits_dit, make_run(digits_dit.config, global_seed=1)).draw(np.arange(10), labels)
+    assert (other != together).mean() > 0.3
+
+
+def test_two_models_meet_the_same_noise():
+    # Figure 7: with all weights zero the network predicts nothing, and what is left is the noise both saw.
+    zeros = [DiT(random_dit(hidden_size=width).config).eval() for width in (32, 64)]
+    drawn = [ImageSampler(model, make_run(model.config)).draw(np.arange(4), np.arange(4)) for model in zeros]
+    np.testing.assert_array_equal(*drawn)
+    assert len(np.unique(drawn[0])) > 1
+
+
+def test_labels():
+    balanced = draw_labels("balanced", num_images=50_000, num_classes=1000, seed=0)
+    assert (np.bincount(balanced) == 50).all()
+    assert len(np.unique(balanced[:5000])) == 1000, "each split of ADM's Inception Score sees every class"
+    drawn = draw_labels("random", num_images=5000, num_classes=10, seed=3)
+    assert (drawn[:100] == draw_labels("random", num_images=100, num_classes=10, seed=3)).all()
+    counts = np.bincount(drawn, minlength=10)
+    assert ((counts - 500) ** 2 / 500).sum() < 27.9, "chi-squared, 9 degrees of freedom, p = 0.001"
+    assert (drawn != draw_labels("random", num_images=5000, num_classes=10, seed=4)).mean() > 0.5
+
+
+def test_labels_from_files(tmp_path):
+    wanted = np.array([3, 1, 4, 1, 5])
+    (tmp_path / "labels.txt").write_text("3\n1\n4\n1\n5\n9\n")
+    np.save(tmp_path / "labels.npy", wanted.astype(np.int32))
+    np.savez(tmp_path / "samples.npz", arr_0=np.zeros((5, 8, 8, 3), np.uint8), arr_1=wanted)
+    for name in ("labels.txt", "labels.npy", "samples.npz"):
+        labels, sha256 = read_labels(tmp_path / name, num_images=5, num_classes=10)
+        np.testing.assert_array_equal(labels, wanted)
+        assert labels.dtype == np.int64
+        assert len(sha256) == 64
+
+
+def test_rounding_as_dit_and_as_adm():
+    x = torch.tensor([-2.0, -1.0, -0.5, 0.0, 0.003, 0.9999, 1.0, 2.0]).view(1, 1, 1, 8)
+    dit = to_uint8(x, rounding="dit")[0, 0, :, 0].tolist()
+    adm = to_uint8(x, rounding="truncate")[0, 0, :, 0].tolist()
+    assert dit == [0, 0, 64, 128, 128, 255, 255, 255]
+    assert adm == [0, 0, 63, 127, 127, 254, 255, 255]
+    assert to_uint8(torch.zeros(2, 1, 4, 5), rounding="dit").shape == (2, 4, 5, 3), "grey becomes three channels"
+
+
+def test_bf16_stays_near_fp32(digits_dit):
+    def draw(precision):
+        run = make_run(digits_dit.config, num_sampling_steps="16", precision=precision)
+        return ImageSampler(digits_dit, run).draw(np.arange(8), np.arange(8)).astype(int)
+
+    assert 0 < np.abs(draw("bf16") - draw("fp32")).mean() < 8, "of 255; another arithmetic, the same picture"
+
+
+def test_compiled_draws_the_same_images():
+    model = random_dit(depth=1)
+    drawn = [
+        ImageSampler(model, make_run(model.config, compiled=compiled)).draw(np.arange(8), np.arange(8)).astype(int)
+        for compiled in (False, True)
+    ]
+    assert np.ptp(drawn[0]) > 100
+    assert (np.abs(drawn[0] - drawn[1]) > 1).mean() < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"cfg_scale": 2.0}, "Guidance scale 2.0 on None channels"),
+        ({"sampler": "euler"}, "Unknown sampler 'euler'"),
+        ({"precision": "tf32"}, "tf32"),
+    ],
+)
+def test_a_run_that_contradicts_itself_is_refused(settings, said):
+    model = random_dit()
+    with pytest.raises(ValueError, match=said):
+        ImageSampler(model, make_run(model.config, **settings))
+
+
+def test_values_that_are_no_numbers_are_an_error():
+    model = random_dit()
+    with torch.no_grad():
+        model.final_layer.linear.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"Image 5 \(of 2\) holds NaN"):
+        ImageSampler(model, make_run(model.config)).draw(np.array([5, 6]), np.array([0, 0]))
+
+
+# ---- the same bytes however the work is cut
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 32])
+def test_batch_size_does_not_change_a_byte(whole, tmp_path, capsys, batch_size):
+    out = tmp_path / "samples.npz"
+    assert run(capsys, *command(out, "--per-proc-batch-size", batch_size))[0] == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def torchrun(arguments, *more, **options):
+    return subprocess.Popen(
+        [*TORCHRUN, *more, "-m", "dit_eval", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+def test_two_processes_by_torchrun_do_not_change_a_byte(whole, tmp_path):
+    out = tmp_path / "samples.npz"
+    process = torchrun(command(out, "--per-proc-batch-size", 7), "--standalone", "--nproc-per-node=2")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert out.read_bytes() == whole.read_bytes()
+    assert output.count("40 images, 8 px") == 1, "one process speaks"
+
+
+def test_two_machines_by_torchrun_do_not_change_a_byte(whole, tmp_path):
+    # Two agents as on two machines, meeting over loopback and sharing a folder.
+    out = tmp_path / "samples.npz"
+    meeting = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:29613"]
+    agents = [torchrun(command(out, "--per-proc-batch-size", 8), *meeting) for _ in range(2)]
+    outputs = [agent.communicate(timeout=300)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], outputs
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_a_mistake_under_torchrun_is_reported_once(tmp_path):
+    arguments = command(tmp_path / "samples.npz", "--num-sampling-steps", "ddim256")
+    process = torchrun(arguments, "--standalone", "--nproc-per-node=2")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert output.count("dit-eval: error: Steps 'ddim256'") == 1
+    assert "dit_eval/cli.py" not in output, "no traceback of ours"
+
+
+# ---- kill -9
+
+
+class Forks:
+    """Jobs for `forked_runs.py`, which has torch loaded already."""
+
+    def __init__(self, folder):
+        script = Path(__file__).with_name("forked_runs.py")
+        self._process = subprocess.Popen(
+            [sys.executable, str(script), str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __call__(self, argv, **job):
+        self._process.stdin.write(json.dumps({"argv": argv, **job}) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory):
+    forks = Forks(tmp_path_factory.mktemp("forks"))
+    yield forks
+    forks.close()
+
+
+def test_ten_kills_at_random_moments_do_not_change_a_byte(forks, tmp_path):
+    arguments = {"images": 320}
+    whole, out = tmp_path / "whole.npz", tmp_path / "samples.npz"
+    done = forks(command(whole, "--per-proc-batch-size", 8, **arguments))
+    assert done["statuses"] == [0], done
+    argv = command(out, "--per-proc-batch-size", 8, **arguments)
+    seed = random.randrange(1 << 32)
+    rng, kills, survivors = random.Random(seed), 0, set()
+    while kills < 10:
+        # The first may fall before any image is drawn, the others among them.
+        moment = {"victims": rng.choice(["one", "all"]), "pieces": rng.randint(0, 4) if kills else 0}
+        job = forks(argv, ranks=2, kill_after=rng.uniform(0.0, 0.2), **moment)
+        if -9 not in job["statuses"]:  # it was faster than the signal
+            assert job["statuses"] == [0, 0], (seed, job)
+            assert out.read_bytes() == whole.read_bytes()
+            out.unlink()
+            continue
+        kills += 1
+        folder = tmp_path / "samples.npz.parts"
+        survivors.add(len(list(folder.glob("*.u8"))) if folder.exists() else 0)
+    done = forks(argv, ranks=2)
+    assert done["statuses"] == [0, 0], (seed, done)
+    assert out.read_bytes() == whole.read_bytes(), seed
+    assert len(survivors) > 2, f"the kills fell into different states: {survivors}, seed {seed}"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["samples.npz", "whole.npz"]
+
+
+@pytest.mark.parametrize("moment", ["replace", "rmtree"])
+def test_a_kill_while_packing_does_not_change_a_byte(forks, whole, tmp_path, moment):
+    out = tmp_path / "samples.npz"
+    job = forks(command(out, "--per-proc-batch-size", 8), die_in=moment)
+    assert job["statuses"] == [-9]
+    assert out.exists() == (moment == "rmtree")
+    assert (tmp_path / "samples.npz.parts").is_dir()
+    again = forks(command(out, "--per-proc-batch-size", 8))
+    assert again["statuses"] == [0], again
+    assert out.read_bytes() == whole.read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["samples.npz"], "a half-written file is cleared away"
+
+
+def test_a_damaged_piece_is_drawn_again(forks, whole, tmp_path):
+    out = tmp_path / "samples.npz"
+    assert forks(command(out, "--per-proc-batch-size", 8), die_in="replace")["statuses"] == [-9]
+    piece = sorted((tmp_path / "samples.npz.parts").glob("*.u8"))[2]
+    piece.write_bytes(piece.read_bytes()[:-100])
+    assert forks(command(out, "--per-proc-batch-size", 8))["statuses"] == [0]
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_a_second_run_into_the_same_output_waits_outside(forks, tmp_path, capsys):
+    folder = tmp_path / "samples.npz.parts"
+    folder.mkdir()
+    with FileLock(folder / "lock"):
+        code, _, error = run(capsys, *command(tmp_path / "samples.npz"))
+    assert code == 2
+    assert "another process is drawing into it" in error
+
+
+# ---- the same output again
+
+
+def test_more_images_of_the_same_run_reuse_the_first(whole, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "samples.npz"
+    assert run(capsys, *command(out, "--per-proc-batch-size", 8, images=24))[0] == 0
+    drawn, draw = [], ImageSampler.draw
+    monkeypatch.setattr(
+        ImageSampler, "draw", lambda self, i, y, **k: (drawn.extend(i.tolist()), draw(self, i, y, **k))[1]
+    )
+    code, _, error = run(capsys, *command(out, "--per-proc-batch-size", 8))
+    assert code == 0
+    assert "24 of 40 images are here already" in error
+    assert drawn == list(range(24, 40))
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_a_complete_file_is_left_alone(whole, capsys):
+    before = whole.stat().st_mtime_ns
+    code, _, error = run(capsys, *command(whole, "--per-proc-batch-size", 8))
+    assert code == 0
+    assert "complete already" in error
+    assert whole.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (["--cfg-scale", "4"], "cfg_scale: 4.0, 1.5"),
+        (["--num-sampling-steps", "16"], "num_sampling_steps: '16', '8'"),
+        (["--global-seed", "1"], "global_seed: 1, 0"),
+        (["--labels", "balanced"], "labels: 'balanced', 'random'"),
+        (["--sampler", "ddim"], "sampler: 'ddim', 'ddpm'"),
+        (["--rounding", "truncate"], "rounding: 'truncate', 'dit'"),
+        (["--precision", "bf16"], "precision: 'bf16', 'fp32'"),
+    ],
+)
+def test_another_run_into_the_same_output_is_refused(whole, capsys, changed, said):
+    before = whole.read_bytes()
+    code, _, error = run(capsys, *command(whole), *changed)
+    assert code == 2
+    assert "is of another run" in error
+    assert said in error
+    assert whole.read_bytes() == before
+
+
+def test_another_run_into_unfinished_parts_is_refused(forks, tmp_path, capsys):
+    out = tmp_path / "samples.npz"
+    assert forks(command(out), die_in="replace")["statuses"] == [-9]
+    code, _, error = run(capsys, *command(out, "--cfg-scale", 2))
+    assert code == 2
+    assert "samples.npz.parts is of another run: cfg_scale: 2.0, 1.5" in error
+    code, _, error = run(capsys, *command(out, images=8))
+    assert code == 2
+    assert "holds images up to number 40, 8 were asked for" in error
+
+
+def test_a_foreign_file_is_not_overwritten(tmp_path, capsys):
+    out = tmp_path / "samples.npz"
+    np.savez(out, arr_0=np.zeros((4, 8, 8, 3), np.uint8))
+    before = out.read_bytes()
+    code, _, error = run(capsys, *command(out))
+    assert (code, out.read_bytes()) == (2, before)
+    assert "does not say how it was drawn" in error
+
+
+def test_fewer_images_than_there_are_is_refused(whole, capsys):
+    code, _, error = run(capsys, *command(whole, images=10))
+    assert code == 2
+    assert "--num-samples 10" in error
+
+
+def test_a_run_continued_elsewhere_says_so(tmp_path):
+    model = random_dit()
+    run = make_run(model.config, num_images=6)
+    older = dataclasses.replace(run, num_images=3, environment={"dit_eval": "0.0.1"})
+    out = tmp_path / "samples.npz"
+    for now in (older, run):
+        sample_npz(out, sampler=ImageSampler(model, now), labels=np.zeros(now.num_images, np.int64))
+    written = open_batch(out, role="gen").run
+    assert written.environment == run.environment
+    assert written.earlier_environments == ({"dit_eval": "0.0.1"},)
+
+
+# ---- disks
+
+
+def limit_file_size():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))  # bytes; a piece of 8 digits has 1,536
+
+
+def test_a_failing_write_is_reported_and_nothing_is_lost(forks, whole, tmp_path, capsys):
+    out = tmp_path / "samples.npz"
+    assert forks(command(out, "--per-proc-batch-size", 8), kill_after=None, die_in="replace")["statuses"] == [-9]
+    (tmp_path / "samples.npz.parts" / "000000008-000000016.u8").unlink()
+    process = subprocess.run(
+        [sys.executable, "-m", "dit_eval", *command(out, "--per-proc-batch-size", 8)],
+        preexec_fn=limit_file_size,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 2
+    assert "dit-eval: error:" in process.stderr
+    assert "Traceback" not in process.stderr
+    assert len(list((tmp_path / "samples.npz.parts").glob("*.u8"))) == 4, "what was finished is kept"
+    assert run(capsys, *command(out, "--per-proc-batch-size", 8))[0] == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_a_disk_too_small_is_noticed_before_the_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(ImageSampler, "draw", lambda *_, **__: pytest.fail("the network ran"))
+    usage = shutil._ntuple_diskusage(total=10**6, used=10**6 - 5000, free=5000)
+    monkeypatch.setattr("dit_eval.sampling.shutil.disk_usage", lambda _: usage)
+    code, _, error = run(capsys, *command(tmp_path / "samples.npz"))
+    assert code == 2
+    assert "are free; needed" in error
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root; the two tests above stand for it")
+def test_a_really_full_disk(forks, whole, tmp_path, capsys):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], check=False)
+    if mounted.returncode:
+        pytest.skip("this container may not mount; the two tests above stand for it")
+    try:
+        out, ballast = disk / "samples.npz", disk / "ballast"
+        with open(ballast, "wb") as file:  # enough is free at the check, not at the end
+            file.write(bytes(24_000))
+        job = forks(command(out, "--per-proc-batch-size", 8), die_in="replace")
+        assert job["statuses"] == [-9], job
+        for stale in disk.glob(".samples.npz.*.part"):
+            stale.unlink()
+        with open(ballast, "ab", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(512))
+        assert shutil.disk_usage(disk).free == 0
+        code, _, error = run(capsys, *command(out, "--per-proc-batch-size", 8))
+        assert code == 2
+        assert "free" in error or "No space left" in error
+        assert len(list((disk / "samples.npz.parts").glob("*.u8"))) == 5
+        ballast.unlink()
+        assert run(capsys, *command(out, "--per-proc-batch-size", 8))[0] == 0
+        assert out.read_bytes() == whole.read_bytes()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("place", ["/proc/dit-eval/samples.npz", "FILE/samples.npz"])
+def test_a_folder_that_cannot_be_written(tmp_path, capsys, monkeypatch, place):
+    monkeypatch.setattr(ImageSampler, "draw", lambda *_, **__: pytest.fail("the network ran"))
+    (tmp_path / "file").write_text("no folder")
+    code, _, error = run(capsys, *command(place.replace("FILE", str(tmp_path / "file"))))
+    assert code == 2
+    assert "cannot be written" in error
+
+
+def test_packing_2000_images_of_256_px_takes_little_memory(tmp_path):
+    # A process of its own, so that its peak is that of packing; the pieces are as a finished run leaves them.
+    code = f"""
+import dataclasses, json, resource
+import numpy as np
+from pathlib import Path
+from dit_eval.results import SampleRun
+from dit_eval.sampling import _Parts
+run = SampleRun.from_json({make_run(random_dit().config, num_images=2000, image_size=256).to_json()!r})
+parts = _Parts(Path({str(tmp_path / "samples.npz")!r}), run)
+parts.folder.mkdir()
+rng = np.random.default_rng(0)
+for begin in range(0, 2000, 32):
+    count = min(32, 2000 - begin)
+    parts.save(begin, rng.integers(0, 256, (count, 256, 256, 3), np.uint8))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+parts.pack(run, np.zeros(2000, np.int64))
+print(json.dumps((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 200, "MiB"
+    batch = open_batch(tmp_path / "samples.npz", role="gen")
+    assert (batch.num_images, batch.image_size) == (2000, (256, 256))
+    first = np.random.default_rng(0).integers(0, 256, (32, 256, 256, 3), np.uint8)
+    np.testing.assert_array_equal(next(batch.batches(32)), first)
+
+
+# ---- mistakes
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    save_dit(folder / "grey.safetensors", random_dit(in_channels=1))
+    save_dit(folder / "undropped.safetensors", random_dit(label_dropout=0.0))
+    torch.save({"weight": torch.zeros(3)}, folder / "other.pt")
+    torch.save(DiT(named_config("DiT-S/8")).state_dict(), folder / "s8.pt")
+    (folder / "labels.txt").write_text("1\n" * 39 + "10\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "DiT-XL2"], "Unknown model 'DiT-XL2'.* Did you mean 'DiT-XL/2'?"),
+        (["--model", "DiT-B/4"], "No public checkpoint of this model.*pass --ckpt FILE"),
+        (["--ckpt", "nowhere.pt", "--model", "DiT-B/4"], "nowhere.pt: no such checkpoint"),
+        (["--ckpt", "{}/other.pt"], "does not say which model it is of; pass --model"),
+        (["--ckpt", "{}/other.pt", "--model", "DiT-S/8", "--vae", "{}/other.pt"], "not a checkpoint of a DiT"),
+        (["--ckpt", "{}/s8.pt", "--model", "DiT-S/4", "--vae", "{}/other.pt"], "a checkpoint of DiT-S/8"),
+        (
+            ["--ckpt", "{}/s8.pt", "--model", "DiT-S/8", "--image-size", "512", "--vae", "{}/other.pt"],
+            "for images of 256 px; this model for 512 px",
+        ),
+        (["--ckpt", "dit-digits", "--model", "DiT-S/2"], "of another model .*depth 5, asked for 12"),
+        (["--ckpt", "dit-digits", "--image-size", "256"], "image_size 8, asked for 256"),
+        (["--ckpt", "dit-digits", "--block", "adaln-zer"], "Did you mean 'adaln-zero'"),
+        (["--ckpt", "dit-digits", "--cfg-scale", "0"], "needed 1.0 or more. 1.0 is no guidance"),
+        (["--ckpt", "dit-digits", "--cfg-scale", "nan"], "Guidance scale nan: needed 1.0 or more"),
+        (["--ckpt", "dit-digits", "--cfg-channels", "3"], "Guidance on 3 channels: the model has 1"),
+        (["--ckpt", "dit-digits", "--cfg-channels", "0"], "Guidance on 0 channels"),
+        (["--ckpt", "{}/undropped.safetensors"], "trained with label dropout"),
+        (["--ckpt", "dit-digits", "--num-sampling-steps", "1001"], "a section of 1000 steps cannot give 1001"),
+        (["--ckpt", "dit-digits", "--num-sampling-steps", "ddim256"], "nearest are ddim200 and ddim250"),
+        (["--ckpt", "dit-digits", "--num-sampling-steps", "many"], "needed a number such as"),
+        (["--ckpt", "dit-digits", "--labels", "{}/labels.txt"], "label 10 of image 39 is no class.*0 to 9"),
+        (["--ckpt", "dit-digits", "--labels", "nowhere"], 'no such file; needed a file, "random" or "balanced"'),
+        (["--ckpt", "dit-digits", "--num-fid-samples", "0"], "0 images asked for"),
+        (["--ckpt", "dit-digits", "--global-seed", "-1"], "Seed -1"),
+        (["--ckpt", "dit-digits", "--per-proc-batch-size", "0"], "needed at least 1"),
+        (["--ckpt", "dit-digits", "--device", "cuda"], "PyTorch sees 0 GPU"),
+        (["--ckpt", "dit-digits", "--precision", "tf32"], "tf32 is arithmetic of NVIDIA GPUs"),
+        (["--ckpt", "dit-digits", "--out", "samples.png"], "ends in .npz"),
+        (["--ckpt", "{}/s8.pt", "--model", "DiT-S/8", "--vae", "emma"], "no autoencoder there.* ema, mse, original"),
+    ],
+)
+def test_mistakes_are_explained_before_any_work(checkpoints, tmp_path, capsys, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(ImageSampler, "draw", lambda *_, **__: pytest.fail("the network ran"))
+    out = [] if "--out" in arguments else ["--out", str(tmp_path / "samples.npz")]
+    size = [] if "--num-fid-samples" in arguments else ["--num-fid-samples", "40"]
+    code, output, error = run(capsys, "sample", *size, *out, *(a.format(checkpoints) for a in arguments))
+    assert (code, output) == (2, ""), error
+    assert error.startswith("dit-eval: error: ")
+    assert len(error.splitlines()) == 1, error
+    assert re.search(said, error), error
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_without_network_the_missing_file_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DIT_EVAL_CACHE", str(tmp_path / "cache"))
+
+    def refuse(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    code, _, error = run(capsys, "sample", "--out", tmp_path / "samples.npz")
+    assert code == 2
+    assert "DiT-XL-2-256x256.pt" in error
+
+
+def test_grids(whole, tmp_path, capsys):
+    one, two = tmp_path / "one.png", tmp_path / "two.png"
+    assert run(capsys, "grid", whole, "--out", one)[0] == 0
+    other = tmp_path / "other.npz"
+    assert run(capsys, *command(other, "--cfg-scale", 4))[0] == 0
+    code, _, error = run(capsys, "grid", whole, other, "--out", two, "--first", 8, "--count", 6)
+    assert (code, error) == (0, "")
+    for path in (one, two):
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+    apart = tmp_path / "apart.npz"
+    assert run(capsys, *command(apart, "--global-seed", 5))[0] == 0
+    _, _, error = run(capsys, "grid", whole, apart, "--out", two)
+    assert "differ in seed or labels" in error
+    code, _, error = run(capsys, "grid", whole, "--out", two, "--first", 30, "--count", 20)
+    assert (code, "40 images; needed 50" in error) == (2, True)
