@@ -230,6 +230,7 @@ def _images_of_one_seed(setting: Setting, results: list[EvalResult], folder: Pat
         guidance = "no guidance" if run.cfg_scale == 1.0 else f"guidance {run.cfg_scale:g}"
         sampling = f"{run.sampler.upper()} {run.num_sampling_steps} steps, {guidance}"
         key = f"{sampling}, seed {run.global_seed}, {run.labels} labels"
+        key += f", {run.training_steps:,} training steps" if run.training_steps else ""
         try:
             batch = open_batch(path, role="gen")
         except (ValueError, OSError):
