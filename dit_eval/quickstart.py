@@ -18,6 +18,7 @@ from dit_eval.files import atomic_file
 from dit_eval.models.checkpoints import load_dit, stored_config
 from dit_eval.npz import open_batch, write_batch
 from dit_eval.report.figures import metric_response_figure, sample_grid_figure, save_figure
+from dit_eval.report.page import write_report
 from dit_eval.results import EvalResult, SampleRun, environment
 from dit_eval.sampling import ImageSampler, draw_labels, sample_npz
 
@@ -34,8 +35,8 @@ def quickstart(out: Path, *, on_step: Callable[[str], None]) -> str:
     """Evaluate held-out, blurred, noisy, class-collapsed and generated digits against the embedded reference.
 
     The generated ones are drawn here from the embedded DiT. Writes the sample files, `results.jsonl`, the figure
-    `metrics.png` / `metrics.pdf` and the images `samples.png` / `samples.pdf` into `out`, and returns the table as
-    text. The features are those of the digits extractor: its numbers say how the metrics behave, and
+    `metrics.png` / `metrics.pdf`, the images `samples.png` / `samples.pdf` and the report page into `out`, and returns
+    the table as text. The features are those of the digits extractor: its numbers say how the metrics behave, and
     compare with no Inception number.
 
     Parameters
@@ -92,7 +93,9 @@ def quickstart(out: Path, *, on_step: Callable[[str], None]) -> str:
         + "\n"
         + "".join(f"{'yes' if ok else 'NO '}  {claim}\n" for claim, ok in verdicts.items())
     )
+    page = write_report(results=lines, out=out, force=True, on_step=on_step)
     text += f"\nFeatures: digits extractor (not Inception). Figures: {written[0]} {grid}  Results: {lines}\n"
+    text += f"Report: {page} (open it in a browser)\n"
     if not all(verdicts.values()):
         raise ValueError(f"A metric did not move as it must; please report this.\n{text}")
     return text

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import dit_eval
 from dit_eval.assets import cache_dir
+from dit_eval.files import atomic_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +81,8 @@ def _keep(key: str, count: list[int]) -> None:
     path = _file()
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-        partial.write_text(json.dumps(_kept(), sort_keys=True), encoding="utf-8")
-        os.replace(partial, path)
+        with atomic_file(path) as file:
+            file.write(json.dumps(_kept(), sort_keys=True).encode())
 
 
 @functools.cache

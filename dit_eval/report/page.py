@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 import dit_eval
+from dit_eval.files import atomic_file
 from dit_eval.npz import open_batch
 from dit_eval.paper import load_notes
 from dit_eval.report import paper_figures, tables
@@ -78,9 +79,8 @@ def write_report(
     for name, content in files.items():  # the page comes last: where it is, the rest is complete
         target = out / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.part")
-        partial.write_bytes(content)
-        os.replace(partial, target)
+        with atomic_file(target) as file:
+            file.write(content)
     return out / "index.html"
 
 
