@@ -11,7 +11,7 @@ help:
 	@echo "make test         the tests (installs TensorFlow as well, for parity with the original program)"
 	@echo "make check        lint, format, types and layering"
 	@echo "make bench        measure memory and speed on this machine"
-	@echo "make reports      make the figures of the README again"
+	@echo "make reports      make the figures and tables in reports/ again"
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	@echo "Installing dit-eval into $(VENV) (PyTorch with its CUDA packages: several GB, some minutes)"
@@ -45,6 +45,7 @@ bench: $(VENV)/.test
 
 reports: $(VENV)/.core
 	$(BIN)/python reports/metric_response.py
+	$(BIN)/python reports/paper.py
 
 clean:
 	rm -rf $(VENV)

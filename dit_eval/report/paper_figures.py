@@ -262,7 +262,9 @@ def fid_against_gflops(setting: Setting) -> Figure | None:
         lines.append(f"r = {r:.2f} ({source}, {own['model'].nunique()} models)")
     for row in points.itertuples():
         _marker(axis, row.gflops, row.fid, *_style(row), measured=row.source == "measured", size=6)
-    axis.text(0.97, 0.97, "\n".join(lines), transform=axis.transAxes, ha="right", va="top", fontsize=8)
+    axis.text(
+        0.97, 0.97, "\n".join(lines), transform=axis.transAxes, ha="right", va="top", fontsize=8, path_effects=[_HALO]
+    )
     axis.set_xlabel("Gflops of the model (log scale)")
     axis.set_ylabel(f"{fid_label(setting.num_samples)} ↓")
     axis.set_xlim(points["gflops"].min() / 2, points["gflops"].max() * 3)
@@ -629,9 +631,11 @@ def _handle(
 
 
 def _legend(axis: Axes, handles: Sequence[Line2D], *, loc: Any, ncols: int = 1) -> None:
-    axis.legend(
+    legend = axis.legend(
         handles=list(handles), loc=loc, ncols=ncols, fontsize=7, frameon=False, handletextpad=0.4, labelspacing=0.35
     )
+    for text in legend.get_texts():
+        text.set_path_effects([_HALO])
 
 
 def _size_legend(figure: Figure, points: pd.DataFrame) -> None:
