@@ -33,6 +33,12 @@ def test_it_scores_eleven_sets_and_draws_them(results, folder):
     assert (folder / "samples.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_it_ends_with_the_report_page(results, folder):
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert page.count("digits") > 10, "the measured results are on it"
+    assert f"{results[-1].fid:.2f}" in page
+
+
 def test_the_last_set_was_drawn_by_the_dit_and_says_how(results, folder):
     *others, drawn = results
     assert all(r.gen.run is None for r in others)
@@ -67,10 +73,11 @@ def test_the_claims_fail_where_they_should(results):
     assert sum(_verdicts(exchanged, results[-1]).values()) < 6
 
 
-def test_it_can_run_again_in_the_same_folder(results, folder):
+def test_it_can_run_again_in_the_same_folder_and_says_where_the_page_is(results, folder, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["quickstart", "--out", str(folder)])
     assert exit_.value.code == 0
+    assert f"Report: {folder / 'index.html'}" in capsys.readouterr().out
     again = read_results(folder / "results.jsonl")
     assert [(r.fid, r.sfid, r.precision, r.recall) for r in again] == [
         (r.fid, r.sfid, r.precision, r.recall) for r in results
