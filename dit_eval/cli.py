@@ -545,28 +545,17 @@ def _train(arguments: argparse.Namespace) -> None:
     with join() as world:
         _share_cores(world)
         setup = world.first_then_all(lambda: _training_setup(arguments, world))
-        from tqdm import tqdm
-
         from dit_eval.training import train
 
-        seldom = 0.1 if sys.stderr.isatty() else 30
-        quiet = world.rank != 0
-        with tqdm(unit="step", file=sys.stderr, leave=False, mininterval=seldom, disable=quiet) as bar:
-
-            def show(done: int, total: int, loss: float | None) -> None:
-                if bar.total is None:  # so that the rate is of this run, not of what an earlier one had done
-                    bar.initial = bar.n = done - 1
-                    bar.total = total
-                if loss is not None:
-                    bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-                bar.update(done - bar.n)
-
+        with _ProgressBars("steps", unit="step") as bars:
             end = train(
                 arguments.out,
                 **setup,
                 world=world,
                 num_workers=arguments.num_workers,
-                on_progress=show,
+                on_progress=lambda done, total, loss: bars.update(
+                    "training", done, total, "" if loss is None else f"loss {loss:.4f}"
+                ),
                 on_note=_say,
             )
         if world.rank == 0:
@@ -998,10 +987,10 @@ def _fetch(item: Any, url: str | None = None) -> Path:
 
 
 class _ProgressBars:
-    """A bar per set of images on stderr; on a log file, a line every half minute."""
+    """A bar per set of images, or of steps, on stderr; on a log file, a line every half minute."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, what: str, *, unit: str = "img") -> None:
+        self._what, self._unit = what, unit
         self._bars: dict[str, Any] = {}
 
     def __enter__(self) -> _ProgressBars:
@@ -1011,7 +1000,7 @@ class _ProgressBars:
         for bar in self._bars.values():
             bar.close()
 
-    def update(self, role: str, done: int, total: int) -> None:
+    def update(self, role: str, done: int, total: int, remark: str = "") -> None:
         from tqdm import tqdm
 
         if role not in self._bars:
@@ -1019,11 +1008,12 @@ class _ProgressBars:
                 total=total,
                 initial=done,  # so that the rate is of this run, not of what an earlier one had finished
                 desc=f"{role} {self._what}",
-                unit="img",
+                unit=self._unit,
                 file=sys.stderr,
                 leave=False,
                 mininterval=0.1 if sys.stderr.isatty() else 30,
             )
+        self._bars[role].set_postfix_str(remark, refresh=False)
         self._bars[role].update(done - self._bars[role].n)
         if done == total:
             self._bars[role].close()
