@@ -556,7 +556,7 @@ def _train(arguments: argparse.Namespace) -> None:
                 on_progress=lambda done, total, loss: bars.update(
                     "training", done, total, "" if loss is None else f"loss {loss:.4f}"
                 ),
-                on_note=_say,
+                on_note=bars.note,
             )
         if world.rank == 0:
             words = [f"{end.steps:,} steps"]
@@ -700,7 +700,7 @@ def _encode(arguments: argparse.Namespace) -> None:
                 world=world,
                 num_workers=arguments.num_workers,
                 on_progress=lambda done, total: bars.update("encoded", done, total),
-                on_note=_say,
+                on_note=bars.note,
             )
         if world.rank == 0:
             classes = f"{len(folder.classes):,} classes" if folder.classes else "no class folders"
@@ -999,6 +999,12 @@ class _ProgressBars:
     def __exit__(self, *exception: object) -> None:
         for bar in self._bars.values():
             bar.close()
+
+    def note(self, text: str) -> None:
+        """A line of its own, above the bars."""
+        from tqdm import tqdm
+
+        tqdm.write(text, file=sys.stderr)
 
     def update(self, role: str, done: int, total: int, remark: str = "") -> None:
         from tqdm import tqdm

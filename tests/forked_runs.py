@@ -1,11 +1,11 @@
-"""Run `dit-eval` in forked processes that can be killed: `python forked_runs.py`, one JSON job a line on stdin.
+"""Run `dit-eval` in forked processes that can be killed: `python forked_runs.py FOLDER [MODULE ...]`, jobs on stdin.
 
-Importing torch takes seconds; this program does it once and forks for each job, before anything has started threads.
-A job: {"argv": [...], "ranks": 2, "kill_after": seconds or null, "pieces": count the seconds from when so many new
-pieces are there, "watch": what a piece is, as a pattern after --out, "victims": "one" or "all", "die_in": null,
-"replace" or "rmtree", "at": name}. "die_in" kills the process itself with SIGKILL at that call, when it would put --out
-or the named file of it in place. The answer is the list of wait statuses (negative signal or exit code) and
-what the processes wrote to stderr.
+Importing torch takes seconds; this program does it once, with the modules that are named, and forks for each job,
+before anything has started threads. A job is a line of JSON: {"argv": [...], "ranks": 2, "kill_after": seconds or null,
+"pieces": count the seconds from when so many new pieces are there, "watch": what a piece is, as a pattern after --out,
+"victims": "one" or "all", "die_in": null, "replace" or "rmtree", "at": name, "shard": images of a file of latents}.
+"die_in" kills the process itself with SIGKILL at that call, when it would put --out, or the file "at" in it, in place.
+The answer is the list of wait statuses (negative signal or exit code) and what the processes wrote to stderr.
 """
 
 import glob
@@ -20,8 +20,9 @@ import time
 from pathlib import Path
 
 import dit_eval.cli
+import dit_eval.data
 
-for slow in ("torch.distributed", "dit_eval.sampling", "dit_eval.training", "dit_eval.models.checkpoints"):
+for slow in ("torch.distributed", "dit_eval.sampling", "dit_eval.models.checkpoints", *sys.argv[2:]):
     importlib.import_module(slow)
 
 
@@ -51,6 +52,8 @@ def child(job: dict, rank: int, port: int, log: Path) -> None:
         os.replace = lambda a, b: die() if Path(b) in fatal else replace(a, b)
     if job.get("die_in") == "rmtree":
         shutil.rmtree = die
+    if "shard" in job:
+        dit_eval.data._SHARD = job["shard"]
     try:
         dit_eval.cli.main(job["argv"])
     except SystemExit as stop:

@@ -7,12 +7,15 @@ from pathlib import Path
 
 
 class Forks:
-    """Jobs for `forked_runs.py`, which has torch loaded already."""
+    """Jobs for `forked_runs.py`, which has torch and the modules named loaded already."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *modules):
         script = Path(__file__).with_name("forked_runs.py")
         self._process = subprocess.Popen(
-            [sys.executable, str(script), str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, str(script), str(folder), *modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def __call__(self, argv, **job):
