@@ -28,6 +28,15 @@ GOLDENS = Path(__file__).parent / "goldens"
 SMALL = vae._CONFIG | {"block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4, "sample_size": 64}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Networks this small are slower on several threads, the more so on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def run(capsys, *arguments):
     """Exit code, stdout, stderr of a command."""
     with pytest.raises(SystemExit) as exit_:
@@ -252,10 +261,8 @@ def test_corrupt_images_are_skipped_or_refused(small_shards, pictures, small_vae
     code, output, error = run(capsys, *command(pictures, out, small_vae, "--on-corrupt", "skip"))
     assert code == 0
     assert "2 files of up to 4 images are here already" in error
-    assert (
-        len(re.findall(r"^skipped: \S+/cat/0[59]\.\w+: cannot be read as an image", error.replace("\r", "\n"), re.M))
-        == 2
-    )
+    notes = re.findall(r"^skipped: \S+/cat/(\S+): cannot be read", error.replace("\r", "\n"), re.MULTILINE)
+    assert notes == ["05.bmp", "09.png"]
     assert output == f"{out}: 9 images and their mirror images, 2 classes, 2 skipped\n"
     index = json.loads((out / "latents.json").read_text())
     assert list(index["skipped"]) == ["cat/05.bmp", "cat/09.png"]
@@ -282,7 +289,7 @@ def test_a_file_of_skipped_images_only(small_shards, pictures, small_vae, tmp_pa
 
 @pytest.fixture(scope="module")
 def forks(tmp_path_factory):
-    forks = Forks(tmp_path_factory.mktemp("forks"), "diffusers.models.autoencoders.autoencoder_kl")
+    forks = Forks(tmp_path_factory.mktemp("forks"), "diffusers.models.autoencoders.autoencoder_kl", threads=1)
     yield forks
     forks.close()
 

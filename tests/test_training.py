@@ -37,6 +37,15 @@ def command(out, *more, steps=STEPS):
     return ["train", *SIZES, *data, *recipe, "--device", "cpu", "--out", str(out), *map(str, more)]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Networks this small are slower on several threads, the more so on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def run(capsys, *arguments):
     """Exit code, stdout, stderr of a command."""
     with pytest.raises(SystemExit) as exit_:
@@ -297,7 +306,7 @@ def test_going_on_gives_the_same_bits(whole, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def forks(tmp_path_factory):
-    forks = Forks(tmp_path_factory.mktemp("forks"), "dit_eval.training", "torch._dynamo")
+    forks = Forks(tmp_path_factory.mktemp("forks"), "dit_eval.training", "torch._dynamo", threads=1)
     yield forks
     forks.close()
 
