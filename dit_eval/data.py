@@ -437,10 +437,15 @@ def encode(
         ]
         with ThreadPoolExecutor(max(1, num_workers)) as pool:
             for k, indices in shards[world.rank :: world.size]:
-                if not (parts / _shard(k)).exists():
-                    _encode_shard(folder, indices, parts, k, encoder, dtype, on_corrupt, pool, note)
-                if on_progress and world.rank == 0:
-                    on_progress(min(len(folder), _SHARD * len(list(parts.glob("moments-*.npy")))), len(folder))
+                if (parts / _shard(k)).exists():
+                    continue
+                done = min(len(folder), _SHARD * len(list(parts.glob("moments-*.npy"))))  # by all processes
+
+                def report(count: int, done: int = done) -> None:
+                    if on_progress and world.rank == 0:
+                        on_progress(min(len(folder), done + count), len(folder))
+
+                _encode_shard(folder, indices, parts, k, encoder, dtype, on_corrupt, pool, note, report)
         world.barrier()
         return world.from_first(lambda: _finish(folder, out, parts, settings, len(shards)))
     finally:
@@ -489,6 +494,7 @@ def _encode_shard(
     on_corrupt: OnCorrupt,
     pool: ThreadPoolExecutor,
     note: Callable[[str], None],
+    report: Callable[[int], None],
 ) -> None:
     kept: list[int] = []
     skipped: dict[str, str] = {}
@@ -497,6 +503,7 @@ def _encode_shard(
         sides = (_to_model(images, np.full(len(images), mirrored)) for mirrored in (False, True))
         both = [np.stack(encoder(side), axis=1) for side in sides]  # (B, 2, C, h, w) each
         moments.append(np.stack(both, axis=1).astype(dtype))
+        report(len(kept) + len(skipped))
     with atomic_file(parts / f"shard-{number:06d}.json") as file:
         file.write(json.dumps({"kept": kept, "skipped": skipped}).encode())
     # Last: its being there says that this part is done. Without any image it is not listed in the index.
