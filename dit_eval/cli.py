@@ -20,6 +20,7 @@ from dit_eval.dist import FirstProcessFailed, World, join
 if TYPE_CHECKING:
     import numpy as np
 
+    from dit_eval.data import ImageFolder, TrainingData
     from dit_eval.features.extract import FeatureExtractor
     from dit_eval.models.dit import DiT, DiTConfig
     from dit_eval.npz import ImageBatch
@@ -167,6 +168,8 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
 
     _add_sample(commands)
+    _add_train(commands)
+    _add_encode(commands)
 
     grid = commands.add_parser(
         "grid",
@@ -262,6 +265,100 @@ def _add_sample(commands: Any) -> None:
     how.add_argument("--out", type=Path, required=True, metavar="SAMPLES.npz")
     how.add_argument("--grid", type=Path, metavar="GRID.png", help="also draw the first images")
     sample.set_defaults(run=_sample)
+
+
+def _add_train(commands: Any) -> None:
+    train = commands.add_parser(
+        "train",
+        help="train a DiT by the paper's recipe",
+        description="Train a DiT by the paper's recipe, on one process or many "
+        "(torchrun --nproc_per_node=N -m dit_eval train ...). The same command goes on after a crash.",
+    )
+    model = train.add_argument_group(
+        "model", "a name of the paper, on latents; or all four sizes, on what the data are"
+    )
+    model.add_argument("--model", help="DiT-XL/2 and so on")
+    for option, words in (
+        ("--depth", "layers"),
+        ("--hidden-size", "width"),
+        ("--num-heads", "attention heads"),
+        ("--patch-size", "side of a patch, in pixels or latents"),
+    ):
+        model.add_argument(option, type=int, metavar="N", help=words)
+    model.add_argument("--block", default="adaln-zero", help="block design (default: %(default)s)")
+    model.add_argument("--num-classes", type=int, metavar="K", help="default: as many as the data have")
+    model.add_argument("--label-dropout", type=float, default=0.1, metavar="P", help="default: %(default)s")
+    data = train.add_argument_group("data")
+    data.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="LATENTS|NPZ|DIR",
+        help="latents of `dit-eval encode`; images in ADM's npz; or a folder of images, with a folder for each class",
+    )
+    data.add_argument("--image-size", type=int, metavar="PX", help="of a folder of images: side of the centre crop")
+    data.add_argument("--grey", action="store_true", help="take the grey images of an npz as one channel")
+    data.add_argument("--no-flips", action="store_true", help="mirror no images (default: half of them)")
+    data.add_argument("--num-workers", type=int, default=4, metavar="N", help="threads that read ahead (default: 4)")
+    _add_on_corrupt(data)
+    recipe = train.add_argument_group("recipe", "the defaults are the paper's; small models at high rates need more")
+    recipe.add_argument("--steps", type=int, default=400_000, metavar="N", help="in all (default: %(default)s)")
+    recipe.add_argument("--batch-size", type=int, default=256, metavar="B", help="of all processes (default: 256)")
+    recipe.add_argument("--lr", type=float, default=1e-4, metavar="RATE", help="of AdamW (default: %(default)s)")
+    recipe.add_argument("--weight-decay", type=float, default=0.0, metavar="W", help="default: %(default)s")
+    recipe.add_argument("--ema", type=float, default=0.9999, metavar="D", help="decay of the average (default: 0.9999)")
+    recipe.add_argument("--warm-up", type=int, default=0, metavar="N", help="steps to the full rate (default: none)")
+    recipe.add_argument("--cosine-decay", action="store_true", help="bring the rate to 0 at the last step")
+    recipe.add_argument("--ema-warm-up", action="store_true", help="average over less in the first steps")
+    recipe.add_argument("--global-seed", type=int, default=0, metavar="SEED", help="default: %(default)s")
+    recipe.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help="default: %(default)s")
+    recipe.add_argument("--compile", action="store_true", help="run the model through torch.compile")
+    how = train.add_argument_group("how")
+    how.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkpoints, log.jsonl, run.json")
+    how.add_argument("--save-at", type=_integers, default=(), metavar="N,N", help="steps after which to save weights")
+    how.add_argument("--save-every", type=int, default=50_000, metavar="N", help="and regularly (default: %(default)s)")
+    how.add_argument("--log-every", type=int, default=100, metavar="N", help="default: %(default)s")
+    how.add_argument(
+        "--per-proc-batch-size", type=int, metavar="B", help="at once in a process (default: its share of the batch)"
+    )
+    how.add_argument("--device", default="auto", help="cpu or cuda (default: a GPU per process if there are any)")
+    train.set_defaults(run=_train)
+
+
+def _add_encode(commands: Any) -> None:
+    encode = commands.add_parser(
+        "encode",
+        help="encode a folder of images to the latents that a DiT trains on",
+        description="Encode each image of a folder, and its mirror image, to the mean and standard deviation of its "
+        "posterior, on one process or many (torchrun). The same command goes on after a crash.",
+    )
+    encode.add_argument("folder", type=Path, metavar="FOLDER", help="images, or a folder of them for each class")
+    encode.add_argument("--out", type=Path, required=True, metavar="LATENTS", help="a folder; for `train --data`")
+    encode.add_argument("--image-size", type=int, default=256, metavar="PX", help="centre crop (default: %(default)s)")
+    encode.add_argument(
+        "--vae",
+        default="ema",
+        metavar="ema|mse|original|FILE",
+        help="all three have one encoder (default: %(default)s)",
+    )
+    encode.add_argument("--half", action="store_true", help="store float16: half the size, rounded")
+    _add_on_corrupt(encode)
+    encode.add_argument("--num-workers", type=int, default=4, metavar="N", help="threads that read (default: 4)")
+    encode.add_argument("--device", default="auto", help="cpu or cuda (default: a GPU per process if there are any)")
+    encode.set_defaults(run=_encode)
+
+
+def _add_on_corrupt(parser: Any) -> None:
+    parser.add_argument(
+        "--on-corrupt",
+        choices=("skip", "refuse"),
+        default="refuse",
+        help="an image that cannot be read: stop at it (default), or leave it out; it is named either way",
+    )
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(",") if part.strip())
 
 
 def _add_extractor_options(parser: argparse.ArgumentParser) -> None:
@@ -410,7 +507,7 @@ def _network(arguments: argparse.Namespace) -> tuple[str, DiTConfig, Path]:
 
     from dit_eval.assets import asset, assets
     from dit_eval.models.checkpoints import stored_config
-    from dit_eval.models.dit import BLOCK_DESIGNS, named_config
+    from dit_eval.models.dit import BLOCK_DESIGNS, named_config, paper_name
 
     if arguments.block not in (None, *BLOCK_DESIGNS):
         near = difflib.get_close_matches(arguments.block, BLOCK_DESIGNS, n=1)
@@ -443,7 +540,7 @@ def _network(arguments: argparse.Namespace) -> tuple[str, DiTConfig, Path]:
     wrong = [f"{k} {getattr(stored, k)}, asked for {v}" for k, v in asked.items() if getattr(stored, k) != v]
     if wrong:
         raise ValueError(f"{path}: of another model ({'; '.join(wrong)}). Leave the options out to take what it says.")
-    return arguments.model or path.stem, stored, path
+    return arguments.model or paper_name(stored) or path.stem, stored, path
 
 
 def _decoder_path(vae: str) -> Path:
@@ -464,6 +561,187 @@ def _load_generator(run: SampleRun, sources: tuple[Path, Path | None], device: s
     from dit_eval.models.vae import Autoencoder
 
     return model.to(device), Autoencoder(vae, device=device, tiling=run.vae_tiling).decode
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    with join() as world:
+        _share_cores(world)
+        setup = world.first_then_all(lambda: _training_setup(arguments, world))
+        from dit_eval.training import train
+
+        with _ProgressBars("steps", unit="step") as bars:
+            end = train(
+                arguments.out,
+                **setup,
+                world=world,
+                num_workers=arguments.num_workers,
+                on_progress=lambda done, total, loss: bars.update(
+                    "training", done, total, "" if loss is None else f"loss {loss:.4f}"
+                ),
+                on_note=bars.note,
+            )
+        if world.rank == 0:
+            words = [f"{end.steps:,} steps"]
+            words += [] if end.loss is None else [f"loss {end.loss:.4f}"]
+            words += [] if end.images_per_second is None else [f"{end.images_per_second:.1f} images/s"]
+            sys.stdout.write(f"{end.ema}: {', '.join(words)}\n")
+
+
+def _training_setup(arguments: argparse.Namespace, world: World) -> dict[str, Any]:
+    """Data, model and recipe as asked for: everything a user may have got wrong."""
+    from dit_eval.training import Recipe, check_training
+
+    if arguments.num_workers < 0:
+        raise ValueError(f"--num-workers {arguments.num_workers}: needed 0 or more.")
+    device = _device(arguments.device)
+    recipe = Recipe(
+        learning_rate=arguments.lr,
+        weight_decay=arguments.weight_decay,
+        batch_size=arguments.batch_size,
+        ema_decay=arguments.ema,
+        flip=0.0 if arguments.no_flips else 0.5,
+        global_seed=arguments.global_seed,
+        precision=arguments.precision,
+        compile=arguments.compile,
+        warm_up=arguments.warm_up,
+        decay_steps=arguments.steps if arguments.cosine_decay else None,
+        ema_warm_up=arguments.ema_warm_up,
+    )
+    sizes = ("depth", "hidden_size", "num_heads", "patch_size")
+    given = [name for name in sizes if getattr(arguments, name) is not None]
+    if bool(arguments.model) == bool(given) or (given and len(given) < len(sizes)):
+        options = " ".join(f"--{name.replace('_', '-')}" for name in sizes)
+        raise ValueError(f"Name a model of the paper by --model, or give all of {options}; one of the two.")
+    if arguments.model:
+        from dit_eval.models.dit import named_config
+
+        named_config(arguments.model)  # a wrong name is told before the data are read
+    data = _training_data(arguments, world)
+    config = _training_config(arguments, data)
+    setup: dict[str, Any] = {
+        "data": data,
+        "config": config,
+        "recipe": recipe,
+        "steps": arguments.steps,
+        "save_at": arguments.save_at,
+        "save_every": arguments.save_every,
+        "log_every": arguments.log_every,
+        "device": f"cuda:{world.local_rank}" if device == "cuda" and world.size > 1 else device,
+        "micro_batch": arguments.per_proc_batch_size,
+    }
+    check_training(**setup, world=world)
+    return setup
+
+
+def _training_data(arguments: argparse.Namespace, world: World) -> TrainingData:
+    from dit_eval.data import Latents, list_images, open_npz
+
+    path: Path = arguments.data
+    if not path.exists() and not path.with_name(path.name + ".parts").exists():
+        raise FileNotFoundError(f"--data {path}: neither latents, nor an npz, nor a folder of images.")
+    is_latents = (path / "latents.json").is_file() or not path.exists()
+    if arguments.grey and not path.is_file():
+        raise ValueError("--grey is for the grey images of an npz.")
+    if arguments.image_size is not None and (is_latents or path.is_file()):
+        raise ValueError(f"--image-size is for a folder of images; {path} has its own size.")
+    if is_latents:
+        return Latents(path)
+    if path.is_file():
+        return open_npz(path, channels=1 if arguments.grey else 3)
+    if arguments.model:
+        raise ValueError(
+            f"--data {path}: images, and {arguments.model} is a model of latents. Encode them once: "
+            f"dit-eval encode {path} --out LATENTS --image-size {arguments.image_size or 256}"
+        )
+    if arguments.image_size is None:
+        raise ValueError(f"--data {path}: a folder of images needs --image-size, the side of the centre crop.")
+    folder = list_images(path, image_size=arguments.image_size)
+    if arguments.on_corrupt == "skip":
+        note = _say if world.rank == 0 else (lambda _: None)
+        folder = folder.without_corrupt(note, num_workers=arguments.num_workers)
+    return folder
+
+
+def _training_config(arguments: argparse.Namespace, data: TrainingData) -> DiTConfig:
+    """The model that is asked for, on what the data are."""
+    import dataclasses
+
+    from dit_eval.models.dit import BLOCK_DESIGNS, DiTConfig, named_config
+
+    if arguments.block not in BLOCK_DESIGNS:
+        raise ValueError(f"--block {arguments.block}: unknown; known: {', '.join(BLOCK_DESIGNS)}.")
+    if not 0 <= arguments.label_dropout < 1:
+        raise ValueError(f"--label-dropout {arguments.label_dropout}: needed 0 or more, and less than 1.")
+    channels, side, _ = data.shape
+    fields: dict[str, Any] = {
+        "block": arguments.block,
+        "label_dropout": arguments.label_dropout,
+        "num_classes": data.num_classes if arguments.num_classes is None else arguments.num_classes,
+    }
+    if arguments.model:
+        if data.space != "latent":
+            raise ValueError(
+                f"--data {arguments.data}: images, and {arguments.model} is a model of latents. Give the sizes of a "
+                "pixel-space model, or encode a folder of images by `dit-eval encode`."
+            )
+        return dataclasses.replace(named_config(arguments.model), input_size=side, **fields)
+    sizes = {name: getattr(arguments, name) for name in ("depth", "hidden_size", "num_heads", "patch_size")}
+    if min(sizes.values()) < 1:
+        raise ValueError(f"Found {sizes}; needed at least 1 of each.")
+    return DiTConfig(**sizes, **fields, input_size=side, in_channels=channels, space=data.space)
+
+
+def _encode(arguments: argparse.Namespace) -> None:
+    with join() as world:
+        folder, vae, sha256 = world.from_first(lambda: _encode_setup(arguments))
+        _share_cores(world)
+        import torch
+
+        from dit_eval.data import encode
+        from dit_eval.models.vae import SCALE, Autoencoder
+
+        device = _device(arguments.device)
+        device = f"cuda:{world.local_rank}" if device == "cuda" and world.size > 1 else device
+        autoencoder = world.first_then_all(lambda: Autoencoder(vae, device=device))
+
+        def encoder(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            with torch.inference_mode():
+                mean, std = autoencoder.encode(torch.from_numpy(images).to(device))
+            return mean.cpu().numpy(), std.cpu().numpy()
+
+        with _ProgressBars("images") as bars:
+            kept = encode(
+                folder,
+                arguments.out,
+                encoder=encoder,
+                vae=Path(arguments.vae).name,
+                vae_sha256=sha256,
+                scale=SCALE,
+                dtype="float16" if arguments.half else "float32",
+                on_corrupt=arguments.on_corrupt,
+                world=world,
+                num_workers=arguments.num_workers,
+                on_progress=lambda done, total: bars.update("encoded", done, total),
+                on_note=bars.note,
+            )
+        if world.rank == 0:
+            classes = f"{len(folder.classes):,} classes" if folder.classes else "no class folders"
+            left_out = f", {len(folder) - kept:,} skipped" if kept < len(folder) else ""
+            sys.stdout.write(f"{arguments.out}: {kept:,} images and their mirror images, {classes}{left_out}\n")
+
+
+def _encode_setup(arguments: argparse.Namespace) -> tuple[ImageFolder, Path, str]:
+    """Images, autoencoder and its SHA-256: everything a user may have got wrong."""
+    from dit_eval.assets import sha256_of
+    from dit_eval.data import list_images
+    from dit_eval.models.dit import LATENT_FACTOR
+
+    _device(arguments.device)
+    if arguments.image_size % LATENT_FACTOR or arguments.image_size < LATENT_FACTOR:
+        raise ValueError(f"--image-size {arguments.image_size}: needed a multiple of {LATENT_FACTOR}.")
+    folder = list_images(arguments.folder, image_size=arguments.image_size)
+    vae = _decoder_path(arguments.vae)
+    return folder, vae, sha256_of(vae)
 
 
 def _grid(arguments: argparse.Namespace) -> None:
@@ -745,10 +1023,10 @@ def _fetch(item: Any, url: str | None = None) -> Path:
 
 
 class _ProgressBars:
-    """A bar per set of images on stderr; on a log file, a line every half minute."""
+    """A bar per set of images, or of steps, on stderr; on a log file, a line every half minute."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, what: str, *, unit: str = "img") -> None:
+        self._what, self._unit = what, unit
         self._bars: dict[str, Any] = {}
 
     def __enter__(self) -> _ProgressBars:
@@ -758,7 +1036,13 @@ class _ProgressBars:
         for bar in self._bars.values():
             bar.close()
 
-    def update(self, role: str, done: int, total: int) -> None:
+    def note(self, text: str) -> None:
+        """A line of its own, above the bars."""
+        from tqdm import tqdm
+
+        tqdm.write(text, file=sys.stderr)
+
+    def update(self, role: str, done: int, total: int, remark: str = "") -> None:
         from tqdm import tqdm
 
         if role not in self._bars:
@@ -766,11 +1050,12 @@ class _ProgressBars:
                 total=total,
                 initial=done,  # so that the rate is of this run, not of what an earlier one had finished
                 desc=f"{role} {self._what}",
-                unit="img",
+                unit=self._unit,
                 file=sys.stderr,
                 leave=False,
                 mininterval=0.1 if sys.stderr.isatty() else 30,
             )
+        self._bars[role].set_postfix_str(remark, refresh=False)
         self._bars[role].update(done - self._bars[role].n)
         if done == total:
             self._bars[role].close()

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _T = TypeVar("_T")
 
@@ -45,6 +48,18 @@ class World:
             import torch
 
             _distributed().all_reduce(torch.zeros(1))  # of a CPU tensor: over gloo, whatever the GPUs are doing
+
+    def average_(self, tensor: Tensor) -> None:
+        """Replace a tensor by its mean over all processes, which then hold the same bits."""
+        if self.size > 1:
+            _distributed().all_reduce(tensor)
+            tensor /= self.size
+
+    def copy_first_(self, tensors: Iterable[Tensor]) -> None:
+        """Replace tensors by those of process 0."""
+        if self.size > 1:
+            for tensor in tensors:
+                _distributed().broadcast(tensor, src=0)
 
     def from_first(self, function: Callable[[], _T]) -> _T:
         """Run a function in process 0 only, and give its result to all.

@@ -85,6 +85,21 @@ class ImageBatch:
         read = _read_stored if self._images.stored else _read_compressed
         yield from read(self.path, self._images, self.num_images, batch_size)
 
+    def array(self) -> np.ndarray:
+        """All images, uint8 (N, H, W, 3), to be read in any order: mapped if the file stores them as they are.
+
+        Raises
+        ------
+        ValueError
+            If the file holds no images, or a compressed member turns out to be damaged.
+        """
+        if self._images is None:
+            raise ValueError(f"{self.path}: holds statistics only, no images.")
+        if self._images.stored:
+            start = self._images.start + self._images.header_size
+            return np.memmap(self.path, np.uint8, "r", start, (self.num_images, *self._images.shape[1:]))
+        return np.concatenate(list(self.batches(1024)))
+
     def sha256(self) -> str:
         """SHA-256 of the file, after checking the stored images against the zip's own checksum on the way.
 

@@ -16,7 +16,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +29,7 @@ from torch import Tensor
 from dit_eval.diffusion import Diffusion, respaced_timesteps
 from dit_eval.dist import World
 from dit_eval.files import atomic_file
-from dit_eval.models.dit import DiT
+from dit_eval.models.dit import DiT, arithmetic
 from dit_eval.npz import RUN_KEY, open_batch, write_batch
 from dit_eval.results import SampleRun
 
@@ -181,7 +180,7 @@ class ImageSampler:
             if on_step:
                 on_step(len(self.diffusion) - step)
 
-        with _arithmetic(self.run.precision, self.device):
+        with arithmetic(self.run.precision, self.device):
             x = self.diffusion.sample(
                 lambda x, t: self._forward(x, t, y).float(),
                 noise(len(self.diffusion)),
@@ -462,12 +461,3 @@ def _continued(run: SampleRun, earlier: SampleRun) -> SampleRun:
 def _generator(seed: int, stream: int) -> np.random.Generator:
     """Random numbers that depend on (seed, stream) only; making one costs microseconds."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, stream], np.uint64)))
-
-
-def _arithmetic(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Set the float32 products of GPUs, and give the context for the model: bf16 keeps the residual stream in fp32."""
-    if device.type == "cuda":
-        tf32 = precision != "fp32"
-        torch.backends.cuda.matmul.allow_tf32 = tf32
-        torch.backends.cudnn.allow_tf32 = tf32
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()

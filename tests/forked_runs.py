@@ -1,12 +1,14 @@
-"""Run `dit-eval` in forked processes that can be killed: `python forked_runs.py`, one JSON job a line on stdin.
+"""Run `dit-eval` in forked processes that can be killed: `python forked_runs.py FOLDER [MODULE ...]`, jobs on stdin.
 
-Importing torch takes seconds; this program does it once and forks for each job, before anything has started threads.
-A job: {"argv": [...], "ranks": 2, "kill_after": seconds or null, "pieces": count the seconds from when so many new
-pieces are there, "victims": "one" or "all", "die_in": null, "replace" or "rmtree"}. "die_in" kills the process itself
-with SIGKILL at that call of the packing. The answer is the list of wait statuses (negative signal or exit code) and
-what the processes wrote to stderr.
+Importing torch takes seconds; this program does it once, with the modules that are named, and forks for each job,
+before anything has started threads. A job is a line of JSON: {"argv": [...], "ranks": 2, "kill_after": seconds or null,
+"pieces": count the seconds from when so many new pieces are there, "watch": what a piece is, as a pattern after --out,
+"victims": "one" or "all", "die_in": null, "replace" or "rmtree", "at": name, "shard": images of a file of latents}.
+"die_in" kills the process itself with SIGKILL at that call, when it would put --out, or the file "at" in it, in place.
+The answer is the list of wait statuses (negative signal or exit code) and what the processes wrote to stderr.
 """
 
+import glob
 import importlib
 import json
 import os
@@ -18,8 +20,9 @@ import time
 from pathlib import Path
 
 import dit_eval.cli
+import dit_eval.data
 
-for slow in ("torch.distributed", "dit_eval.sampling", "dit_eval.models.checkpoints"):
+for slow in ("torch.distributed", "dit_eval.sampling", "dit_eval.models.checkpoints", *sys.argv[2:]):
     importlib.import_module(slow)
 
 
@@ -43,11 +46,14 @@ def child(job: dict, rank: int, port: int, log: Path) -> None:
         os.environ |= {name: str(value) for name, value in place.items()}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     final = Path(job["argv"][job["argv"].index("--out") + 1])
+    fatal = [final] if "at" not in job else [final / job["at"], Path(f"{final}.parts") / job["at"]]
     if job.get("die_in") == "replace":
         replace = os.replace
-        os.replace = lambda a, b: die() if Path(b) == final else replace(a, b)
+        os.replace = lambda a, b: die() if Path(b) in fatal else replace(a, b)
     if job.get("die_in") == "rmtree":
         shutil.rmtree = die
+    if "shard" in job:
+        dit_eval.data._SHARD = job["shard"]
     try:
         dit_eval.cli.main(job["argv"])
     except SystemExit as stop:
@@ -68,9 +74,9 @@ def main() -> None:
                 child(job, rank, port, log)
             children.append(pid)
         if job.get("kill_after") is not None:
-            folder = Path(job["argv"][job["argv"].index("--out") + 1] + ".parts")
-            before, patience = len(list(folder.glob("*.u8"))), time.monotonic() + 30
-            while len(list(folder.glob("*.u8"))) < before + job.get("pieces", 0) and time.monotonic() < patience:
+            pattern = glob.escape(job["argv"][job["argv"].index("--out") + 1]) + job.get("watch", ".parts/*.u8")
+            before, patience = len(glob.glob(pattern)), time.monotonic() + 30
+            while len(glob.glob(pattern)) < before + job.get("pieces", 0) and time.monotonic() < patience:
                 time.sleep(0.002)
             time.sleep(job["kill_after"])
             victims = children if job["victims"] == "all" else children[-1:]

@@ -1,6 +1,7 @@
 """The DiT family: sizes, names, block designs, guidance, and equality with the released code."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from dit_goldens import CASES, inputs, seeded_state
 
-from dit_eval.models.dit import BLOCK_DESIGNS, DiT, DiTConfig, named_config, position_table
+from dit_eval.models.dit import BLOCK_DESIGNS, MODEL_NAMES, DiT, DiTConfig, named_config, paper_name, position_table
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -193,3 +194,11 @@ def test_position_table_encodes_columns_first():
 def test_what_cannot_be_built_says_why(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_configuration_knows_its_name():
+    for name in MODEL_NAMES:
+        assert paper_name(replace(named_config(name, image_size=512, block="adaln"), num_classes=7)) == name
+    config = named_config("DiT-B/4")
+    for other in (replace(config, depth=11), replace(config, patch_size=1), replace(config, space="pixel")):
+        assert paper_name(other) is None

@@ -14,7 +14,8 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"quickstart"},
-    {"evaluate", "sampling", "report"},
+    {"evaluate", "sampling", "training", "report"},
+    {"data"},
     {"flops"},
     {"features", "metrics", "models", "diffusion", "paper"},
     {"npz"},
@@ -22,7 +23,10 @@ LAYERS = [
     {"files", "dist"},
     {""},  # dit_eval itself: the version
 ]
-GENERATE, MEASURE = {"models", "diffusion", "sampling", "flops"}, {"features", "metrics", "evaluate"}
+GENERATE, MEASURE = (
+    {"models", "diffusion", "sampling", "training", "data", "flops"},
+    {"features", "metrics", "evaluate"},
+)
 ONLY_IN = {
     "tensorflow": {"features/adm_tensorflow.py"},
     "torch_fidelity": {"features/inception.py"},
@@ -39,12 +43,14 @@ ONLY_IN = {
         "models/vae.py",
         "diffusion.py",
         "sampling.py",
+        "training.py",
         "dist.py",
         "flops.py",
         "report/counts.py",
         "cli.py",
     },
     "fvcore": {"flops.py"},
+    "PIL": {"data.py"},
     "diffusers": {"models/vae.py"},
     "torch.distributed": {"dist.py"},
     "pandas": {

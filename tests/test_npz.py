@@ -35,6 +35,18 @@ def test_num_images_takes_the_first_in_file_order(tmp_path, images):
     np.testing.assert_array_equal(batch.labels, np.arange(10))
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_images_are_read_in_any_order(tmp_path, images, save):
+    save(tmp_path / "x.npz", arr_0=images)
+    array = open_batch(tmp_path / "x.npz", role="gen", num_images=30).array()
+    np.testing.assert_array_equal(array, images[:30])
+    np.testing.assert_array_equal(array[[20, 3, 3]], images[[20, 3, 3]])
+    assert isinstance(array, np.memmap) == (save is np.savez), "what is stored as it is needs no memory"
+    np.savez(tmp_path / "statistics.npz", mu=np.zeros(3), sigma=np.eye(3))
+    with pytest.raises(ValueError, match="holds statistics only"):
+        open_batch(tmp_path / "statistics.npz", role="ref").array()
+
+
 def test_npy_header_2_0_is_read_as_adm_reads_it(tmp_path, images):
     payload = io.BytesIO()
     np.lib.format.write_array(payload, images, version=(2, 0))

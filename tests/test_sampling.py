@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import random
 import re
@@ -11,12 +10,12 @@ import resource
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from forks import Forks
 
 from dit_eval.assets import asset
 from dit_eval.cli import main
@@ -302,26 +301,6 @@ def test_a_mistake_under_torchrun_is_reported_once(tmp_path):
 
 
 # ---- kill -9
-
-
-class Forks:
-    """Jobs for `forked_runs.py`, which has torch loaded already."""
-
-    def __init__(self, folder):
-        script = Path(__file__).with_name("forked_runs.py")
-        self._process = subprocess.Popen(
-            [sys.executable, str(script), str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def __call__(self, argv, **job):
-        self._process.stdin.write(json.dumps({"argv": argv, **job}) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
-
-    def close(self):
-        self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -105,6 +106,14 @@ def named_config(name: str, *, image_size: int = 256, block: BlockDesign = "adal
         input_size=image_size // LATENT_FACTOR,
         block=block,
     )
+
+
+def paper_name(config: DiTConfig) -> str | None:
+    """Name of a configuration in the paper, such as "DiT-XL/2"; None if it has another shape, or is in pixel space."""
+    shape = (config.depth, config.hidden_size, config.num_heads)
+    sizes = [size for size, standard in SIZES.items() if standard == shape]
+    named = sizes and config.space == "latent" and config.patch_size in PATCH_SIZES
+    return f"DiT-{sizes[0]}/{config.patch_size}" if named else None
 
 
 class DiT(nn.Module):
@@ -412,3 +421,12 @@ def position_table(dim: int, grid: int) -> Tensor:
     columns = waves[None].expand(grid, grid, -1)
     rows = waves[:, None].expand(grid, grid, -1)
     return torch.cat([columns, rows], dim=2).flatten(0, 1).float()
+
+
+def arithmetic(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Set the float32 products of GPUs, and give the context for the model: bf16 keeps the residual stream in fp32."""
+    if device.type == "cuda":
+        tf32 = precision != "fp32"
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.backends.cudnn.allow_tf32 = tf32
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()

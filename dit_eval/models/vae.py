@@ -43,7 +43,7 @@ _CONFIG = {
 
 
 class Autoencoder:
-    """Decoder of latents, with its weights.
+    """Decoder of latents and encoder of images, with its weights.
 
     Parameters
     ----------
@@ -99,6 +99,25 @@ class Autoencoder:
                 continue
             begin += len(part)
         return torch.cat(images)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the posteriors of images (N, 3, 8 H, 8 W) in -1..1, (N, 4, H, W) each.
+
+        They are as the encoder gives them; a latent is a sample of that Gaussian, times `SCALE`.
+
+        Raises
+        ------
+        ValueError
+            If the images have other channels, or a side that is no multiple of 8.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or any(side % LATENT_FACTOR for side in images.shape[2:]):
+            raise ValueError(f"Found images {tuple(images.shape)}; needed (N, 3, H, W), sides multiples of 8.")
+        means, deviations = [], []
+        for part in images.split(self._batch):
+            posterior = self._model.encode(part).latent_dist
+            means.append(posterior.mean)
+            deviations.append(posterior.std)
+        return torch.cat(means), torch.cat(deviations)
 
 
 def weights_file(path: Path) -> Path:
