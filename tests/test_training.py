@@ -74,6 +74,21 @@ def whole(tmp_path_factory):
     return out
 
 
+def close(path, other):
+    """Two files of weights are the same but for rounding.
+
+    Biases of the keys are left out: softmax cancels them, so that their gradient is rounding, which AdamW scales up.
+    """
+    files = [load_file(path), load_file(other)]
+    for state in files:
+        for name in [name for name in state if name.endswith("qkv.bias")]:
+            query, _, value = state.pop(name).chunk(3)
+            state |= {f"{name}, queries": query, f"{name}, values": value}
+    assert files[0].keys() == files[1].keys()
+    for name, weights in files[0].items():
+        torch.testing.assert_close(files[1][name], weights, rtol=1e-4, atol=1e-6, msg=name)
+
+
 def same_run(one, other):
     """Every checkpoint bit for bit, and the log byte for byte."""
     names = sorted(path.name for path in one.glob("*.safetensors"))
@@ -234,7 +249,7 @@ def test_micro_batches_and_threads_change_nothing_but_rounding(data, tmp_path):
     pieces = train(tmp_path / "c", config=config, data=data, recipe=recipe, steps=4, micro_batch=5)
     for name, value in load_file(plain.model).items():
         assert torch.equal(load_file(threads.model)[name], value)
-        torch.testing.assert_close(load_file(pieces.model)[name], value, rtol=1e-4, atol=1e-6)
+    close(plain.model, pieces.model)
 
 
 @pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"compile": True}])
@@ -343,8 +358,7 @@ def test_killed_anywhere(forks, whole, tmp_path, capsys, kill_after):
 def near(whole, out):
     """Checkpoints and log of another number of processes: rounding apart, the same."""
     for path in whole.glob("*.safetensors"):
-        for name, value in load_file(path).items():
-            torch.testing.assert_close(load_file(out / path.name)[name], value, rtol=1e-4, atol=1e-6)
+        close(path, out / path.name)
     lines = [[json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] for run in (whole, out)]
     for one, other in zip(*lines, strict=True):
         assert one == pytest.approx(other, rel=1e-5)
