@@ -185,9 +185,8 @@ def test_steps_are_those_of_the_released_trainer():
         if name == "pos_embed":
             assert torch.equal(ours, theirs)
             continue
-        if name.endswith(
-            "qkv.bias"
-        ):  # softmax cancels a bias of the keys: its gradient is rounding, and AdamW scales it
+        if name.endswith("qkv.bias"):
+            # Softmax cancels a bias of the keys: its gradient is rounding, and AdamW scales it.
             ours, theirs, start_value = ours[rows], theirs[rows], start_value[rows]
         # AdamW's steps are of one size however small a gradient is; some of the timestep's waves hardly have any.
         tolerance = 1e-2 if name == "t_embedder.mlp.0.weight" else 1e-3
