@@ -1,4 +1,4 @@
-"""A real Slurm on this machine: munged, slurmctld and two slurmd (two nodes) in a folder of their own, on free ports."""
+"""A real Slurm on this machine: munged, slurmctld and two slurmd (two nodes) in their own folder, on free ports."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def missing() -> str | None:
 
 @contextmanager
 def slurm_cluster() -> Iterator[Path]:
-    """Start a Slurm of two nodes with a processor each, point SLURM_CONF at it, and take it down in the end.
+    """Start a Slurm of two nodes with two processors each, point SLURM_CONF at it, and take it down in the end.
 
     The folder that comes back holds slurm.conf and the daemons' logs. A job that is put back in the queue starts again
     after seconds (`cred_expire`, by default two minutes), and a finished job is remembered for five minutes.
@@ -46,7 +46,10 @@ def slurm_cluster() -> Iterator[Path]:
 
         munge = folder / "munge"
         subprocess.run(["mungekey", "--create", f"--keyfile={munge / 'munge.key'}"], check=True)
-        files = [f"--socket={munge / 'socket'}", *(f"--{n}-file={munge}/munge.{n}" for n in ("key", "pid", "log", "seed"))]
+        files = [
+            f"--socket={munge / 'socket'}",
+            *(f"--{n}-file={munge}/munge.{n}" for n in ("key", "pid", "log", "seed")),
+        ]
         # --force: it warns, and does not stop, when it runs as root or below a folder that all may write.
         munged = _daemon(stack, folder, "munged", "--foreground", "--force", *files)
         _wait(lambda: (munge / "socket").exists(), "munged's socket", [munged], folder)
@@ -104,8 +107,8 @@ KillWait=5
 ReturnToService=2
 SlurmdTimeout=60
 SlurmdParameters=config_overrides
-NodeName={host} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 RealMemory=64000
-NodeName={second} NodeHostname={second} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 RealMemory=64000
+NodeName={host} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=64000
+NodeName={second} NodeHostname={second} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=64000
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
