@@ -1,7 +1,7 @@
 """Where the tasks of a study run: jobs of Slurm, each a command line, submitted through submitit.
 
-Slurm queues, limits, restarts and remembers; there is no scheduler here. A task's command must be one that can be
-killed at any point and started again.
+Slurm queues, starts and starts again; here is only the way in and the news back. A task's command must be one that can
+be killed at any point and started again.
 """
 
 from __future__ import annotations
@@ -96,10 +96,11 @@ class Outcome:
     log: Path | None = None
 
 
-def torchrun(
-    command: Sequence[str], resources: Resources, meeting: Sequence[str] = ("--standalone",)
-) -> list[str]:  # fmt: skip
-    """The command line that starts a command in each process of one node; the command itself if there is but one."""
+def torchrun(command: Sequence[str], resources: Resources, *, meeting: Sequence[str] = ("--standalone",)) -> list[str]:
+    """The command line that starts a command in each process of one node; the command itself if there is but one.
+
+    `meeting` says how the nodes find each other, as options of torchrun; by default there is one node.
+    """
     if resources.nodes * resources.processes == 1:
         return list(command)
     processes = f"--nproc-per-node={resources.processes}"
@@ -196,6 +197,7 @@ class SlurmEngine:
     def poll(self) -> dict[str, Outcome]:
         """How each outstanding task is doing. One that has ended is reported this once, and then forgotten.
 
+        A caller that is killed before it has acted on the news must see from the task's own files what is left to do.
         It asks the controller once, so not more often than every few seconds on a cluster of others.
 
         Raises
@@ -259,16 +261,11 @@ class SlurmEngine:
         """What Slurm knows of this user's jobs, by name and place in the array; None if it does not answer."""
         if not self._arrays:
             return {}
-        command = [
-            "squeue",
-            "--array",
-            "--states=all",
-            "--noheader",
-            f"--user={os.getuid()}",
-            "--format=%j|%F|%K|%T|%r",
-        ]
+        query = ["--array", "--states=all", "--noheader", f"--user={os.getuid()}", "--format=%j|%F|%K|%T|%r"]
         try:
-            asked = subprocess.run(command, capture_output=True, text=True, timeout=_SILENCE / 2, check=False)
+            asked = subprocess.run(
+                ["squeue", *query], capture_output=True, text=True, timeout=_SILENCE / 2, check=False
+            )
             problem = asked.stderr.strip() if asked.returncode else None
         except subprocess.TimeoutExpired:
             problem = "no answer"
@@ -327,6 +324,7 @@ class SlurmEngine:
                 self._waiting = {key: task for key, task in self._waiting.items() if key not in keys}
             else:
                 self._arrays.remove(array)
+                (self._folder / name).rmdir()
             self._write()
             said = next((line for line in words.splitlines() if "sbatch: error" in line), words.strip())
             raise OSError(f"sbatch refused {len(keys)} tasks ({resources}): {said}") from error
@@ -430,10 +428,11 @@ class _Task:
         record = _exit_file(self.folder, self.name, self.index, node)
         record.unlink(missing_ok=True)  # of an earlier start
         # Slurm's warning of the end reaches all processes of the job; submitit's handler is to act on it, in this one.
+        warning = _warning()
         process = subprocess.Popen(
-            torchrun(self.command, self.resources, self._meeting(node)),
+            torchrun(self.command, self.resources, meeting=self._meeting(node)),
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(_warning(), signal.SIG_IGN),
+            preexec_fn=lambda: signal.signal(warning, signal.SIG_IGN),
         )
         self.process = process
         told: list[int] = []
@@ -473,11 +472,12 @@ class _Task:
         return [
             f"--nnodes={self.resources.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}",
             f"--rdzv-id={job.raw_job_id}", f"--rdzv-conf=is_host={int(node == 0)}",
+            f"--local-addr={os.environ['SLURMD_NODENAME']}",  # and not what /etc/hosts may have made of it
         ]  # fmt: skip
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Tell a command and its process group to end, and kill them if they do not."""
+    """Tell a command and its process group to end; kill it if it does not, and what it leaves behind."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     deadline = time.monotonic() + _GRACE

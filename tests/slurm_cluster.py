@@ -10,8 +10,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-PROGRAMS = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "squeue", "sinfo", "scontrol", "scancel", "srun")
+PROGRAMS = (
+    "munged", "mungekey", "slurmctld", "slurmd", "sbatch", "squeue", "sinfo", "scontrol", "scancel", "srun",
+    "unshare", "hostname",
+)  # fmt: skip
 PACKAGES = "slurmctld slurmd slurm-client munge"
+# Debian's slurmd knows itself by the host's name only, so that each gets a name space with another.
+_RENAMED = ("unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"')
 _PATIENCE = 60  # seconds for a daemon to answer, or the nodes to be idle
 
 
@@ -20,7 +25,11 @@ def missing() -> str | None:
     absent = [name for name in PROGRAMS if shutil.which(name) is None]
     if absent:
         return f"needs Slurm's programs, {', '.join(absent)} not found; Debian's packages: {PACKAGES}"
-    return "needs root, to start Slurm's daemons" if os.getuid() != 0 else None
+    if os.getuid() != 0:
+        return "needs root, to start Slurm's daemons"
+    if _ask(*_RENAMED, "other", "true").returncode != 0:
+        return "needs a name space for the second node's host name (unshare --uts)"
+    return None
 
 
 @contextmanager
@@ -55,9 +64,7 @@ def slurm_cluster() -> Iterator[Path]:
         _wait(lambda: (munge / "socket").exists(), "munged's socket", [munged], folder)
         slurmctld = _daemon(stack, folder, "slurmctld", "-D", "-c")
         _wait(lambda: _ask("scontrol", "ping").returncode == 0, "slurmctld's answer", [munged, slurmctld], folder)
-        # Debian's slurmd knows itself by the host's name only, so that the second gets a name space with another.
-        renamed = ["unshare", "--uts", "sh", "-c", 'hostname "$0"; exec "$@"']
-        nodes = [_daemon(stack, folder, *renamed, name, "slurmd", "-D") for name in _node_names()]
+        nodes = [_daemon(stack, folder, *_RENAMED, name, "slurmd", "-D") for name in _node_names()]
         stack.callback(_end_jobs)
         idle = ["idle"] * len(nodes)
         daemons = [munged, slurmctld, *nodes]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -106,19 +107,21 @@ def test_a_requeued_task_starts_again(folder, tmp_path):
 
 
 def test_a_task_at_its_time_limit_goes_on_in_a_second_start(folder, tmp_path):
-    # The warning that Slurm sends before the end; both processes of the command must be gone before the next start.
+    # Slurm's warning of the end, which submitit answers by a requeue. All processes of the command must be gone before
+    # the next start, one that does not listen too.
     engine = SlurmEngine(folder, limit=1)
-    worker = (
-        f"trap 'echo end >> {tmp_path}/log; exit 0' TERM; echo start >> {tmp_path}/log; while true; do sleep 0.1; done"
-    )
-    script = f'test -e {tmp_path}/log && exit 0; bash -c "{worker}" & wait'
+    worker = f"trap '' TERM USR2; cd {tmp_path}; echo $$ > pid; mv pid worker; while true; do sleep 0.1; done"
+    again = f"kill -0 $(cat {tmp_path}/worker) && exit 9; exit 0"
+    script = f"if test -e {tmp_path}/worker; then {again}; fi; bash -c {shlex.quote(worker)} & wait"
     engine.submit({"x": ONE}, lambda key: shell(script))
-    wait_for(tmp_path / "log")
+    wait_for(tmp_path / "worker")
     job = until(engine, lambda news: news["x"].state == "running")["x"].job
     slurm_says("scancel", "--signal=USR2", job)
     outcome = until_ended(engine, "x")["x"]
-    assert (outcome.state, outcome.job) == ("done", job)
-    assert (tmp_path / "log").read_text().split() == ["start", "end"]
+    assert (outcome.state, outcome.code, outcome.job) == ("done", 0, job)
+    text = outcome.log.read_text()
+    assert "Requeued job" in text
+    assert "No such process" in text, "the second start found the worker gone"
 
 
 def test_a_failure_names_code_and_log(folder):
@@ -168,14 +171,12 @@ if moment == "before":
     engines.SlurmEngine._executor = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     engines.SlurmEngine.check = lambda *_: None
 if moment == "after":  # sbatch has answered, and nobody has written it down
-    submit = engines.SlurmEngine._executor
-    class Deadly:
-        def __init__(self, *arguments): self.inner = submit(*arguments)
-        def submit_array(self, calls):
-            self.inner.submit_array(calls)
-            os.kill(os.getpid(), signal.SIGKILL)
-    engines.SlurmEngine._executor = Deadly
-    engines.SlurmEngine.check = lambda *_: None
+    import submitit
+    submit_array = submitit.SlurmExecutor.submit_array
+    def deadly(self, calls):
+        submit_array(self, calls)
+        os.kill(os.getpid(), signal.SIGKILL)
+    submitit.SlurmExecutor.submit_array = deadly
 command = "echo x >> {0}/{1}; while ! test -e {0}/go; do sleep 0.1; done"
 keys = ["a", "b", "c"]
 one = engines.Resources(minutes=10)
@@ -277,19 +278,6 @@ def test_options_reach_sbatch(folder, tmp_path):
     assert "SLURM_CPUS_PER_TASK=2\n" in (tmp_path / "env").read_text()
 
 
-def test_a_controller_that_is_away_loses_nothing(folder, monkeypatch, tmp_path):
-    engine = SlurmEngine(folder, limit=2)
-    engine.submit({"x": ONE}, lambda key: shell("true"))
-    engine.poll()
-    with monkeypatch.context() as away:
-        away.setenv("SLURM_CONF", str(tmp_path / "nothing.conf"))
-        assert engine.poll()["x"].reason == "Slurm's controller does not answer"
-        away.setattr(engines, "_SILENCE", 0.001)
-        with pytest.raises(OSError, match="Is Slurm's controller up"):
-            engine.poll()
-    assert until_ended(engine, "x")["x"].state == "done"
-
-
 # ---- without Slurm
 
 
@@ -355,3 +343,81 @@ def test_a_damaged_record_is_named(any_engine, tmp_path):
     (tmp_path / "jobs" / "jobs.json").write_text("[{]")
     with pytest.raises(ValueError, match=r"jobs\.json is not a record of jobs"):
         any_engine(limit=1)
+
+
+def program(folder, name, script):
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+def test_a_controller_that_is_away_loses_nothing(any_engine, monkeypatch, tmp_path):
+    program(tmp_path / "bin", "sbatch", "echo Submitted batch job 7")
+    engine = any_engine(limit=1)
+    engine.submit({"x": ONE, "y": Resources(minutes=3)}, lambda key: shell("true"))
+    program(tmp_path / "bin", "squeue", "echo squeue: error: Unable to contact slurm controller >&2; exit 1")
+    with pytest.raises(OSError, match="Unable to contact slurm controller\nIs Slurm's controller up"):
+        engine.poll()
+    monkeypatch.setattr(engine, "_heard", time.monotonic())
+    assert {outcome.reason for outcome in engine.poll().values()} == {"Slurm's controller does not answer"}
+    monkeypatch.setattr(engine, "_heard", time.monotonic() - 601)
+    with pytest.raises(OSError, match="Unable to contact"):
+        engine.poll()
+    assert engine.outstanding == {"x", "y"}
+
+
+def test_a_submission_without_an_answer_is_found_by_its_name(any_engine, tmp_path):
+    programs = tmp_path / "bin"
+    late = "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2; exit 1"
+    program(programs, "sbatch", f"sed -n 's/^#SBATCH --job-name=//p' $1 > {tmp_path}/name; {late}")
+    program(programs, "squeue", f'echo "$(cat {tmp_path}/name)|7|N/A|PENDING|Resources"')
+    engine = any_engine(limit=1)
+    with pytest.raises(OSError, match="Socket timed out"):
+        engine.submit({"x": ONE}, lambda key: shell("true"))
+    for each in (engine, any_engine(limit=1)):
+        (outcome,) = each.poll().values()
+        assert (outcome.state, outcome.job, outcome.reason) == ("pending", "7", "Resources")
+
+
+def test_a_refusal_while_polling_does_not_swallow_the_news(any_engine, monkeypatch, tmp_path):
+    monkeypatch.setattr(engines, "_RECORD_DELAY", 0.0)
+    program(tmp_path / "bin", "sbatch", "echo Submitted batch job 7")
+    engine = any_engine(limit=1)
+    engine.submit({"x": ONE, "y": Resources(minutes=3)}, lambda key: shell("true"))
+    program(tmp_path / "bin", "sbatch", "echo sbatch: error: QOSMaxSubmitJobPerUserLimit >&2; exit 1")
+    news = engine.poll()  # squeue knows nothing of x
+    assert (news["x"].state, news["x"].job) == ("lost", "7")
+    assert news["y"].state == "lost"
+    assert "QOSMaxSubmitJobPerUserLimit" in news["y"].reason
+    assert engine.outstanding == set()
+
+
+def test_inside_a_job_the_options_of_that_job_are_not_taken_over(any_engine, monkeypatch, tmp_path):
+    program(tmp_path / "bin", "sbatch", f"env > {tmp_path}/env; echo Submitted batch job 7")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "64")
+    monkeypatch.setenv("SLURM_CONF", "/there")
+    any_engine(limit=1).submit({"x": ONE}, lambda key: shell("true"))
+    environment = (tmp_path / "env").read_text()
+    assert "SLURM_CPUS_PER_TASK" not in environment
+    assert "SLURM_CONF=/there\n" in environment
+    assert os.environ["SLURM_CPUS_PER_TASK"] == "64"
+
+
+def test_what_an_array_leaves_of_the_limit_goes_to_the_next(any_engine, monkeypatch, tmp_path):
+    monkeypatch.setattr(engines, "_RECORD_DELAY", 0.0)
+    programs = tmp_path / "bin"
+    program(programs, "sbatch", "echo Submitted batch job 7")
+    engine = any_engine(limit=3)
+    engine.submit({"a0": ONE, "a1": ONE}, lambda key: shell("true"))
+    program(programs, "sbatch", f"cp $1 {tmp_path}/script; echo Submitted batch job 8")
+    engine.submit({f"b{i}": Resources(minutes=3) for i in range(4)}, lambda key: shell("true"))
+    script = (tmp_path / "script").read_text()
+    assert "#SBATCH --array=0-3%1\n" in script
+    assert "#SBATCH --requeue\n" in script
+    program(programs, "scontrol", f"echo $@ >> {tmp_path}/updates")
+    (name,) = [line.partition("=")[2] for line in script.splitlines() if "--job-name" in line]
+    lines = "".join(f"{name}|8|{i}|PENDING|JobArrayTaskLimit\n" for i in range(4))
+    program(programs, "squeue", f"cat <<END\n{lines}END")  # a0 and a1 are gone
+    for _ in range(2):
+        news = engine.poll()
+    assert {key: outcome.job for key, outcome in news.items()} == {f"b{i}": f"8_{i}" for i in range(4)}
+    assert (tmp_path / "updates").read_text() == "update JobId=8 ArrayTaskThrottle=3\n", "told once"
