@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 with contextlib.suppress(ImportError):
     importlib.import_module("triton")
 
+import slurm_cluster
 from seeded_inception import seeded_weights, write_graph_def, write_state_dict
 
 
@@ -53,3 +55,13 @@ def digits_ref():
     from dit_eval.assets import asset
 
     return asset("digits").path
+
+
+@pytest.fixture(scope="session")
+def slurm():
+    """A running Slurm of two nodes, which sbatch and its like find; the folder with its logs."""
+    why = slurm_cluster.missing()
+    if why:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(why)
+    with slurm_cluster.slurm_cluster() as folder:
+        yield folder

@@ -19,7 +19,7 @@ LAYERS = [
     {"flops"},
     {"features", "metrics", "models", "diffusion", "paper"},
     {"npz"},
-    {"stats", "results", "assets"},
+    {"stats", "results", "assets", "engines"},
     {"files", "dist"},
     {""},  # dit_eval itself: the version
 ]
@@ -52,6 +52,7 @@ ONLY_IN = {
     "fvcore": {"flops.py"},
     "PIL": {"data.py"},
     "diffusers": {"models/vae.py"},
+    "submitit": {"engines.py"},
     "torch.distributed": {"dist.py"},
     "pandas": {
         "paper/__init__.py",

@@ -1,0 +1,515 @@
+"""Where the tasks of a study run: jobs of Slurm, each a command line, submitted through submitit.
+
+Slurm queues, starts and starts again; here is only the way in and the news back. A task's command must be one that can
+be killed at any point and started again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dit_eval.files import atomic_file
+
+if TYPE_CHECKING:
+    from submitit import SlurmExecutor
+    from submitit.core.utils import DelayedSubmission
+
+State = Literal["pending", "running", "done", "failed", "lost"]
+
+# Words of squeue. Every other one is of a job that has ended.
+_PENDING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+_RUNNING = {"CONFIGURING", "COMPLETING", "RESIZING", "RUNNING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED"}
+# Ends of which the command's own exit may be the cause, and its record on the way over a network file system.
+_OWN_END = {None, "COMPLETED", "FAILED"}
+_RECORD_DELAY = 30.0  # seconds for that
+_SUBMIT_DELAY = 60.0  # seconds from a submission until its job is in the queue, or will never be
+_SILENCE = 600.0  # seconds without a word of the controller before that is an error
+_GRACE = 40.0  # seconds to end for a command that is told to; torchrun takes up to 30 to end its processes
+_MAX_ARRAY = 1000  # tasks; Slurm's MaxArraySize is 1001 unless a site has chosen another
+_MAX_TIMEOUTS = 100  # how often a task that runs into its time limit is put back in the queue
+_OURS = {
+    "job_name", "time", "nodes", "ntasks_per_node", "array_parallelism", "stderr_to_stdout", "use_srun", "map_count",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one task needs.
+
+    Attributes
+    ----------
+    nodes, processes : machines, and processes on each; torchrun starts them if there is more than one in all
+    minutes : time limit of a start; a task that meets it is put back in the queue, and goes on where it was
+    slurm : further options of sbatch as submitit names them, without prefix: partition, account, qos, gpus_per_node,
+        cpus_per_task, mem, constraint, setup, srun_args, additional_parameters and so on
+    """
+
+    nodes: int = 1
+    processes: int = 1
+    minutes: int = 1440
+    slurm: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("nodes", "processes", "minutes"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} of a task is {value!r}; give a whole number, 1 or more.")
+        if taken := sorted(_OURS & set(self.slurm)):
+            raise ValueError(
+                f"Option {taken[0]!r} of Slurm is not free; nodes, processes, minutes and the limit are given by those "
+                "names, and the rest of a job's form is fixed."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a task is doing.
+
+    Attributes
+    ----------
+    state : pending or running; done: the command has ended with 0; failed: it has ended with another code, so that it
+        will again; lost: the system has ended it (node failure, pre-emption, cancelled, killed, out of memory) or never
+        started it, so that another try is sensible
+    code : exit code of the command, None if it has not ended by itself
+    reason : why in a few words; of a pending task Slurm's reason ("Resources", "launch failed requeued held")
+    job : Slurm's name of the job ("12" or "12_3"), None if it has none yet
+    log : what the task has written, all starts after each other (of the first node; others beside it), None before
+        there is a job
+    """
+
+    state: State
+    code: int | None = None
+    reason: str = ""
+    job: str | None = None
+    log: Path | None = None
+
+
+def torchrun(command: Sequence[str], resources: Resources, *, meeting: Sequence[str] = ("--standalone",)) -> list[str]:
+    """The command line that starts a command in each process of one node; the command itself if there is but one.
+
+    `meeting` says how the nodes find each other, as options of torchrun; by default there is one node.
+    """
+    if resources.nodes * resources.processes == 1:
+        return list(command)
+    processes = f"--nproc-per-node={resources.processes}"
+    # --no-python: a command line of any kind, which the processes run as it is.
+    return [sys.executable, "-m", "torch.distributed.run", *meeting, processes, "--no-python", *command]
+
+
+class SlurmEngine:
+    """Run tasks as jobs of Slurm.
+
+    Tasks with equal resources become one job array. The sum of the arrays' limits on tasks that run at once is kept at
+    `limit`: an array gets what earlier ones leave, and more when they end; a task that gets nothing waits here, in
+    memory. Outstanding jobs are on record in the folder, so that a later engine on it, after this one was killed, goes
+    on with them. Two engines must not use one folder at once.
+
+    Parameters
+    ----------
+    folder : where the record, the jobs' logs and their exit codes go; on a file system that all nodes see
+    limit : tasks running at once, 1 or more
+
+    Raises
+    ------
+    ModuleNotFoundError
+        Without submitit.
+    ValueError
+        If the limit is below 1, or the record in the folder is not one.
+    OSError
+        Without Slurm's programs.
+    """
+
+    def __init__(self, folder: Path, *, limit: int) -> None:
+        if limit < 1:
+            raise ValueError(f"The limit on tasks at once is {limit}; give 1 or more.")
+        _submitit()
+        for program in ("sbatch", "squeue", "scontrol", "srun"):
+            if shutil.which(program) is None:
+                raise FileNotFoundError(
+                    f"Slurm's program {program} is not on PATH; run this on a machine that submits jobs (a login "
+                    "node), or use another engine."
+                )
+        self._folder, self._limit = folder.absolute(), limit
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._record = self._folder / "jobs.json"
+        self._arrays = self._read()
+        self._waiting: dict[str, tuple[Resources, list[str]]] = {}
+        self._ended_at: dict[str, float] = {}  # when a key was first seen ended without a record of how
+        self._heard = float("-inf")  # when the controller last answered, by the monotonic clock
+
+    def check(self, resources: Iterable[Resources]) -> None:
+        """See that submitit knows the options, before anything runs.
+
+        Raises
+        ------
+        ValueError
+            If it does not; the message lists those it knows.
+        """
+        for each in resources:
+            self._executor(each, "check", 1)
+
+    def submit(self, tasks: Mapping[str, Resources], command: Callable[[str], Sequence[str]]) -> None:
+        """Put tasks in the queue.
+
+        Parameters
+        ----------
+        tasks : what each needs, by a key of the caller's; none of them outstanding
+        command : the command line of a key; it runs in the folder and with the environment of this process
+
+        Raises
+        ------
+        ValueError
+            If a task is outstanding, or an option is not known; then nothing is submitted.
+        OSError
+            If sbatch refuses.
+        """
+        if double := sorted(set(tasks) & self.outstanding):
+            raise ValueError(f"Task {double[0]!r} is submitted already; poll() says how it is doing.")
+        self.check(tasks.values())
+        new = {key: (each, list(command(key))) for key, each in tasks.items()}
+        self._waiting |= new
+        try:
+            self._share_out()
+        except OSError:
+            self._waiting = {key: task for key, task in self._waiting.items() if key not in new}
+            raise
+
+    @property
+    def outstanding(self) -> set[str]:
+        """Keys of the tasks that have been submitted, by this engine or an earlier one, and not yet reported as ended.
+
+        It asks nobody.
+        """
+        return set(self._waiting).union(*(array.keys for array in self._arrays))
+
+    def poll(self) -> dict[str, Outcome]:
+        """How each outstanding task is doing. One that has ended is reported this once, and then forgotten.
+
+        A caller that is killed before it has acted on the news must see from the task's own files what is left to do.
+        It asks the controller once, so not more often than every few seconds on a cluster of others.
+
+        Raises
+        ------
+        OSError
+            If the controller has not answered for ten minutes, or not to the first question.
+        """
+        queue = self._queue()
+        if queue is None:  # a controller that is being restarted; nothing is known, and nothing lost
+            return {
+                key: Outcome(state="pending", reason="Slurm's controller does not answer") for key in self.outstanding
+            }
+        outcomes = {key: Outcome(state="pending", reason="the limit on tasks at once") for key in self._waiting}
+        for array in self._arrays:
+            for key, index in list(array.keys.items()):
+                outcomes[key] = self._judge(array, key, index, queue.get((array.name, index)))
+                if outcomes[key].state in ("done", "failed", "lost"):
+                    del array.keys[key]
+                    self._ended_at.pop(key, None)
+        self._arrays = [array for array in self._arrays if array.keys]
+        try:
+            self._share_out()
+        except OSError as error:  # which must not swallow the news of the others
+            outcomes |= {key: Outcome(state="lost", reason=str(error)) for key in self._waiting}
+            self._waiting = {}
+        return outcomes
+
+    def _judge(self, array: _Array, key: str, index: int, queued: _Queued | None) -> Outcome:
+        if queued is not None:
+            array.job = queued.job  # of a submission whose answer nobody heard
+        job = None if array.job is None else f"{array.job}_{index}" if array.size > 1 else array.job
+        log = None if job is None else self._folder / f"{job}_0_log.out"
+
+        def outcome(state: State, reason: str, code: int | None = None) -> Outcome:
+            return Outcome(state=state, reason=reason, code=code, job=job, log=log)
+
+        # Slurm's word goes first: a task that is in the queue again has left an exit record of its last start.
+        if queued is not None and queued.state in _PENDING | _RUNNING:
+            self._ended_at.pop(key, None)
+            if queued.state in _PENDING:
+                return outcome("pending", queued.reason)
+            return outcome("running", "")
+        if array.job is None and time.time() < array.submitted + _SUBMIT_DELAY:
+            return outcome("pending", "being submitted")
+        exits = [_Exit.read(_exit_file(self._folder, array.name, index, node)) for node in range(array.nodes)]
+        ends = [each for each in exits if each is not None]
+        if len(ends) == array.nodes and all(each.code == 0 for each in ends):
+            return outcome("done", "exit code 0", 0)
+        state = None if queued is None else queued.state
+        if state in _OWN_END:
+            # Of several nodes, the first to fail takes the others down.
+            if own := [each for each in ends if not each.told and each.code is not None and each.code > 0]:
+                return outcome("failed", f"exit code {own[0].code}", own[0].code)
+            first_seen = self._ended_at.setdefault(key, time.monotonic())
+            if len(ends) < array.nodes and time.monotonic() < first_seen + _RECORD_DELAY:
+                return outcome("running", "ended, its exit code is not there yet")
+        killed = next((each.reason for each in ends if each.reason), "it left no exit code")
+        return outcome("lost", f"{state or 'no longer known to Slurm'}: {killed}")
+
+    def _queue(self) -> dict[tuple[str, int], _Queued] | None:
+        """What Slurm knows of this user's jobs, by name and place in the array; None if it does not answer."""
+        if not self._arrays:
+            return {}
+        query = ["--array", "--states=all", "--noheader", f"--user={os.getuid()}", "--format=%j|%F|%K|%T|%r"]
+        try:
+            asked = subprocess.run(
+                ["squeue", *query], capture_output=True, text=True, timeout=_SILENCE / 2, check=False
+            )
+            problem = asked.stderr.strip() if asked.returncode else None
+        except subprocess.TimeoutExpired:
+            problem = "no answer"
+        if problem is not None:
+            if time.monotonic() < self._heard + _SILENCE:
+                return None
+            raise OSError(
+                f"squeue, asked for the jobs, says: {problem}\nIs Slurm's controller up? Outstanding jobs go on."
+            )
+        self._heard = time.monotonic()
+        queue = {}
+        for line in asked.stdout.splitlines():
+            name, job, index, state, reason = line.split("|", 4)
+            queue[name, int(index) if index.isdigit() else 0] = _Queued(job=job, state=state, reason=reason)
+        return queue
+
+    def _share_out(self) -> None:
+        """Give the free part of the limit to arrays that could use more, then to tasks that wait."""
+        free = self._limit - sum(min(array.throttle, len(array.keys)) for array in self._arrays)
+        for array in self._arrays:
+            more = min(free, len(array.keys) - array.throttle)
+            if more > 0 and array.job is not None:
+                update = ["scontrol", "update", f"JobId={array.job}", f"ArrayTaskThrottle={array.throttle + more}"]
+                if subprocess.run(update, capture_output=True, check=False).returncode == 0:
+                    array.throttle += more
+                    free -= more
+        self._write()
+        while free > 0 and self._waiting:
+            resources, _ = next(iter(self._waiting.values()))
+            alike = [(key, command) for key, (each, command) in self._waiting.items() if each == resources]
+            alike = alike[:_MAX_ARRAY]
+            self._submit(dict(alike), resources, min(free, len(alike)))
+            free -= min(free, len(alike))
+
+    def _submit(self, tasks: dict[str, list[str]], resources: Resources, throttle: int) -> None:
+        name = f"dit-eval-{uuid.uuid4().hex[:16]}"
+        keys = {key: index for index, key in enumerate(tasks)}
+        array = _Array(
+            name=name, submitted=time.time(), nodes=resources.nodes, size=len(keys), throttle=throttle, keys=keys
+        )  # fmt: skip
+        (self._folder / name).mkdir()
+        # On record before it is in the queue: if this process is killed in between, the next finds the job by its name.
+        self._arrays.append(array)
+        self._write()
+        executor = self._executor(resources, name, throttle)
+        calls = [
+            _Task(folder=self._folder, name=name, index=index, resources=resources, command=tuple(tasks[key]))
+            for key, index in keys.items()
+        ]  # fmt: skip
+        try:
+            with _outside_of_a_job():
+                array.job = executor.submit_array(calls)[0].job_id.partition("_")[0]
+        except Exception as error:  # submitit lets errors of its own and of subprocess through
+            words = str(error)
+            if "timed out" in words.lower():  # then it may be in the queue all the same, and is looked for there
+                self._waiting = {key: task for key, task in self._waiting.items() if key not in keys}
+            else:
+                self._arrays.remove(array)
+                (self._folder / name).rmdir()
+            self._write()
+            said = next((line for line in words.splitlines() if "sbatch: error" in line), words.strip())
+            raise OSError(f"sbatch refused {len(keys)} tasks ({resources}): {said}") from error
+        self._waiting = {key: task for key, task in self._waiting.items() if key not in keys}
+        self._write()
+
+    def _executor(self, resources: Resources, name: str, throttle: int) -> SlurmExecutor:
+        submitit = _submitit()
+        executor = submitit.SlurmExecutor(folder=self._folder, max_num_timeout=_MAX_TIMEOUTS)
+        options = dict(resources.slurm)
+        srun = [*options.pop("srun_args", []), "--kill-on-bad-exit=1"]
+        # Warned at start, a job would go back to the queue for ever.
+        options.setdefault("signal_delay_s", min(90, 15 * resources.minutes))
+        if "cpus_per_task" in options:  # which srun has not taken over from sbatch since Slurm 22.05
+            srun.append(f"--cpus-per-task={options['cpus_per_task']}")
+        more = {"requeue": True, **options.pop("additional_parameters", {})}
+        executor.update_parameters(
+            job_name=name, time=resources.minutes, nodes=resources.nodes, ntasks_per_node=1, array_parallelism=throttle,
+            stderr_to_stdout=True, srun_args=srun, additional_parameters=more, **options,
+        )  # fmt: skip
+        return executor
+
+    def _read(self) -> list[_Array]:
+        try:
+            text = self._record.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        try:
+            return [_Array(**each) for each in json.loads(text)]
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{self._record} is not a record of jobs ({error}). See with squeue that none of the study's jobs is "
+                "in the queue, then delete the file."
+            ) from error
+
+    def _write(self) -> None:
+        with atomic_file(self._record) as file:
+            file.write(json.dumps([asdict(array) for array in self._arrays], indent=1).encode())
+
+
+@dataclass(kw_only=True)
+class _Array:
+    """A job array with outstanding tasks; of one task, a plain job.
+
+    `keys` are the outstanding ones and their places; `job` is None until sbatch has said it.
+    """
+
+    name: str
+    submitted: float
+    nodes: int
+    size: int
+    throttle: int
+    keys: dict[str, int]
+    job: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Queued:
+    job: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Exit:
+    """How a command has ended on one node: code None if by a signal; `told` if it was told to end."""
+
+    code: int | None
+    told: bool
+    reason: str
+
+    @classmethod
+    def read(cls, path: Path) -> _Exit | None:
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+
+    def write(self, path: Path) -> None:
+        with atomic_file(path) as file:
+            file.write(json.dumps(asdict(self)).encode())
+
+
+def _exit_file(folder: Path, name: str, index: int, node: int) -> Path:
+    return folder / name / f"exit-{index}-{node}.json"
+
+
+@dataclass(kw_only=True)
+class _Task:
+    """What submitit runs in a job, once on each node: the command in processes, and a record of how it ended."""
+
+    folder: Path
+    name: str
+    index: int
+    resources: Resources
+    command: tuple[str, ...]
+    process: subprocess.Popen[bytes] | None = None
+
+    def __call__(self) -> None:
+        node = int(os.environ.get("SLURM_PROCID", 0))
+        record = _exit_file(self.folder, self.name, self.index, node)
+        record.unlink(missing_ok=True)  # of an earlier start
+        # Slurm's warning of the end reaches all processes of the job; submitit's handler is to act on it, in this one.
+        warning = _warning()
+        process = subprocess.Popen(
+            torchrun(self.command, self.resources, meeting=self._meeting(node)),
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(warning, signal.SIG_IGN),
+        )
+        self.process = process
+        told: list[int] = []
+
+        def end(number: int, _: object) -> None:
+            told.append(number)
+            _end(process)
+
+        signal.signal(signal.SIGTERM, end)
+        code = process.wait()
+        if told or code < 0:
+            why = signal.Signals(told[0] if told else -code).name
+            # A command that had finished by then has done its work.
+            _Exit(code=0 if code == 0 else None, told=bool(told), reason=f"ended by {why}").write(record)
+        else:
+            _Exit(code=code, told=False, reason="" if code == 0 else f"exit code {code}").write(record)
+        if code != 0:
+            sys.exit(code if code > 0 else 128 - code)  # for Slurm's own books, and for srun to end the other nodes
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Called by submitit before it puts the job back in the queue, at the time limit or pre-emption."""
+        from submitit.helpers import DelayedSubmission
+
+        if self.process is not None:
+            _end(self.process)
+            self.process = None
+        return DelayedSubmission(self)
+
+    def _meeting(self, node: int) -> list[str]:
+        if self.resources.nodes == 1:
+            return ["--standalone"]
+        import submitit
+
+        job = submitit.JobEnvironment()
+        # Two jobs on one node rarely have numbers that are 20,000 apart.
+        endpoint = f"{job.hostnames[0]}:{20_000 + int(job.raw_job_id) % 20_000}"
+        return [
+            f"--nnodes={self.resources.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}",
+            f"--rdzv-id={job.raw_job_id}", f"--rdzv-conf=is_host={int(node == 0)}",
+            f"--local-addr={os.environ['SLURMD_NODENAME']}",  # and not what /etc/hosts may have made of it
+        ]  # fmt: skip
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Tell a command and its process group to end; kill it if it does not, and what it leaves behind."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + _GRACE
+    with suppress(ChildProcessError):
+        # Not process.wait: this runs in a signal handler, in the middle of another one. It leaves the child to that.
+        while not os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _warning() -> signal.Signals:
+    from submitit.core.job_environment import JobEnvironment
+
+    return signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]
+
+
+@contextmanager
+def _outside_of_a_job() -> Iterator[None]:
+    """Submit as if this were no job itself: sbatch takes its options from such an environment; its cluster stays."""
+    from submitit.helpers import clean_env, environment_variables
+
+    cluster = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
+    with clean_env(), environment_variables(**cluster):
+        yield
+
+
+def _submitit() -> Any:
+    try:
+        import submitit
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("Slurm jobs need submitit; pip install 'dit-eval[slurm]'.") from error
+    return submitit
