@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
     from dit_eval.features.extract import FeatureExtractor
     from dit_eval.models.dit import DiT, DiTConfig
     from dit_eval.npz import ImageBatch
+    from dit_eval.plan import Plan
     from dit_eval.report.complexity import ComplexityRow
     from dit_eval.results import EvalResult, SampleRun
     from dit_eval.sampling import Decoder
+    from dit_eval.study import Engine, Study
 
 USER_ERROR = 2
 _METRICS = "fid,sfid,is,precision,recall"
@@ -170,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sample(commands)
     _add_train(commands)
     _add_encode(commands)
+    _add_study(commands)
 
     grid = commands.add_parser(
         "grid",
@@ -348,6 +352,44 @@ def _add_encode(commands: Any) -> None:
     encode.set_defaults(run=_encode)
 
 
+def _add_study(commands: Any) -> None:
+    study = commands.add_parser(
+        "study",
+        help="run a scaling study from a plan: train, sample, evaluate, report",
+        description="Run a scaling study from a plan: train its models, sample them, score the samples, draw figures.",
+    )
+    actions = study.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def action(name: str, run: Any, text: str) -> Any:
+        command = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.add_argument("plan", metavar="PLAN", help="a TOML file, or the name of an embedded plan")
+        command.set_defaults(run=run)
+        return command
+
+    run = action("run", _study_run, "do what is missing of a study, in a folder that survives interruptions")
+    run.add_argument("--out", type=Path, metavar="DIR", help="folder of the study")
+    run.add_argument("--dry-run", action="store_true", help="check the plan, print its tasks and cost, do nothing")
+    run.add_argument("--data", metavar="LATENTS|NPZ|DIR", help="training data, in place of the plan's")
+    run.add_argument("--ref", metavar="NPZ|NAME", help="reference batch, in place of the plan's")
+    run.add_argument("--weights", metavar="FILE", help="of the Inception network (default: fetched into the cache)")
+    run.add_argument("--engine", choices=("local", "slurm"), default="local", help="default: %(default)s")
+    run.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="tasks at once (default: as many as cores or GPUs allow; 16 with --engine slurm)",
+    )
+    run.add_argument("--device", default="auto", help="cpu or cuda, where tasks run (default: GPUs if there are any)")
+    status = action("status", _study_status, "show each task of a study: state, cost, time left")
+    status.add_argument("--json", action="store_true", help="print one JSON object")
+    report = action("report", _study_report, "draw the paper's figures from a study's results")
+    for command in (status, report):
+        command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the study")
+    action("show", _study_show, "print a plan, to start one of your own from")
+    work = action("work", _study_work, "do one task of a study; what engines start, under torchrun or alone")
+    work.add_argument("key", metavar="TASK")
+
+
 def _add_on_corrupt(parser: Any) -> None:
     parser.add_argument(
         "--on-corrupt",
@@ -417,11 +459,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _sample(arguments: argparse.Namespace) -> None:
     with join() as world:
         run, labels, sources = world.from_first(lambda: _sample_run(arguments))
-        _share_cores(world)
+        world.share_cores()
         from dit_eval.sampling import ImageSampler, sample_npz
 
-        device = f"cuda:{world.local_rank}" if run.device == "cuda" and world.size > 1 else arguments.device
-        model, decode = world.first_then_all(lambda: _load_generator(run, sources, _device(device)))
+        device = world.device(arguments.device)
+        model, decode = world.first_then_all(lambda: _load_generator(run, sources, device))
         with _ProgressBars("images") as bars:
             sample_npz(
                 arguments.out,
@@ -439,15 +481,6 @@ def _sample(arguments: argparse.Namespace) -> None:
                 _draw_grid([arguments.out], arguments.grid, first=0, count=min(36, run.num_images))
 
 
-def _share_cores(world: World) -> None:
-    """torchrun gives each process one thread unless told otherwise; give it its share of the machine."""
-    import torch
-
-    if world.local_size > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // world.local_size))
-
-
 def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, tuple[Path, Path | None]]:
     """What to draw, its labels, and the files of model and decoder: everything a user may have got wrong."""
     import dataclasses
@@ -460,7 +493,7 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
     from dit_eval.assets import sha256_of
     from dit_eval.sampling import check_run, draw_labels, read_labels
 
-    device = _device(arguments.device)
+    device = World().device(arguments.device)
     name, config, checkpoint = _network(arguments)
     vae = _decoder_path(arguments.vae) if config.space == "latent" else None
     channels = min(3, config.in_channels) if arguments.cfg_channels is None else arguments.cfg_channels
@@ -565,7 +598,7 @@ def _load_generator(run: SampleRun, sources: tuple[Path, Path | None], device: s
 
 def _train(arguments: argparse.Namespace) -> None:
     with join() as world:
-        _share_cores(world)
+        world.share_cores()
         setup = world.first_then_all(lambda: _training_setup(arguments, world))
         from dit_eval.training import train
 
@@ -593,7 +626,7 @@ def _training_setup(arguments: argparse.Namespace, world: World) -> dict[str, An
 
     if arguments.num_workers < 0:
         raise ValueError(f"--num-workers {arguments.num_workers}: needed 0 or more.")
-    device = _device(arguments.device)
+    device = world.device(arguments.device)
     recipe = Recipe(
         learning_rate=arguments.lr,
         weight_decay=arguments.weight_decay,
@@ -626,7 +659,7 @@ def _training_setup(arguments: argparse.Namespace, world: World) -> dict[str, An
         "save_at": arguments.save_at,
         "save_every": arguments.save_every,
         "log_every": arguments.log_every,
-        "device": f"cuda:{world.local_rank}" if device == "cuda" and world.size > 1 else device,
+        "device": device,
         "micro_batch": arguments.per_proc_batch_size,
     }
     check_training(**setup, world=world)
@@ -634,32 +667,24 @@ def _training_setup(arguments: argparse.Namespace, world: World) -> dict[str, An
 
 
 def _training_data(arguments: argparse.Namespace, world: World) -> TrainingData:
-    from dit_eval.data import Latents, list_images, open_npz
+    from dit_eval.data import ImageFolder, open_data
 
     path: Path = arguments.data
-    if not path.exists() and not path.with_name(path.name + ".parts").exists():
-        raise FileNotFoundError(f"--data {path}: neither latents, nor an npz, nor a folder of images.")
-    is_latents = (path / "latents.json").is_file() or not path.exists()
-    if arguments.grey and not path.is_file():
+    is_folder = path.is_dir() and not (path / "latents.json").is_file()
+    if arguments.grey and path.is_dir():
         raise ValueError("--grey is for the grey images of an npz.")
-    if arguments.image_size is not None and (is_latents or path.is_file()):
+    if arguments.image_size is not None and path.exists() and not is_folder:
         raise ValueError(f"--image-size is for a folder of images; {path} has its own size.")
-    if is_latents:
-        return Latents(path)
-    if path.is_file():
-        return open_npz(path, channels=1 if arguments.grey else 3)
-    if arguments.model:
+    if arguments.model and is_folder:
         raise ValueError(
             f"--data {path}: images, and {arguments.model} is a model of latents. Encode them once: "
             f"dit-eval encode {path} --out LATENTS --image-size {arguments.image_size or 256}"
         )
-    if arguments.image_size is None:
-        raise ValueError(f"--data {path}: a folder of images needs --image-size, the side of the centre crop.")
-    folder = list_images(path, image_size=arguments.image_size)
-    if arguments.on_corrupt == "skip":
+    data = open_data(path, image_size=arguments.image_size, channels=1 if arguments.grey else 3)
+    if isinstance(data, ImageFolder) and arguments.on_corrupt == "skip":
         note = _say if world.rank == 0 else (lambda _: None)
-        folder = folder.without_corrupt(note, num_workers=arguments.num_workers)
-    return folder
+        return data.without_corrupt(note, num_workers=arguments.num_workers)
+    return data
 
 
 def _training_config(arguments: argparse.Namespace, data: TrainingData) -> DiTConfig:
@@ -694,14 +719,13 @@ def _training_config(arguments: argparse.Namespace, data: TrainingData) -> DiTCo
 def _encode(arguments: argparse.Namespace) -> None:
     with join() as world:
         folder, vae, sha256 = world.from_first(lambda: _encode_setup(arguments))
-        _share_cores(world)
+        world.share_cores()
         import torch
 
         from dit_eval.data import encode
         from dit_eval.models.vae import SCALE, Autoencoder
 
-        device = _device(arguments.device)
-        device = f"cuda:{world.local_rank}" if device == "cuda" and world.size > 1 else device
+        device = world.device(arguments.device)
         autoencoder = world.first_then_all(lambda: Autoencoder(vae, device=device))
 
         def encoder(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -736,12 +760,200 @@ def _encode_setup(arguments: argparse.Namespace) -> tuple[ImageFolder, Path, str
     from dit_eval.data import list_images
     from dit_eval.models.dit import LATENT_FACTOR
 
-    _device(arguments.device)
+    World().device(arguments.device)
     if arguments.image_size % LATENT_FACTOR or arguments.image_size < LATENT_FACTOR:
         raise ValueError(f"--image-size {arguments.image_size}: needed a multiple of {LATENT_FACTOR}.")
     folder = list_images(arguments.folder, image_size=arguments.image_size)
     vae = _decoder_path(arguments.vae)
     return folder, vae, sha256_of(vae)
+
+
+def _study_run(arguments: argparse.Namespace) -> None:
+    from dit_eval.plan import load_plan
+
+    plan = load_plan(arguments.plan)
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise ValueError(f"--jobs {arguments.jobs}: needed at least 1.")
+    if arguments.dry_run:
+        sys.stdout.write(_format_plan(plan))
+        return
+    if arguments.out is None:
+        raise ValueError("--out DIR is missing: the folder of the study.")
+    from dit_eval.study import Study, check_study, find_sources
+
+    study = Study(plan, arguments.out)
+    sources = find_sources(
+        plan,
+        train=arguments.data,
+        ref=arguments.ref,
+        weights=arguments.weights,
+        device=arguments.device,
+        on_note=_say,
+    )
+    check_study(plan, sources)
+    _say(_format_cost(plan, study.missing()))
+    with _ProgressBars("tasks", unit="task") as bars, ExitStack() as stack:
+        engine, workers = _study_engine(arguments, study, stack)
+        count = study.run(
+            engine,
+            sources,
+            workers=workers,
+            interval=1.0 if arguments.engine == "local" else 5.0,
+            on_note=bars.note,
+            on_progress=lambda done, total, left: bars.update(
+                plan.name, done, total, "" if left is None else f"about {_duration(left)} left"
+            ),
+        )
+    sys.stdout.write(
+        f"{study.results}: {count:,} results\nFigures: dit-eval study report {arguments.plan} --out {study.folder}\n"
+    )
+
+
+def _study_engine(arguments: argparse.Namespace, study: Study, stack: ExitStack) -> tuple[Engine, int]:
+    """Where the study's tasks run, and how many at once."""
+    resources = [study.plan.resources(task) for task in study.plan.tasks]
+    if arguments.engine == "slurm":
+        from dit_eval.engines import SlurmEngine
+
+        limit = arguments.jobs or 16
+        slurm = SlurmEngine(study.folder / "slurm", limit=limit)
+        slurm.check(resources)
+        return slurm, limit
+    from functools import partial
+
+    from dit_eval.dist import cores
+    from dit_eval.study import do_task
+    from dit_eval.workers import LocalEngine
+
+    gpus = 0
+    if World().device(arguments.device).startswith("cuda"):
+        import torch
+
+        gpus = torch.cuda.device_count()
+    if gpus:
+        most = gpus // max(each.processes for each in resources)
+    else:
+        most = cores() // max(each.processes * (each.threads or cores()) for each in resources)
+    limit = arguments.jobs or max(1, most)
+    work = partial(do_task, study.folder.resolve(), limit)
+    return stack.enter_context(LocalEngine(work, logs=study.folder / "logs", limit=limit, gpus=gpus)), limit
+
+
+def _study_status(arguments: argparse.Namespace) -> None:
+    import dataclasses
+
+    from dit_eval.plan import load_plan
+    from dit_eval.study import Study
+
+    rows = Study(load_plan(arguments.plan), arguments.out).status()
+    if arguments.json:
+        tasks = [
+            {
+                "key": row.task.key,
+                "name": row.task.name,
+                "state": row.state,
+                "done_share": row.done_share,
+                "gflops": row.gflops,
+                "seconds_left": row.seconds_left,
+                "reason": row.reason,
+                "result": dataclasses.asdict(row.result) if row.result else None,
+            }
+            for row in rows
+        ]
+        sys.stdout.write(json.dumps({"tasks": tasks}, ensure_ascii=False) + "\n")
+        return
+    table = [("task", "state", "Gflops", "time left", "FID")]
+    for row in rows:
+        state = row.state if row.state in ("done", "waiting", "ready") else f"{row.state} {row.done_share:.0%}"
+        left = "" if row.state == "done" else "?" if row.seconds_left is None else _duration(row.seconds_left)
+        fid = f"{row.result.fid:.3f}" if row.result and row.result.fid is not None else ""
+        table.append((row.task.name, state, f"{row.gflops:,.0f}", left, fid))
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    for name, state, *numbers in table:
+        cells = [f"{text:>{width}}" for text, width in zip(numbers, widths[2:], strict=True)]
+        sys.stdout.write("  ".join([f"{name:<{widths[0]}}", f"{state:<{widths[1]}}", *cells]).rstrip() + "\n")
+    states = [row.state for row in rows]
+    counts = {state: states.count(state) for state in ("done", "running", "failed")}
+    known = [row.seconds_left for row in rows if row.seconds_left is not None]
+    seconds = sum(known) if len(known) == len(rows) else 0.0
+    total = f", about {_duration(seconds)} of one worker left" if seconds else ""
+    sys.stdout.write(
+        f"{counts['done']} of {len(rows)} done, {counts['running']} running, {counts['failed']} failed{total}\n"
+    )
+    for row in rows:
+        if row.reason:
+            sys.stdout.write(f"failed: {row.task.name}: {row.reason}\n")
+
+
+def _study_report(arguments: argparse.Namespace) -> None:
+    from dit_eval.plan import load_plan
+    from dit_eval.report.page import write_report
+    from dit_eval.study import Study
+
+    study = Study(load_plan(arguments.plan), arguments.out)
+    if not study.collect():
+        raise ValueError(f"{study.folder}: no cell is done; run the study first.")
+    page = write_report(
+        out=study.folder / "report", results=study.results, losses=study.losses, force=True, on_step=_say
+    )
+    sys.stdout.write(f"{page}\n")
+
+
+def _study_show(arguments: argparse.Namespace) -> None:
+    from dit_eval.plan import load_plan
+
+    sys.stdout.write(load_plan(arguments.plan).text)
+
+
+def _study_work(arguments: argparse.Namespace) -> None:
+    with join() as world:
+        from dit_eval.study import Study
+
+        study = Study.open(arguments.plan)
+        task = study.plan.task(arguments.key)
+        world.share_cores(study.plan.resources(task).threads)
+        with _ProgressBars("", unit="") as bars:
+            study.work(arguments.key, world=world, on_progress=lambda done, total: bars.update(task.name, done, total))
+
+
+def _format_plan(plan: Plan) -> str:
+    """Tasks and cost of a plan, before anything is done."""
+    from dit_eval.study import predicted_hours, work_gflops
+
+    table = [("task", "processes", "Gflops", "hours")]
+    for task in plan.tasks:
+        resources, hours = plan.resources(task), predicted_hours(plan, [task])
+        processes = f"{resources.nodes} x {resources.processes}"
+        table.append((task.name, processes, f"{work_gflops(task):,.0f}", "?" if hours is None else f"{hours:,.2f}"))
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    lines = ["  ".join([f"{line[0]:<{widths[0]}}", *(f"{line[i]:>{widths[i]}}" for i in (1, 2, 3))]) for line in table]
+    return "\n".join([f"{plan.name}: {plan.about}", *lines, _format_cost(plan, plan.tasks)]) + "\n"
+
+
+def _format_cost(plan: Plan, tasks: list[Any]) -> str:
+    """What tasks cost, in words."""
+    from dit_eval.plan import Training
+    from dit_eval.study import predicted_hours, work_gflops
+
+    trainings = [task for task in tasks if isinstance(task, Training)]
+    cells = [task for task in tasks if not isinstance(task, Training)]
+    text = (
+        f"to do: {len(trainings)} trainings, {sum(map(work_gflops, trainings)):,.0f} Gflops; {len(cells)} cells, "
+        f"{sum(map(work_gflops, cells)):,.0f} Gflops (1e9 multiply-adds; evaluation and decoding not counted)"
+    )
+    hours = predicted_hours(plan, tasks)
+    if plan.speed is not None and hours is not None:
+        text += (
+            f"\nabout {hours:,.2f} hours of {plan.speed.device} at {plan.speed.tflops:g} Tflop/s ({plan.speed.source})"
+        )
+    return text
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def _grid(arguments: argparse.Namespace) -> None:
@@ -979,7 +1191,7 @@ def _extractor(arguments: argparse.Namespace) -> FeatureExtractor:
 
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size {arguments.batch_size}: needed at least 1.")
-    extractor, device = _extractor_class(arguments), _device(arguments.device)
+    extractor, device = _extractor_class(arguments), World().device(arguments.device)
     if arguments.extractor == "digits":
         return extractor(device=device)
     weights = arguments.weights
@@ -990,20 +1202,6 @@ def _extractor(arguments: argparse.Namespace) -> FeatureExtractor:
             f"--weights {weights}: no such file. Leave the option out to download it, or see `dit-eval weights list`."
         )
     return extractor(weights=weights, device=device)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"--device {name}: not a device; use cpu, cuda or cuda:N.") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"--device {name}: PyTorch sees {torch.cuda.device_count()} GPU(s) here; use cpu.")
-    return name
 
 
 def _fetch(item: Any, url: str | None = None) -> Path:

@@ -119,6 +119,34 @@ class ArrayData:
         return _to_model(self.images[indices], mirrored), self.labels[indices].astype(np.int64)
 
 
+def open_data(
+    path: str | os.PathLike[str], *, image_size: int | None = None, channels: Literal[1, 3] = 3
+) -> TrainingData:
+    """Training data of any kind: latents, an npz of images, or a folder of images.
+
+    Parameters
+    ----------
+    image_size : side of the crop, for a folder of images
+    channels : 1 to take the grey images of an npz as one channel
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If it is none of these, or `image_size` is missing.
+    """
+    path = Path(path)
+    parts = path.with_name(path.name + ".parts")  # of an encoding that has not finished; opening it says so
+    if (path / _INDEX).is_file() or (not path.exists() and parts.exists()):
+        return Latents(path)
+    if path.is_file():
+        return open_npz(path, channels=channels)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: neither latents, nor an npz, nor a folder of images.")
+    if image_size is None:
+        raise ValueError(f"{path}: a folder of images needs --image-size, the side of the centre crop.")
+    return list_images(path, image_size=image_size)
+
+
 def open_npz(path: str | os.PathLike[str], *, channels: Literal[1, 3] = 3) -> ArrayData:
     """The images of an ADM batch file with labels in `arr_1`; without labels, all are of class 0.
 

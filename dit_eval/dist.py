@@ -42,6 +42,41 @@ class World:
         names = {"rank": "RANK", "size": "WORLD_SIZE", "local_rank": "LOCAL_RANK", "local_size": "LOCAL_WORLD_SIZE"}
         return cls(**{field: int(os.environ[name]) for field, name in names.items() if name in os.environ})
 
+    def device(self, name: str = "auto") -> str:
+        """The device of this process: "cpu", "cuda", or one GPU for each process of a machine.
+
+        Raises
+        ------
+        ValueError
+            If there is no such device here.
+        """
+        import torch
+
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            device = torch.device(name)
+        except RuntimeError:
+            raise ValueError(f"--device {name}: not a device; use cpu, cuda or cuda:N.") from None
+        if device.type == "cuda":
+            here = torch.cuda.device_count()
+            if (device.index or 0) >= here:
+                raise ValueError(f"--device {name}: PyTorch sees {here} GPU(s) here; use cpu.")
+            if device.index is None and self.size > 1:
+                if self.local_size > here:
+                    raise ValueError(f"{self.local_size} processes and {here} GPU(s) here; start one for each GPU.")
+                return f"cuda:{self.local_rank}"
+        return name
+
+    def share_cores(self, threads: int | None = None) -> None:
+        """Give this process some threads, or else its share of the machine, of which torchrun would give it one."""
+        import torch
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        elif self.local_size > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+            torch.set_num_threads(max(1, cores() // self.local_size))
+
     def barrier(self) -> None:
         """Wait until all processes are here."""
         if self.size > 1:
@@ -90,6 +125,11 @@ class World:
         own: list[_T] = []
         self.from_first(lambda: own.append(function()))
         return own[0] if own else function()
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class FirstProcessFailed(Exception):

@@ -157,6 +157,7 @@ def evaluate(
     distances: Literal["adm-float16", "float32"] = "adm-float16",
     batch_size: int = 64,
     cache: Path | None = None,
+    cache_gen: bool = True,
     allow_size_mismatch: bool = False,
     on_progress: Progress | None = None,
 ) -> EvalResult:
@@ -170,6 +171,7 @@ def evaluate(
     distances : rule of the precision and recall distances, see `dit_eval.metrics.manifold`
     batch_size : images per pass through the network; does not change the result
     cache : folder for features, so that the same images are not passed through the network again
+    cache_gen : keep the features of gen there too, not of ref alone
     allow_size_mismatch : accept gen and ref images of different sizes
     on_progress : called while features are extracted
 
@@ -189,7 +191,12 @@ def evaluate(
         report = partial(on_progress, role) if on_progress else None
         with _timed(seconds, f"{role} features"):
             summary, _ = cached_features(
-                images, extractor, images_sha256=sha256, cache=cache, batch_size=batch_size, on_progress=report
+                images,
+                extractor,
+                images_sha256=sha256,
+                cache=cache if cache_gen or role == "ref" else None,
+                batch_size=batch_size,
+                on_progress=report,
             )
         return summary
 

@@ -34,6 +34,7 @@ from dit_eval.npz import RUN_KEY, open_batch, write_batch
 from dit_eval.results import SampleRun
 
 _LABEL_STREAM = 1 << 63
+_PIECE = re.compile(r"(\d{9})-(\d{9})\.u8")  # images from .. up to, without the last
 
 Decoder = Callable[[Tensor], Tensor]  # latents (N, 4, h, w) -> images (N, 3, H, W) in -1..1
 Progress = Callable[[int, int], None]  # images done, images in all
@@ -279,6 +280,14 @@ def sample_npz(
     return out
 
 
+def images_drawn(out: Path) -> int:
+    """Images that a run into a file has finished so far, all of them if the file is there."""
+    if out.exists():
+        return open_batch(out, role="gen").num_stored
+    names = [path.name for path in out.with_name(out.name + ".parts").glob("*.u8")]
+    return sum(int(match[2]) - int(match[1]) for name in names if (match := _PIECE.fullmatch(name)))
+
+
 def _batch_progress(
     done: int, size: int, run: SampleRun, sampler: ImageSampler, on_progress: Progress | None
 ) -> Callable[[int], None] | None:
@@ -429,7 +438,7 @@ class _Parts:
         if self._front:
             pieces.append(_Piece(0, self._front, self.out))
         for path in self.folder.iterdir():
-            if match := re.fullmatch(r"(\d{9})-(\d{9})\.u8", path.name):
+            if match := _PIECE.fullmatch(path.name):
                 piece = _Piece(int(match[1]), int(match[2]), path)
                 if path.stat().st_size == (piece.end - piece.begin) * self._image_bytes:
                     pieces.append(piece)

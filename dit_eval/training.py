@@ -457,6 +457,20 @@ def train(
     )
 
 
+def steps_done(folder: Path) -> int:
+    """Steps after which the run in a folder would go on; 0 if there is none."""
+    path = folder / _STATE
+    if not path.exists():
+        return 0
+    with safe_open(path, framework="pt") as file:
+        return int(file.metadata()["step"])
+
+
+def weights_of_step(folder: Path, step: int, kind: Literal["ema", "model"] = "ema") -> Path:
+    """The file of the averaged or plain weights after a step."""
+    return folder / f"{kind}-{step:07d}.safetensors"
+
+
 def _words(space: str, shape: tuple[int, ...]) -> str:
     return f"{'latents' if space == 'latent' else 'images'} of {shape[0]} x {shape[1]} x {shape[2]}"
 
@@ -497,7 +511,7 @@ class _Folder:
         self._lock.release()
 
     def weights(self, kind: Literal["ema", "model"], step: int) -> Path:
-        return self.path / f"{kind}-{step:07d}.safetensors"
+        return weights_of_step(self.path, step, kind)
 
     def begin(self, saves: list[int], note: Callable[[str], None]) -> int:
         """Keep other runs away, and compare what is there with what is asked for; process 0 only.
@@ -526,7 +540,7 @@ class _Folder:
                 )
         elif any(self.path.glob("*.safetensors")):
             raise ValueError(f"{self.path}: holds weights and no run.json; name another --out.")
-        done = self._done()
+        done = steps_done(self.path)
         if done >= steps:
             if not self.weights("ema", steps).exists():
                 raise ValueError(
@@ -599,13 +613,6 @@ class _Folder:
         """Whole lines of the log; a killed process may have left half of one."""
         text = self._log.read_text(encoding="utf-8") if self._log.exists() else ""
         return text.split("\n")[:-1]
-
-    def _done(self) -> int:
-        path = self.path / _STATE
-        if not path.exists():
-            return 0
-        with safe_open(path, framework="pt") as file:
-            return int(file.metadata()["step"])
 
     def _check_disk(self, saves: list[int]) -> None:
         with torch.device("meta"):

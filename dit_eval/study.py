@@ -1,0 +1,704 @@
+"""A scaling study that runs: a plan's trainings and cells, each done once, in a folder that survives anything.
+
+The folder of a study:
+
+    plan.toml, study.json     what was asked for, and where data and weights were found
+    trainings/KEY/            training runs, see `dit_eval.training`
+    samples/KEY.npz           sample batches
+    done/KEY.json             a finished task: seconds; of a cell, its result
+    results.jsonl             the results of the plan's cells, in its order
+    losses.jsonl              the loss logs of its trainings
+    failures.json             why tasks of the latest run failed
+    report/                   `dit-eval study report`
+
+A key changes with everything that changes a result, so a file that is there is never out of date: what is missing is
+what has no file. `results.jsonl` is written anew from the finished cells, whole, by the one process that holds the
+study's lock; no line can come twice or half.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from filelock import FileLock, Timeout
+
+from dit_eval.assets import assets, fetch, sha256_of
+from dit_eval.data import TrainingData, open_data
+from dit_eval.dist import World, cores
+from dit_eval.engines import Outcome, Resources
+from dit_eval.evaluate import evaluate
+from dit_eval.features.extract import FeatureExtractor
+from dit_eval.files import atomic_file
+from dit_eval.flops import gpu_hours
+from dit_eval.models.checkpoints import load_dit
+from dit_eval.models.vae import DECODERS, Autoencoder, weights_file
+from dit_eval.npz import open_batch
+from dit_eval.plan import Cell, Plan, Speed, Task, Training, label, parse_plan
+from dit_eval.results import EvalResult, SampleRun, environment, read_lines
+from dit_eval.sampling import ImageSampler, check_run, draw_labels, images_drawn, sample_npz
+from dit_eval.training import check_training, steps_done, train, weights_of_step
+
+State = Literal["done", "running", "ready", "waiting", "failed"]
+_ATTEMPTS = 3  # starts of a task that the system kills; one that fails by itself is not started again
+_PATIENCE = 30.0  # seconds that a task waits for a process of an earlier run to let go of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Where a study finds what its plan names; absolute paths.
+
+    Attributes
+    ----------
+    train, ref : training data, reference batch
+    weights : of the Inception network; None for the digits extractor
+    decoders : autoencoder weights by the plan's name for them
+    device : "auto", "cpu" or "cuda", on the machine that does the task
+    """
+
+    train: str
+    ref: str
+    weights: str | None
+    decoders: Mapping[str, str]
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskStatus:
+    """Where a task is.
+
+    Attributes
+    ----------
+    done_share : 0..1, of its training steps or images
+    gflops : 1e9 multiply-adds of the whole task; evaluation and the autoencoder are not counted
+    seconds_left : estimated, of one worker; None while no speed is known
+    result : of a finished cell
+    reason : why it failed, or what it waits for
+    """
+
+    task: Task
+    state: State
+    done_share: float
+    gflops: float
+    seconds_left: float | None
+    result: EvalResult | None = None
+    reason: str | None = None
+
+
+class Engine(Protocol):
+    """What starts tasks: `dit_eval.workers.LocalEngine` or `dit_eval.engines.SlurmEngine`."""
+
+    @property
+    def outstanding(self) -> set[str]:
+        """Keys of the tasks that were submitted and are not reported as ended."""
+        ...
+
+    def submit(self, tasks: Mapping[str, Resources], command: Callable[[str], Sequence[str]]) -> None:
+        """Start tasks, now or when there is room; `command` gives the command line of a key."""
+        ...
+
+    def poll(self) -> Mapping[str, Outcome]:
+        """Each outstanding task, and once each that has ended."""
+        ...
+
+
+class StudyFailed(ValueError):
+    """Some tasks failed; the message names them. What was finished is kept."""
+
+
+class Study:
+    """A plan in a folder.
+
+    Parameters
+    ----------
+    plan : see `dit_eval.plan.load_plan`
+    folder : of the study; it need not exist
+    """
+
+    def __init__(self, plan: Plan, folder: str | os.PathLike[str]) -> None:
+        self.plan, self.folder = plan, Path(folder)
+        self._trainings = {run.key: run for run in plan.trainings}
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Study:
+        """The study that was begun in a folder; FileNotFoundError if there is none."""
+        path = Path(folder) / "plan.toml"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no study there; begin one by `dit-eval study run PLAN --out {folder}`.")
+        return cls(parse_plan(path.read_text(encoding="utf-8"), path), folder)
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results.jsonl"
+
+    @property
+    def losses(self) -> Path:
+        return self.folder / "losses.jsonl"
+
+    @cached_property
+    def sources(self) -> Sources:
+        """Where data and weights are, as the latest run found them."""
+        return Sources(**json.loads((self.folder / "study.json").read_text(encoding="utf-8"))["sources"])
+
+    def command(self, key: str) -> list[str]:
+        """The command line that does a task, in each of its processes."""
+        return [sys.executable, "-m", "dit_eval", "study", "work", os.path.abspath(self.folder), key]
+
+    def training_folder(self, key: str) -> Path:
+        return self.folder / "trainings" / key
+
+    def checkpoint(self, cell: Cell) -> Path:
+        """Averaged weights that a cell is drawn from."""
+        return weights_of_step(self.training_folder(cell.training), cell.training_steps)
+
+    def samples(self, cell: Cell) -> Path:
+        return self.folder / "samples" / f"{cell.key}.npz"
+
+    def is_done(self, task: Task) -> bool:
+        if isinstance(task, Cell):
+            return self._done_file(task).exists()
+        folder = self.training_folder(task.key)
+        return steps_done(folder) >= task.steps[-1] and all(weights_of_step(folder, s).exists() for s in task.steps)
+
+    def is_ready(self, task: Task) -> bool:
+        """Whether a task can start: a cell needs its weights, and the state that was written after them."""
+        if isinstance(task, Training):
+            return True
+        done = steps_done(self.training_folder(task.training))
+        return done >= task.training_steps and self.checkpoint(task).exists()
+
+    def missing(self) -> list[Task]:
+        """Tasks to do: trainings first, then cells, the most work first, so that workers finish together."""
+        left = [task for task in self.plan.tasks if not self.is_done(task)]
+        return sorted(left, key=lambda task: (isinstance(task, Cell), -work_gflops(task)))
+
+    def result(self, cell: Cell) -> EvalResult | None:
+        """What a cell gave; None if it is not done."""
+        path = self._done_file(cell)
+        return EvalResult.from_json(json.dumps(_read_json(path)["result"])) if path.exists() else None
+
+    def status(self) -> list[TaskStatus]:
+        """Each task of the plan, trainings first."""
+        pace, found = self._pace(), []
+        failures = _read_json(self.folder / "failures.json") if (self.folder / "failures.json").exists() else {}
+        for task in self.plan.tasks:
+            total, share, reason, result = work_gflops(task), 0.0, None, None
+            state: State = "waiting"
+            if self.is_done(task):
+                state, share = "done", 1.0
+                result = self.result(task) if isinstance(task, Cell) else None
+            else:
+                share = self._share(task)
+                if _is_locked(self._lock_file(task)):
+                    state = "running"
+                elif task.key in failures:
+                    state, reason = "failed", failures[task.key]
+                elif self.is_ready(task):
+                    state = "ready"
+            seconds = 0.0 if state == "done" else pace.seconds(task, 1.0 - share)
+            found.append(
+                TaskStatus(
+                    task=task,
+                    state=state,
+                    done_share=share,
+                    gflops=total,
+                    seconds_left=seconds,
+                    result=result,
+                    reason=reason,
+                )
+            )
+        return found
+
+    def collect(self) -> int:
+        """Write `results.jsonl` and `losses.jsonl` from what is finished; the number of results."""
+        results = [result for cell in self.plan.cells if (result := self.result(cell))]
+        with atomic_file(self.results) as file:
+            file.write("".join(result.to_json() + "\n" for result in results).encode())
+        with atomic_file(self.losses) as file:
+            for run in self.plan.trainings:
+                name = label(run.model, run.config.block, run.recipe.global_seed)
+                for line in _log_lines(self.training_folder(run.key) / "log.jsonl"):
+                    if line["step"] <= run.steps[-1]:
+                        file.write((json.dumps({"model": name, **line}) + "\n").encode())
+        return len(results)
+
+    def run(
+        self,
+        engine: Engine,
+        sources: Sources,
+        *,
+        workers: int = 1,
+        interval: float = 1.0,
+        on_note: Callable[[str], None] | None = None,
+        on_progress: Callable[[int, int, float | None], None] | None = None,
+    ) -> int:
+        """Do what is missing; the number of results.
+
+        Parameters
+        ----------
+        engine : where tasks run
+        workers : tasks at once, for the time left
+        interval : seconds between two looks at them
+        on_note : called with a line for each finished cell, and for what goes wrong
+        on_progress : called with tasks done, tasks in all, and seconds left (None if unknown)
+
+        Raises
+        ------
+        ValueError
+            If another process runs this study.
+        StudyFailed
+            If tasks failed; all others are done.
+        """
+        note = on_note or (lambda _: None)
+        with self._alone():
+            self._begin(sources)
+            attempts: Counter[str] = Counter()
+            failures: dict[str, str] = {}
+            done = {task.key for task in self.plan.tasks if self.is_done(task)}
+            total = len(self.plan.tasks)
+            if done:
+                note(f"{self.folder}: going on; {len(done)} of {total} tasks are done already")
+            self.collect()
+            while True:
+                for key, outcome in engine.poll().items():
+                    task, reason = self.plan.task(key), outcome.reason
+                    if outcome.state == "done" and not self.is_done(task):
+                        reason = "it ended well and left no result; is the folder on a shared file system?"
+                    elif outcome.state not in ("failed", "lost"):
+                        continue
+                    again = outcome.state != "failed" and attempts[key] < _ATTEMPTS
+                    note(f"{'started again' if again else 'failed'}: {task.name}: {reason}")
+                    if not again:
+                        failures[key] = reason
+                missing = self.missing()
+                finished = {task.key for task in self.plan.tasks} - {task.key for task in missing}
+                if finished - done:
+                    self.collect()
+                    for number, key in enumerate(sorted(finished - done), start=len(done) + 1):
+                        note(self._told(self.plan.task(key), number, total))
+                    done = finished
+                if on_progress:
+                    on_progress(len(done), total, self._seconds_left(missing, workers))
+                barred = engine.outstanding | failures.keys()
+                ready = [task for task in missing if task.key not in barred and self.is_ready(task)]
+                if ready:
+                    attempts.update(task.key for task in ready)
+                    engine.submit({task.key: self.plan.resources(task) for task in ready}, self.command)
+                elif not engine.outstanding:
+                    break
+                time.sleep(interval)
+            count = self.collect()
+            with atomic_file(self.folder / "failures.json") as file:
+                file.write(json.dumps(failures, ensure_ascii=False, indent=1).encode())
+        if failures:
+            lines = [f"  {self.plan.task(key).name}: {reason}" for key, reason in failures.items()]
+            kept = total - len(self.missing())
+            raise StudyFailed(
+                f"{len(failures)} tasks failed, {kept} of {total} are done and kept.\n" + "\n".join(lines) + "\n"
+                "Run the same command again when the reason is gone; it does only what is missing."
+            )
+        return count
+
+    def work(
+        self, key: str, *, world: World | None = None, on_progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Do one task; called by every process of it.
+
+        Parameters
+        ----------
+        on_progress : called in process 0 with steps or images done, and their number
+
+        Raises
+        ------
+        ValueError
+            If the plan has no such task, another process is at it, or it cannot be done.
+        """
+        world, task = world or World(), self.plan.task(key)
+        with self._held(task, world):
+            if world.from_first(lambda: self.is_done(task)):
+                return
+            if isinstance(task, Training):
+                self._train(task, world, on_progress)
+            else:
+                self._measure(task, world, on_progress)
+
+    def _train(self, run: Training, world: World, on_progress: Callable[[int, int], None] | None) -> None:
+        resources, folder = self.plan.resources(run), self.training_folder(run.key)
+        before, begin = world.from_first(lambda: steps_done(folder)), time.perf_counter()
+        lost = [s for s in run.steps if s <= before and not weights_of_step(folder, s).exists()]
+        if lost:
+            raise ValueError(
+                f"{folder} has done {before:,} steps and did not keep the weights after {lost[0]:,}. Remove the folder "
+                "to train again, or take that step out of the plan."
+            )
+        train(
+            folder,
+            config=run.config,
+            data=world.first_then_all(lambda: training_data(self.plan, self.sources)),
+            recipe=run.recipe,
+            steps=run.steps[-1],
+            save_at=[step for step in run.steps if step > before],
+            save_every=run.save_every,
+            log_every=run.log_every,
+            device=world.device(self.sources.device),
+            micro_batch=resources.micro_batch,
+            num_workers=resources.num_workers,
+            world=world,
+            on_progress=(lambda done, total, _: on_progress(done, total)) if on_progress else None,
+        )
+        if world.rank == 0:
+            share = 1.0 - before / run.steps[-1]
+            self._write_done(run, {"training": time.perf_counter() - begin}, share=share)
+
+    def _measure(self, cell: Cell, world: World, on_progress: Callable[[int, int], None] | None) -> None:
+        device, out = world.device(self.sources.device), self.samples(cell)
+        before, begin = world.from_first(lambda: images_drawn(out)), time.perf_counter()
+        checkpoint = self.checkpoint(cell)
+        run = dataclasses.replace(
+            sample_run(self.plan, cell),
+            checkpoint=checkpoint.name,
+            checkpoint_sha256=sha256_of(checkpoint),
+            vae_sha256=None if cell.vae is None else sha256_of(Path(self.sources.decoders[cell.vae])),
+            device=device.split(":")[0],
+            environment=environment(),
+        )
+        decode = None if cell.vae is None else Autoencoder(Path(self.sources.decoders[cell.vae]), device=device).decode
+        sample_npz(
+            out,
+            sampler=ImageSampler(load_dit(checkpoint, cell.config).to(device), run, decode=decode),
+            labels=draw_labels(
+                "balanced" if cell.labels == "balanced" else "random",
+                num_images=cell.num_samples,
+                num_classes=cell.config.num_classes,
+                seed=cell.seed,
+            ),
+            batch_size=self.plan.resources(cell).batch_size,
+            world=world,
+            on_progress=on_progress,
+        )
+        drawn = time.perf_counter()
+        if world.rank == 0:
+            gen = open_batch(out, role="gen")
+            result = evaluate(
+                gen=gen,
+                ref=open_batch(self.sources.ref, role="ref"),
+                extractor=_extractor(self.plan, self.sources.weights, device),
+                cache=self.folder / "cache",
+                cache_gen=False,  # a cell is scored once; features of 50,000 images take 800 MB
+            )
+            # Paths as seen from the folder, so that it can be moved, and so that two runs give the same results.
+            result = dataclasses.replace(
+                result, gen=dataclasses.replace(result.gen, path=out.relative_to(self.folder).as_posix())
+            )
+            seconds = {"sampling": drawn - begin, "evaluation": time.perf_counter() - drawn}
+            self._write_done(cell, seconds, share=1.0 - before / cell.num_samples, result=result)
+            if not cell.keep_samples:
+                out.unlink()
+
+    def _write_done(
+        self, task: Task, seconds: dict[str, float], *, share: float, result: EvalResult | None = None
+    ) -> None:
+        """Note that a task is finished, in this process `share` of it, and how long that took."""
+        about: dict[str, Any] = {
+            "task": dataclasses.asdict(task),
+            "gflops": work_gflops(task),
+            "share": share,
+            "seconds": {phase: round(value, 3) for phase, value in seconds.items()},
+            "environment": environment(),
+        }
+        if result is not None:
+            about["result"] = dataclasses.asdict(result)
+        path = self._done_file(task)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            file.write(json.dumps(about, ensure_ascii=False, allow_nan=False).encode())
+
+    def _begin(self, sources: Sources) -> None:
+        """Write down what is asked for, for the processes that will do it."""
+        for name, text in (
+            ("plan.toml", self.plan.text),
+            ("study.json", json.dumps({"sources": dataclasses.asdict(sources), "environment": environment()})),
+            ("failures.json", "{}"),
+        ):
+            with atomic_file(self.folder / name) as file:
+                file.write(text.encode())
+        (self.folder / "locks").mkdir(exist_ok=True)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep a second `run` away from the folder."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / "lock", timeout=0):  # a killed process lets go of it
+                for stale in (*self.folder.glob(".*.part"), *self.folder.glob("done/.*.part")):
+                    stale.unlink()
+                yield
+        except Timeout:
+            raise ValueError(
+                f"{self.folder}: another process runs this study. Wait for it, or name another --out; "
+                "`dit-eval study status` shows how far it is."
+            ) from None
+
+    @contextmanager
+    def _held(self, task: Task, world: World) -> Iterator[None]:
+        """Keep other processes away from a task. Those of a run that was just killed may take a moment to end."""
+        lock = FileLock(self._lock_file(task))
+
+        def hold() -> None:
+            try:
+                lock.acquire(timeout=_PATIENCE)
+            except Timeout:
+                raise ValueError(f"{task.name}: another process has been at it for {_PATIENCE:.0f} s.") from None
+
+        world.from_first(hold)
+        try:
+            yield
+        finally:
+            if world.rank == 0:
+                lock.release()
+
+    def _lock_file(self, task: Task) -> Path:
+        return self.folder / "locks" / f"{task.key}.lock"
+
+    def _done_file(self, task: Task) -> Path:
+        return self.folder / "done" / f"{task.key}.json"
+
+    def _share(self, task: Task) -> float:
+        """How much of a task that is not finished is done, 0..1."""
+        if isinstance(task, Cell):
+            return min(1.0, images_drawn(self.samples(task)) / task.num_samples)
+        lines = _log_lines(self.training_folder(task.key) / "log.jsonl")
+        latest = max([steps_done(self.training_folder(task.key)), *(line["step"] for line in lines[-1:])])
+        return min(1.0, latest / task.steps[-1])
+
+    def _pace(self) -> _Pace:
+        done = [(task, _read_json(path)) for task in self.plan.tasks if (path := self._done_file(task)).exists()]
+        return _Pace(done, self.plan.speed)
+
+    def _seconds_left(self, missing: list[Task], workers: int) -> float | None:
+        pace = self._pace()
+        left = [pace.seconds(task, 1.0 - self._share(task)) for task in missing]
+        known = [seconds for seconds in left if seconds is not None]
+        return max(sum(known) / workers, max(known, default=0.0)) if len(known) == len(left) else None
+
+    def _told(self, task: Task, count: int, total: int) -> str:
+        """A line on a finished task."""
+        path = self._done_file(task)
+        seconds = sum(_read_json(path)["seconds"].values()) if path.exists() else None
+        line = f"[{count:>{len(str(total))}}/{total}] {task.name}"
+        result = self.result(task) if isinstance(task, Cell) else None
+        line += f": FID-{result.num_samples} {result.fid:.3f}" if result and result.fid is not None else ""
+        return line + ("" if seconds is None else f" ({seconds:.1f} s)")
+
+
+def do_task(folder: Path, workers: int, key: str) -> None:
+    """Do a task in a worker process, one of several on this machine."""
+    study = Study.open(folder)
+    threads = study.plan.resources(study.plan.task(key)).threads
+    if threads is None and workers > 1:
+        threads = max(1, cores() // workers)
+    World().share_cores(threads)
+    study.work(key)
+
+
+class _Pace:
+    """Seconds that tasks take, from those that are finished."""
+
+    def __init__(self, done: list[tuple[Task, dict[str, Any]]], speed: Speed | None) -> None:
+        self._speed = speed
+        self._rates: dict[tuple[str, str | None], float] = {}  # Gflops per second, by kind and model
+        for models in (False, True):
+            sums: dict[tuple[str, str | None], list[float]] = {}
+            for task, about in done:
+                phase = "training" if isinstance(task, Training) else "sampling"
+                entry = sums.setdefault((phase, task.model if models else None), [0.0, 0.0])
+                entry[0] += about["gflops"] * about["share"]
+                entry[1] += about["seconds"][phase]
+            self._rates |= {key: work / taken for key, (work, taken) in sums.items() if work > 0 and taken > 0}
+        evaluations = [about["seconds"]["evaluation"] for task, about in done if isinstance(task, Cell)]
+        self._evaluation = sum(evaluations) / len(evaluations) if evaluations else 0.0
+
+    def seconds(self, task: Task, share: float) -> float | None:
+        """Of a share of a task: at the pace of its model if that is known, else of all, else of the plan's `[cost]`."""
+        phase = "training" if isinstance(task, Training) else "sampling"
+        rate = self._rates.get((phase, task.model)) or self._rates.get((phase, None))
+        if rate is None and self._speed is not None:
+            rate = self._speed.tflops * 1000 / 2
+        if rate is None:
+            return None
+        return work_gflops(task) * share / rate + (self._evaluation if isinstance(task, Cell) else 0.0)
+
+
+def work_gflops(task: Task) -> float:
+    """1e9 multiply-adds of a task: three forward passes a training step, two a guided sampling step."""
+    return task.workload.training + task.workload.sampling
+
+
+def predicted_hours(plan: Plan, tasks: list[Task] | None = None) -> float | None:
+    """Hours of one of the plan's devices, at the speed that the plan states; None if it states none."""
+    if plan.speed is None:
+        return None
+    tasks = plan.tasks if tasks is None else tasks
+    return gpu_hours(sum(map(work_gflops, tasks)), achieved_tflops=plan.speed.tflops)
+
+
+def find_sources(
+    plan: Plan,
+    *,
+    train: str | None = None,
+    ref: str | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+    on_note: Callable[[str], None] | None = None,
+) -> Sources:
+    """Find, or fetch, everything that a plan needs.
+
+    Parameters
+    ----------
+    train, ref, weights : in place of what the plan says
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, OSError
+        If something is missing; the message says how to give it.
+    """
+    note = on_note or (lambda _: None)
+    names = {item.name: item for item in assets()}
+
+    def found(what: str, option: str, given: str | None) -> str:
+        if given is None:
+            raise ValueError(f"{plan.path} leaves the {what} open; pass {option}.")
+        if Path(given).exists() or given not in names:
+            if not Path(given).exists():
+                raise FileNotFoundError(f"{option} {given}: no such file or folder ({what}).")
+            return os.path.abspath(given)
+        if names[given].url is not None and not names[given].path.is_file():
+            note(f"fetching {given}")
+        return os.path.abspath(fetch(names[given]))
+
+    decoders = {}
+    for vae in {cell.vae for cell in plan.cells if cell.vae is not None}:
+        public = vae in DECODERS and not Path(vae).exists()
+        decoders[vae] = found("decoder", "vaes", DECODERS[vae]) if public else os.path.abspath(weights_file(Path(vae)))
+    return Sources(
+        train=found("training data", "--data", train or plan.data.train),
+        ref=found("reference batch", "--ref", ref or plan.data.ref),
+        weights=found("Inception weights", "--weights", weights or "inception")
+        if plan.data.extractor == "inception"
+        else None,
+        decoders=decoders,
+        device=device,
+    )
+
+
+def check_study(plan: Plan, sources: Sources) -> None:
+    """Find what cannot be trained, drawn or scored, before anything runs.
+
+    Raises
+    ------
+    ValueError, OSError
+        With what was found, what is needed, and why.
+    """
+    data = training_data(plan, sources)
+    for run in plan.trainings:
+        resources = plan.resources(run)
+        check_training(
+            data,
+            config=run.config,
+            recipe=run.recipe,
+            steps=run.steps[-1],
+            save_at=run.steps,
+            save_every=run.save_every,
+            log_every=run.log_every,
+            device="cuda",  # whether tasks get one is known where they run
+            micro_batch=resources.micro_batch,
+            world=World(size=resources.size),
+        )
+    for cell in plan.cells:
+        check_run(sample_run(plan, cell))
+    ref = open_batch(sources.ref, role="ref")
+    side = (plan.data.image_size, plan.data.image_size)
+    if ref.image_size is not None and ref.image_size != side:
+        raise ValueError(
+            f"{sources.ref}: images of {ref.image_size[1]} x {ref.image_size[0]} px; the plan draws images of "
+            f"{side[0]} px. Take the reference of that resolution."
+        )
+
+
+def training_data(plan: Plan, sources: Sources) -> TrainingData:
+    """What the plan's models learn."""
+    return open_data(
+        sources.train,
+        image_size=plan.data.image_size if plan.data.space == "pixel" else None,
+        channels=1 if plan.data.channels == 1 else 3,
+    )
+
+
+def sample_run(plan: Plan, cell: Cell) -> SampleRun:
+    """How a cell's samples are drawn, as far as the plan decides it."""
+    run = next(run for run in plan.trainings if run.key == cell.training)
+    return SampleRun(
+        model=cell.model,
+        network=dataclasses.asdict(cell.config),
+        checkpoint="",
+        checkpoint_sha256="",
+        image_size=cell.config.image_size,
+        num_images=cell.num_samples,
+        num_sampling_steps=cell.num_sampling_steps,
+        sampler=cell.sampler,
+        cfg_scale=cell.cfg_scale,
+        cfg_channels=cell.cfg_channels,
+        vae=cell.vae,
+        labels=cell.labels,
+        rounding=cell.rounding,
+        global_seed=cell.seed,
+        precision=cell.precision,
+        compiled=cell.compile,
+        device="cuda" if cell.precision == "tf32" else "cpu",
+        training_steps=cell.training_steps,
+        training_batch_size=run.recipe.batch_size,
+    )
+
+
+def _extractor(plan: Plan, weights: str | None, device: str) -> FeatureExtractor:
+    if plan.data.extractor == "digits":
+        from dit_eval.features.digits import DigitsExtractor
+
+        return DigitsExtractor(device=device)
+    from dit_eval.features.inception import TorchInception
+
+    if weights is None:
+        raise ValueError("The Inception network has no weights; pass --weights.")
+    return TorchInception(weights=Path(weights), device=device)
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process holds a lock."""
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _log_lines(path: Path) -> list[dict[str, Any]]:
+    """Whole lines of a training's log; a training that is running may have written half of the last."""
+    if not path.exists():
+        return []
+    return [line for _, line in read_lines(path, json.loads, on_bad_line=lambda _: None)]

@@ -1,0 +1,185 @@
+"""Where the tasks of a study run on one machine: worker processes that live as long as their parent.
+
+A worker imports everything once and then does one task after another. A worker that is killed is replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from dit_eval.engines import Outcome, Resources, torchrun
+
+
+class LocalEngine:
+    """Worker processes of this machine, which end with this one.
+
+    Parameters
+    ----------
+    work : does the task of a key; a function that can be pickled. Errors that it raises are the task's failure
+    logs : folder for what tasks of several processes print
+    limit : workers
+    gpus : GPUs that the workers share, each at least one if there are as many
+    """
+
+    def __init__(self, work: Callable[[str], None], *, logs: Path, limit: int = 1, gpus: int = 0) -> None:
+        self._work, self._logs = work, logs
+        each = gpus // limit
+        self._free = [
+            _Slot(gpus=",".join(str(slot * each + i) for i in range(each)) if each else None) for slot in range(limit)
+        ]
+        self._busy: dict[str, _Slot] = {}
+        self._waiting: dict[str, Sequence[str] | None] = {}
+
+    def __enter__(self) -> LocalEngine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for slot in [*self._free, *self._busy.values()]:
+            slot.close()
+
+    @property
+    def outstanding(self) -> set[str]:
+        """Keys of the tasks that have been submitted and not yet reported as ended."""
+        return {*self._waiting, *self._busy}
+
+    def submit(self, tasks: Mapping[str, Resources], command: Callable[[str], Sequence[str]]) -> None:
+        """Have tasks done, in this order, as workers get free.
+
+        Parameters
+        ----------
+        tasks : what each needs
+        command : for tasks of several processes, the command line that torchrun starts in each
+
+        Raises
+        ------
+        ValueError
+            If a task needs several machines.
+        """
+        for key, resources in tasks.items():
+            if resources.nodes > 1:
+                raise ValueError(f"{key} needs {resources.nodes} machines; use --engine slurm, or another plan.")
+            several = resources.nodes * resources.processes > 1
+            self._waiting[key] = torchrun(command(key), resources) if several else None
+        self._start()
+
+    def poll(self) -> dict[str, Outcome]:
+        """How each outstanding task is doing. One that has ended is reported this once."""
+        outcomes = {key: Outcome(state="pending") for key in self._waiting}
+        for key, slot in list(self._busy.items()):
+            outcomes[key] = slot.outcome()
+            if outcomes[key].state != "running":
+                self._free.append(self._busy.pop(key))
+        self._start()
+        return outcomes
+
+    def _start(self) -> None:
+        while self._free and self._waiting:
+            key = next(iter(self._waiting))
+            slot = self._busy[key] = self._free.pop(0)
+            slot.start(self._work, key, self._waiting.pop(key), self._logs / f"{key}.log")
+
+
+class _Slot:
+    """A worker process, started when it is first needed and again when it was killed."""
+
+    def __init__(self, *, gpus: str | None) -> None:
+        self._gpus = gpus
+        self._process: Any = None
+        self._pipe: Connection | None = None
+
+    def start(self, work: Callable[[str], None], key: str, command: Sequence[str] | None, log: Path) -> None:
+        if self._process is None or not self._process.is_alive():
+            context = multiprocessing.get_context("spawn")
+            self._pipe, theirs = context.Pipe()
+            self._process = context.Process(target=_serve, args=(theirs, work, os.getpid(), self._gpus), daemon=True)
+            self._process.start()
+            theirs.close()
+        assert self._pipe is not None
+        self._pipe.send((key, command, log))
+
+    def outcome(self) -> Outcome:
+        assert self._pipe is not None
+        try:
+            if self._pipe.poll():
+                reason = self._pipe.recv()
+                return Outcome(state="failed", reason=reason) if reason else Outcome(state="done", code=0)
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            code = self._process.exitcode
+            return Outcome(state="lost", reason=f"its process was killed ({_exit_words(code)})")
+        return Outcome(state="running")
+
+    def close(self) -> None:
+        if self._process is not None and self._process.is_alive():
+            self._process.terminate()
+            self._process.join()
+
+
+def _serve(pipe: Connection, work: Callable[[str], None], parent: int, gpus: str | None) -> None:
+    """The life of a worker: a task at a time; the answer is why it failed, or nothing."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the workers
+    signal.signal(signal.SIGTERM, lambda *_: _end_with_children())
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    while True:
+        try:
+            key, command, log = pipe.recv()
+        except EOFError:
+            return
+        try:
+            if command is None:
+                work(key)
+            else:
+                _run(command, log)
+            pipe.send("")
+        except Exception as error:
+            pipe.send(str(error) or type(error).__name__)
+
+
+_children: list[subprocess.Popen[bytes]] = []  # of this worker
+
+
+def _run(command: Sequence[str], log: Path) -> None:
+    """Run a program of several processes to its end."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "ab") as file:
+        child = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+    _children.append(child)
+    try:
+        code = child.wait()
+    finally:
+        _children.remove(child)
+    if code:
+        raise RuntimeError(f"{_exit_words(code)}; see {log}")
+
+
+def _watch(parent: int) -> None:
+    """End when the parent has ended, however it did."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    _end_with_children()
+
+
+def _end_with_children() -> None:
+    for child in list(_children):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+    os._exit(1)
+
+
+def _exit_words(code: int | None) -> str:
+    """An exit code in words: a negative one is a signal."""
+    if code is not None and code < 0:
+        return f"signal {signal.Signals(-code).name}" + (", perhaps for want of memory" if code == -9 else "")
+    return f"exit code {code}"
