@@ -920,7 +920,7 @@ def _format_plan(plan: Plan) -> str:
     """Tasks and cost of a plan, before anything is done."""
     from dit_eval.study import predicted_hours, work_gflops
 
-    table = [("task", "processes", "Gflops", "hours")]
+    table = [("task", "processes", "Gflops", "device-hours")]
     for task in plan.tasks:
         resources, hours = plan.resources(task), predicted_hours(plan, [task])
         processes = f"{resources.nodes} x {resources.processes}"
@@ -944,7 +944,8 @@ def _format_cost(plan: Plan, tasks: list[Any]) -> str:
     hours = predicted_hours(plan, tasks)
     if plan.speed is not None and hours is not None:
         text += (
-            f"\nabout {hours:,.2f} hours of {plan.speed.device} at {plan.speed.tflops:g} Tflop/s ({plan.speed.source})"
+            f"\nabout {hours:,.2f} device-hours: {plan.speed.device} at {plan.speed.tflops:g} Tflop/s "
+            f"({plan.speed.source})"
         )
     return text
 

@@ -392,7 +392,10 @@ class _Table:
 
     def many(self, key: str, needed: str, kinds: tuple[type, ...], default: Any = _MISSING) -> list[Any]:
         """A value or a list of them, none twice."""
-        values = self.value(key, needed, (*kinds, list), default)
+        if key not in self._values and default is not self._MISSING:
+            self._known.append(key)
+            return default
+        values = self.value(key, needed, (*kinds, list))
         values = values if isinstance(values, list) else [values]
         wrong = [v for v in values if not isinstance(v, kinds) or isinstance(v, bool)]
         if wrong or not values:

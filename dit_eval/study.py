@@ -586,19 +586,19 @@ def find_sources(
             note(f"fetching {given}")
         return os.path.abspath(fetch(names[given]))
 
+    # What cannot be downloaded comes first.
+    data = found("training data", "--data", train or plan.data.train)
+    reference = found("reference batch", "--ref", ref or plan.data.ref)
+    network = None
+    if plan.data.extractor == "inception":
+        network = found("Inception weights", "--weights", weights or "inception")
+    elif weights is not None:
+        raise ValueError(f"--weights {weights}: the plan's extractor, {plan.data.extractor}, carries its own.")
     decoders = {}
-    for vae in {cell.vae for cell in plan.cells if cell.vae is not None}:
+    for vae in sorted({cell.vae for cell in plan.cells if cell.vae is not None}):
         public = vae in DECODERS and not Path(vae).exists()
         decoders[vae] = found("decoder", "vaes", DECODERS[vae]) if public else os.path.abspath(weights_file(Path(vae)))
-    return Sources(
-        train=found("training data", "--data", train or plan.data.train),
-        ref=found("reference batch", "--ref", ref or plan.data.ref),
-        weights=found("Inception weights", "--weights", weights or "inception")
-        if plan.data.extractor == "inception"
-        else None,
-        decoders=decoders,
-        device=device,
-    )
+    return Sources(train=data, ref=reference, weights=network, decoders=decoders, device=device)
 
 
 def check_study(plan: Plan, sources: Sources) -> None:
