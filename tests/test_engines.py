@@ -192,7 +192,9 @@ def test_a_second_engine_goes_on_with_the_jobs_of_a_killed_one(folder, tmp_path,
     assert first.returncode == -signal.SIGKILL, first.stderr
     engine = SlurmEngine(folder, limit=2)
     assert engine.outstanding == {"a", "b", "c"}
-    assert set(engine.poll()) == {"a", "b", "c"}
+    outcomes = engine.poll()
+    assert set(outcomes) == {"a", "b", "c"}
+    assert None not in {outcome.job for outcome in outcomes.values()}, "found by the name on record"
     with pytest.raises(ValueError, match=r"'b' is submitted already"):
         engine.submit({"b": ONE}, lambda key: shell("true"))
     (tmp_path / "go").touch()
