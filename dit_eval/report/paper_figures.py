@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
+from matplotlib.ticker import LogLocator
 from matplotlib.transforms import Bbox
 
 from dit_eval.paper import load_table
@@ -201,7 +202,7 @@ def block_designs(setting: Setting) -> Figure | None:
         left.annotate(text, (row.fid, y), (7, 0), textcoords="offset points", va="center", fontsize=7)
     left.set_yticks(range(len(order)), [_block_name(b) for b in reversed(order)])
     left.set_ylim(-0.7, len(order) - 0.4)
-    left.set_xlim(0, (2.3 if curves is None else 1.95) * widest)
+    left.set_xlim(0, (2.3 if curves is None or not both else 1.95) * widest)
     left.set_xticks([x for x in left.get_xticks() if x <= 1.05 * widest])
     left.set_xlabel(f"{fid_label(setting.num_samples)} ↓ of {model} at {steps_text(steps)} training steps")
     left.grid(False, axis="y")
@@ -294,7 +295,9 @@ def fid_against_gflops(setting: Setting) -> Figure | None:
     axis.set_xlabel("Gflops of the model (log scale)")
     axis.set_ylabel(f"{fid_label(setting.num_samples)} ↓")
     axis.set_xlim(points["gflops"].min() / 2, points["gflops"].max() * 3)
-    _pad_y(axis, points["fid"], 0.1 if setting.is_papers else 0.35, bottom=0)
+    top = 0.1 * (points["fid"].max() - points["fid"].min()) if setting.is_papers else 0.15 * points["fid"].max()
+    axis.set_ylim(0, points["fid"].max() + (top or 1.0))
+    _thin_ticks(axis)
     _caption(
         figure, points, published="Table 4", extra=f"{steps_text(points['training_steps'].iloc[0])} training steps"
     )
@@ -324,6 +327,7 @@ def training_compute(setting: Setting) -> Figure | None:
     axis.set_xlabel("Training compute (Gflops, log scale)")
     axis.set_ylabel(f"{fid_label(setting.num_samples)} ↓")
     axis.set_xlim(points["training_gflops"].min() / 3, points["training_gflops"].max() * 4)
+    _thin_ticks(axis)
     _pad_y(axis, points["fid"], 0.1, bottom=0)
     _caption(figure, points, published="Table 4", extra=_end_points(points))
     if crowded:
@@ -369,6 +373,8 @@ def sampling_compute(setting: Setting) -> Figure | None:
     low, high = points["sampling_tflops"].min(), points["sampling_tflops"].max()
     margin = 2.5 if high / low < 30 else 1.7
     axis.set_xlim(low / margin, high * (margin if measured.empty else 6.0))
+    if not measured.empty:
+        _thin_ticks(axis)
     _pad_y(axis, points["fid"], 0.35 if len(points) < 5 else 0.1)
     note = "the paper prints two points of its curves" if measured.empty else "dotted: measured Pareto front"
     length = measured["training_steps"].max()
@@ -719,6 +725,13 @@ def _pad_y(axis: Axes, values: Iterable[float], share: float, *, bottom: float |
     low, high = min(values), max(values)
     room = share * (high - low) or 0.1 * abs(high) or 1.0
     axis.set_ylim(low - room if bottom is None else bottom, high + room)
+
+
+def _thin_ticks(axis: Axes) -> None:
+    """On a log axis of few decades, name 2 and 5 between them instead of everything."""
+    low, high = axis.get_xlim()
+    if high / low < 100:
+        axis.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
 
 
 def _handle(
