@@ -9,6 +9,7 @@ import argparse
 import difflib
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -226,7 +227,11 @@ def _add_sample(commands: Any) -> None:
         "(torchrun --nproc_per_node=N -m dit_eval sample ...). The same command goes on after a crash.",
     )
     model = sample.add_argument_group("model")
-    model.add_argument("--model", help="DiT-XL/2 and so on (default: what the checkpoint says, else DiT-XL/2)")
+    model.add_argument(
+        "--model",
+        help="DiT-XL/2 and so on (default: what the checkpoint says, else DiT-XL/2), or a name such as mini-XL/4 for a "
+        "checkpoint of your own",
+    )
     model.add_argument(
         "--ckpt",
         metavar="FILE",
@@ -491,12 +496,14 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
         raise ValueError(f"--per-proc-batch-size {arguments.per_proc_batch_size}: needed at least 1.")
     from dit_eval import results
     from dit_eval.assets import sha256_of
+    from dit_eval.models.checkpoints import training_notes
     from dit_eval.sampling import check_run, draw_labels, read_labels
 
     device = World().device(arguments.device)
     name, config, checkpoint = _network(arguments)
     vae = _decoder_path(arguments.vae) if config.space == "latent" else None
     channels = min(3, config.in_channels) if arguments.cfg_channels is None else arguments.cfg_channels
+    trained = training_notes(checkpoint)
     run = results.SampleRun(
         model=name,
         network=dataclasses.asdict(config),
@@ -517,6 +524,8 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
         precision=arguments.precision,
         compiled=arguments.compile,
         device=device.split(":")[0],
+        training_steps=trained["step"] if trained else None,
+        training_batch_size=trained["recipe"]["batch_size"] if trained else None,
         environment=results.environment(),
     )
     check_run(run)
@@ -550,7 +559,9 @@ def _network(arguments: argparse.Namespace) -> tuple[str, DiTConfig, Path]:
     options = (("block", arguments.block), ("num_classes", arguments.num_classes))
     asked = {field: value for field, value in options if value is not None}
     named = None
-    if arguments.model or not arguments.ckpt:
+    # A name such as mini-XL/4, for a checkpoint that says its configuration: reports read size and patch in it.
+    own = re.fullmatch(r"(?!DiT-)[^/]+-(?:S|B|L|XL)/(\d+)", arguments.model or "") if arguments.ckpt else None
+    if own is None and (arguments.model or not arguments.ckpt):
         named = named_config(arguments.model or "DiT-XL/2", image_size=arguments.image_size or 256)
         named = dataclasses.replace(named, **asked)
     name, ckpt = arguments.model or "DiT-XL/2", arguments.ckpt
@@ -561,6 +572,8 @@ def _network(arguments: argparse.Namespace) -> tuple[str, DiTConfig, Path]:
     path = _fetch(asset(ckpt)) if ckpt in public and not Path(ckpt).exists() else Path(ckpt)
     stored = stored_config(path)
     if stored is None:
+        if own is not None:
+            raise ValueError(f"{path}: does not say its configuration, and {name} is no model of the paper.")
         if named is None and ckpt in public:  # all public ones but our own are of this model
             named = named_config(name, image_size=int(ckpt.rpartition("-")[2]))
         if named is None:
@@ -568,6 +581,8 @@ def _network(arguments: argparse.Namespace) -> tuple[str, DiTConfig, Path]:
         return name, named, path
     if named is not None:
         asked |= {field: getattr(named, field) for field in ("depth", "hidden_size", "num_heads", "patch_size")}
+    if own is not None:
+        asked["patch_size"] = int(own[1])
     if arguments.image_size is not None:
         asked["image_size"] = arguments.image_size
     wrong = [f"{k} {getattr(stored, k)}, asked for {v}" for k, v in asked.items() if getattr(stored, k) != v]

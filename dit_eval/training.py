@@ -43,12 +43,11 @@ from dit_eval.data import TrainingData
 from dit_eval.diffusion import NUM_TRAIN_STEPS, Diffusion
 from dit_eval.dist import World
 from dit_eval.files import atomic_file
-from dit_eval.models.checkpoints import read_state, save_dit
+from dit_eval.models.checkpoints import NOTES_KEY, read_state, save_dit
 from dit_eval.models.dit import DiT, DiTConfig, arithmetic
 from dit_eval.results import environment
 
 TERMS = ("loss", "mse", "vb")
-NOTES_KEY = "dit_eval.training"  # in the metadata of the weights: step, recipe, data, environment
 
 # Keys of the generators beside the seed. Those of sampling are an image's index, and 2^63 above it.
 _EXAMPLE_STREAM, _ORDER_STREAM = (1 << 64) - 1, (1 << 64) - 2

@@ -20,8 +20,8 @@ MADE = (
     *("table1", "table2", "table3", "table4", "table5", "table6"),
     # The paper's figures. 7 needs samples and 13 a loss log, of which the paper prints no numbers.
     *("figure2-left", "figure2-right", "figure5", "figure6", "figure8", "figure9", "figure10", "figure12"),
-    # Numbers of the text beside our own; sampling against model compute; later papers.
-    *("stated", "sampling-pairs", "sampling-front", "sampling-targets", "later-256", "later-512"),
+    # Numbers of the text beside our own; model size, sampling and compute; later papers.
+    *("stated", "scaling-law", "sampling-pairs", "sampling-front", "sampling-targets", "later-256", "later-512"),
 )
 
 

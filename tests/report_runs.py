@@ -77,6 +77,64 @@ def synthetic_results():
     return [*results, result(run, 3.21, sfid=5.1, inception_score=236.0, precision=0.84, recall=0.55)]
 
 
+# A family in miniature: depth, width, heads; on images of 8 px.
+MINI_SIZES = {"S": (2, 24, 2), "B": (2, 48, 4), "L": (4, 64, 4), "XL": (5, 72, 6)}
+MINI_STEPS, MINI_SWEEP = (100, 200, 400, 800), (16, 32, 64, 128, 256, 1000)
+
+
+def mini_run(model, **changes):
+    size, _, patch = model.removeprefix("mini-").partition("/")
+    depth, hidden_size, num_heads = MINI_SIZES[size]
+    network = {
+        "depth": depth, "hidden_size": hidden_size, "num_heads": num_heads, "patch_size": int(patch), "input_size": 8,
+        "in_channels": 1, "num_classes": 10, "label_dropout": 0.1, "learn_sigma": True,
+        "block": changes.pop("block", "adaln-zero"), "space": "pixel",
+    }  # fmt: skip
+    defaults = {
+        "network": network, "image_size": 8, "num_images": 500, "num_sampling_steps": "64", "vae": None,
+        "training_steps": 800, "training_batch_size": 64,
+    }  # fmt: skip
+    return dataclasses.replace(sample_run(), model=model, **defaults | changes)
+
+
+def mini_gflops(network):
+    tokens, width = (network["input_size"] / network["patch_size"]) ** 2, network["hidden_size"]
+    return network["depth"] * (12 * tokens * width**2 + 2 * tokens**2 * width) / 1e9
+
+
+def mini_fid(run, shift=1.0):
+    """Falls with Gflops and training, and a little with sampling steps and guidance; with some scatter."""
+    gflops, scatter = mini_gflops(run.network), np.random.default_rng(len(run.model) + run.training_steps).normal()
+    fid = (12 - 4 * math.log10(gflops)) * (1 + 1200 / run.training_steps) * (1 + 0.08 * scatter) * shift
+    return fid * (1 + 6 / int(run.num_sampling_steps)) / (1 + 0.2 * (run.cfg_scale - 1))
+
+
+def mini_results():
+    """A study of a family in miniature: 12 models over training, block designs, a sampling sweep, guidance."""
+    runs = []
+    for name in (f"mini-{size}/{patch}" for size in MINI_SIZES for patch in (4, 2, 1)):
+        runs += [(mini_run(name, training_steps=steps), 1.0) for steps in MINI_STEPS]
+        runs += [(mini_run(name, num_sampling_steps=str(steps)), 1.0) for steps in MINI_SWEEP if steps != 64]
+        runs += [(mini_run(name, cfg_scale=scale, cfg_channels=1), 1.0) for scale in (1.25, 1.5)]
+    for block, shift in (("in-context", 1.5), ("cross-attention", 1.3), ("adaln", 1.15)):
+        runs += [(mini_run("mini-XL/2", block=block, training_steps=steps), shift) for steps in MINI_STEPS]
+    return [result(run, mini_fid(run, shift), num_samples=500, protocol="digits", num_reference=1297)
+            for run, shift in runs]  # fmt: skip
+
+
+def write_mini_losses(path):
+    rng = np.random.default_rng(0)
+    names = [f"mini-{size}/{patch}" for size in MINI_SIZES for patch in (4, 2, 1)]
+    names += [f"mini-XL/2 {block}" for block in ("in-context", "cross-attention", "adaln")]
+    lines = []
+    for place, name in enumerate(names):
+        for step in range(10, 801, 10):
+            mse = 0.35 - 0.012 * place + 0.6 / (1 + step / 60) + 0.01 * rng.standard_normal()
+            lines.append({"model": name, "step": step, "loss": mse + 0.002, "mse": mse, "vb": 0.002})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
 def write_results(path, results):
     path.write_text("".join(r.to_json() + "\n" for r in results), encoding="utf-8")
     return path

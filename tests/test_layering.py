@@ -61,6 +61,7 @@ ONLY_IN = {
         "paper/__init__.py",
         "report/data.py",
         "report/compute.py",
+        "report/law.py",
         "report/tables.py",
         "report/paper_figures.py",
         "report/page.py",

@@ -17,15 +17,34 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
-from report_runs import result, sample_run, synthetic_results, write_grid, write_losses, write_results
+from report_runs import (
+    mini_gflops,
+    mini_results,
+    result,
+    sample_run,
+    synthetic_results,
+    write_grid,
+    write_losses,
+    write_mini_losses,
+    write_results,
+)
 
 from dit_eval.cli import main
 from dit_eval.paper import load_later, load_notes, load_statements, load_table
 from dit_eval.report import page, tables
 from dit_eval.report.compute import compare_pairs, compute_for_target, correlation, pareto_front
 from dit_eval.report.counts import Count, count_named, count_network
-from dit_eval.report.data import measured_points, number_of_steps, published_points, read_losses, select, settings
+from dit_eval.report.data import (
+    measured_points,
+    model_name,
+    number_of_steps,
+    published_points,
+    read_losses,
+    select,
+    settings,
+)
 from dit_eval.report.figures import PAPER, render_figure
+from dit_eval.report.law import scaling_law
 from dit_eval.report.paper_figures import FIGURES, loss_curves
 from dit_eval.results import EvalResult, SampleRun, read_results
 
@@ -68,6 +87,19 @@ def together(measured):
 @pytest.fixture(scope="module")
 def papers():
     return settings(published_points())[0]
+
+
+@pytest.fixture(scope="module")
+def minis():
+    """The setting of a study of a family in miniature, on digits."""
+    import pandas
+
+    results = [(f"results.jsonl, line {n}", r) for n, r in enumerate(mini_results(), start=1)]
+    own = measured_points(results, count=lambda n: Count(gflops=mini_gflops(n), params_m=n["hidden_size"] ** 2 / 5e4))
+    paper, digits = settings(pandas.concat([published_points(), own], ignore_index=True))
+    assert paper.is_papers
+    assert not len(select(paper.points, source="measured"))
+    return digits
 
 
 @pytest.fixture(scope="module")
@@ -247,16 +279,20 @@ def test_bubbles_and_panels_show_measured_runs_too(papers, together):
     assert after > before + 5 * 12
 
 
-def test_names_of_points_do_not_cover_each_other(papers, together):
-    for setting in (papers, settings(together)[0]):
+def test_names_of_points_do_not_cover_each_other(papers, together, minis):
+    for setting in (papers, settings(together)[0], minis):
         for item in FIGURES:
             figure = item.draw(setting)
+            if figure is None:
+                assert (item.name, setting.is_papers) == ("figure2-right", False)
+                continue
             figure.draw_without_rendering()
             for axis in figure.axes:
                 boxes = [t.get_window_extent() for t in axis.texts if t.get_text() and t.get_visible()]
                 for i, a in enumerate(boxes):
                     for b in boxes[i + 1 :]:
                         assert not a.padded(-0.5).overlaps(b.padded(-0.5)), f"{item.name}: two names overlap"
+            plt.close(figure)
 
 
 def test_the_same_data_give_the_same_bytes(papers):
@@ -276,6 +312,101 @@ def test_loss_curves_come_from_the_log(tmp_path):
     (axis,) = figure.axes
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["DiT-S/4", "DiT-B/4", "DiT-XL/4", "DiT-XL/2"]
     assert axis.lines[0].get_ydata().tolist() == select(losses, model="DiT-S/4")["loss"].tolist()
+
+
+def texts(figure):
+    """Everything that is written in a figure."""
+    return [t.get_text() for t in figure.findobj(plt.Text) if t.get_visible() and t.get_text()]
+
+
+def test_a_family_in_miniature_has_every_figure(minis):
+    """Its sizes, patches, steps and Gflops, and no word of the paper."""
+    assert (minis.protocol, minis.image_size, minis.num_samples, minis.sampling_steps) == ("digits", 8, 500, 64)
+    written = {item.name: texts(item.draw(minis)) for item in FIGURES if item.name != "figure2-right"}
+    for name, words in written.items():
+        assert not [w for w in words if "DiT" in w or "paper" in w or "(K)" in w or "patch 8" in w], name
+        assert not [w for w in words if re.search(r"\b0\.0+ ", w)], name
+    assert [w for w in written["figure2-left"] if "mini-" in w] == ["mini-S", "mini-B", "mini-L", "mini-XL"]
+    assert [w for w in written["figure2-left"] if "patch" in w] == ["patch size 4", "patch size 2", "patch size 1"]
+    assert "FID-500 ↓ of mini-XL/2 at 800 training steps" in written["figure5"]
+    assert any(w.endswith("5.16 Mflops, 0.1 M") for w in written["figure5"])
+    assert {"Training steps", "400", "800", "mini-XL", "patch size 1"} <= set(written["figure6"])
+    ends = select(minis.scaling, training_steps=800.0, block="adaln-zero")
+    for row in ends.itertuples():
+        assert f"{row.size}  {row.fid:.1f}" in written["figure6"]
+        assert f"{row.size}/{row.patch:.0f}" in written["figure8"]
+    assert any(w.startswith("r = -0.") and "(measured, 12 models)" in w for w in written["figure8"])
+    for name in ("figure9", "figure10", "figure12"):
+        assert {"mini-S", "mini-B", "mini-L", "mini-XL", "patch 4", "patch 2", "patch 1"} <= set(written[name])
+    assert "Sampling compute per image (Gflops, log scale)" in written["figure10"]
+
+
+def test_sampling_compute_is_compared_at_one_training_length_and_block(minis):
+    assert set(minis.sweep["training_steps"]) == {800.0}
+    assert set(minis.sweep["block"]) == {"adaln-zero"}
+    assert minis.sweep.groupby("model").size().tolist() == [6] * 12
+    (item,) = [f for f in FIGURES if f.name == "figure10"]
+    drawn, joined = markers(item.draw(minis))
+    assert len(drawn) == 72
+    assert sorted(joined)[:12] == [6] * 12, "one line for each model; the rest is the front"
+    xs = {round(x, 9) for x, *_ in drawn}
+    assert xs == {round(x * 1000, 9) for x in minis.sweep["sampling_tflops"]}, "in Gflops"
+    verdicts = compare_pairs(minis.sweep)
+    assert len(verdicts) == 66
+    assert not [v for v in verdicts if re.search(r"e-\d", v.sentence())]
+    pairs, front, aims = tables.sampling_tables(minis)
+    assert "Gflops per image" in {c.title for c in front.columns} & {c.title for c in aims.columns}
+    assert "Smaller ahead up to (Gflops)" in {c.title for c in pairs.columns}
+    cheapest = select(minis.sweep, model="mini-S/4", sampling_steps=16)["sampling_tflops"].item() * 1000
+    assert front.rows[0].cells["tflops"] == f"{cheapest:.3g}"
+
+
+def test_small_numbers_are_not_rounded_away(minis):
+    cells = {row.cells["model"]: row.cells for row in tables.measured_table(minis.points).rows}
+    assert cells["mini-S/4"]["gflops"] == "0.000057"
+    assert float(cells["mini-XL/1"]["gflops"]) == pytest.approx(0.0229, rel=0.01)
+    assert float(cells["mini-S/4"]["params_m"]) == pytest.approx(24**2 / 5e4, rel=0.05)
+
+
+NAMES = {
+    "DiT-XL/2": ("DiT", "XL", 2), "mini-S/1": ("mini", "S", 1), "my-own-net-B/16": ("my-own-net", "B", 16),
+    "mini-S/3": None, "mini-M/2": None, "-S/2": None, "samples.npz": None, "S/2": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_models_are_read(name):
+    found = model_name(name)
+    assert (found and (found.family, found.size, found.patch)) == NAMES[name]
+
+
+@pytest.mark.parametrize("image_size", [256, 512])
+def test_other_families_never_stand_among_the_papers_models(image_size):
+    runs = [
+        dataclasses.replace(sample_run("DiT-XL/2", image_size=image_size), model=name)
+        for name in ("mini-XL/2", "SiT-XL/2", "DiT-XL/1", "DiT-XL/2")
+    ]
+    points = measured_points([("r", result(run, 3.0)) for run in runs], count=rough_count)
+    assert points["family"].tolist() == [None, None, None, "DiT"]
+    assert points["size"].tolist() == [None, None, None, "XL"]
+    assert np.isnan(points["patch"][:3]).all()
+    other = measured_points([("r", result(run, 3.0, protocol="digits")) for run in runs], count=rough_count)
+    assert other["family"].tolist() == ["mini", "SiT", "DiT", "DiT"], "by another protocol nothing is the paper's"
+
+
+def test_loss_curves_of_block_designs_have_a_panel(tmp_path):
+    losses = read_losses(write_mini_losses(tmp_path / "losses.jsonl"))
+    models, designs = loss_curves(losses).axes
+    names = [text.get_text() for text in models.get_legend().get_texts()]
+    assert names == [f"mini-{size}/{patch}" for size in ("S", "B", "L", "XL") for patch in (4, 2, 1)]
+    bold = Counter(line.get_color() for line in models.lines if line.get_alpha() is None)
+    assert sorted(bold.values()) == [3] * 4, "a colour for each size"
+    shown = {text.get_text() for text in designs.get_legend().get_texts()}
+    assert shown == {f"mini-XL/2 {b}" for b in ("in-context", "cross-attention", "adaLN", "adaLN-Zero")}
+    colours = [line.get_color() for line in designs.lines if line.get_alpha() is None]
+    assert len(set(colours)) == len(colours) == 4
+    assert designs.get_xlabel() == "Training steps"
+    assert designs.lines[-1].get_xdata().max() == 800
 
 
 def test_other_protocols_have_figures_of_their_own():
@@ -406,14 +537,15 @@ def test_markdown_renders_as_tables(paper_tables):
 @pytest.mark.skipif(
     shutil.which("pdflatex") is None and not os.environ.get("CI"), reason="needs pdflatex (texlive-latex-recommended)"
 )
-def test_latex_compiles(paper_tables, papers, together, tmp_path):
+def test_latex_compiles(paper_tables, papers, together, minis, tmp_path):
     hard = dataclasses.replace(
         result(sample_run(), 9.0), gen=dataclasses.replace(result(None, 1.0).gen, path="50%_a&b#c$d{e}^~\\x, é↓<1>.npz")
     )
     points = measured_points([("50%_of.jsonl, line 1", hard)], count=rough_count)
     every = [
         *paper_tables.values(), tables.stated_table(papers), *tables.later_tables(),
-        *tables.sampling_tables(settings(together)[0]), tables.measured_table(together), tables.measured_table(points),
+        *tables.sampling_tables(settings(together)[0]), *tables.law_tables([scaling_law(minis, "measured")]),
+        tables.measured_table(together), tables.measured_table(points),
         tables._metrics_table(2, "100% & more", points),
     ]  # fmt: skip
     body = "\n\\clearpage\n".join(tables.to_latex(table) for table in every)
@@ -571,6 +703,7 @@ def test_the_tables_in_reports_are_what_the_code_makes(paper_tables, papers):
     folder = Path(__file__).parent.parent / "reports" / "paper" / "tables"
     made = [
         *paper_tables.values(), tables.stated_table(papers), *tables.later_tables(), *tables.sampling_tables(papers),
+        *tables.law_tables([scaling_law(papers, "paper")]),
     ]  # fmt: skip
     for table in made:
         assert (folder / f"{table.name}.md").read_text(encoding="utf-8") == tables.to_markdown(table)
@@ -606,6 +739,52 @@ def test_the_report_has_every_table_and_figure(written):
     with open(written.parent / "data" / "points.csv", encoding="utf-8") as file:
         points = list(csv.DictReader(file))
     assert Counter(p["source"] for p in points) == {"paper": 30, "measured": 111}
+
+
+@pytest.fixture(scope="module")
+def mini_page(tmp_path_factory):
+    """The report of the study in miniature: its page, and the page's sections by their headings."""
+    folder = tmp_path_factory.mktemp("mini")
+    results = [r for r in mini_results() if r.gen.run.network["patch_size"] > 1]  # 8 models, which are faster to draw
+    path, losses = write_results(folder / "results.jsonl", results), write_mini_losses(folder / "losses.jsonl")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "count_network", lambda n: Count(gflops=mini_gflops(n), params_m=0.1))
+        written = page.write_report(out=folder / "out", results=path, losses=losses)
+    parts = re.findall(r'<section id="part-\w+"><h2>(.*?)</h2>(.*?)</section>', written.read_text("utf-8"), re.S)
+    return written, dict(parts)
+
+
+def test_a_study_has_a_section_and_files_of_its_own(mini_page):
+    written, sections = mini_page
+    figures = {p.stem for p in (written.parent / "figures").iterdir()}
+    own = {f"figure{n}-digits-8" for n in ("2-left", "5", "6", "8", "9", "10", "12", "13")}
+    assert {name for name in figures if "digits" in name} == own
+    assert "figure13" not in figures, "no loss of a model of the paper"
+    made = {p.name for p in (written.parent / "tables").iterdir()}
+    assert {f"{name}-digits-8.csv" for name in ("scaling-law", "scaling-law-exceptions", "sampling-pairs")} <= made
+    section = sections["8 px, protocol digits"]
+    assert all(f'id="{name}"' in section for name in own)
+    assert "needs a loss log" not in "".join(sections.values())
+
+
+def test_findings_of_the_paper_stand_beside_its_own_points_only(mini_page):
+    _, sections = mini_page
+    claims = [item.claim for item in FIGURES if item.claim]
+    assert len(claims) == 5
+    assert all(f"The paper: {claim}" in sections["Figures"] for claim in claims)
+    assert not [claim for claim in claims if claim in sections["8 px, protocol digits"]]
+    assert "The paper:" not in sections["8 px, protocol digits"]
+
+
+def test_the_law_is_told_where_its_points_are(mini_page):
+    _, sections = mini_page
+    paper, own = sections["Quality and model compute"], sections["8 px, protocol digits"]
+    assert "r = -0.930 over 12 models at 400K training steps" in paper
+    assert "9 of 9 pairs. (paper points)" in paper
+    assert "measured points" not in paper
+    assert re.search(r"r = -0\.\d+ over 8 models at 800 training steps", own)
+    assert "Not so: mini-XL/4 (" in own
+    assert "paper points" not in own
 
 
 def test_the_browser_finds_nothing_wrong(written, tmp_path):

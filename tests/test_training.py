@@ -8,7 +8,9 @@ import sys
 from copy import deepcopy
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas
 import pytest
 import torch
 from dit_goldens import seeded_state
@@ -22,8 +24,12 @@ from dit_eval.assets import asset
 from dit_eval.cli import main
 from dit_eval.data import ArrayData, open_npz
 from dit_eval.diffusion import Diffusion
-from dit_eval.models.checkpoints import load_dit, stored_config
+from dit_eval.models.checkpoints import NOTES_KEY, load_dit, save_dit, stored_config, training_notes
 from dit_eval.models.dit import DiT, DiTConfig
+from dit_eval.npz import open_batch
+from dit_eval.report.counts import count_network
+from dit_eval.report.data import published_points, read_measured, settings
+from dit_eval.report.paper_figures import FIGURES
 from dit_eval.training import Batch, Recipe, Trainer, draw_batch, train
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -291,6 +297,75 @@ def test_sample_takes_a_checkpoint(whole, tmp_path, capsys):
     code, output, _ = run(capsys, "sample", *ckpt, *options, "--out", out)
     assert code == 0
     assert "4 images, 8 px" in output
+
+
+@pytest.fixture(scope="module")
+def sampled(whole, tmp_path_factory):
+    """Sample files of the averaged weights at each checkpoint of a run, under a name of the user's own."""
+    folder = tmp_path_factory.mktemp("sampled")
+    options = ["--num-fid-samples", 64, "--num-sampling-steps", 4, "--cfg-scale", 1.0, "--device", "cpu"]
+    for step in (*SAVES, STEPS):
+        ckpt = ["--ckpt", whole / f"ema-{step:07d}.safetensors", "--model", "mini-S/2"]
+        with pytest.raises(SystemExit) as exit_:
+            main(list(map(str, ["sample", *ckpt, *options, "--out", folder / f"{step}.npz"])))
+        assert not exit_.value.code
+    return folder
+
+
+def test_samples_say_how_long_their_model_was_trained(sampled):
+    for step in (*SAVES, STEPS):
+        made = open_batch(sampled / f"{step}.npz", role="gen").run
+        assert (made.model, made.training_steps, made.training_batch_size) == ("mini-S/2", step, 8)
+
+
+def test_the_report_draws_the_curve_of_a_training(sampled, capsys):
+    lines = sampled / "results.jsonl"
+    for step in (*SAVES, STEPS):
+        request = ["--ref", asset("digits").path, "--extractor", "digits", "--device", "cpu", "--metrics", "fid"]
+        code, _, error = run(capsys, "evaluate", sampled / f"{step}.npz", *request, "--results", lines)
+        assert code == 0, error
+    points, _ = read_measured(lines, count=count_network)
+    assert points["training_steps"].tolist() == [5, 9, 12]
+    gflops = points["gflops"].iloc[0]
+    assert points["training_gflops"].tolist() == pytest.approx([gflops * 8 * 3 * step for step in (5, 9, 12)])
+    (digits,) = [s for s in settings(pandas.concat([published_points(), points])) if not s.is_papers]
+    drawn = {figure.name: figure.draw(digits) for figure in FIGURES}
+    for name, number, xs in (
+        ("figure6", 0, [5.0, 9.0, 12.0]),
+        ("figure9", 0, points["training_gflops"].tolist()),
+        ("figure12", 5, points["training_gflops"].tolist()),
+    ):
+        joined = [line for line in drawn[name].axes[number].lines if len(line.get_xydata()) == 3]
+        assert len(joined) == 1, name
+        assert joined[0].get_xdata().tolist() == pytest.approx(xs)
+        assert joined[0].get_ydata().tolist() == points["fid"].tolist()
+    plt.close("all")
+
+
+def test_a_name_of_ones_own_needs_the_patch_size_of_the_checkpoint(whole, tmp_path, capsys):
+    options = ["--num-fid-samples", 4, "--device", "cpu", "--out", tmp_path / "samples.npz"]
+    ckpt = whole / f"ema-{STEPS:07d}.safetensors"
+    code, _, error = run(capsys, "sample", "--ckpt", ckpt, "--model", "mini-S/4", *options)
+    assert code == 2
+    assert "of another model (patch_size 2, asked for 4)" in error
+    torch.save({"x_embedder.proj.weight": torch.zeros(1)}, tmp_path / "other.pt")
+    code, _, error = run(capsys, "sample", "--ckpt", tmp_path / "other.pt", "--model", "mini-S/4", *options)
+    assert code == 2
+    assert "does not say its configuration, and mini-S/4 is no model of the paper" in error
+
+
+def test_files_of_other_makers_say_nothing_on_training(tmp_path):
+    model = DiT(tiny())
+    torch.save(model.state_dict(), tmp_path / "released.pt")
+    save_dit(tmp_path / "ours.safetensors", model)
+    assert training_notes(tmp_path / "released.pt") is None
+    assert training_notes(tmp_path / "ours.safetensors") is None
+    for text in ("{", "[]", '{"step": 5}', '{"step": 0, "recipe": {"batch_size": 8}}'):
+        save_dit(tmp_path / "broken.safetensors", model, notes={NOTES_KEY: text})
+        with pytest.raises(ValueError, match=r"broken.safetensors: its notes on training cannot be read"):
+            training_notes(tmp_path / "broken.safetensors")
+    with pytest.raises(FileNotFoundError, match="no such checkpoint"):
+        training_notes(tmp_path / "nothing.safetensors")
 
 
 def test_the_command_reports(tmp_path, capsys):

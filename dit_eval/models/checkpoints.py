@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,7 +27,9 @@ from torch import Tensor
 from dit_eval.files import atomic_file
 from dit_eval.models.dit import MODEL_NAMES, DiT, DiTConfig, named_config
 
-_CONFIG_KEY = "dit_eval.config"  # in the metadata of the safetensors files that we write
+# In the metadata of the safetensors files that we write.
+_CONFIG_KEY = "dit_eval.config"
+NOTES_KEY = "dit_eval.training"  # of weights that were trained here: step, recipe, data, environment
 
 # diffusers' names of what each block repeats or renames; {i} is the block.
 _DIFFUSERS_BLOCK = {
@@ -130,17 +132,48 @@ def stored_config(path: str | os.PathLike[str]) -> DiTConfig | None:
     ValueError
         If the file, or the configuration in it, cannot be read.
     """
-    path = Path(path)
+    try:
+        text = _metadata(Path(path)).get(_CONFIG_KEY)
+        return None if text is None else DiTConfig(**json.loads(text))
+    except (SafetensorError, TypeError, ValueError) as error:
+        raise ValueError(f"{os.fspath(path)}: its configuration cannot be read ({error}).") from None
+
+
+def training_notes(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What `dit-eval train` wrote into a checkpoint on how its weights were trained; None in any other file.
+
+    Returns
+    -------
+    "step", "weights" ("ema" or "model"), and as objects "recipe", "config", "data", "environment".
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file, or the notes in it, cannot be read.
+    """
+    try:
+        text = _metadata(Path(path)).get(NOTES_KEY)
+        if text is None:
+            return None
+        notes = json.loads(text)
+        counts = (notes["step"], notes["recipe"]["batch_size"])
+        if not all(type(count) is int and count > 0 for count in counts):
+            raise ValueError(f"{counts[0]!r} steps of {counts[1]!r} images")
+        return dict(notes)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{os.fspath(path)}: its notes on training cannot be read ({error}).") from None
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """The texts that a safetensors file carries; none in another file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint.")
     if path.suffix != ".safetensors":
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_CONFIG_KEY)
-        return None if text is None else DiTConfig(**json.loads(text))
-    except (SafetensorError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: its configuration cannot be read ({error}).") from None
+        return {}
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
 def read_state(path: Path) -> dict[str, object]:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 COMPUTE = "sampling_tflops"
+UNITS = {"Tflops": 1.0, "Gflops": 1e3, "Mflops": 1e6}  # of a compute that is kept in Tflops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +67,23 @@ class PairVerdict:
         if self.ahead_until is None:
             text += f" At equal sampling compute {self.large} is ahead wherever both have points."
         else:
-            text += f" At equal sampling compute {self.small} is level or ahead up to {self.ahead_until:.3g} Tflops."
+            text += f" At equal sampling compute {self.small} is level or ahead up to {compute_text(self.ahead_until)}."
         if self.overtaken_at is not None and self.saving is not None:
             times = f"{self.saving:.1f} times less" if self.saving >= 1 else f"{1 / self.saving:.1f} times more"
-            text += f" {self.large} is better than {self.small} at its best from {self.overtaken_at:.3g} Tflops on, "
-            text += f"{times} than the {self.small_compute:.3g} Tflops of that best."
+            text += f" {self.large} is better than {self.small} at its best from {compute_text(self.overtaken_at)} on, "
+            text += f"{times} than the {compute_text(self.small_compute)} of that best."
         return f"{text} ({points})"
+
+
+def unit_for(tflops: float) -> str:
+    """The unit in which a compute is a number of 1 or more, if there is one."""
+    return next((unit for unit, factor in UNITS.items() if tflops * factor >= 1), "Mflops")
+
+
+def compute_text(tflops: float) -> str:
+    """A compute with its unit: 15.2 Tflops, 1.6 Mflops."""
+    unit = unit_for(tflops)
+    return f"{tflops * UNITS[unit]:.3g} {unit}"
 
 
 def correlation(gflops: Iterable[float], fid: Iterable[float]) -> tuple[float, float, float]:

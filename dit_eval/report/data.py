@@ -25,8 +25,9 @@ COLUMNS = (
     "source",  # "paper" or "measured"
     "origin",  # where the number stands: a table of the paper, or a line of the user's file
     "model",  # "DiT-XL/2"; the file's name where the samples do not say
-    "size",  # S, B, L or XL; None for another network
-    "patch",  # 2, 4 or 8
+    "family",  # "DiT", or whatever stands before the size in the name of a user's own models; None for another network
+    "size",  # S, B, L or XL
+    "patch",  # 2, 4 or 8, in families of the user's also 1 or 16
     "block",  # block design
     "image_size",  # pixels
     "params_m",  # trainable parameters, millions
@@ -57,12 +58,31 @@ METRICS = {
     "recall": ("Recall", "max"),
 }
 SIZES = ("S", "B", "L", "XL")
-PATCHES = (8, 4, 2)
+PATCHES = (16, 8, 4, 2, 1)
+THOUSANDS_FROM = 10_000  # training steps, from which they are written in thousands
 TRAINING_FACTOR = 3  # a backward pass counts as two forward passes (Figure 9 of the paper)
 
-_TEXT_COLUMNS = ("source", "origin", "model", "size", "block", "sampler", "decoder", "protocol", "note")
-_MODEL = re.compile(r"DiT-(S|B|L|XL)/(2|4|8)")
+_TEXT_COLUMNS = ("source", "origin", "model", "family", "size", "block", "sampler", "decoder", "protocol", "note")
+_MODEL = re.compile(r"([^/]+)-(S|B|L|XL)/(1|2|4|8|16)")
+_PAPERS_MODEL = re.compile(r"DiT-(S|B|L|XL)/(2|4|8)")
+_PAPERS_SIZES = (256, 512)  # pixels
 _LOSSES = ("loss", "mse", "vb")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelName:
+    """A name such as "DiT-XL/2" or "mini-S/4" in its parts."""
+
+    family: str
+    size: str
+    patch: int
+
+
+def model_name(text: str) -> ModelName | None:
+    """The parts of a model's name; None if it names neither size nor patch."""
+    found = _MODEL.fullmatch(text)
+    return ModelName(family=found[1], size=found[2], patch=int(found[3])) if found else None
+
 
 # A network of a SampleRun -> its Gflops and parameters; None if it cannot be counted.
 Counter = Callable[[dict[str, Any]], Count | None]
@@ -127,11 +147,9 @@ def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: Counter
             **{name: getattr(result, name) for name in METRICS},
         }
         if run is not None:
-            name = _MODEL.fullmatch(run.model)
             counted = count(run.network)
+            row |= _parts_of_name(run.model, result.protocol, row["image_size"])
             row |= {
-                "size": name[1] if name else None,
-                "patch": int(name[2]) if name else None,
                 "block": run.network.get("block"),
                 "gflops": counted.gflops if counted else None,
                 "params_m": counted.params_m if counted else None,
@@ -228,8 +246,20 @@ class Setting:
 
     @property
     def sweep(self) -> pd.DataFrame:
-        """Unguided evaluations of DDPM samples with the same N, whatever the sampling steps."""
-        return select(self._unguided, num_samples=self.sweep_samples)
+        """Unguided evaluations of DDPM samples with the same N and training length, whatever the sampling steps.
+
+        The length is that of the most evaluations, the longer one of two; block designs other than adaLN-Zero have no
+        part in it.
+        """
+        points = select(self._unguided, num_samples=self.sweep_samples)
+        points = points[~points["block"].isin(["in-context", "cross-attention", "adaln"])]
+        measured = select(points, source="measured").drop_duplicates(["model", "training_steps", "sampling_steps"])
+        lengths = measured["training_steps"].value_counts(dropna=False)
+        if len(lengths) < 2:
+            return points
+        most = lengths.index[lengths == lengths.max()].max()  # NaN, a length that is not known, only if it is alone
+        same = points["training_steps"].isna() if math.isnan(most) else points["training_steps"] == most
+        return points[same | (points["source"] == "paper")]
 
     @property
     def _unguided(self) -> pd.DataFrame:
@@ -256,7 +286,7 @@ def settings(points: pd.DataFrame) -> list[Setting]:
 
 def comparable(points: pd.DataFrame) -> pd.DataFrame:
     """Points that may stand beside the paper's: its protocol, and its two image sizes."""
-    return select(points, protocol=PROTOCOL, image_size=(256, 512))
+    return select(points, protocol=PROTOCOL, image_size=_PAPERS_SIZES)
 
 
 def fid_label(num_samples: float) -> str:
@@ -264,13 +294,21 @@ def fid_label(num_samples: float) -> str:
     return f"FID-{num_samples / 1000:g}K" if num_samples % 1000 == 0 else f"FID-{num_samples:g}"
 
 
+def steps_text(steps: float) -> str:
+    """800, 400K, 2.35M."""
+    if steps >= 1e6:
+        return f"{steps / 1e6:.3g}M"
+    return f"{steps / 1e3:g}K" if steps >= THOUSANDS_FROM else f"{steps:,.0f}"
+
+
 def _setting(points: pd.DataFrame, protocol: str, image_size: int) -> Setting:
     points = select(points, protocol=protocol, image_size=image_size)
     common = {"points": points, "protocol": protocol, "image_size": image_size}
     if protocol == PROTOCOL:
         return Setting(num_samples=50_000, sampling_steps=250, sweep_samples=10_000, **common)
-    num_samples = int(points["num_samples"].mode().iloc[0])
-    steps = points["sampling_steps"].mode()
+    unguided = select(points, cfg_scale=1.0, sampler="ddpm")
+    num_samples = int((unguided if len(unguided) else points)["num_samples"].mode().iloc[0])
+    steps = unguided["sampling_steps"].mode()
     return Setting(
         num_samples=num_samples,
         sampling_steps=int(steps.iloc[0]) if len(steps) else 250,
@@ -280,13 +318,11 @@ def _setting(points: pd.DataFrame, protocol: str, image_size: int) -> Setting:
 
 
 def _published(model: str, image_size: int, block: str, steps_k: float, origin: str, *, decoder: str) -> dict[str, Any]:
-    name = _MODEL.fullmatch(model)
     return {
         "source": "paper",
         "origin": origin,
         "model": model,
-        "size": name[1] if name else None,
-        "patch": int(name[2]) if name else None,
+        **_parts_of_name(model, PROTOCOL, image_size),
         "block": block,
         "image_size": image_size,
         "training_steps": steps_k * 1000,
@@ -298,6 +334,13 @@ def _published(model: str, image_size: int, block: str, steps_k: float, origin: 
         "num_samples": 50_000,
         "protocol": PROTOCOL,
     }
+
+
+def _parts_of_name(model: str, protocol: str, image_size: float | None) -> dict[str, Any]:
+    """Family, size and patch of a model. Where numbers compare with the paper's, a DiT-S is the paper's or none."""
+    beside_papers = protocol == PROTOCOL and image_size in _PAPERS_SIZES
+    name = None if beside_papers and not _PAPERS_MODEL.fullmatch(model) else model_name(model)
+    return {} if name is None else {"family": name.family, "size": name.size, "patch": name.patch}
 
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:

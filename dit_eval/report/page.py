@@ -6,7 +6,7 @@ import base64
 import hashlib
 import html
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,8 +21,9 @@ from dit_eval.paper import load_notes
 from dit_eval.report import paper_figures, tables
 from dit_eval.report.compute import compare_pairs, pareto_front
 from dit_eval.report.counts import count_network
-from dit_eval.report.data import Setting, published_points, read_losses, read_measured, select, settings
+from dit_eval.report.data import Setting, model_name, published_points, read_losses, read_measured, select, settings
 from dit_eval.report.figures import render_figure
+from dit_eval.report.law import Law, scaling_law
 from dit_eval.report.tables import Table
 from dit_eval.results import EvalResult
 
@@ -120,17 +121,22 @@ def report_files(
         "stated": [tables.stated_table(where[0])],
         "later": tables.later_tables(),
     }
-    sampling = {setting.name: tables.sampling_tables(setting) for setting in where if len(setting.sweep)}
+    sampling = _own_names(
+        where, {setting.name: tables.sampling_tables(setting) for setting in where if len(setting.sweep)}
+    )
+    laws = {setting.name: _laws(setting) for setting in where}
+    scaling = _own_names(where, {name: tables.law_tables(found) for name, found in laws.items() if found})
     say("drawing figures")
     folder = Path(results).parent if results is not None else Path()
     drawn = [_draw_setting(setting, measured, folder) for setting in where]
     loss_figure = None if loss_log is None else paper_figures.loss_curves(loss_log)
-    if loss_figure is not None:
-        drawn[0].append(
+    if loss_figure is not None and loss_log is not None:
+        place = _setting_of_losses(where, loss_log)
+        drawn[place].append(
             _Drawn(
-                name="figure13",
+                name="figure13" + _ending(where[place]),
                 title="Figure 13: training loss",
-                about="Larger models, and smaller patches, reach a lower training loss.",
+                about="The loss of each model over training, from the loss log.",
                 wide=False,
                 files=render_figure(loss_figure),
                 notes=(),
@@ -138,7 +144,7 @@ def report_files(
         )
 
     files: dict[str, bytes] = {}
-    for group in (*groups.values(), *_own_names(sampling).values()):
+    for group in (*groups.values(), *scaling.values(), *sampling.values()):
         for table in group:
             for ending, write in _WRITERS.items():
                 files[f"tables/{table.name}.{ending}"] = write(table).encode()
@@ -149,7 +155,7 @@ def report_files(
         files["data/losses.csv"] = loss_log.to_csv(index=False, lineterminator="\n").encode()
     sources = [Path(path) for path in (results, losses) if path is not None]
     files["index.html"] = _page(
-        where, groups, _own_names(sampling), drawn, files=files, measured=measured, bad=bad, sources=sources
+        where, groups, laws, scaling, sampling, drawn, files=files, measured=measured, bad=bad, sources=sources
     ).encode()
     return files
 
@@ -169,20 +175,49 @@ def _refuse_existing(paths: Iterable[Path], force: bool) -> None:
         raise FileExistsError(f"{there[0]}{more} exists already. Choose another --out, or write over it with --force.")
 
 
-def _own_names(sampling: Mapping[str, list[Table]]) -> dict[str, list[Table]]:
-    """The analysis of each setting, under names that differ: the paper's as they are, others with a number."""
-    named = {}
-    for number, (setting, group) in enumerate(sampling.items(), start=1):
-        ending = "" if number == 1 else f"-setting{number}"
-        named[setting] = [
-            Table(name=t.name + ending, title=t.title, columns=t.columns, rows=t.rows, about=t.about, notes=t.notes)
-            for t in group
+def _own_names(where: Iterable[Setting], analysis: Mapping[str, list[Table]]) -> dict[str, list[Table]]:
+    """The analysis of each setting, under names that differ: the paper's as they are, others as their figures."""
+    return {
+        setting.name: [
+            Table(
+                name=t.name + _ending(setting),
+                title=t.title,
+                columns=t.columns,
+                rows=t.rows,
+                about=t.about,
+                notes=t.notes,
+            )
+            for t in analysis[setting.name]
         ]
-    return named
+        for setting in where
+        if setting.name in analysis
+    }
+
+
+def _laws(setting: Setting) -> list[Law]:
+    """The paper's law first, then that of the measured points; those that have enough models."""
+    found = (scaling_law(setting, source) for source in ("paper", "measured"))
+    return [law for law in found if law is not None]
+
+
+def _ending(setting: Setting) -> str:
+    """What the file names of a setting end with."""
+    return "" if setting.is_papers else f"-{setting.protocol.replace(' ', '-')}-{setting.image_size}"
+
+
+def _setting_of_losses(where: Sequence[Setting], losses: pd.DataFrame) -> int:
+    """Number of the setting that evaluated most of the models of a loss log; the paper's if none did."""
+    names = [*losses["model"].unique()]
+
+    def known(setting: Setting) -> int:
+        evaluated = set(select(setting.points, source="measured")["model"])
+        return sum(name in evaluated or name.rpartition(" ")[0] in evaluated for name in names)
+
+    return max(range(len(where)), key=lambda number: known(where[number]))  # the first of several
 
 
 def _draw_setting(setting: Setting, results: list[EvalResult], folder: Path) -> list[_Drawn]:
-    ending = "" if setting.is_papers else f"-{setting.protocol}-{setting.image_size}"
+    ending = _ending(setting)
     notes = load_notes()
     drawn = []
     for item in paper_figures.FIGURES:
@@ -193,7 +228,7 @@ def _draw_setting(setting: Setting, results: list[EvalResult], folder: Path) -> 
                 _Drawn(
                     name=item.name + ending,
                     title=item.title,
-                    about=item.about,
+                    about=f"{item.about} The paper: {item.claim}" if setting.is_papers and item.claim else item.about,
                     wide=figure.get_figwidth() > 5,
                     files=render_figure(figure),
                     notes=tuple(mine["text"]) if setting.is_papers else (),
@@ -208,7 +243,7 @@ def _draw_setting(setting: Setting, results: list[EvalResult], folder: Path) -> 
             _Drawn(
                 name=f"figure7{ending}",
                 title="Figure 7: one noise and label through every model",
-                about="Image quality grows downwards, with model size, and to the right, with smaller patches.",
+                about="Model size grows downwards, patches get smaller to the right.",
                 wide=False,
                 files=render_figure(figure),
                 notes=(),
@@ -218,18 +253,21 @@ def _draw_setting(setting: Setting, results: list[EvalResult], folder: Path) -> 
 
 
 def _images_of_one_seed(setting: Setting, results: list[EvalResult], folder: Path) -> tuple[dict[str, np.ndarray], str]:
-    """Image 0 of each DiT whose sample file is still there, from the runs that differ in nothing but the network."""
+    """Image 0 of each model of a family whose samples are still there, from runs that differ in the network only."""
     groups: dict[str, dict[str, np.ndarray]] = {}
     for result in results:
         run = result.gen.run
         if run is None or result.protocol != setting.protocol or run.image_size != setting.image_size:
             continue
         path = next((p for p in (Path(result.gen.path), folder / result.gen.path) if p.is_file()), None)
-        if path is None or not run.model.startswith("DiT-") or run.network.get("block") != "adaln-zero":
+        name = model_name(run.model)
+        if path is None or name is None or run.network.get("block") != "adaln-zero":
+            continue
+        if setting.is_papers and name.family != "DiT":
             continue
         guidance = "no guidance" if run.cfg_scale == 1.0 else f"guidance {run.cfg_scale:g}"
         sampling = f"{run.sampler.upper()} {run.num_sampling_steps} steps, {guidance}"
-        key = f"{sampling}, seed {run.global_seed}, {run.labels} labels"
+        key = f"{name.family}, {sampling}, seed {run.global_seed}, {run.labels} labels"
         key += f", {run.training_steps:,} training steps" if run.training_steps else ""
         try:
             batch = open_batch(path, role="gen")
@@ -246,6 +284,8 @@ def _images_of_one_seed(setting: Setting, results: list[EvalResult], folder: Pat
 def _page(
     where: list[Setting],
     groups: Mapping[str, list[Table]],
+    laws: Mapping[str, list[Law]],
+    scaling: Mapping[str, list[Table]],
     sampling: Mapping[str, list[Table]],
     drawn: list[list[_Drawn]],
     *,
@@ -257,7 +297,10 @@ def _page(
     package = resources.files("dit_eval.report")
     css, script = (package.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     sections: dict[str, tuple[str, str]] = {}
-    sections["figures"] = ("Figures", _figures(drawn[0], files, _missing_figures(drawn[0])))
+    sections["figures"] = ("Figures", _figures(drawn[0], files, _missing_figures(drawn)))
+    if where[0].name in scaling:
+        inner = _scaling(laws[where[0].name], scaling[where[0].name], files)
+        sections["scaling"] = ("Quality and model compute", inner)
     if where[0].name in sampling:
         sections["sampling"] = ("Sampling against model compute", _analysis(where[0], sampling[where[0].name], files))
     sections["tables"] = ("Tables", _tables(groups["paper"], files))
@@ -266,6 +309,7 @@ def _page(
     for number, (setting, figures) in enumerate(zip(where[1:], drawn[1:], strict=True), start=2):
         inner = "<p>Measured by another protocol or at another size: no number here compares with the paper's.</p>"
         inner += _figures(figures, files, "")
+        inner += _scaling(laws[setting.name], scaling[setting.name], files) if setting.name in scaling else ""
         inner += _analysis(setting, sampling[setting.name], files) if setting.name in sampling else ""
         sections[f"setting{number}"] = (setting.name, inner)
     sections["stated"] = ("Numbers of the text", _tables(groups["stated"], files))
@@ -317,9 +361,9 @@ mixed.</p>
 """
 
 
-def _missing_figures(drawn: list[_Drawn]) -> str:
-    """What it takes to draw the figures that are not there."""
-    names = {figure.name for figure in drawn}
+def _missing_figures(drawn: list[list[_Drawn]]) -> str:
+    """What it takes to draw the figures that are not there, in any setting."""
+    names = {figure.name.partition("-")[0] for figures in drawn for figure in figures}
     needed = {
         "figure7": "Figure 7 (a grid of samples) needs sample files of several models with one seed, in their places.",
         "figure13": "Figure 13 (loss curves) needs a loss log: --losses. The paper prints no numbers of it.",
@@ -356,6 +400,14 @@ def _tables(group: list[Table], files: Mapping[str, bytes]) -> str:
         )
         parts.append(f'<div class="block">{tables.to_html(table)}<p class="files">{links}</p></div>')
     return "".join(parts)
+
+
+def _scaling(laws: list[Law], group: list[Table], files: Mapping[str, bytes]) -> str:
+    items = "".join(f"<li>{html.escape(sentence)}</li>" for law in laws for sentence in law.sentences(most=5))
+    return (
+        "<p>Does FID follow model size, patch size and training? Counted over all points that differ in one of them "
+        f'alone:</p><ul class="verdicts">{items}</ul>{_tables(group, files)}'
+    )
 
 
 def _analysis(setting: Setting, group: list[Table], files: Mapping[str, bytes]) -> str:

@@ -21,17 +21,30 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
+from matplotlib.ticker import LogLocator
 from matplotlib.transforms import Bbox
 
 from dit_eval.paper import load_table
-from dit_eval.report.compute import correlation, pareto_front
-from dit_eval.report.data import METRICS, PATCHES, SIZES, Setting, fid_label, select
+from dit_eval.report.compute import UNITS, compute_text, correlation, pareto_front, unit_for
+from dit_eval.report.data import (
+    METRICS,
+    PATCHES,
+    SIZES,
+    THOUSANDS_FROM,
+    ModelName,
+    Setting,
+    fid_label,
+    model_name,
+    select,
+    steps_text,
+)
 from dit_eval.report.figures import INK, PAPER, SOFT, new_figure, styled
 
 # Colours that colour-blind readers tell apart (Okabe & Ito; Tol's wine), from light to dark with model size.
 SIZE_COLOURS = {"S": "#E69F00", "B": "#56B4E9", "L": "#009E73", "XL": "#882255"}
-PATCH_COLOURS = {8: "#E69F00", 4: "#009E73", 2: "#0072B2"}
-PATCH_MARKERS = {8: "s", 4: "^", 2: "o"}
+PATCH_COLOURS = {16: "#CC79A7", 8: "#E69F00", 4: "#009E73", 2: "#0072B2", 1: "#882255"}
+PATCH_MARKERS = {16: "P", 8: "s", 4: "^", 2: "o", 1: "v"}
+_PATCH_DASHES: dict[int, Any] = {16: (0, (1, 4)), 8: ":", 4: "--", 2: "-", 1: (0, (6, 1.5, 1, 1.5))}
 BLOCK_STYLES = {
     "in-context": ("#E69F00", "s"),
     "cross-attention": ("#56B4E9", "^"),
@@ -40,6 +53,7 @@ BLOCK_STYLES = {
 }
 _OTHER = ("#7A7A7A", "D")  # a network that is no DiT of the paper
 _BUBBLE, _BUBBLE_RIGHT = 3.2, 0.8  # points squared per Gflop, in the two halves of Figure 2
+_LARGEST_BUBBLE = 380.0  # points squared, where no model is the paper's
 _CAPTION = 6.8  # point size of the line below a figure
 
 
@@ -52,13 +66,15 @@ class PaperFigure:
     name : file name without ending, such as "figure8"
     title : number and subject
     draw : makes it of a setting's points; None if there is nothing to draw
-    about : what to see, for a reader of the page
+    about : what is shown, true of any points; may be empty
+    claim : what the paper reads in its own points; to be shown with those only
     """
 
     name: str
     title: str
     draw: Callable[[Setting], Figure | None]
     about: str
+    claim: str = ""
 
 
 @styled
@@ -69,21 +85,23 @@ def fid_by_model(setting: Setting) -> Figure | None:
         return None
     figure, axis = new_figure(3.5, 3.0)
     sizes = [size for size in SIZES if size in set(points["size"])]
+    bubble = _BUBBLE if setting.is_papers else _LARGEST_BUBBLE / points["gflops"].max()
+    both = len(set(points["source"])) > 1
     for row in points.sort_values("gflops", ascending=False).itertuples():
         measured = row.source == "measured"
-        x = sizes.index(row.size) + (0.2 if measured else 0.0)
+        x = sizes.index(row.size) + (0.2 if measured and both else 0.0)
         colour = PATCH_COLOURS[int(row.patch)]
-        area = max(_BUBBLE * row.gflops, 14.0)
+        area = max(bubble * row.gflops, 14.0)
         if measured:
             axis.scatter(x, row.fid, s=area, color=colour, edgecolor=INK, linewidth=0.8, zorder=3)
         else:
             axis.scatter(x, row.fid, s=area, color=colour, alpha=0.25, linewidth=0, zorder=2)
             axis.scatter(x, row.fid, s=area, facecolor="none", edgecolor=colour, linewidth=1.2, zorder=3)
-    axis.set_xticks(range(len(sizes)), [f"DiT-{size}" for size in sizes])
+    axis.set_xticks(range(len(sizes)), [f"{_prefix(points)}{size}" for size in sizes])
     axis.set_xlim(-0.5, len(sizes) - 0.45)
     _pad_y(axis, points["fid"], 0.12)
     axis.set_ylabel(f"{fid_label(setting.num_samples)} ↓")
-    axis.set_xlabel(f"Model, after {_steps_text(points['training_steps'].iloc[0])} training steps")
+    axis.set_xlabel(f"Model, after {steps_text(points['training_steps'].iloc[0])} training steps")
     handles = [_handle(PATCH_COLOURS[p], "o", f"patch size {p}") for p in PATCHES if p in set(points["patch"])]
     _legend(axis, handles, loc="upper right")
     _caption(figure, points, published="Table 4", extra="bubble area: Gflops")
@@ -159,7 +177,8 @@ def block_designs(setting: Setting) -> Figure | None:
     models = [m for m in counts.index if counts[m] > 1]
     if not models:
         return None
-    model = "DiT-XL/2" if "DiT-XL/2" in models else models[0]
+    largest = designs.groupby("model")["gflops"].max()
+    model = "DiT-XL/2" if "DiT-XL/2" in models else max(models, key=lambda m: (counts[m], largest[m]))
     designs = select(designs, model=model)
     measured = select(designs, source="measured")
     steps = _common_steps(designs, each="block")
@@ -171,29 +190,32 @@ def block_designs(setting: Setting) -> Figure | None:
         figure, (left, curves) = new_figure(7.0, 2.6, columns=2)
     order = [b for b in BLOCK_STYLES if b in set(ends["block"])]
     widest = max(ends["fid"])
+    both = len(set(ends["source"])) > 1
     for row in ends.itertuples():
         colour, marker = BLOCK_STYLES[row.block]
         is_measured = row.source == "measured"
-        y = len(order) - 1 - order.index(row.block) - (0.28 if is_measured else 0.0)
+        y = len(order) - 1 - order.index(row.block) - (0.28 if is_measured and both else 0.0)
         left.plot([0, row.fid], [y, y], color=colour, linewidth=1.6, alpha=0.5, zorder=1)
         _marker(left, row.fid, y, colour, marker, measured=is_measured, size=7)
-        text = f"{row.fid:.2f}" + ("" if is_measured else f"   {row.gflops:.1f} Gflops, {row.params_m:.0f} M")
+        size = "" if is_measured and both else f"   {_gflops_text(row.gflops)}, {_params_text(row.params_m)}"
+        text = f"{row.fid:.2f}{size}"
         left.annotate(text, (row.fid, y), (7, 0), textcoords="offset points", va="center", fontsize=7)
     left.set_yticks(range(len(order)), [_block_name(b) for b in reversed(order)])
     left.set_ylim(-0.7, len(order) - 0.4)
-    left.set_xlim(0, (2.3 if curves is None else 1.95) * widest)
+    left.set_xlim(0, (2.3 if curves is None or not both else 1.95) * widest)
     left.set_xticks([x for x in left.get_xticks() if x <= 1.05 * widest])
-    left.set_xlabel(f"{fid_label(setting.num_samples)} ↓ of {model} at {_steps_text(steps)} training steps")
+    left.set_xlabel(f"{fid_label(setting.num_samples)} ↓ of {model} at {steps_text(steps)} training steps")
     left.grid(False, axis="y")
     if curves is not None:
         shown = designs[designs["training_steps"] <= max(steps, measured["training_steps"].max())]
         for block in order:
             colour, marker = BLOCK_STYLES[block]
-            _series(curves, select(shown, block=block), "training_steps", "fid", colour, marker, scale=1e-3)
-        curves.set_xlabel("Training steps (K)")
+            own = select(shown, block=block)
+            _series(curves, own, "training_steps", "fid", colour, marker, scale=_step_scale(shown))
+        curves.set_xlabel(_step_label(shown))
         curves.set_ylabel(f"{fid_label(setting.num_samples)} ↓")
         curves.set_xlim(left=0)
-    _caption(figure, designs, published="Table 4", extra="the paper prints end points, no curves")
+    _caption(figure, designs, published="Table 4", extra=_end_points(designs))
     return figure
 
 
@@ -208,25 +230,30 @@ def training_curves(setting: Setting) -> Figure | None:
     sizes = [s for s in SIZES if s in set(points["size"])]
     figure = new_figure(7.0, 4.9, columns=0)
     grid = figure.add_gridspec(2, len(patches) * len(sizes))
-    end = 1.0e-3 * _common_steps(points)
-    measured = select(points, source="measured")["training_steps"] * 1e-3
+    labelled = "paper" if "paper" in set(points["source"]) else "measured"
+    if labelled == "measured":
+        _size_legend(figure, points, patch_colours=True)
+    scale = _step_scale(points)
+    end = scale * _common_steps(points)
+    measured = select(points, source="measured")["training_steps"] * scale
     farthest = max([end, *measured])
     panels = [
         [(f"patch size {p}", select(points, patch=p), "size") for p in patches],
-        [(f"DiT-{s}", select(points, size=s), "patch") for s in sizes],
+        [(f"{_prefix(points)}{s}", select(points, size=s), "patch") for s in sizes],
     ]
     for line, contents in enumerate(panels):
         width = grid.ncols // len(contents)
         for number, (title, subset, by) in enumerate(contents):
             axis = figure.add_subplot(grid[line, number * width : (number + 1) * width])
             xs, ys, names = [], [], []
-            for _, own in subset[subset["training_steps"] <= 1000 * farthest].groupby(by, sort=False):
+            for _, own in subset[subset["training_steps"] * scale <= farthest].groupby(by, sort=False):
                 colour, marker = _style(next(own.itertuples()))
                 if by == "patch":
                     colour = PATCH_COLOURS[int(own["patch"].iloc[0])]
-                _series(axis, own, "training_steps", "fid", colour, marker, scale=1e-3)
-                for row in own[own["source"] == "paper"].itertuples():
-                    xs.append(row.training_steps / 1000)
+                _series(axis, own, "training_steps", "fid", colour, marker, scale=scale)
+                ends = select(own, source=labelled)
+                for row in (ends if labelled == "paper" else _last_of_each(ends)).itertuples():
+                    xs.append(row.training_steps * scale)
                     ys.append(row.fid)
                     names.append(f"{row.size if by == 'size' else f'/{row.patch:.0f}'}  {row.fid:.1f}")
             axis.set_title(title, fontsize=8)
@@ -234,12 +261,12 @@ def training_curves(setting: Setting) -> Figure | None:
             axis.set_xticks(np.linspace(0, farthest, 3), [f"{x:g}" for x in np.linspace(0, farthest, 3)])
             _pad_y(axis, points["fid"], 0.08, bottom=0)
             _stack_labels(axis, xs, ys, names)
-            axis.set_xlabel("Training steps (K)")
+            axis.set_xlabel(_step_label(points))
             if number == 0:
                 axis.set_ylabel(f"{fid_label(setting.num_samples)} ↓")
             else:
                 axis.tick_params(labelleft=False)
-    _caption(figure, points, published="Table 4", extra="the paper prints end points, no curves")
+    _caption(figure, points, published="Table 4", extra=_end_points(points))
     return figure
 
 
@@ -268,16 +295,18 @@ def fid_against_gflops(setting: Setting) -> Figure | None:
     axis.set_xlabel("Gflops of the model (log scale)")
     axis.set_ylabel(f"{fid_label(setting.num_samples)} ↓")
     axis.set_xlim(points["gflops"].min() / 2, points["gflops"].max() * 3)
-    _pad_y(axis, points["fid"], 0.1, bottom=0)
+    top = 0.1 * (points["fid"].max() - points["fid"].min()) if setting.is_papers else 0.15 * points["fid"].max()
+    axis.set_ylim(0, points["fid"].max() + (top or 1.0))
+    _thin_ticks(axis)
     _caption(
-        figure, points, published="Table 4", extra=f"{_steps_text(points['training_steps'].iloc[0])} training steps"
+        figure, points, published="Table 4", extra=f"{steps_text(points['training_steps'].iloc[0])} training steps"
     )
     named = points.drop_duplicates("model")
     _place_labels(
         axis,
         list(named["gflops"]),
         list(named["fid"]),
-        [m.removeprefix("DiT-") for m in named["model"]],
+        [m.removeprefix(_prefix(points)) for m in named["model"]],
         obstacles=list(zip(points["gflops"], points["fid"], strict=True)),
     )
     return figure
@@ -290,17 +319,23 @@ def training_compute(setting: Setting) -> Figure | None:
     points = points[points["training_gflops"].notna()]
     if points.empty:
         return None
-    figure, axis = new_figure(3.5, 3.1)
+    published = select(points, source="paper")
+    labelled = published if len(published) else _last_of_each(points)
+    crowded = _is_crowded(labelled)
+    figure, axis = new_figure(7.0 if crowded else 3.5, 3.1)
     _compute_panel(axis, points, "training_gflops", "fid")
     axis.set_xlabel("Training compute (Gflops, log scale)")
     axis.set_ylabel(f"{fid_label(setting.num_samples)} ↓")
     axis.set_xlim(points["training_gflops"].min() / 3, points["training_gflops"].max() * 4)
+    _thin_ticks(axis)
     _pad_y(axis, points["fid"], 0.1, bottom=0)
-    _caption(figure, points, published="Table 4", extra="the paper prints end points, no curves")
-    published = select(points, source="paper")
-    labelled = published if len(published) else _last_of_each(points)
+    _caption(figure, points, published="Table 4", extra=_end_points(points))
+    if crowded:
+        _size_legend(figure, points)
+        return figure
     names = [
-        row.model.removeprefix("DiT-") + (f" {row.training_steps / 1e6:.3g}M" if row.training_steps > 1e6 else "")
+        row.model.removeprefix(_prefix(points))
+        + (f" {row.training_steps / 1e6:.3g}M" if row.training_steps > 1e6 else "")
         for row in labelled.itertuples()
     ]
     _place_labels(
@@ -317,29 +352,41 @@ def training_compute(setting: Setting) -> Figure | None:
 def sampling_compute(setting: Setting) -> Figure | None:
     """Figure 10: FID against sampling compute per image, with the front that nothing measured beats."""
     points = setting.sweep
+    unit = unit_for(points["sampling_tflops"].max())
+    points = points.assign(sampling_tflops=points["sampling_tflops"] * UNITS[unit])
     measured = select(points, source="measured")
     swept = measured.groupby("model")["sampling_steps"].nunique()
     if select(points, source="paper").empty and (swept.empty or swept.max() < 2):
         return None
-    figure, axis = new_figure(3.5, 3.1)
+    published = select(points, source="paper")
+    ends = pd.concat([published, _last_of_each(measured)])
+    crowded = _is_crowded(ends)
+    figure, axis = new_figure(7.0 if crowded else 3.5, 3.1)
     _compute_panel(axis, points, "sampling_tflops", "fid")
     front = pareto_front(measured if len(measured) else points, "sampling_tflops")
     if len(front) > 1:
         xs = np.append(front["sampling_tflops"], points["sampling_tflops"].max() * 2)
         ys = np.append(front["fid"], front["fid"].iloc[-1])
         axis.step(xs, ys, where="post", color=SOFT, linewidth=0.9, linestyle=":", zorder=1)
-    axis.set_xlabel("Sampling compute per image (Tflops, log scale)")
+    axis.set_xlabel(f"Sampling compute per image ({unit}, log scale)")
     axis.set_ylabel(f"{fid_label(setting.sweep_samples)} ↓")
     low, high = points["sampling_tflops"].min(), points["sampling_tflops"].max()
     margin = 2.5 if high / low < 30 else 1.7
     axis.set_xlim(low / margin, high * (margin if measured.empty else 6.0))
+    if not measured.empty:
+        _thin_ticks(axis)
     _pad_y(axis, points["fid"], 0.35 if len(points) < 5 else 0.1)
     note = "the paper prints two points of its curves" if measured.empty else "dotted: measured Pareto front"
+    length = measured["training_steps"].max()
+    note += f"; {steps_text(length)} training steps" if not setting.is_papers and not math.isnan(length) else ""
     _caption(figure, points, published="text on Figure 10", extra=note)
-    published = select(points, source="paper")
-    ends = pd.concat([published, _last_of_each(measured)])
+    if crowded:
+        _size_legend(figure, points)
+        return figure
     names = [
-        f"{row.model.removeprefix('DiT-')}, {row.sampling_steps:.0f} steps" if row.source == "paper" else row.model
+        f"{row.model.removeprefix('DiT-')}, {row.sampling_steps:.0f} steps"
+        if row.source == "paper"
+        else row.model.removeprefix("" if setting.is_papers else _prefix(points))
         for row in ends.itertuples()
     ]
     _place_labels(
@@ -364,7 +411,7 @@ def all_metrics(setting: Setting) -> Figure | None:
     figure, rows = new_figure(7.0, 3.7, columns=len(METRICS), rows=2)
     for row, (x, points, label) in enumerate(
         (
-            ("gflops", same_length, f"Gflops, at {_steps_text(_common_steps(scaling))} training steps"),
+            ("gflops", same_length, f"Gflops, at {steps_text(_common_steps(scaling))} training steps"),
             ("training_gflops", scaling, "Training compute (Gflops)"),
         )
     ):
@@ -389,7 +436,8 @@ def all_metrics(setting: Setting) -> Figure | None:
             if len(shown):
                 _pad_y(axis, shown[metric], 0.3 if len(shown) < 3 else 0.12)
             else:
-                axis.text(0.5, 0.5, "no number\nprinted", transform=axis.transAxes, ha="center", va="center",
+                nothing = "no number\nprinted" if setting.is_papers else "not\nmeasured"
+                axis.text(0.5, 0.5, nothing, transform=axis.transAxes, ha="center", va="center",
                           fontsize=7, color=SOFT)  # fmt: skip
                 axis.set_yticks([])
             axis.tick_params(labelsize=6.5)
@@ -411,26 +459,38 @@ def loss_curves(losses: pd.DataFrame, *, window: int = 50) -> Figure | None:
     """
     if losses.empty:
         return None
-    models = sorted(dict.fromkeys(losses["model"]), key=_by_size)
-    figure, axis = new_figure(3.5, 2.9)
-    handles = []
-    for number, model in enumerate(models):
-        own = select(losses, model=model)
-        size, _, patch = model.removeprefix("DiT-").partition("/")
-        colour = SIZE_COLOURS.get(size) or list(PATCH_COLOURS.values())[number % len(PATCH_COLOURS)]
-        dash = {"8": ":", "4": "--"}.get(patch, "-")
-        mean = own["loss"].rolling(min(window, max(1, len(own) // 20)), min_periods=1, center=True).mean()
-        axis.plot(own["step"] / 1000, own["loss"], color=colour, alpha=0.18, linewidth=0.6)
-        axis.plot(own["step"] / 1000, mean, dash, color=colour, linewidth=1.3)
-        handles.append(_handle(colour, "", model, line=dash))
+    curves = sorted(map(_curve, dict.fromkeys(losses["model"])), key=lambda curve: _by_size(curve.model))
+    # A model that was trained with several block designs has a panel of its own, beside that of the models.
+    designs = [curve for curve in curves if any(other.model == curve.model and other.block for other in curves)]
+    panels = [[curve for curve in curves if not curve.block], designs]
+    panels = [panel for panel in panels if len({curve.name for curve in panel}) > 0]
+    figure = new_figure(3.5 * len(panels), 2.9, columns=0)
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    scale = 1e-3 if losses["step"].max() >= THOUSANDS_FROM else 1.0
+    for axis, panel in zip(axes, panels, strict=True):
+        handles = []
+        for number, curve in enumerate(panel):
+            own = select(losses, model=curve.name)
+            colour, dash = list(PATCH_COLOURS.values())[number % len(PATCH_COLOURS)], "-"
+            if panel is designs:
+                colour = BLOCK_STYLES[curve.block or "adaln-zero"][0]
+            elif curve.parts is not None:
+                colour, dash = SIZE_COLOURS[curve.parts.size], _PATCH_DASHES[curve.parts.patch]
+            mean = own["loss"].rolling(min(window, max(1, len(own) // 20)), min_periods=1, center=True).mean()
+            axis.plot(own["step"] * scale, own["loss"], color=colour, alpha=0.18, linewidth=0.6)
+            axis.plot(own["step"] * scale, mean, linestyle=dash, color=colour, linewidth=1.3)
+            label = f"{curve.model} {_block_name(curve.block or 'adaln-zero')}" if panel is designs else curve.name
+            handles.append(_handle(colour, "", label, line=dash))
+        axis.set_xlim(left=0)
+        axis.set_xlabel("Training steps (K)" if scale < 1 else "Training steps")
+        _legend(axis, handles, loc="upper right", ncols=1 + (len(handles) > 6))
     settled = losses[losses["step"] >= 0.05 * losses["step"].max()]["loss"]
     low, high = settled.min(), settled.quantile(0.999)
-    axis.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
-    axis.set_xlim(left=0)
-    axis.set_xlabel("Training steps (K)")
-    axis.set_ylabel("Training loss ↓")
-    _legend(axis, handles, loc="upper right", ncols=1 + (len(handles) > 6))
-    _footer(figure, "measured; bold: running mean of the log; the paper prints no numbers of its loss curves")
+    axes[0].set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
+    axes[0].set_ylabel("Training loss ↓")
+    papers = any(curve.parts is not None and curve.parts.family == "DiT" for curve in curves)
+    note = "; the paper prints no numbers of its loss curves" if papers else ""
+    _footer(figure, f"measured; bold: running mean of the log{note}")
     return figure
 
 
@@ -440,14 +500,15 @@ def size_patch_grid(images: Mapping[str, np.ndarray], *, caption: str) -> Figure
 
     Parameters
     ----------
-    images : model name -> uint8 (H, W, 3); all drawn from one noise and label
+    images : model name -> uint8 (H, W, 3); models of one family, all drawn from one noise and label
     caption : how they were drawn
     """
-    cells = {}
+    cells, prefix = {}, ""
     for model, image in images.items():
-        size, _, number = model.removeprefix("DiT-").partition("/")
-        if size in SIZES and number.isdigit():
-            cells[size, int(number)] = image
+        name = model_name(model)
+        if name is not None:
+            cells[name.size, name.patch] = image
+            prefix = f"{name.family}-"
     if not cells:
         return None
     sizes = [s for s in SIZES if any(key[0] == s for key in cells)]
@@ -467,7 +528,7 @@ def size_patch_grid(images: Mapping[str, np.ndarray], *, caption: str) -> Figure
             if r == 0:
                 axis.set_title(f"patch size {patch}", fontsize=8)
             if c == 0:
-                axis.set_ylabel(f"DiT-{size}", fontsize=8)
+                axis.set_ylabel(f"{prefix}{size}", fontsize=8)
     _footer(figure, caption)
     return figure
 
@@ -477,32 +538,37 @@ FIGURES = (
         name="figure2-left",
         title="Figure 2, left: FID by model",
         draw=fid_by_model,
-        about="Larger models and smaller patches both lower FID; the bubbles show that Gflops are what they share.",
+        about="Each bubble is a model; its area shows Gflops.",
+        claim="Larger models and smaller patches both lower FID; Gflops are what they share.",
     ),
     PaperFigure(
         name="figure2-right",
         title="Figure 2, right: against diffusion U-Nets",
         draw=against_unets,
-        about="DiT-XL/2 needs few Gflops for its FID. A dotted line leads from a model without guidance to the same "
-        "model with it; the evaluations of guidance, two for each step, are not counted, as in the paper.",
+        about="A dotted line leads from a model without guidance to the same model with it; the evaluations of "
+        "guidance, two for each step, are not counted, as in the paper.",
+        claim="DiT-XL/2 needs few Gflops for its FID.",
     ),
     PaperFigure(
         name="figure5",
         title="Figure 5: block designs",
         draw=block_designs,
-        about="Four ways to tell a transformer block the timestep and the class. adaLN-Zero is best, and cheap.",
+        about="Four ways to tell a transformer block the timestep and the class.",
+        claim="adaLN-Zero is best, and cheap.",
     ),
     PaperFigure(
         name="figure6",
         title="Figure 6: training by size and by patch",
         draw=training_curves,
-        about="Whatever is held fixed, the model with more Gflops ends lower.",
+        about="Above, sizes at each patch size; below, patch sizes at each size.",
+        claim="Whatever is held fixed, the model with more Gflops ends lower.",
     ),
     PaperFigure(
         name="figure8",
         title="Figure 8: FID against Gflops",
         draw=fid_against_gflops,
-        about="FID falls nearly linearly with the logarithm of Gflops; r is computed from the points that are drawn.",
+        about="r is the correlation of FID with the logarithm of Gflops, computed from the points that are drawn.",
+        claim="FID falls nearly linearly with the logarithm of Gflops.",
     ),
     PaperFigure(
         name="figure9",
@@ -534,9 +600,31 @@ def _style(row: Any) -> tuple[str, str]:
 
 def _by_size(model: str) -> tuple[int, int, str]:
     """Sort key: DiTs by size and falling patch size, others after them by name."""
-    size, _, patch = model.removeprefix("DiT-").partition("/")
-    known = size in SIZES and patch.isdigit()
-    return (SIZES.index(size), -int(patch), model) if known else (len(SIZES), 0, model)
+    name = model_name(model)
+    return (SIZES.index(name.size), -name.patch, model) if name else (len(SIZES), 0, model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Curve:
+    """A curve of a loss log: its name there, the model, its block design if the name says one, the name's parts."""
+
+    name: str
+    model: str
+    block: str | None
+    parts: ModelName | None
+
+
+def _curve(name: str) -> _Curve:
+    model, _, block = name.rpartition(" ")
+    if block not in BLOCK_STYLES:
+        model, block = name, ""
+    return _Curve(name=name, model=model, block=None if block in ("", "adaln-zero") else block, parts=model_name(model))
+
+
+def _prefix(points: pd.DataFrame) -> str:
+    """What the names of these models begin with, such as "DiT-"; nothing if they are of several families."""
+    families = points["family"].dropna().unique()
+    return f"{families[0]}-" if len(families) == 1 else ""
 
 
 def _of_block(points: pd.DataFrame) -> pd.DataFrame:
@@ -563,8 +651,25 @@ def _last_of_each(points: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _steps_text(steps: float) -> str:
-    return f"{steps / 1e6:.3g}M" if steps >= 1e6 else f"{steps / 1e3:g}K" if steps >= 1e3 else f"{steps:g}"
+def _step_scale(points: pd.DataFrame) -> float:
+    """Training steps are shown in thousands, unless they are few."""
+    return 1e-3 if points["training_steps"].max() >= THOUSANDS_FROM else 1.0
+
+
+def _step_label(points: pd.DataFrame) -> str:
+    return "Training steps (K)" if _step_scale(points) < 1 else "Training steps"
+
+
+def _end_points(points: pd.DataFrame) -> str:
+    return "the paper prints end points, no curves" if "paper" in set(points["source"]) else ""
+
+
+def _gflops_text(gflops: float) -> str:
+    return f"{gflops:.1f} Gflops" if gflops >= 1 else compute_text(gflops / 1000)
+
+
+def _params_text(params_m: float) -> str:
+    return f"{params_m:.0f} M" if params_m >= 10 else f"{params_m:.2g} M"
 
 
 def _block_name(block: str) -> str:
@@ -622,6 +727,13 @@ def _pad_y(axis: Axes, values: Iterable[float], share: float, *, bottom: float |
     axis.set_ylim(low - room if bottom is None else bottom, high + room)
 
 
+def _thin_ticks(axis: Axes) -> None:
+    """On a log axis of few decades, name 2 and 5 between them instead of everything."""
+    low, high = axis.get_xlim()
+    if high / low < 100:
+        axis.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+
+
 def _handle(
     colour: str, marker: str, label: str, *, face: str | None = None, line: Any = "none", size: float = 6
 ) -> Line2D:
@@ -638,10 +750,19 @@ def _legend(axis: Axes, handles: Sequence[Line2D], *, loc: Any, ncols: int = 1) 
         text.set_path_effects([_HALO])
 
 
-def _size_legend(figure: Figure, points: pd.DataFrame) -> None:
-    """Colours of the sizes and markers of the patch sizes, above the panels."""
-    handles = [_handle(SIZE_COLOURS[s], "o", f"DiT-{s}") for s in SIZES if s in set(points["size"])]
-    handles += [_handle(SOFT, PATCH_MARKERS[p], f"patch {p}", face=PAPER) for p in PATCHES if p in set(points["patch"])]
+def _is_crowded(labelled: pd.DataFrame) -> bool:
+    """Whether the measured curves of a panel are too many for a name at each, and a legend can tell them apart."""
+    return len(labelled) > 8 and set(labelled["source"]) == {"measured"} and bool(labelled["size"].notna().all())
+
+
+def _size_legend(figure: Figure, points: pd.DataFrame, *, patch_colours: bool = False) -> None:
+    """Colours of the sizes and markers of the patch sizes, above the panels; in Figure 6 these have colours too."""
+    handles = [_handle(SIZE_COLOURS[s], "o", f"{_prefix(points)}{s}") for s in SIZES if s in set(points["size"])]
+    for p in PATCHES:
+        if p in set(points["patch"]) and patch_colours:
+            handles.append(_handle(PATCH_COLOURS[p], PATCH_MARKERS[p], f"patch {p}", line="-"))
+        elif p in set(points["patch"]):
+            handles.append(_handle(SOFT, PATCH_MARKERS[p], f"patch {p}", face=PAPER))
     figure.legend(
         handles=handles, loc="outside upper center", ncols=len(handles), fontsize=7, frameon=False, handletextpad=0.3,
         columnspacing=1.4,

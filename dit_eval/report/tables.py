@@ -17,9 +17,19 @@ from typing import Any
 import pandas as pd
 
 from dit_eval.paper import load_later, load_notes, load_statements, load_table
-from dit_eval.report.compute import PairVerdict, compare_pairs, compute_for_target, correlation, pareto_front, targets
+from dit_eval.report.compute import (
+    UNITS,
+    PairVerdict,
+    compare_pairs,
+    compute_for_target,
+    correlation,
+    pareto_front,
+    targets,
+    unit_for,
+)
 from dit_eval.report.counts import count_named
-from dit_eval.report.data import METRICS, Setting, comparable, fid_label, select
+from dit_eval.report.data import METRICS, Setting, comparable, fid_label, select, steps_text
+from dit_eval.report.law import LEAST_MODELS, Law
 
 DASH = "-"
 PAPER_TITLE = "Peebles and Xie, Scalable Diffusion Models with Transformers, arXiv 2212.09748v2"
@@ -144,8 +154,8 @@ def measured_table(points: pd.DataFrame) -> Table:
             "sampling": sampling,
             "cfg_scale": _number(row["cfg_scale"], 2),
             "decoder": row["decoder"] or DASH,
-            "gflops": _number(row["gflops"], 3),
-            "params_m": _number(row["params_m"], 2),
+            "gflops": _small_number(row["gflops"], 3),
+            "params_m": _small_number(row["params_m"], 2),
             "protocol": row["protocol"] or DASH,
         }
         cells |= {k: _number(row[k], 0) for k in ("image_size", "training_steps", "seed", "num_samples")}
@@ -249,7 +259,74 @@ def sampling_tables(setting: Setting) -> list[Table]:
     """Sampling against model compute: pairs of models, the Pareto front, the compute for a target FID."""
     points = setting.sweep
     label = fid_label(setting.sweep_samples)
-    return [_pairs_table(compare_pairs(points), label), _front_table(points, label), _targets_table(points, label)]
+    unit = unit_for(points["sampling_tflops"].max())
+    return [
+        _pairs_table(compare_pairs(points), label, unit),
+        _front_table(points, label, unit),
+        _targets_table(points, label, unit),
+    ]
+
+
+def law_tables(laws: Iterable[Law]) -> list[Table]:
+    """Correlation and order of each source of points; then every exception, if there is any."""
+    columns = (
+        Column(key="question", title="Question", text=True),
+        Column(key="where", title="Where", text=True),
+        Column(key="result", title="Result"),
+        Column(key="of", title="Of", text=True),
+    )
+    others = (
+        Column(key="question", title="Question", text=True),
+        Column(key="better", title="Should have the lower FID", text=True),
+        Column(key="better_fid", title="FID"),
+        Column(key="worse", title="Than", text=True),
+        Column(key="worse_fid", title="FID"),
+        Column(key="conditions", title="Both", text=True),
+    )
+    rows: list[Row] = []
+    exceptions: list[Row] = []
+    for law in laws:
+        source, is_measured = f"computed, {law.source} points", law.source == "measured"
+        for c in law.correlations:
+            cells = {
+                "question": "r of ln Gflops and FID",
+                "where": f"{steps_text(c.training_steps)} training steps",
+                "result": DASH if c.r is None else f"{c.r:.3f}",
+                "of": f"{c.models} model{'' if c.models == 1 else 's'}",
+            }
+            rows.append(Row(cells=cells, source=source, measured=is_measured))
+        for question, noun, order in (
+            ("Larger size, lower FID", "", law.sizes),
+            ("Smaller patch, lower FID", "patch size ", law.patches),
+            ("Longer training, lower FID", "training steps ", law.training),
+        ):
+            for step, part in order.by_step().items():
+                count = {"result": f"{part.held}", "of": f"{part.total} pair{'' if part.total == 1 else 's'}"}
+                rows.append(
+                    Row(
+                        cells={"question": question, "where": noun + step, **count}, source=source, measured=is_measured
+                    )
+                )
+            for pair in order.exceptions:
+                cells = {
+                    "question": question,
+                    "better": f"{pair.second}, {steps_text(pair.second_steps)} training steps",
+                    "better_fid": f"{pair.second_fid:.2f}",
+                    "worse": f"{pair.first}, {steps_text(pair.first_steps)} training steps",
+                    "worse_fid": f"{pair.first_fid:.2f}",
+                    "conditions": ", ".join(pair.conditions) or DASH,
+                }
+                exceptions.append(Row(cells=cells, source=source, measured=is_measured))
+    about = (
+        "Pairs of points that differ in nothing but what is asked; result: how many of them hold. A tie does not. r "
+        f"needs {LEAST_MODELS} models; adaLN-Zero models only."
+    )
+    title = "Quality and compute: correlation and order"
+    made = [Table(name="scaling-law", title=title, columns=columns, rows=tuple(rows), about=about)]
+    if exceptions:
+        title = "Quality and compute: where the order does not hold"
+        made.append(Table(name="scaling-law-exceptions", title=title, columns=others, rows=tuple(exceptions)))
+    return made
 
 
 def to_markdown(table: Table) -> str:
@@ -438,9 +515,9 @@ def _table4(measured: pd.DataFrame) -> Table:
             "model": row["model"],
             "image_size": "{0:.0f}x{0:.0f}".format(row["image_size"]),
             "gflops": DASH,
-            "gflops_counted": _number(row["gflops"], 2),
+            "gflops_counted": _small_number(row["gflops"], 2),
             "params_m": DASH,
-            "params_counted": _number(row["params_m"], 0),
+            "params_counted": _small_number(row["params_m"], 0),
             "training_steps_k": DASH if _missing(row["training_steps"]) else f"{row['training_steps'] / 1000:g}",
             "batch_size": _number(row["batch_size"], 0),
             "learning_rate": DASH,
@@ -497,15 +574,15 @@ _COUNTED = (
 )
 
 
-def _pairs_table(verdicts: list[PairVerdict], label: str) -> Table:
+def _pairs_table(verdicts: list[PairVerdict], label: str, unit: str) -> Table:
     columns = (
         Column(key="small", title="Smaller model", text=True),
         Column(key="large", title="Larger model", text=True),
         Column(key="small_best", title=f"Smaller, best {label}"),
         Column(key="large_best", title=f"Larger, best {label}"),
         Column(key="reaches", title="Smaller reaches larger", text=True),
-        Column(key="ahead_until", title="Smaller ahead up to (Tflops)"),
-        Column(key="overtaken_at", title="Larger beats its best from (Tflops)"),
+        Column(key="ahead_until", title=f"Smaller ahead up to ({unit})"),
+        Column(key="overtaken_at", title=f"Larger beats its best from ({unit})"),
         Column(key="saving", title="times less"),
         Column(key="points", title="Points", text=True),
     )
@@ -517,8 +594,8 @@ def _pairs_table(verdicts: list[PairVerdict], label: str) -> Table:
                 "small_best": f"{v.small_best:.2f}",
                 "large_best": f"{v.large_best:.2f}",
                 "reaches": "yes" if v.reaches else "never",
-                "ahead_until": "nowhere" if v.ahead_until is None else f"{v.ahead_until:.3g}",
-                "overtaken_at": DASH if v.overtaken_at is None else f"{v.overtaken_at:.3g}",
+                "ahead_until": "nowhere" if v.ahead_until is None else _compute(v.ahead_until, unit),
+                "overtaken_at": DASH if v.overtaken_at is None else _compute(v.overtaken_at, unit),
                 "saving": DASH if v.saving is None else f"{v.saving:.1f}",
                 "points": f"{v.small_points} and {v.large_points}",
             },
@@ -535,11 +612,11 @@ def _pairs_table(verdicts: list[PairVerdict], label: str) -> Table:
     return Table(name="sampling-pairs", title=title, columns=columns, rows=tuple(rows), about=about)
 
 
-def _front_table(points: pd.DataFrame, label: str) -> Table:
+def _front_table(points: pd.DataFrame, label: str, unit: str) -> Table:
     columns = (
         Column(key="model", title="Model", text=True),
         Column(key="steps", title="Sampling steps"),
-        Column(key="tflops", title="Tflops per image"),
+        Column(key="tflops", title=f"{unit} per image"),
         Column(key="fid", title=f"{label} ↓"),
     )
     rows = [
@@ -547,7 +624,7 @@ def _front_table(points: pd.DataFrame, label: str) -> Table:
             cells={
                 "model": row["model"],
                 "steps": f"{row['sampling_steps']:.0f}",
-                "tflops": f"{row['sampling_tflops']:.3g}",
+                "tflops": _compute(row["sampling_tflops"], unit),
                 "fid": f"{row['fid']:.2f}",
             },
             source="paper, text on Figure 10" if row["source"] == "paper" else row["origin"],
@@ -559,11 +636,11 @@ def _front_table(points: pd.DataFrame, label: str) -> Table:
     return Table(name="sampling-front", title=title, columns=columns, rows=tuple(rows))
 
 
-def _targets_table(points: pd.DataFrame, label: str) -> Table:
+def _targets_table(points: pd.DataFrame, label: str, unit: str) -> Table:
     columns = (
         Column(key="target", title=f"Target {label}"),
         Column(key="model", title="Model", text=True),
-        Column(key="tflops", title="Tflops per image"),
+        Column(key="tflops", title=f"{unit} per image"),
         Column(key="steps", title="Sampling steps"),
         Column(key="fid", title=f"{label} there"),
         Column(key="best_fid", title=f"Best {label}"),
@@ -578,7 +655,7 @@ def _targets_table(points: pd.DataFrame, label: str) -> Table:
                     cells={
                         "target": f"{target:.2f}",
                         "model": row["model"],
-                        "tflops": f"{row['tflops']:.3g}" if reached else "not reached",
+                        "tflops": _compute(row["tflops"], unit) if reached else "not reached",
                         "steps": _number(row["sampling_steps"], 0),
                         "fid": _number(row["fid"], 2),
                         "best_fid": f"{row['best_fid']:.2f}",
@@ -671,6 +748,17 @@ def _missing(value: Any) -> bool:
 
 def _number(value: Any, decimals: int) -> str:
     return DASH if _missing(value) else f"{value:.{decimals}f}"
+
+
+def _small_number(value: Any, decimals: int) -> str:
+    """As `_number`, with two digits that say something where it would have fewer."""
+    if _missing(value) or value <= 0 or round(value, decimals) >= 10 ** (1 - decimals):
+        return _number(value, decimals)
+    return _number(value, 1 - math.floor(math.log10(value)))
+
+
+def _compute(tflops: float, unit: str) -> str:
+    return f"{tflops * UNITS[unit]:.3g}"
 
 
 def _letter(number: int) -> str:
