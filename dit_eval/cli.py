@@ -902,6 +902,7 @@ def _study_status(arguments: argparse.Namespace) -> None:
 
 def _study_report(arguments: argparse.Namespace) -> None:
     from dit_eval.plan import load_plan
+    from dit_eval.report.law import measured_laws
     from dit_eval.report.page import write_report
     from dit_eval.study import Study
 
@@ -911,6 +912,8 @@ def _study_report(arguments: argparse.Namespace) -> None:
     page = write_report(
         out=study.folder / "report", results=study.results, losses=study.losses, force=True, on_step=_say
     )
+    for setting, law in measured_laws(study.results).items():
+        sys.stdout.write("\n".join([f"{setting}:", *(f"  {line}" for line in law.sentences(most=5))]) + "\n")
     sys.stdout.write(f"{page}\n")
 
 

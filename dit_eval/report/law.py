@@ -6,6 +6,7 @@ tie counts against the order.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,7 +15,18 @@ from typing import Any
 import pandas as pd
 
 from dit_eval.report.compute import correlation
-from dit_eval.report.data import PATCHES, SIZES, Setting, fid_label, select, steps_text
+from dit_eval.report.counts import count_network
+from dit_eval.report.data import (
+    PATCHES,
+    SIZES,
+    Setting,
+    fid_label,
+    published_points,
+    read_measured,
+    select,
+    settings,
+    steps_text,
+)
 
 LEAST_MODELS = 3  # for a correlation
 # What two points need to have in common, beside the two of size, patch size and training length that are not compared.
@@ -194,6 +206,14 @@ def scaling_law(setting: Setting, source: str) -> Law | None:
         patches=patch_order(points),
         training=training_order(points),
     )
+
+
+def measured_laws(results: str | os.PathLike[str]) -> dict[str, Law]:
+    """The law in a results file, for each setting that has at least three measured models; by the setting's name."""
+    own, _ = read_measured(results, count=count_network)
+    points = pd.concat([published_points(), own], ignore_index=True)
+    found = {setting.name: scaling_law(setting, "measured") for setting in settings(points)}
+    return {name: law for name, law in found.items() if law is not None}
 
 
 def correlations(points: pd.DataFrame) -> tuple[Correlation, ...]:
