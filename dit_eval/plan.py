@@ -302,7 +302,8 @@ class _Lines:
     """Where each key of a TOML text stands."""
 
     _HEADER = re.compile(r"\s*(\[\[?)\s*(.+?)\s*\]\]?\s*(#.*)?$")
-    _KEY = re.compile(r"""\s*(?:"([^"]+)"|'([^']+)'|([A-Za-z0-9_-]+))\s*=""")
+    _NAME = r"""(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)"""
+    _KEY = re.compile(rf"\s*({_NAME}(?:\s*\.\s*{_NAME})*)\s*=")
 
     def __init__(self, text: str, path: Path) -> None:
         self.path = path
@@ -321,7 +322,12 @@ class _Lines:
                     table = (*table, counts[header[2]])
                 self._lines.setdefault(table, number)
             elif key := self._KEY.match(line):
-                self._lines.setdefault((*table, key[1] or key[2] or key[3]), number)
+                try:
+                    names = list(_nested_names(tomllib.loads(f"[{key[1]}]")))
+                except tomllib.TOMLDecodeError:  # a line of a text that looks like a key
+                    continue
+                for depth in range(len(names)):
+                    self._lines.setdefault((*table, *names[: depth + 1]), number)
 
     def of(self, keys: tuple[str | int, ...]) -> int:
         """The line of a key, or of the table that it would be in."""
@@ -456,7 +462,8 @@ def _configs(models: _Table, data: Data) -> dict[str, DiTConfig]:
     configs = {}
     if data.space == "latent":
         for name in MODEL_NAMES:
-            configs[name] = dataclasses.replace(named_config(name, image_size=data.image_size), **common)
+            if data.image_size // 8 % int(name.rpartition("/")[2]) == 0:  # small latents have no patches of 8
+                configs[name] = dataclasses.replace(named_config(name, image_size=data.image_size), **common)
     side = data.image_size // (8 if data.space == "latent" else 1)
     for name in models:
         table = models.table(name)
@@ -502,17 +509,18 @@ def _recipe(table: _Table) -> _TrainingRules:
             values["betas"] = tuple(map(float, betas))
         else:
             values[each.name] = table.text(each.name)
-    if len(values.get("betas", (0, 0))) != 2:
-        raise table.error("betas", "needed two different numbers")
+        if each.name == "betas" and len(values["betas"]) != 2:
+            raise table.error("betas", "needed two different numbers")
+        try:
+            Recipe(**{each.name: values[each.name]})
+        except ValueError as error:
+            raise table.error(each.name, str(error).rstrip(".")) from None
     dropout = table.number("label_dropout", 0.1)
     if not 0 <= dropout < 1:
         raise table.error("label_dropout", f"found {dropout}; needed 0 or more, and less than 1")
     save_every, log_every = table.integer("save_every", 50_000), table.integer("log_every", 100)
     table.finish(also=[each.name for each in dataclasses.fields(Recipe) if each.name != "global_seed"])
-    try:
-        return _TrainingRules(Recipe(**values), float(dropout), save_every, log_every)
-    except ValueError as error:
-        raise table.error(None, str(error).rstrip(".")) from None
+    return _TrainingRules(Recipe(**values), float(dropout), save_every, log_every)
 
 
 def _sampling(table: _Table, data: Data) -> dict[str, Any]:
@@ -548,7 +556,8 @@ class _Tasks:
         """All combinations of a `[[cells]]`; "all" models are the plan's own, or else the paper's."""
         models = table.many("models", 'names of models, or "all"', (str,))
         own = [name for name in self._configs if name not in MODEL_NAMES]
-        models = (own or list(self._configs)) if models == ["all"] else models
+        if models == ["all"] and self._configs:
+            models = own or list(self._configs)
         for name in models:
             if name not in self._configs:
                 known = ", ".join(self._configs) or "none; give sizes in [models]"
@@ -574,7 +583,9 @@ class _Tasks:
         if max(scales) > 1.0 and not self._rules.label_dropout:
             raise table.error("cfg_scales", "guidance needs [training] label_dropout above 0")
         counts = self._positive(table, "num_samples", [self._sampling["num_samples"]])
-        decoders = table.many("vaes", "names of decoders", (str,), [None]) if self._data.space == "latent" else [None]
+        decoders = [self._sampling["vae"]]
+        if self._data.space == "latent":
+            decoders = table.many("vaes", "names of decoders", (str,), decoders)
         seeds = table.many("seeds", "integers", (int,), [0])
         if min(seeds) < 0:
             raise table.error("seeds", f"found {min(seeds)}; needed 0 or more")
@@ -589,7 +600,7 @@ class _Tasks:
                     cfg_scale=scale,
                     cfg_channels=None if scale == 1.0 else self._sampling["cfg_channels"],
                     num_samples=count,
-                    vae=vae or self._sampling["vae"],
+                    vae=vae,
                 )
 
     def trainings(self) -> tuple[Training, ...]:
@@ -673,8 +684,8 @@ def _count(config: DiTConfig) -> float:
 
 def _speed(table: _Table) -> Speed:
     speed = Speed(device=table.text("device"), tflops=float(table.number("tflops")), source=table.text("source"))
-    if not speed.tflops > 0:
-        raise table.error("tflops", f"found {speed.tflops:g}; needed more than 0")
+    if not 0 < speed.tflops < float("inf"):
+        raise table.error("tflops", f"found {speed.tflops:g}; needed more than 0, and a finite number")
     table.finish()
     return speed
 

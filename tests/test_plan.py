@@ -1,0 +1,619 @@
+"""Plans: what they mean, what they cost, and where they are wrong, to the line and the key."""
+
+import math
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from dit_eval.diffusion import respaced_timesteps
+from dit_eval.flops import gpu_hours, plan_gflops, sampling_gflops, training_gflops
+from dit_eval.models.dit import MODEL_NAMES
+from dit_eval.plan import PlanError, embedded_plans, load_plan, parse_plan
+from dit_eval.study import predicted_hours, work_gflops
+
+PIXELS = """\
+name = "test"
+about = "A plan on digits"
+
+[data]
+train = "digits"
+ref = "digits"
+extractor = "digits"
+space = "pixel"
+image_size = 8
+channels = 1
+num_classes = 10
+
+[models]
+"mini-S/4" = { depth = 1, hidden_size = 8, num_heads = 2, patch_size = 4 }
+
+[models."mini-B/2"]
+depth = 2
+hidden_size = 16
+num_heads = 2
+patch_size = 2
+
+[training]
+learning_rate = 1e-3
+betas = [0.9, 0.99]
+batch_size = 16
+log_every = 5
+
+[sampling]
+num_samples = 32
+labels = "balanced"
+
+[[cells]]
+models = "all"
+training_steps = [10, 20]
+sampling_steps = [4, 8]
+
+[[cells]]
+models = "mini-B/2"
+blocks = ["adaln", "in-context"]
+training_steps = 20
+sampling_steps = "ddim10"
+cfg_scales = [1, 1.5]
+
+[[resources]]
+threads = 1
+slurm = { partition = "cpu" }
+
+[[resources]]
+task = "cell"
+models = ["mini-B/2"]
+processes = 2
+
+[cost]
+device = "a core"
+tflops = 0.02
+source = "a guess"
+"""
+
+LATENTS = """\
+name = "latents"
+
+[data]
+space = "latent"
+image_size = 256
+num_classes = 1000
+
+[[cells]]
+models = ["DiT-S/8", "DiT-S/4"]
+training_steps = [1000, 2000]
+sampling_steps = [16, 250]
+cfg_scales = [1.0, 1.5]
+vaes = ["ema", "mse"]
+"""
+
+PATH = Path("plans/test.toml")
+
+
+def changed(text, *changes):
+    for old, new in changes:
+        assert text.count(old) >= 1, old
+        text = text.replace(old, new, 1)
+    return text
+
+
+def plan_of(text=PIXELS, *changes):
+    return parse_plan(changed(text, *changes), PATH)
+
+
+def mistake(text):
+    with pytest.raises(PlanError) as error:
+        parse_plan(text, PATH)
+    return str(error.value)
+
+
+# ---- what a plan means
+
+
+def test_cells_are_all_combinations_in_the_order_of_the_file():
+    plan = plan_of()
+    assert (plan.name, plan.about, plan.data.train, plan.data.extractor) == (
+        "test",
+        "A plan on digits",
+        "digits",
+        "digits",
+    )
+    found = [
+        (c.model, c.config.block, c.training_steps, c.num_sampling_steps, c.cfg_scale, c.num_samples)
+        for c in plan.cells
+    ]
+    first = [
+        (model, "adaln-zero", steps, spacing, 1.0, 32)
+        for model in ("mini-S/4", "mini-B/2")
+        for steps in (10, 20)
+        for spacing in ("4", "8")
+    ]
+    second = [("mini-B/2", block, 20, "ddim10", scale, 32) for block in ("adaln", "in-context") for scale in (1.0, 1.5)]
+    assert found == first + second
+    assert [(t.model, t.config.block, t.steps) for t in plan.trainings] == [
+        ("mini-S/4", "adaln-zero", (10, 20)),
+        ("mini-B/2", "adaln-zero", (10, 20)),
+        ("mini-B/2", "adaln", (20,)),
+        ("mini-B/2", "in-context", (20,)),
+    ]
+    trainings = {t.key: t for t in plan.trainings}
+    for cell in plan.cells:
+        run = trainings[cell.training]
+        assert (run.model, run.config) == (cell.model, cell.config)
+        assert cell.training_steps in run.steps
+        assert plan.task(cell.key) is cell
+    assert plan.tasks == [*plan.trainings, *plan.cells]
+    keys = [task.key for task in plan.tasks]
+    assert len(set(keys)) == len(keys)
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+", key) for key in keys), "file names anywhere"
+    with pytest.raises(ValueError, match="has no task nothing; the plan was changed since"):
+        plan.task("nothing")
+
+
+def test_the_rest_is_as_in_the_plan_or_the_papers():
+    plan = plan_of()
+    run, cell = plan.trainings[0], plan.cells[0]
+    assert (run.recipe.learning_rate, run.recipe.betas, run.recipe.batch_size) == (1e-3, (0.9, 0.99), 16)
+    assert (run.recipe.ema_decay, run.recipe.flip, run.save_every, run.log_every) == (0.9999, 0.5, 50_000, 5)
+    assert (run.config.label_dropout, run.config.space, run.config.in_channels, run.config.input_size) == (
+        0.1,
+        "pixel",
+        1,
+        8,
+    )
+    assert (cell.labels, cell.sampler, cell.rounding, cell.precision, cell.keep_samples) == (
+        "balanced",
+        "ddpm",
+        "dit",
+        "fp32",
+        True,
+    )
+    assert {c.cfg_channels for c in plan.cells if c.cfg_scale > 1} == {1}
+    assert {c.cfg_channels for c in plan.cells if c.cfg_scale == 1} == {None}
+    assert {c.vae for c in plan.cells} == {None}
+    paper = parse_plan(LATENTS, PATH)
+    assert (paper.data.train, paper.data.ref, paper.speed) == (None, None, None)
+    assert {c.cfg_channels for c in paper.cells if c.cfg_scale > 1} == {3}
+    assert {c.num_samples for c in paper.cells} == {50_000}
+    assert (paper.trainings[0].config.hidden_size, paper.trainings[0].recipe.batch_size) == (384, 256)
+
+
+def test_a_cell_that_two_groups_name_is_one():
+    text = PIXELS + '\n[[cells]]\nmodels = ["mini-S/4"]\ntraining_steps = [20, 30]\nsampling_steps = ["8"]\n'
+    plan, before = parse_plan(text, PATH), plan_of()
+    assert len(plan.cells) == len(before.cells) + 1
+    assert [c.key for c in plan.cells[:-1]] == [c.key for c in before.cells]
+    assert plan.trainings[0].steps == (10, 20, 30)
+    assert len(plan_of(PIXELS, ("training_steps = [10, 20]", "training_steps = [10, 10, 20]")).cells) == len(
+        before.cells
+    )
+    # No guidance is no guidance, on however many channels it would have been.
+    assert len({c.key for c in before.cells}) == len(before.cells)
+
+
+def test_all_models_are_the_plans_own_or_else_the_papers():
+    text = changed(LATENTS, ('models = ["DiT-S/8", "DiT-S/4"]', 'models = "all"'), ("vaes", "# vaes"))
+    assert [t.model for t in parse_plan(text, PATH).trainings] == list(MODEL_NAMES)
+    own = text + '\n[models."tiny-S/8"]\ndepth = 1\nhidden_size = 8\nnum_heads = 2\npatch_size = 8\n'
+    plan = parse_plan(own, PATH)
+    assert [t.model for t in plan.trainings] == ["tiny-S/8"]
+    config = plan.trainings[0].config
+    assert (config.input_size, config.in_channels, config.space) == (32, 4, "latent")
+    both = parse_plan(changed(own, ('models = "all"', 'models = ["tiny-S/8", "DiT-B/2"]')), PATH)
+    assert [t.model for t in both.trainings] == ["tiny-S/8", "DiT-B/2"]
+
+
+def test_seeds_are_trainings_of_their_own():
+    plan = plan_of(PIXELS, ("sampling_steps = [4, 8]", "sampling_steps = 4\nseeds = [0, 7]"))
+    seeded = [t for t in plan.trainings if t.config.block == "adaln-zero"]
+    assert [t.recipe.global_seed for t in seeded] == [0, 7, 0, 7]
+    assert all(plan.task(c.training).recipe.global_seed == c.seed for c in plan.cells)
+    assert "seed 7" in next(c.name for c in plan.cells if c.seed == 7)
+
+
+def test_small_latents_leave_out_the_models_that_do_not_fit():
+    text = changed(LATENTS, ("image_size = 256", "image_size = 32"), ('["DiT-S/8", "DiT-S/4"]', '"DiT-S/4"'))
+    assert [t.config.input_size for t in parse_plan(text, PATH).trainings] == [4]
+    assert "cells[1].models: unknown model 'DiT-S/8'" in mistake(changed(text, ('"DiT-S/4"', '"DiT-S/8"')))
+
+
+# ---- keys
+
+
+def keys(plan):
+    return [t.key for t in plan.trainings], [c.key for c in plan.cells]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("learning_rate = 1e-3", "learning_rate = 2e-3"),
+        ("betas = [0.9, 0.99]", "betas = [0.9, 0.95]"),
+        ("batch_size = 16", "batch_size = 32"),
+        ("log_every = 5", "ema_decay = 0.99"),
+        ("log_every = 5", "ema_warm_up = true"),
+        ("log_every = 5", "flip = 0.0"),
+        ("log_every = 5", "warm_up = 3"),
+        ("log_every = 5", "decay_steps = 20"),
+        ("log_every = 5", "weight_decay = 0.1"),
+        ("log_every = 5", 'precision = "bf16"'),
+        ("log_every = 5", "compile = true"),
+        ("log_every = 5", "label_dropout = 0.2"),
+        ('train = "digits"', 'train = "digits-heldout"'),
+        ("num_classes = 10", "num_classes = 11"),
+        ("channels = 1", "channels = 3"),
+        ("image_size = 8", "image_size = 16"),
+    ],
+)
+def test_what_changes_the_weights_changes_every_key(change):
+    for mine, theirs in zip(keys(plan_of()), keys(plan_of(PIXELS, change)), strict=True):
+        assert len(mine) == len(theirs)
+        assert not set(mine) & set(theirs)
+
+
+def test_sizes_change_the_keys_of_their_model_only():
+    mine, theirs = keys(plan_of()), keys(plan_of(PIXELS, ("depth = 1", "depth = 2")))
+    for one, other in zip(mine, theirs, strict=True):
+        assert {k for k in one if k.startswith("mini-B")} == {k for k in other if k.startswith("mini-B")}
+        assert not {k for k in one if k.startswith("mini-S")} & {k for k in other if k.startswith("mini-S")}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("num_samples = 32", "num_samples = 33"),
+        ('labels = "balanced"', 'labels = "random"'),
+        ('labels = "balanced"', 'sampler = "ddim"'),
+        ('labels = "balanced"', 'rounding = "truncate"'),
+        ('labels = "balanced"', 'precision = "bf16"'),
+        ('labels = "balanced"', "compile = true"),
+        ('ref = "digits"', 'ref = "digits-heldout"'),
+        ('extractor = "digits"', 'extractor = "inception"'),
+    ],
+)
+def test_what_changes_results_only_keeps_the_trainings(change):
+    mine, theirs = keys(plan_of()), keys(plan_of(PIXELS, change))
+    assert mine[0] == theirs[0]
+    assert not set(mine[1]) & set(theirs[1])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("training_steps = [10, 20]", "training_steps = [10, 20, 400]"),
+        ("log_every = 5", "log_every = 7\nsave_every = 3"),
+        ('labels = "balanced"', 'labels = "balanced"\nkeep_samples = false'),
+        ("threads = 1", "threads = 2\nbatch_size = 7\nprocesses = 2"),
+        ('about = "A plan on digits"', 'about = "Another text"'),
+        ("tflops = 0.02", "tflops = 2"),
+        ("sampling_steps = [4, 8]", "sampling_steps = [4, 8, 16]"),
+        ('models = "all"', 'models = ["mini-B/2", "mini-S/4"]'),
+    ],
+)
+def test_what_changes_no_result_keeps_the_keys(change):
+    mine, theirs = keys(plan_of()), keys(plan_of(PIXELS, change))
+    assert set(mine[0]) == set(theirs[0])
+    assert set(mine[1]) <= set(theirs[1])
+
+
+def test_guidance_channels_are_part_of_guided_cells_only():
+    colours = changed(PIXELS, ("channels = 1", "channels = 3"))
+    one, two = (parse_plan(changed(colours, ("num_samples", f"cfg_channels = {n}\nnum_samples")), PATH) for n in (1, 2))
+    for a, b in zip(one.cells, two.cells, strict=True):
+        assert (a.key == b.key) == (a.cfg_scale == 1.0)
+
+
+def test_data_are_found_beside_the_plan_and_may_be_moved_with_it(tmp_path):
+    found = []
+    for place in ("here", "there"):
+        folder = tmp_path / place
+        (folder / "files").mkdir(parents=True)
+        (folder / "files" / "images.npz").write_bytes(b"")
+        text = changed(PIXELS, ('train = "digits"', 'train = "files/images.npz"'))
+        (folder / "plan.toml").write_text(text)
+        plan = load_plan(folder / "plan.toml")
+        assert plan.data.train == str(folder / "files" / "images.npz")
+        found.append(keys(plan))
+    absolute = changed(PIXELS, ('train = "digits"', f'train = "{tmp_path / "here" / "files" / "images.npz"}"'))
+    found.append(keys(parse_plan(absolute, PATH)))
+    assert found[0] == found[1] == found[2]
+
+
+# ---- resources
+
+
+def test_later_resources_go_over_earlier_ones():
+    plan = plan_of()
+    small, large = (next(c for c in plan.cells if c.model == model) for model in ("mini-S/4", "mini-B/2"))
+    assert (plan.resources(small).processes, plan.resources(large).processes) == (1, 2)
+    assert {plan.resources(run).processes for run in plan.trainings} == {1}
+    assert {plan.resources(task).threads for task in plan.tasks} == {1}
+    assert plan.resources(large).size == 2
+    text = (
+        PIXELS
+        + """
+[[resources]]
+task = "training"
+models = "mini-S/4"
+nodes = 2
+processes = 4
+minutes = 30
+micro_batch = 2
+num_workers = 0
+slurm = { partition = "gpu", gpus_per_node = 4 }
+
+[[resources]]
+task = "training"
+batch_size = 5
+
+[resources.slurm]
+account = "us"
+"""
+    )
+    plan = parse_plan(text, PATH)
+    run, other = plan.trainings[:2]
+    found = plan.resources(run)
+    assert (found.nodes, found.processes, found.size, found.minutes, found.threads) == (2, 4, 8, 30, 1)
+    assert (found.micro_batch, found.num_workers, found.batch_size) == (2, 0, 5)
+    assert found.slurm == {"partition": "gpu", "gpus_per_node": 4, "account": "us"}
+    assert plan.resources(other).slurm == {"partition": "cpu", "account": "us"}
+    assert plan.resources(plan.cells[0]).slurm == {"partition": "cpu"}
+    assert plan.resources(plan.cells[0]).batch_size == 32
+
+
+# ---- cost
+
+
+def test_work_is_the_closed_form():
+    plan = plan_of()
+    for run in plan.trainings:
+        expected = training_gflops(run.gflops, steps=20, batch_size=16)
+        assert work_gflops(run) == pytest.approx(expected, rel=1e-12)
+        assert expected == pytest.approx(3 * 20 * 16 * run.gflops, rel=1e-12)
+    for cell in plan.cells:
+        steps = len(respaced_timesteps(cell.num_sampling_steps))
+        guided = cell.cfg_scale > 1
+        each = sampling_gflops(cell.gflops, num_sampling_steps=steps, guided=guided)
+        assert work_gflops(cell) == pytest.approx(32 * each, rel=1e-12)
+        assert work_gflops(cell) == pytest.approx(32 * steps * (2 if guided else 1) * cell.gflops, rel=1e-12)
+    total = plan_gflops(task.workload for task in plan.tasks)
+    assert total == pytest.approx(sum(map(work_gflops, plan.tasks)), rel=1e-12)
+    assert predicted_hours(plan) == pytest.approx(gpu_hours(total, achieved_tflops=0.02), rel=1e-12)
+    assert predicted_hours(plan, [plan.cells[0]]) == pytest.approx(work_gflops(plan.cells[0]) * 2 / 20 / 3600)
+    assert predicted_hours(parse_plan(LATENTS, PATH)) is None, "no speed is known"
+
+
+def test_gflops_are_the_papers():
+    gflops = {t.model: t.gflops for t in parse_plan(LATENTS, PATH).trainings}
+    assert gflops["DiT-S/8"] == pytest.approx(0.36, abs=0.005)  # Table 4
+    assert gflops["DiT-S/4"] == pytest.approx(1.41, abs=0.005)
+
+
+def test_sections_of_steps_count_all_of_them():
+    plan = plan_of(PIXELS, ('"ddim10"', '"10,15,20"'))
+    cell = plan.cells[-1]
+    assert (cell.num_sampling_steps, cell.workload.num_sampling_steps) == ("10,15,20", 45)
+
+
+@pytest.mark.parametrize("name", sorted(embedded_plans()))
+def test_embedded_plans_load_and_cost_something(name):
+    plan = load_plan(name)
+    assert plan.name == name
+    assert plan.trainings
+    assert plan.cells
+    for task in plan.tasks:
+        assert 0 < work_gflops(task) < math.inf
+        assert plan.resources(task).size >= 1
+    hours = predicted_hours(plan)
+    assert hours is None or 0 < hours < math.inf
+    assert load_plan(embedded_plans()[name]) == plan
+
+
+def test_a_plan_that_is_nowhere():
+    with pytest.raises(FileNotFoundError, match=r"digits-smal: neither a file .* Did you mean 'digits-small'\?"):
+        load_plan("digits-smal")
+
+
+# ---- mistakes: (what is changed, text on the line that is wrong, key, message)
+
+MISTAKES = [
+    # [data]
+    ((('[data]\ntrain = "digits"\n', "[dat]\n"),), 'name = "test"', "data", "missing; needed a table"),
+    ((("name = ", "nam = "),), "nam = ", "name", "missing; needed a text"),
+    ((("about = ", "abut = "),), "abut = ", "abut", "unknown key; known here: .* did you mean 'about'?"),
+    ((('space = "pixel"\n', ""),), "[data]", "data.space", "missing; needed a text"),
+    (
+        (('"pixel"', '"pixels"'),),
+        "space",
+        "data.space",
+        "unknown 'pixels'; known: latent, pixel; did you mean 'pixel'?",
+    ),
+    ((("image_size = 8", 'image_size = "8"'),), "image_size", "data.image_size", "found '8'; needed an integer"),
+    ((("image_size = 8", "image_size = 0"),), "image_size", "data.image_size", "found 0; needed 1 or more"),
+    ((("image_size = 8", "image_size = 8.5"),), "image_size", "data.image_size", "found 8.5; needed an integer"),
+    ((("num_classes = 10", "num_classes = true"),), "num_classes", "data.num_classes", "found True; needed an integer"),
+    ((("num_classes = 10", "num_classes = -3"),), "num_classes", "data.num_classes", "found -3; needed 1 or more"),
+    ((("channels = 1", "channels = 2"),), "channels", "data.channels", "found 2; images have 1 or 3"),
+    ((("channels", "chanels"),), "chanels", "data.chanels", "unknown key; .* did you mean 'channels'?"),
+    ((('extractor = "digits"', 'extractor = "incepton"'),), "extractor", "data.extractor", "did you mean 'inception'?"),
+    ((('train = "digits"', "train = 5"),), "train =", "data.train", "found 5; needed a text"),
+    # [models]
+    ((('"mini-S/4" =', '"mini-M/4" ='),), '"mini-M/4"', "models.mini-M/4", "needed a name such as mini-XL/2"),
+    ((('"mini-S/4" =', '"mini" ='),), '"mini" =', "models.mini", "needed a name such as mini-XL/2"),
+    ((('"mini-S/4" =', '"mini-S/2" ='),), '"mini-S/2"', "models.mini-S/2.patch_size", "found 4, and mini-S/2 in the"),
+    (
+        (("patch_size = 2\n", "patch_size = 4\n"),),
+        "patch_size = 4\n",
+        "models.mini-B/2.patch_size",
+        "found 4, and mini",
+    ),
+    (
+        (('"mini-B/2"]', '"mini-B/3"]'), ("patch_size = 2\n", "patch_size = 3\n"), ('"mini-B/2"', '"mini-B/3"')),
+        '[models."mini-B/3"]',
+        "models.mini-B/3",
+        "does not divide into patches of 3",
+    ),
+    ((("num_heads = 2\n", "num_heads = 3\n"),), '[models."mini-B/2"]', "models.mini-B/2", "Hidden size 16: needed"),
+    ((("depth = 2\n", ""),), '[models."mini-B/2"]', "models.mini-B/2.depth", "missing; needed an integer"),
+    ((("depth = 2\n", "depth = 0\n"),), "depth = 0", "models.mini-B/2.depth", "found 0; needed 1 or more"),
+    ((("hidden_size = 16", "width = 16"),), '[models."mini-B/2"]', "models.mini-B/2.hidden_size", "missing; needed"),
+    (
+        (("hidden_size = 16", "hidden_size = 16\nhidden = 3"),),
+        "hidden = 3",
+        "models.mini-B/2.hidden",
+        "did you mean 'hidden_size'?",
+    ),
+    ((('"mini-S/4" =', '"mini-S/4x" ='),), '"mini-S/4x"', "models.mini-S/4x", "needed a name such as"),
+    ((('"mini-S/4" = {', '"mini-S/4" = 5 # {'),), '"mini-S/4"', "models.mini-S/4", "found 5; needed a table"),
+    # [training]
+    ((("learning_rate", "learning_rat"),), "learning_rat ", "training.learning_rat", "did you mean 'learning_rate'?"),
+    ((("1e-3", '"1e-3"'),), "learning_rate", "training.learning_rate", "found '1e-3'; needed a number"),
+    ((("1e-3", "0"),), "learning_rate", "training.learning_rate", "Learning rate 0.0: needed more than 0"),
+    ((("1e-3", "nan"),), "learning_rate", "training.learning_rate", "Learning rate nan"),
+    ((("[0.9, 0.99]", "[0.9]"),), "betas", "training.betas", "needed two"),
+    ((("[0.9, 0.99]", "[0.9, 1.0]"),), "betas", "training.betas", "needed 0 <= beta < 1"),
+    ((("[0.9, 0.99]", "[0.9, true]"),), "betas", "training.betas", "found True; needed two numbers"),
+    ((("batch_size = 16", "batch_size = 0"),), "batch_size = 0", "training.batch_size", "Batch size 0: needed"),
+    ((("log_every = 5", "log_every = 0"),), "log_every", "training.log_every", "found 0; needed 1 or more"),
+    ((("log_every = 5", "decay_steps = 0"),), "decay_steps", "training.decay_steps", "1 or more"),
+    ((("log_every = 5", "warm_up = -1"),), "warm_up", "training.warm_up", "found -1; needed 0 or more"),
+    ((("log_every = 5", "ema_decay = 1.0"),), "ema_decay", "training.ema_decay", "needed 0 <= EMA < 1"),
+    ((("log_every = 5", "flip = 2"),), "flip", "training.flip", "a share of flips"),
+    ((("log_every = 5", "weight_decay = -1"),), "weight_decay", "training.weight_decay", "no negative decay"),
+    ((("log_every = 5", "ema_warm_up = 1"),), "ema_warm_up", "training.ema_warm_up", "found 1; needed true or false"),
+    ((("log_every = 5", 'precision = "fp16"'),), "precision", "training.precision", "known: fp32, tf32, bf16"),
+    ((("log_every = 5", "label_dropout = 1"),), "label_dropout", "training.label_dropout", "found 1; needed 0 or more"),
+    ((("log_every = 5", "global_seed = 1"),), "global_seed", "training.global_seed", "unknown key"),
+    # [sampling]
+    ((('"balanced"', '"balancd"'),), "labels", "sampling.labels", "did you mean 'balanced'?"),
+    ((("num_samples = 32", "num_samples = 0"),), "num_samples", "sampling.num_samples", "found 0; needed 1 or more"),
+    (
+        (("num_samples = 32", "cfg_channels = 2"),),
+        "cfg_channels",
+        "sampling.cfg_channels",
+        "found 2; the models have 1",
+    ),
+    ((("num_samples = 32", 'vae = "ema"'),), "vae", "sampling.vae", "unknown key"),
+    ((("num_samples = 32", "keep_samples = 0"),), "keep_samples", "sampling.keep_samples", "needed true or false"),
+    # [[cells]]
+    ((('models = "all"', 'models = "mini-S/8"'),), "mini-S/8", "cells[1].models", "did you mean 'mini-S/4'?"),
+    ((('models = "all"', "models = []"),), "models = []", "cells[1].models", "found '[]'; needed names of models"),
+    ((('models = "all"', 'models = ["all", 3]'),), '["all", 3]', "cells[1].models", "found 3; needed names"),
+    ((('models = "all"\n', ""),), "[[cells]]", "cells[1].models", "missing; needed names of models"),
+    ((("training_steps = [10, 20]", "training_steps = 0"),), "= 0", "cells[1].training_steps", "found 0; needed 1"),
+    ((("training_steps = [10, 20]", "training_steps = []"),), "= []", "cells[1].training_steps", "needed integers"),
+    ((("[10, 20]", "[10, true]"),), "true", "cells[1].training_steps", "found True; needed integers"),
+    ((("[10, 20]", "[10, 2.5]"),), "2.5", "cells[1].training_steps", "found 2.5; needed integers"),
+    ((("[4, 8]", "[4, -8]"),), "[4, -8]", "cells[1].sampling_steps", "needed at least 1"),
+    ((("[4, 8]", "[0]"),), "[0]", "cells[1].sampling_steps", "needed at least 1 in every section"),
+    ((("[4, 8]", "1001"),), "1001", "cells[1].sampling_steps", "a section of 1000 steps cannot give 1001"),
+    ((("[4, 8]", "[\n  4,\n  1001,\n]"),), "sampling_steps = [", "cells[1].sampling_steps", "cannot give 1001"),
+    ((('"ddim10"', '"ddim37"'),), "ddim37", "cells[2].sampling_steps", "nearest are ddim36 and ddim38"),
+    ((('"ddim10"', '"abc"'),), "abc", "cells[2].sampling_steps", "needed a number such as"),
+    ((("[1, 1.5]", "[1, 0.5]"),), "0.5", "cells[2].cfg_scales", "found 0.5; needed 1.0 (no guidance) or more"),
+    ((("[1, 1.5]", "[1, inf]"),), "inf", "cells[2].cfg_scales", "found inf; needed 1.0"),
+    ((("[1, 1.5]", '"1.5"'),), "cfg_scales", "cells[2].cfg_scales", "found '1.5'; needed guidance scales"),
+    (
+        (("log_every = 5", "label_dropout = 0"),),
+        "cfg_scales",
+        "cells[2].cfg_scales",
+        "guidance needs [training] label_dropout above 0",
+    ),
+    ((('"in-context"]', '"in-contex"]'),), "in-contex", "cells[2].blocks", "did you mean 'in-context'?"),
+    ((("cfg_scales", "seeds = -1\ncfg_scales"),), "seeds", "cells[2].seeds", "found -1; needed 0 or more"),
+    ((("cfg_scales", 'vaes = "ema"\ncfg_scales'),), "vaes", "cells[2].vaes", "unknown key"),
+    ((("cfg_scales", "cfg_scale"),), "cfg_scale ", "cells[2].cfg_scale", "did you mean 'cfg_scales'?"),
+    # [[resources]]
+    ((('task = "cell"', 'task = "cells"'),), 'task = "cells"', "resources[2].task", "did you mean 'cell'?"),
+    ((('["mini-B/2"]\nproc', '["mini-B"]\nproc'),), '["mini-B"]', "resources[2].models", "did you mean 'mini-B/2'?"),
+    ((("processes = 2", "processes = 0"),), "processes", "resources[2].processes", "found 0; needed 1 or more"),
+    (
+        (("processes = 2", "gpus = 2"),),
+        "gpus",
+        "resources[2].gpus",
+        "unknown key; known here: task, models, slurm, nodes",
+    ),
+    ((("threads = 1", "threads = true"),), "threads", "resources[1].threads", "found True; needed an integer"),
+    ((("slurm = {", 'slurm = "gpu" # {'),), "slurm", "resources[1].slurm", "needed a table of sbatch options"),
+    ((('task = "cell"\n', ""), ("processes = 2", "processes = 3")), "batch_size", "training.batch_size", "16 does not"),
+    # [cost]
+    ((("tflops = 0.02", "tflops = 0"),), "tflops", "cost.tflops", "found 0; needed more than 0"),
+    ((("tflops = 0.02", "tflops = inf"),), "tflops", "cost.tflops", "found inf"),
+    ((("tflops = 0.02", 'tflops = "fast"'),), "tflops", "cost.tflops", "found 'fast'; needed a number"),
+    ((('source = "a guess"\n', ""),), "[cost]", "cost.source", "missing; needed a text"),
+    ((('source = "a guess"', 'source = "a guess"\nwatts = 3'),), "watts", "cost.watts", "unknown key"),
+]
+
+
+@pytest.mark.parametrize(("changes", "marker", "key", "said"), MISTAKES)
+def test_mistakes_are_named_with_line_and_key(changes, marker, key, said):
+    text = changed(PIXELS, *changes)
+    tomllib.loads(text)
+    lines = [number for number, line in enumerate(text.splitlines(keepends=True), start=1) if marker in line]
+    found = mistake(text)
+    assert found.startswith(f"{PATH}, line {lines[0]}: {key}: "), found
+    assert all(part in found for part in said.split(" .* ")), found
+    assert "\n" not in found
+    assert found.endswith((".", "?"))
+
+
+LATENT_MISTAKES = [
+    (("image_size = 256", "image_size = 100"), "image_size", "data.image_size", "latents need a multiple of 8"),
+    (("image_size = 256", "image_size = 256\nchannels = 4"), "channels", "data.channels", "unknown key"),
+    (('"DiT-S/4"]', '"DiT-S4"]'), "DiT-S4", "cells[1].models", "did you mean 'DiT-S/4'?"),
+    (('"mse"]', "3]"), "vaes", "cells[1].vaes", "found 3; needed names of decoders"),
+    (
+        ("[[cells]]", '[models."DiT-S/8"]\ndepth = 3\n\n[[cells]]'),
+        '[models."DiT-S/8"]',
+        "models.DiT-S/8",
+        "of the paper",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "marker", "key", "said"), LATENT_MISTAKES)
+def test_mistakes_in_plans_on_latents(change, marker, key, said):
+    text = changed(LATENTS, change)
+    lines = [number for number, line in enumerate(text.splitlines(), start=1) if marker in line]
+    found = mistake(text)
+    assert found.startswith(f"{PATH}, line {lines[0]}: {key}: "), found
+    assert said in found
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (changed(PIXELS, ("image_size = 8", "image_size 8")), "image_size 8"),
+        (changed(PIXELS, ("image_size = 8", "image_size = eight")), "image_size = eight"),
+        (changed(PIXELS, ("channels = 1", "image_size = 9")), "image_size = 9"),
+        (changed(PIXELS, ("[training]", "[training")), "[training"),
+    ],
+)
+def test_what_is_no_toml_is_said_with_its_line(text, line):
+    number = text.splitlines().index(line) + 1
+    found = mistake(text)
+    assert found.startswith(f"{PATH}: not TOML (")
+    assert f"line {number}" in found
+
+
+def test_no_cells_and_no_models():
+    without = PIXELS[: PIXELS.index("[[cells]]")]
+    assert mistake(without).startswith(f"{PATH}, line 1: cells: missing; needed tables, [[cells]]")
+    assert "cells: needed tables, [[cells]]" in mistake("cells = [3]\n" + without)
+    bare = without[: without.index("[models]")] + without[without.index("[training]") :]
+    found = mistake(bare + '[[cells]]\nmodels = "all"\ntraining_steps = 1\nsampling_steps = 1\n')
+    assert "cells[1].models" in found
+    assert "give sizes in [models]" in found
+
+
+def test_keys_that_are_written_in_one_line_have_their_line():
+    text = 'data.space = "pixel"\n"data" . image_size = 8\ndata.num_classes = 0\nname = "x"\n'
+    assert mistake(text).startswith(f"{PATH}, line 3: data.num_classes: found 0")
+
+
+def test_texts_of_several_lines_do_not_mislead():
+    about = 'about = """\n[training]\nlog_every = is written so\n[not a header\n' + "word" * 50 + '\n"""'
+    text = changed(PIXELS, ('about = "A plan on digits"', about), ("num_samples = 32", "num_samples = 0"))
+    number = text.splitlines().index("num_samples = 0") + 1
+    assert mistake(text).startswith(f"{PATH}, line {number}: sampling.num_samples: found 0")
