@@ -212,9 +212,11 @@ def _parser() -> argparse.ArgumentParser:
     quickstart = commands.add_parser(
         "quickstart",
         help="see every metric at work on real digits, with no download",
-        description="Draw digits from a DiT; score them beside real, blurred, noisy and class-collapsed ones.",
+        description="Draw digits from a DiT; score them beside real, blurred, noisy and class-collapsed ones; train "
+        "four small DiTs and see what more compute buys.",
     )
     quickstart.add_argument("--out", type=Path, default=Path("quickstart"), metavar="DIR", help="default: %(default)s")
+    quickstart.add_argument("--no-study", action="store_true", help="leave out the scaling study, the longest part")
     quickstart.set_defaults(run=_quickstart)
     return parser
 
@@ -834,24 +836,10 @@ def _study_engine(arguments: argparse.Namespace, study: Study, stack: ExitStack)
         slurm = SlurmEngine(study.folder / "slurm", limit=limit)
         slurm.check(resources)
         return slurm, limit
-    from functools import partial
+    from dit_eval.study import local_engine
 
-    from dit_eval.dist import cores
-    from dit_eval.study import do_task
-    from dit_eval.workers import LocalEngine
-
-    gpus = 0
-    if World().device(arguments.device).startswith("cuda"):
-        import torch
-
-        gpus = torch.cuda.device_count()
-    if gpus:
-        most = gpus // max(each.processes for each in resources)
-    else:
-        most = cores() // max(each.processes * (each.threads or cores()) for each in resources)
-    limit = arguments.jobs or max(1, most)
-    work = partial(do_task, study.folder.resolve(), limit)
-    return stack.enter_context(LocalEngine(work, logs=study.folder / "logs", limit=limit, gpus=gpus)), limit
+    engine, limit = local_engine(study, device=arguments.device, jobs=arguments.jobs)
+    return stack.enter_context(engine), limit
 
 
 def _study_status(arguments: argparse.Namespace) -> None:
@@ -1171,7 +1159,7 @@ def _report(arguments: argparse.Namespace) -> None:
 def _quickstart(arguments: argparse.Namespace) -> None:
     from dit_eval.quickstart import quickstart
 
-    sys.stdout.write(quickstart(arguments.out, on_step=_say))
+    sys.stdout.write(quickstart(arguments.out, study=not arguments.no_study, on_step=_say))
 
 
 def _reference_path(ref: str) -> Path:

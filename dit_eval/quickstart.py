@@ -1,10 +1,10 @@
-"""The whole pipeline on embedded real data: draw digits from a DiT, and see what each metric says of them and of
-damaged real ones."""
+"""The whole pipeline on embedded real data: draw digits from a DiT, see what each metric says of them and of damaged
+real ones, and run a small scaling study."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,10 +17,13 @@ from dit_eval.features.digits import DigitsExtractor
 from dit_eval.files import atomic_file
 from dit_eval.models.checkpoints import load_dit, stored_config
 from dit_eval.npz import open_batch, write_batch
+from dit_eval.plan import load_plan
 from dit_eval.report.figures import metric_response_figure, sample_grid_figure, save_figure
+from dit_eval.report.law import measured_laws
 from dit_eval.report.page import write_report
-from dit_eval.results import EvalResult, SampleRun, environment
+from dit_eval.results import EvalResult, SampleRun, environment, read_results
 from dit_eval.sampling import ImageSampler, draw_labels, sample_npz
+from dit_eval.study import Study, check_study, find_sources, local_engine
 
 LEVELS = ("none", "weak", "medium", "strong")
 _BLUR = (0.5, 0.75, 1.0)  # standard deviation of the Gaussian, pixels of 8
@@ -31,10 +34,11 @@ _SEED = 0
 _DIT = "drawn by the DiT"
 
 
-def quickstart(out: Path, *, on_step: Callable[[str], None]) -> str:
+def quickstart(out: Path, *, on_step: Callable[[str], None], study: bool = True) -> str:
     """Evaluate held-out, blurred, noisy, class-collapsed and generated digits against the embedded reference.
 
-    The generated ones are drawn here from the embedded DiT. Writes the sample files, `results.jsonl`, the figure
+    The generated ones are drawn here from the embedded DiT. Then runs the plan `digits-small` in `out/study`: four DiTs
+    are trained, sampled and scored. Writes the sample files, `results.jsonl`, the figure
     `metrics.png` / `metrics.pdf`, the images `samples.png` / `samples.pdf` and the report page into `out`, and returns
     the table as text. The features are those of the digits extractor: its numbers say how the metrics behave, and
     compare with no Inception number.
@@ -42,6 +46,7 @@ def quickstart(out: Path, *, on_step: Callable[[str], None]) -> str:
     Parameters
     ----------
     on_step : called with a line on what is being done
+    study : run the study, which takes most of the time
     """
     heldout = open_batch(asset("digits-heldout").path, role="gen")
     ref = open_batch(asset("digits").path, role="ref")
@@ -71,9 +76,11 @@ def quickstart(out: Path, *, on_step: Callable[[str], None]) -> str:
     rows = {"real (held-out)": images[first], "drawn by the DiT": next(drawn.batches(10))}
     grid, _ = save_figure(sample_grid_figure(rows, columns=[f"class {digit}" for digit in range(10)]), out / "samples")
 
+    studied = _run_study(out, on_step) if study else None
     lines = out / "results.jsonl"
     with atomic_file(lines) as file:
-        file.write("".join(result.to_json() + "\n" for result in [*results.values(), generated]).encode())
+        scored = [*results.values(), generated, *(_studied_results(studied) if studied else [])]
+        file.write("".join(result.to_json() + "\n" for result in scored).encode())
     none, *damaged = results.values()
     size = len(LEVELS) - 1
     curves = {
@@ -93,12 +100,37 @@ def quickstart(out: Path, *, on_step: Callable[[str], None]) -> str:
         + "\n"
         + "".join(f"{'yes' if ok else 'NO '}  {claim}\n" for claim, ok in verdicts.items())
     )
-    page = write_report(results=lines, out=out, force=True, on_step=on_step)
+    if studied is not None:
+        text += "\nStudy: more compute, better samples?\n"
+        for law in measured_laws(studied.results).values():
+            text += "".join(f"  {sentence}\n" for sentence in law.sentences(most=3))
+    losses = studied.losses if studied is not None else None
+    page = write_report(results=lines, losses=losses, out=out, force=True, on_step=on_step)
     text += f"\nFeatures: digits extractor (not Inception). Figures: {written[0]} {grid}  Results: {lines}\n"
     text += f"Report: {page} (open it in a browser)\n"
     if not all(verdicts.values()):
         raise ValueError(f"A metric did not move as it must; please report this.\n{text}")
     return text
+
+
+def _run_study(out: Path, on_step: Callable[[str], None]) -> Study:
+    """The plan `digits-small`, or what is missing of it."""
+    plan = load_plan("digits-small")
+    study, sources = Study(plan, out / "study"), find_sources(plan, device="cpu")
+    check_study(plan, sources)
+    on_step(f"study: {len(plan.trainings)} trainings, {len(plan.cells)} cells")
+    engine, workers = local_engine(study, device="cpu")
+    with engine:
+        study.run(engine, sources, workers=workers, interval=0.2, on_note=on_step)
+    return study
+
+
+def _studied_results(study: Study) -> list[EvalResult]:
+    """Its results, with paths as seen from the quickstart's folder."""
+    return [
+        replace(result, gen=replace(result.gen, path=f"{study.folder.name}/{result.gen.path}"))
+        for result in read_results(study.results)
+    ]
 
 
 def _draw_digits(path: Path, count: int) -> Path:

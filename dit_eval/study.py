@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -35,7 +35,7 @@ from filelock import FileLock, Timeout
 
 from dit_eval.assets import assets, fetch, sha256_of
 from dit_eval.data import TrainingData, open_data
-from dit_eval.dist import World, cores
+from dit_eval.dist import World, cores, gpu_count
 from dit_eval.engines import Outcome, Resources
 from dit_eval.evaluate import evaluate
 from dit_eval.features.extract import FeatureExtractor
@@ -48,6 +48,7 @@ from dit_eval.plan import Cell, Plan, Speed, Task, Training, label, parse_plan
 from dit_eval.results import EvalResult, SampleRun, environment, read_lines
 from dit_eval.sampling import ImageSampler, check_run, draw_labels, images_drawn, sample_npz
 from dit_eval.training import check_training, steps_done, train, weights_of_step
+from dit_eval.workers import LocalEngine
 
 State = Literal["done", "running", "ready", "waiting", "failed"]
 _ATTEMPTS = 3  # starts of a task that the system kills; one that fails by itself is not started again
@@ -509,6 +510,19 @@ def do_task(folder: Path, workers: int, key: str) -> None:
         threads = max(1, cores() // workers)
     World().share_cores(threads)
     study.work(key)
+
+
+def local_engine(study: Study, *, device: str = "auto", jobs: int | None = None) -> tuple[LocalEngine, int]:
+    """Workers of this machine for a study, and their number: as many as its cores or GPUs allow, or `jobs`."""
+    resources = [study.plan.resources(task) for task in study.plan.tasks]
+    gpus = gpu_count() if World().device(device).startswith("cuda") else 0
+    if gpus:
+        most = gpus // max(each.processes for each in resources)
+    else:
+        most = cores() // max(each.processes * (each.threads or cores()) for each in resources)
+    limit = jobs or max(1, most)
+    work = partial(do_task, study.folder.resolve(), limit)
+    return LocalEngine(work, logs=study.folder / "logs", limit=limit, gpus=gpus), limit
 
 
 class _Pace:

@@ -18,7 +18,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(folder):
     with pytest.raises(SystemExit) as exit_:
-        main(["quickstart", "--out", str(folder)])
+        main(["quickstart", "--no-study", "--out", str(folder)])
     assert exit_.value.code == 0
     return read_results(folder / "results.jsonl")
 
@@ -75,7 +75,7 @@ def test_the_claims_fail_where_they_should(results):
 
 def test_it_can_run_again_in_the_same_folder_and_says_where_the_page_is(results, folder, capsys):
     with pytest.raises(SystemExit) as exit_:
-        main(["quickstart", "--out", str(folder)])
+        main(["quickstart", "--no-study", "--out", str(folder)])
     assert exit_.value.code == 0
     assert f"Report: {folder / 'index.html'}" in capsys.readouterr().out
     again = read_results(folder / "results.jsonl")
