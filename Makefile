@@ -46,6 +46,7 @@ bench: $(VENV)/.test
 reports: $(VENV)/.core
 	$(BIN)/python reports/metric_response.py
 	$(BIN)/python reports/paper.py
+	$(BIN)/python reports/digits.py
 
 clean:
 	rm -rf $(VENV)
