@@ -459,7 +459,7 @@ def test_killed_workers_are_replaced_and_given_up_after_three_times(copy, whole,
     assert (code, output) == (2, "")
     assert error.count(f"started again: {once.name}: its process was killed (signal SIGKILL") == 1
     assert error.count(f"started again: {always.name}: its process was killed (signal SIGKILL") == 2
-    assert error.count(f"\nfailed: {always.name}: its process was killed (signal SIGKILL") == 1
+    assert error.count(f"failed: {always.name}: its process was killed (signal SIGKILL") == 1
     assert "dit-eval: error: 1 tasks failed, 9 of 10 are done and kept." in error
     assert (copy / "deadly" / always.key).read_text() == "97", "three starts"
     kept = [r for r in numbers(whole.folder / "results.jsonl") if always.key not in r["gen"]["path"]]
