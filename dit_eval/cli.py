@@ -912,6 +912,10 @@ def _study_show(arguments: argparse.Namespace) -> None:
 
 
 def _study_work(arguments: argparse.Namespace) -> None:
+    if World.from_environment().size > 1:
+        from dit_eval.workers import end_with
+
+        end_with(os.getppid())  # torchrun, which gives its processes sessions of their own, may be killed
     with join() as world:
         from dit_eval.study import Study
 

@@ -262,16 +262,19 @@ class Study:
         """
         note = on_note or (lambda _: None)
         with self._alone():
+            self._refuse_other(sources)
             self._begin(sources)
             attempts: Counter[str] = Counter()
             failures: dict[str, str] = {}
             done = {task.key for task in self.plan.tasks if self.is_done(task)}
-            total = len(self.plan.tasks)
+            total, known = len(self.plan.tasks), {task.key for task in self.plan.tasks}
             if done:
                 note(f"{self.folder}: going on; {len(done)} of {total} tasks are done already")
             self.collect()
             while True:
                 for key, outcome in engine.poll().items():
+                    if key not in known:  # a job of the plan as it was; it finds that out itself
+                        continue
                     task, reason = self.plan.task(key), outcome.reason
                     if outcome.state == "done" and not self.is_done(task):
                         reason = "it ended well and left no result; is the folder on a shared file system?"
@@ -298,6 +301,7 @@ class Study:
                 elif not engine.outstanding:
                     break
                 time.sleep(interval)
+            self._tidy()
             count = self.collect()
             with atomic_file(self.folder / "failures.json") as file:
                 file.write(json.dumps(failures, ensure_ascii=False, indent=1).encode())
@@ -424,6 +428,27 @@ class Study:
         with atomic_file(path) as file:
             file.write(json.dumps(about, ensure_ascii=False, allow_nan=False).encode())
 
+    def _refuse_other(self, sources: Sources) -> None:
+        """Refuse files other than those of finished tasks; of files that are named at run time, keys know nothing."""
+        results = [result for cell in self.plan.cells if (result := self.result(cell))]
+        if results:
+            ref = sha256_of(Path(sources.ref))
+            network = None if sources.weights is None else sha256_of(Path(sources.weights))
+            for result in results:
+                other = "another reference" if result.ref.sha256 != ref else ""
+                if network is not None and result.extractor.weights_sha256 != network:
+                    other = "other weights of the Inception network"
+                if other:
+                    raise ValueError(f"{self.folder}: {result.gen.path} was scored with {other}. Name another --out.")
+        runs = [self.training_folder(run.key) for run in self.plan.trainings]
+        begun = [run / "run.json" for run in runs if (run / "run.json").exists()]
+        identity = json.loads(json.dumps(training_data(self.plan, sources).identity)) if begun else {}
+        for path in begun:
+            if _read_json(path)["data"] != identity:
+                raise ValueError(
+                    f"{path.parent} is of another run: its data are not {sources.train}. Name another --out."
+                )
+
     def _begin(self, sources: Sources) -> None:
         """Write down what is asked for, for the processes that will do it."""
         for name, text in (
@@ -441,14 +466,21 @@ class Study:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / "lock", timeout=0):  # a killed process lets go of it
-                for stale in (*self.folder.glob(".*.part"), *self.folder.glob("done/.*.part")):
-                    stale.unlink()
                 yield
         except Timeout:
             raise ValueError(
                 f"{self.folder}: another process runs this study. Wait for it, or name another --out; "
                 "`dit-eval study status` shows how far it is."
             ) from None
+
+    def _tidy(self) -> None:
+        """Remove what killed processes left; called when no task runs, since those write such files."""
+        for pattern in (".*.part", "done/.*.part", "cache/.*.part"):
+            for stale in self.folder.glob(pattern):
+                stale.unlink(missing_ok=True)
+        for cell in self.plan.cells:
+            if not cell.keep_samples and self.is_done(cell):
+                self.samples(cell).unlink(missing_ok=True)
 
     @contextmanager
     def _held(self, task: Task, world: World) -> Iterator[None]:
@@ -624,6 +656,7 @@ def check_study(plan: Plan, sources: Sources) -> None:
         With what was found, what is needed, and why.
     """
     data = training_data(plan, sources)
+    device = "cpu" if sources.device == "cpu" else "cuda"  # what "auto" is, is known where tasks run
     for run in plan.trainings:
         resources = plan.resources(run)
         check_training(
@@ -634,13 +667,19 @@ def check_study(plan: Plan, sources: Sources) -> None:
             save_at=run.steps,
             save_every=run.save_every,
             log_every=run.log_every,
-            device="cuda",  # whether tasks get one is known where they run
+            device=device,
             micro_batch=resources.micro_batch,
             world=World(size=resources.size),
         )
     for cell in plan.cells:
-        check_run(sample_run(plan, cell))
-    ref = open_batch(sources.ref, role="ref")
+        check_run(dataclasses.replace(sample_run(plan, cell), device=device))
+    ref, network = open_batch(sources.ref, role="ref"), _extractor_class(plan)
+    for stats, dim in ((ref.pool, network.pool_dim), (ref.spatial, network.spatial_dim)):
+        if stats is not None and stats.dim != dim:
+            raise ValueError(
+                f"{sources.ref}: its statistics have {stats.dim} dimensions; the {network.name} extractor needs {dim}. "
+                "Take a reference that was made with this network."
+            )
     side = (plan.data.image_size, plan.data.image_size)
     if ref.image_size is not None and ref.image_size != side:
         raise ValueError(
@@ -678,22 +717,29 @@ def sample_run(plan: Plan, cell: Cell) -> SampleRun:
         global_seed=cell.seed,
         precision=cell.precision,
         compiled=cell.compile,
-        device="cuda" if cell.precision == "tf32" else "cpu",
+        device="cpu",
         training_steps=cell.training_steps,
         training_batch_size=run.recipe.batch_size,
     )
 
 
-def _extractor(plan: Plan, weights: str | None, device: str) -> FeatureExtractor:
+def _extractor_class(plan: Plan) -> Any:
+    """The network behind the features, which knows its sizes before any weights are loaded."""
     if plan.data.extractor == "digits":
         from dit_eval.features.digits import DigitsExtractor
 
-        return DigitsExtractor(device=device)
+        return DigitsExtractor
     from dit_eval.features.inception import TorchInception
 
+    return TorchInception
+
+
+def _extractor(plan: Plan, weights: str | None, device: str) -> FeatureExtractor:
+    if plan.data.extractor == "digits":
+        return _extractor_class(plan)(device=device)
     if weights is None:
         raise ValueError("The Inception network has no weights; pass --weights.")
-    return TorchInception(weights=Path(weights), device=device)
+    return _extractor_class(plan)(weights=Path(weights), device=device)
 
 
 def _is_locked(path: Path) -> bool:

@@ -129,7 +129,7 @@ def _serve(pipe: Connection, work: Callable[[str], None], parent: int, gpus: str
     """The life of a worker: a task at a time; the answer is why it failed, or nothing."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the workers
     signal.signal(signal.SIGTERM, lambda *_: _end_with_children())
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    end_with(parent)
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     while True:
@@ -164,11 +164,15 @@ def _run(command: Sequence[str], log: Path) -> None:
         raise RuntimeError(f"{_exit_words(code)}; see {log}")
 
 
-def _watch(parent: int) -> None:
-    """End when the parent has ended, however it did."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    _end_with_children()
+def end_with(parent: int) -> None:
+    """Have this process end, and the program that it runs, when its parent has ended, however that did."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        _end_with_children()
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _end_with_children() -> None:

@@ -5,11 +5,15 @@ before anything has started threads. A job is a line of JSON: {"argv": [...], "r
 "pieces": count the seconds from when so many new pieces are there, "watch": what a piece is, as a pattern after --out,
 "victims": "one" or "all", "die_in": null, "replace" or "rmtree", "at": name, "shard": images of a file of latents}.
 "die_in" kills the process itself with SIGKILL at that call, when it would put --out, or the file "at" in it, in place.
+"die_at": [what, n] does so at the nth time, counted from 1, that a file in --out would take its name ("done/*.json"),
+or a function would be called ("dit_eval.training:Trainer.step"). "serial": a study's tasks run in the process itself.
 The answer is the list of wait statuses (negative signal or exit code) and what the processes wrote to stderr.
 """
 
+import functools
 import glob
 import importlib
+import itertools
 import json
 import os
 import shutil
@@ -18,6 +22,8 @@ import socket
 import sys
 import time
 from pathlib import Path
+
+import inline_engine
 
 import dit_eval.cli
 import dit_eval.data
@@ -36,6 +42,21 @@ def die(*_: object, **__: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def die_at(out: Path, what: str, times: int) -> None:
+    """Die at a call of a function, or at `os.replace` of a file."""
+    module, _, name = what.partition(":") if ":" in what else ("os", ":", "replace")
+    *classes, last = name.split(".")
+    owner = functools.reduce(getattr, classes, importlib.import_module(module))
+    original, calls = getattr(owner, last), itertools.count(1)
+
+    def counted(*arguments: object, **more: object) -> object:
+        if (":" in what or Path(arguments[1]).match(str(out / what))) and next(calls) == times:
+            die()
+        return original(*arguments, **more)
+
+    setattr(owner, last, counted)
+
+
 def child(job: dict, rank: int, port: int, log: Path) -> None:
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 2)
@@ -52,6 +73,10 @@ def child(job: dict, rank: int, port: int, log: Path) -> None:
         os.replace = lambda a, b: die() if Path(b) in fatal else replace(a, b)
     if job.get("die_in") == "rmtree":
         shutil.rmtree = die
+    if "die_at" in job:
+        die_at(final, *job["die_at"])
+    if job.get("serial"):
+        inline_engine.install(setattr)
     if "shard" in job:
         dit_eval.data._SHARD = job["shard"]
     try:

@@ -175,6 +175,20 @@ def test_our_files_say_what_they_are_and_give_exactly_the_same_output(state, exp
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
 
 
+def test_the_same_model_is_the_same_bytes(state, tmp_path):
+    # Results name weights by the checksum of their file, so an interrupted study must write the same file again.
+    model = DiT(CONFIG).eval()
+    model.load_state_dict(state)
+    notes = {f"note {i}": "größer" for i in range(8)}
+    files = [tmp_path / f"{i}.safetensors" for i in range(3)]
+    for path in files:
+        save_dit(path, model, notes=notes)
+    assert len({path.read_bytes() for path in files}) == 1
+    with safe_open(files[0], framework="pt") as file:
+        assert notes.items() <= file.metadata().items()
+        assert all(torch.equal(file.get_tensor(name), value) for name, value in state.items())
+
+
 def test_files_of_others_do_not_say(state, tmp_path):
     save_file(state, tmp_path / "plain.safetensors")
     torch.save(state, tmp_path / "plain.pt")

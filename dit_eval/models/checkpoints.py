@@ -108,7 +108,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, weights: Literal["ema", "mo
 
 
 def save_dit(path: str | os.PathLike[str], model: DiT, *, notes: Mapping[str, str] | None = None) -> None:
-    """Write a model as safetensors that carry their configuration, atomically.
+    """Write a model as safetensors that carry their configuration, atomically; the same model is the same bytes.
 
     Parameters
     ----------
@@ -118,8 +118,16 @@ def save_dit(path: str | os.PathLike[str], model: DiT, *, notes: Mapping[str, st
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {**(notes or {}), _CONFIG_KEY: json.dumps(asdict(model.config))}
     tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    data = memoryview(save(tensors, metadata=metadata))
+    # safetensors writes metadata in an order that changes from call to call.
+    size = 8 + int.from_bytes(data[:8], "little")
+    entries = json.loads(bytes(data[8:size]))
+    entries["__metadata__"] = dict(sorted(entries["__metadata__"].items()))
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
     with atomic_file(path) as file:
-        file.write(save(tensors, metadata=metadata))
+        for part in (len(header).to_bytes(8, "little"), header, data[size:]):
+            file.write(part)
 
 
 def stored_config(path: str | os.PathLike[str]) -> DiTConfig | None:
