@@ -428,26 +428,39 @@ def _add_extractor_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    with join() as world:
+        # Mistakes are told once, by process 0.
+        setup = world.first_then_all(lambda: _evaluation_setup(arguments, world))
+        world.share_cores()
+        from dit_eval.evaluate import evaluate
+
+        with _ProgressBars("features") as bars:
+            result = evaluate(
+                **setup,
+                distances=arguments.distances,
+                batch_size=arguments.batch_size,
+                cache=arguments.cache,
+                world=world,
+                on_progress=bars.update if world.rank == 0 else None,
+            )
+        if world.rank == 0:
+            _tell_result(arguments, result)
+
+
+def _evaluation_setup(arguments: argparse.Namespace, world: World) -> dict[str, Any]:
+    """Files, request and extractor: everything a user may have got wrong."""
     from dit_eval.npz import open_batch
 
     gen = open_batch(arguments.samples, role="gen", num_images=arguments.num_samples)
     ref = open_batch(_reference_path(arguments.ref), role="ref")
-    from dit_eval.evaluate import check_request, evaluate
+    from dit_eval.evaluate import check_request
 
     request: dict[str, Any] = {"metrics": arguments.metrics, "allow_size_mismatch": arguments.allow_size_mismatch}
     check_request(gen=gen, ref=ref, sizes=_extractor_class(arguments), **request)
-    extractor = _extractor(arguments)
-    with _ProgressBars("features") as bars:
-        result = evaluate(
-            gen=gen,
-            ref=ref,
-            extractor=extractor,
-            distances=arguments.distances,
-            batch_size=arguments.batch_size,
-            cache=arguments.cache,
-            on_progress=bars.update,
-            **request,
-        )
+    return {"gen": gen, "ref": ref, "extractor": _extractor(arguments, world), **request}
+
+
+def _tell_result(arguments: argparse.Namespace, result: EvalResult) -> None:
     for warning in result.warnings:
         _say(f"warning: {warning}")
     appended = None if arguments.no_results else arguments.results
@@ -1197,12 +1210,12 @@ def _extractor_class(arguments: argparse.Namespace) -> Any:
     return TorchInception
 
 
-def _extractor(arguments: argparse.Namespace) -> FeatureExtractor:
+def _extractor(arguments: argparse.Namespace, world: World | None = None) -> FeatureExtractor:
     from dit_eval.assets import asset
 
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size {arguments.batch_size}: needed at least 1.")
-    extractor, device = _extractor_class(arguments), World().device(arguments.device)
+    extractor, device = _extractor_class(arguments), (world or World()).device(arguments.device)
     if arguments.extractor == "digits":
         return extractor(device=device)
     weights = arguments.weights

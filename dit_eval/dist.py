@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 _T = TypeVar("_T")
@@ -95,6 +96,44 @@ class World:
         if self.size > 1:
             for tensor in tensors:
                 _distributed().broadcast(tensor, src=0)
+
+    def most(self, number: int) -> int:
+        """The greatest of the numbers of all processes, in all of them."""
+        if self.size == 1:
+            return number
+        import torch
+
+        greatest = torch.tensor(number)
+        _distributed().all_reduce(greatest, op=_distributed().ReduceOp.MAX)
+        return int(greatest)
+
+    def collect(self, rows: np.ndarray) -> np.ndarray | None:
+        """The rows of all processes, those of process 0 first, in process 0; None in the others.
+
+        Parameters
+        ----------
+        rows : (N_i, ...), all of one type, and of one shape but for N_i, of which some may be 0
+        """
+        if self.size == 1:
+            return rows
+        import numpy as np
+        import torch
+
+        counts = torch.zeros(self.size, dtype=torch.long)
+        counts[self.rank] = len(rows)
+        _distributed().all_reduce(counts)
+        if self.rank:
+            if len(rows):
+                _distributed().send(torch.from_numpy(np.ascontiguousarray(rows)), dst=0)
+            return None
+        gathered = np.empty((int(counts.sum()), *rows.shape[1:]), rows.dtype)
+        gathered[: len(rows)] = rows
+        at = len(rows)
+        for rank, count in enumerate(counts.tolist()):
+            if rank and count:
+                _distributed().recv(torch.from_numpy(gathered[at : at + count]), src=rank)
+                at += count
+        return gathered
 
     def from_first(self, function: Callable[[], _T]) -> _T:
         """Run a function in process 0 only, and give its result to all.

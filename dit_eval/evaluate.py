@@ -20,6 +20,7 @@ from typing import Literal, Protocol, TypeVar
 import numpy as np
 
 from dit_eval import results
+from dit_eval.dist import World
 from dit_eval.features.extract import FeatureExtractor, cached_features, extract_features
 from dit_eval.metrics.frechet import FrechetDistance, frechet_distance
 from dit_eval.metrics.inception_score import SPLIT_SIZE, inception_score, order_free_inception_score
@@ -159,6 +160,7 @@ def evaluate(
     cache: Path | None = None,
     cache_gen: bool = True,
     allow_size_mismatch: bool = False,
+    world: World | None = None,
     on_progress: Progress | None = None,
 ) -> EvalResult:
     """Score a sample batch against a reference batch by ADM's protocol.
@@ -173,19 +175,23 @@ def evaluate(
     cache : folder for features, so that the same images are not passed through the network again
     cache_gen : keep the features of gen there too, not of ref alone
     allow_size_mismatch : accept gen and ref images of different sizes
+    world : the processes that share the images, all of which call this and get the result
     on_progress : called while features are extracted
 
     Raises
     ------
     ValueError
         If the files do not fit the request or each other, before any network runs.
+    FirstProcessFailed
+        In the other processes, if process 0 fails in what it does alone.
     """
+    world = world or World()
     chosen, warnings = check_request(
         gen=gen, ref=ref, sizes=extractor, metrics=metrics, allow_size_mismatch=allow_size_mismatch
     )
     seconds: dict[str, float] = {}
     with _timed(seconds, "checksums"):
-        gen_sha256, ref_sha256 = gen.sha256(), ref.sha256()
+        gen_sha256, ref_sha256 = world.from_first(lambda: (gen.sha256(), ref.sha256()))
 
     def features(role: str, images: ImageBatch, sha256: str) -> FeatureSummary:
         report = partial(on_progress, role) if on_progress else None
@@ -196,6 +202,7 @@ def evaluate(
                 images_sha256=sha256,
                 cache=cache if cache_gen or role == "ref" else None,
                 batch_size=batch_size,
+                world=world,
                 on_progress=report,
             )
         return summary
@@ -210,52 +217,57 @@ def evaluate(
         )
     gen_features = features("gen", gen, gen_sha256)
 
-    with _timed(seconds, "metrics"):
-        fid = _frechet(gen_features.pool, ref_features.pool) if "fid" in chosen else None
-        sfid = _frechet(gen_features.spatial, ref_features.spatial) if "sfid" in chosen else None
-        scores = _inception_scores(gen_features.class_probs, gen.labels, warnings) if "is" in chosen else (None, None)
-        manifold: PrecisionRecall | None = None
-        if needs_manifold:
-            manifold = precision_recall(
-                gen=_known(gen_features.pool_features),
-                ref=_known(ref_features.pool_features),
-                k=_K,
-                distances=distances,
-                device=extractor.device if extractor.backend == "torch" else "cpu",
+    def score() -> EvalResult:
+        with _timed(seconds, "metrics"):
+            fid = _frechet(gen_features.pool, ref_features.pool) if "fid" in chosen else None
+            sfid = _frechet(gen_features.spatial, ref_features.spatial) if "sfid" in chosen else None
+            scores = (
+                _inception_scores(gen_features.class_probs, gen.labels, warnings) if "is" in chosen else (None, None)
             )
-            if manifold.clipped_risk and distances == "adm-float16":
-                warnings.append(
-                    "features are so large that ADM's float16 distances overflow without notice; precision and "
-                    "recall may be near 1 for that reason alone. Compare with --distances float32."
+            manifold: PrecisionRecall | None = None
+            if needs_manifold:
+                manifold = precision_recall(
+                    gen=_known(gen_features.pool_features),
+                    ref=_known(ref_features.pool_features),
+                    k=_K,
+                    distances=distances,
+                    device=extractor.device if extractor.backend == "torch" else "cpu",
                 )
-    return EvalResult(
-        fid=fid.value if fid else None,
-        sfid=sfid.value if sfid else None,
-        inception_score=scores[0],
-        precision=manifold.precision if manifold and "precision" in chosen else None,
-        recall=manifold.recall if manifold and "recall" in chosen else None,
-        num_samples=gen.num_images,
-        num_reference=ref.num_images if needs_manifold or needs_moments else None,
-        protocol=_protocol(extractor, distances),
-        extractor=ExtractorInfo(
-            name=extractor.name,
-            weights_sha256=extractor.weights_sha256,
-            backend=extractor.backend,
-            precision=extractor.precision,
-            device=extractor.device,
-        ),
-        gen=_source(gen, gen_sha256, "computed"),
-        ref=_source(ref, ref_sha256, "stored" if stored else "computed"),
-        fid_raw=fid.raw if fid else None,
-        sfid_raw=sfid.raw if sfid else None,
-        inception_score_order_free=scores[1],
-        distances=distances,
-        warnings=tuple(warnings),
-        seconds={phase: round(duration, 3) for phase, duration in seconds.items()},
-        peak_memory_bytes=results.peak_memory_bytes(),
-        environment=results.environment(),
-        time=results.now(),
-    )
+                if manifold.clipped_risk and distances == "adm-float16":
+                    warnings.append(
+                        "features are so large that ADM's float16 distances overflow without notice; precision and "
+                        "recall may be near 1 for that reason alone. Compare with --distances float32."
+                    )
+        return EvalResult(
+            fid=fid.value if fid else None,
+            sfid=sfid.value if sfid else None,
+            inception_score=scores[0],
+            precision=manifold.precision if manifold and "precision" in chosen else None,
+            recall=manifold.recall if manifold and "recall" in chosen else None,
+            num_samples=gen.num_images,
+            num_reference=ref.num_images if needs_manifold or needs_moments else None,
+            protocol=_protocol(extractor, distances),
+            extractor=ExtractorInfo(
+                name=extractor.name,
+                weights_sha256=extractor.weights_sha256,
+                backend=extractor.backend,
+                precision=extractor.precision,
+                device=extractor.device,
+            ),
+            gen=_source(gen, gen_sha256, "computed"),
+            ref=_source(ref, ref_sha256, "stored" if stored else "computed"),
+            fid_raw=fid.raw if fid else None,
+            sfid_raw=sfid.raw if sfid else None,
+            inception_score_order_free=scores[1],
+            distances=distances,
+            warnings=tuple(warnings),
+            seconds={phase: round(duration, 3) for phase, duration in seconds.items()},
+            peak_memory_bytes=results.peak_memory_bytes(),
+            environment=results.environment(),
+            time=results.now(),
+        )
+
+    return world.from_first(score)
 
 
 def write_reference(

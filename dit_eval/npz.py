@@ -70,8 +70,12 @@ class ImageBatch:
     run: SampleRun | None
     _images: _Member | None
 
-    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
+    def batches(self, batch_size: int, *, first: int = 0, last: int | None = None) -> Iterator[np.ndarray]:
         """Yield the images in file order as uint8 (B, H, W, 3); the last batch may be short.
+
+        Parameters
+        ----------
+        first, last : begin with image `first` and end before image `last`; all images by default
 
         Raises
         ------
@@ -83,7 +87,8 @@ class ImageBatch:
         if self._images is None:
             return
         read = _read_stored if self._images.stored else _read_compressed
-        yield from read(self.path, self._images, self.num_images, batch_size)
+        end = self.num_images if last is None else min(last, self.num_images)
+        yield from read(self.path, self._images, range(first, end, batch_size), end)
 
     def array(self) -> np.ndarray:
         """All images, uint8 (N, H, W, 3), to be read in any order: mapped if the file stores them as they are.
@@ -306,24 +311,26 @@ def _image_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -
     return _Member(info=info, shape=shape, dtype=dtype, start=start, header_size=header_size)
 
 
-def _read_stored(path: Path, member: _Member, num_images: int, batch_size: int) -> Iterator[np.ndarray]:
+def _read_stored(path: Path, member: _Member, begins: range, end: int) -> Iterator[np.ndarray]:
     stride = int(np.prod(member.shape[1:]))
     first = member.start + member.header_size
-    for begin in range(0, num_images, batch_size):
-        size = min(batch_size, num_images - begin)
+    for begin in begins:
+        size = min(begins.step, end - begin)
         # A mapping per batch, copied and dropped: one mapping of the whole file would count as resident memory
         # page by page until all of it is.
         mapped = np.memmap(path, np.uint8, "r", first + begin * stride, (size, *member.shape[1:]))
         yield np.array(mapped)
 
 
-def _read_compressed(path: Path, member: _Member, num_images: int, batch_size: int) -> Iterator[np.ndarray]:
+def _read_compressed(path: Path, member: _Member, begins: range, end: int) -> Iterator[np.ndarray]:
+    stride = int(np.prod(member.shape[1:]))
     with zipfile.ZipFile(path) as archive, archive.open(member.info) as file:
-        file.read(member.header_size)
-        for begin in range(0, num_images, batch_size):
-            shape = (min(batch_size, num_images - begin), *member.shape[1:])
+        for begin in begins:
+            shape = (min(begins.step, end - begin), *member.shape[1:])
             needed = int(np.prod(shape))
             try:
+                if begin == begins.start:  # all before is decompressed and dropped
+                    file.seek(member.header_size + begin * stride)
                 data = file.read(needed)
             except (EOFError, zipfile.BadZipFile, zlib.error) as error:
                 raise ValueError(f"{path}: arr_0 is damaged near image {begin:,} ({error}).") from None

@@ -5,6 +5,7 @@ Everything the metrics need of an image set is a `FeatureSummary`; the same type
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,6 +97,19 @@ class RunningStats:
             raise ValueError(f"Found {other._mean.size} feature dimensions; needed {self._mean.size}.")
         if other.num:
             self._combine(other.num, other._mean, other._scatter)
+
+    def state(self) -> np.ndarray:
+        """All that was seen, as one float64 row (1 + D + D D,): number, mean, scatter; see `from_state`."""
+        return np.concatenate([[float(self.num)], self._mean, self._scatter.ravel()])
+
+    @classmethod
+    def from_state(cls, state: np.ndarray) -> RunningStats:
+        """The instance whose `state` this is."""
+        dim = math.isqrt(len(state))  # D (D + 1) + 1 lies between D^2 and (D + 1)^2
+        running = cls(dim)
+        running.num = int(state[0])
+        running._mean, running._scatter = state[1 : 1 + dim].copy(), state[1 + dim :].reshape(dim, dim).copy()
+        return running
 
     def _combine(self, num: int, mean: np.ndarray, scatter: np.ndarray) -> None:
         total = self.num + num

@@ -392,20 +392,19 @@ class Study:
             on_progress=on_progress,
         )
         drawn = time.perf_counter()
+        result = evaluate(
+            gen=open_batch(out, role="gen"),
+            ref=open_batch(self.sources.ref, role="ref"),
+            extractor=_extractor(self.plan, self.sources.weights, device),
+            cache=self.folder / "cache",
+            cache_gen=False,  # a cell is scored once; features of 50,000 images take 800 MB
+            world=world,
+        )
         if world.rank == 0:
-            gen = open_batch(out, role="gen")
-            result = evaluate(
-                gen=gen,
-                ref=open_batch(self.sources.ref, role="ref"),
-                extractor=_extractor(self.plan, self.sources.weights, device),
-                cache=self.folder / "cache",
-                cache_gen=False,  # a cell is scored once; features of 50,000 images take 800 MB
-            )
             # Paths as seen from the folder, so that it can be moved, and so that two runs give the same results.
-            result = dataclasses.replace(
-                result, gen=dataclasses.replace(result.gen, path=out.relative_to(self.folder).as_posix())
-            )
+            gen = dataclasses.replace(result.gen, path=out.relative_to(self.folder).as_posix())
             seconds = {"sampling": drawn - begin, "evaluation": time.perf_counter() - drawn}
+            result = dataclasses.replace(result, gen=gen)
             self._write_done(cell, seconds, share=1.0 - before / cell.num_samples, result=result)
             if not cell.keep_samples:
                 out.unlink()

@@ -1,6 +1,7 @@
 """The whole path from files to a result, on real digits with the embedded extractor."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -254,3 +255,63 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path, digits_ref):
         )
         peaks.append(int(done.stdout))
     assert peaks[1] - peaks[0] < 100e6
+
+
+# ---- several processes
+
+
+def by_torchrun(processes, *arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return subprocess.run(
+        [*command, "-m", "dit_eval", "evaluate", *map(str, arguments), "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=600,
+    )
+
+
+@pytest.mark.parametrize(("processes", "batch_size", "compressed"), [(2, 64, False), (3, 200, True)])
+def test_several_processes_give_the_result_of_one(
+    result, sample_file, digits_ref, tmp_path, processes, batch_size, compressed
+):
+    # 500 images do not divide among them; 3 batches of 200 do, one each, the last one short.
+    if compressed:
+        with np.load(sample_file) as file:
+            np.savez_compressed(tmp_path / "samples.npz", **file)
+        sample_file = tmp_path / "samples.npz"
+    arguments = [sample_file, "--ref", digits_ref, "--extractor", "digits", "--batch-size", batch_size]
+    process = by_torchrun(processes, *arguments, "--results", tmp_path / "results.jsonl", "--cache", tmp_path / "cache")
+    assert process.returncode == 0, process.stderr
+    (found,) = read_results(tmp_path / "results.jsonl")
+    assert_same(found, result, rel=1e-9)
+    assert found.num_samples == 500
+    # The cache that process 0 wrote serves one process as well.
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_more_processes_than_batches(result, sample_file, digits_ref, tmp_path):
+    arguments = [sample_file, "--ref", digits_ref, "--extractor", "digits", "--batch-size", 500]
+    process = by_torchrun(2, *arguments, "--json", tmp_path / "result.json", "--no-results")
+    assert process.returncode == 0, process.stderr
+    assert_same(EvalResult.from_json((tmp_path / "result.json").read_text()), result, rel=1e-9)
+
+
+def test_a_mistake_of_several_processes_is_told_once(sample_file, tmp_path):
+    process = by_torchrun(2, sample_file, "--ref", tmp_path / "missing.npz", "--extractor", "digits")
+    assert process.returncode != 0
+    assert process.stderr.count("no such file") == 1
+
+
+def test_inception_by_two_processes(tmp_path, digits, inception_files, torch_inception):
+    # ADM's network and protocol: 22 images in batches of 8, against statistics made by one process.
+    images = np.repeat(np.repeat(digits.images[:22], 4, 1), 4, 2)
+    for name, part in (("gen", images[:22]), ("ref", images[5:15])):
+        write_batch(tmp_path / f"{name}.npz", images=[part], shape=part.shape)
+    alone = run(tmp_path / "gen.npz", tmp_path / "ref.npz", torch_inception, batch_size=8)
+    arguments = [tmp_path / "gen.npz", "--ref", tmp_path / "ref.npz", "--weights", inception_files.pth]
+    process = by_torchrun(2, *arguments, "--batch-size", 8, "--json", tmp_path / "two.json", "--no-results")
+    assert process.returncode == 0, process.stderr
+    two = EvalResult.from_json((tmp_path / "two.json").read_text())
+    assert_same(two, alone, rel=1e-9)
+    assert two.protocol == "adm-2021"

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from dit_eval.dist import World
 from dit_eval.npz import ImageBatch, write_batch
 from dit_eval.stats import FeatureSummary, GaussianStats, RunningStats
 
@@ -57,6 +58,7 @@ def extract_features(
     extractor: FeatureExtractor,
     *,
     batch_size: int = 64,
+    world: World | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> FeatureSummary:
     """Run the network over an image set once and keep what all metrics need.
@@ -66,32 +68,55 @@ def extract_features(
 
     Parameters
     ----------
+    world : the processes that share the images; each takes whole batches in a row, and process 0 gets the summary, the
+        others an empty one
     on_progress : called after each batch with (images done, images in all)
     """
-    num = images.num_images
+    world, num = world or World(), images.num_images
+    # Whole batches, so that each is the same batch whatever the number of processes.
+    batches = -(-num // batch_size)
+    first, last = (min(batches * rank // world.size * batch_size, num) for rank in (world.rank, world.rank + 1))
     pool_stats, spatial_stats = RunningStats(extractor.pool_dim), RunningStats(extractor.spatial_dim)
-    pool_features = np.empty((num, extractor.pool_dim), np.float32)
+    pool_features = np.empty((last - first, extractor.pool_dim), np.float32)
     class_probs: np.ndarray | None = None
     done = 0
-    for batch in images.batches(batch_size):
+    for batch in images.batches(batch_size, first=first, last=last):
         features = extractor(batch)
         pool_stats.update(features.pool)
         spatial_stats.update(features.spatial)
         if class_probs is None:
-            class_probs = np.empty((num, features.class_probs.shape[1]), np.float32)
+            class_probs = np.empty((last - first, features.class_probs.shape[1]), np.float32)
         rows = slice(done, done + len(batch))
         pool_features[rows] = features.pool
         class_probs[rows] = features.class_probs
         done += len(batch)
         if on_progress:
-            on_progress(done, num)
+            on_progress(min(num, done * world.size), num)
+    if class_probs is None:  # fewer batches than processes
+        class_probs = np.empty((0, 0), np.float32)
+    pool, spatial = _merged(pool_stats, world), _merged(spatial_stats, world)
+    columns = world.most(class_probs.shape[1])
+    gathered = world.collect(pool_features), world.collect(class_probs.reshape(len(class_probs), columns))
+    if pool is None or spatial is None:
+        return FeatureSummary()
     # A single image has features but no covariance.
     return FeatureSummary(
-        pool=pool_stats.finalize() if num > 1 else None,
-        spatial=spatial_stats.finalize() if num > 1 else None,
-        pool_features=pool_features,
-        class_probs=class_probs,
+        pool=pool.finalize() if num > 1 else None,
+        spatial=spatial.finalize() if num > 1 else None,
+        pool_features=gathered[0],
+        class_probs=gathered[1],
     )
+
+
+def _merged(stats: RunningStats, world: World) -> RunningStats | None:
+    """What all processes have seen, in process 0."""
+    states = world.collect(stats.state()[None])
+    if states is None:
+        return None
+    total = RunningStats.from_state(states[0])
+    for state in states[1:]:
+        total.merge(RunningStats.from_state(state))
+    return total
 
 
 def cached_features(
@@ -101,9 +126,12 @@ def cached_features(
     images_sha256: str,
     cache: Path | None,
     batch_size: int = 64,
+    world: World | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[FeatureSummary, bool]:
     """`extract_features`, or its earlier result from the folder `cache`.
+
+    With several processes, process 0 reads and writes the entry and gets the summary, the others an empty one.
 
     An entry is keyed by the content of the image file, the number of images used, the extractor, its weights,
     backend, device kind and precision; the batch size does not matter. An unreadable entry is made again.
@@ -112,8 +140,9 @@ def cached_features(
     -------
     The summary, and whether it came from the cache.
     """
+    world = world or World()
     if cache is None:
-        return extract_features(images, extractor, batch_size=batch_size, on_progress=on_progress), False
+        return extract_features(images, extractor, batch_size=batch_size, world=world, on_progress=on_progress), False
     parts = {
         "version": _CACHE_VERSION,
         "images": images_sha256,
@@ -126,10 +155,11 @@ def cached_features(
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     entry = Path(cache) / f"features-{key[:32]}.npz"
-    if (kept := _read_entry(entry, images.num_images)) is not None:
-        return kept, True
-    summary = extract_features(images, extractor, batch_size=batch_size, on_progress=on_progress)
-    write_batch(entry, arrays=_entry_arrays(summary, json.dumps(parts)))
+    kept = _read_entry(entry, images.num_images) if world.rank == 0 else None
+    if world.from_first(lambda: kept is not None):
+        return kept or FeatureSummary(), True
+    summary = extract_features(images, extractor, batch_size=batch_size, world=world, on_progress=on_progress)
+    world.from_first(lambda: write_batch(entry, arrays=_entry_arrays(summary, json.dumps(parts))))
     return summary, False
 
 
