@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from inline_engine import InlineEngine
 from PIL import Image
-from serial_engine import SerialEngine
 
 from dit_eval.cli import main
 from dit_eval.flops import count_model
@@ -165,7 +165,7 @@ def test_the_plan_runs_with_tiny_widths(name, material, tmp_path, monkeypatch):
     sources = find_sources(plan, train=str(material / "latents"), ref=str(material / "ref.npz"), device="cpu")
     check_study(plan, sources)
     study = Study(plan, tmp_path / "study")
-    count = study.run(SerialEngine(study), sources, interval=0.0)
+    count = study.run(InlineEngine(study.work, logs=None), sources, interval=0.0)
 
     results = read_results(study.results)
     assert count == len(results) == len(plan.cells)
