@@ -65,3 +65,10 @@ def slurm():
         (pytest.fail if os.environ.get("CI") else pytest.skip)(why)
     with slurm_cluster.slurm_cluster() as folder:
         yield folder
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that use the fixture `slurm` have the mark of the same name."""
+    for item in items:
+        if "slurm" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slurm)
