@@ -27,8 +27,9 @@ $(VENV)/.test: $(VENV)/.core
 quickstart: $(VENV)/.core
 	$(BIN)/dit-eval quickstart
 
+# Two processes with a thread each; a file's tests stay together, for what they share.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

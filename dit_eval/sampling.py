@@ -275,8 +275,7 @@ def sample_npz(
             report = _batch_progress(parts.done(), end - begin, run, sampler, on_progress) if world.rank == 0 else None
             parts.save(begin, sampler.draw(np.arange(begin, end), labels[begin:end], on_step=report))
         world.barrier()
-        if world.rank == 0:
-            parts.pack(run, labels)
+        world.from_first(lambda: parts.pack(run, labels))  # nobody goes on before the file is there
     return out
 
 

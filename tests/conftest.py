@@ -68,7 +68,9 @@ def slurm():
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that use the fixture `slurm` have the mark of the same name."""
+    """Mark the tests that use the fixture `slurm`, and put the longest files first, so that processes end together."""
+    first = ("test_study_slurm.py", "test_study.py")
+    items.sort(key=lambda item: first.index(item.path.name) if item.path.name in first else len(first))
     for item in items:
         if "slurm" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slurm)
