@@ -281,6 +281,46 @@ def test_two_processes_by_torchrun_do_not_change_a_byte(whole, tmp_path):
     assert output.count("40 images, 8 px") == 1, "one process speaks"
 
 
+SLOW_PACKING = """\
+import time
+from pathlib import Path
+
+from dit_eval import sampling
+from dit_eval.cli import main
+
+pack = sampling._Parts.pack
+sample_npz = sampling.sample_npz
+
+
+def slowly(self, *arguments):
+    time.sleep(2)
+    pack(self, *arguments)
+
+
+def watched(out, **options):
+    sample_npz(out, **options)
+    assert Path(out).is_file(), "a process goes on, and the file is not there"
+
+
+sampling._Parts.pack, sampling.sample_npz = slowly, watched
+main()
+"""
+
+
+def test_no_process_goes_on_before_the_file_is_there(tmp_path):
+    # A study scores the file in all processes of a run; the last of its pieces may take long to pack.
+    script = tmp_path / "slow_packing.py"
+    script.write_text(SLOW_PACKING)
+    arguments = command(tmp_path / "samples.npz")
+    process = subprocess.run(
+        [*TORCHRUN, "--standalone", "--nproc-per-node=2", str(script), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr
+
+
 def test_two_machines_by_torchrun_do_not_change_a_byte(whole, tmp_path):
     # Two agents as on two machines, meeting over loopback and sharing a folder.
     out = tmp_path / "samples.npz"
