@@ -128,7 +128,6 @@ class Study:
 
     def __init__(self, plan: Plan, folder: str | os.PathLike[str]) -> None:
         self.plan, self.folder = plan, Path(folder)
-        self._trainings = {run.key: run for run in plan.trainings}
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Study:
