@@ -7,7 +7,7 @@ PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 .PHONY: help quickstart test check bench reports clean
 
 help:
-	@echo "make quickstart   draw digits from a DiT, score them beside real and damaged ones: table, figures, results.jsonl"
+	@echo "make quickstart   draw digits from a DiT, score them beside real and damaged ones, run a small scaling study"
 	@echo "make test         the tests (installs TensorFlow as well, for parity with the original program)"
 	@echo "make check        lint, format, types and layering"
 	@echo "make bench        measure memory and speed on this machine"

@@ -4,6 +4,7 @@ import pytest
 
 from dit_eval.cli import main
 from dit_eval.npz import open_batch
+from dit_eval.plan import load_plan, parse_plan
 from dit_eval.quickstart import LEVELS, _verdicts
 from dit_eval.results import read_results
 
@@ -73,12 +74,43 @@ def test_the_claims_fail_where_they_should(results):
     assert sum(_verdicts(exchanged, results[-1]).values()) < 6
 
 
-def test_it_can_run_again_in_the_same_folder_and_says_where_the_page_is(results, folder, capsys):
+STUDY = """\
+name = "tiny"
+data = { train = "digits", ref = "digits", extractor = "digits", space = "pixel", image_size = 8, channels = 1, \
+num_classes = 10 }
+models."tiny-S/4" = { depth = 1, hidden_size = 8, num_heads = 2, patch_size = 4 }
+models."tiny-B/4" = { depth = 1, hidden_size = 12, num_heads = 2, patch_size = 4 }
+models."tiny-L/4" = { depth = 1, hidden_size = 16, num_heads = 2, patch_size = 4 }
+training = { learning_rate = 5e-3, batch_size = 8, flip = 0.0, log_every = 2, ema_decay = 0.5 }
+sampling = { num_samples = 16, labels = "balanced" }
+cells = [{ models = "all", training_steps = 4, sampling_steps = [2, 3] }]
+resources = [{ threads = 1, num_workers = 0 }]
+"""
+
+
+def test_it_runs_again_in_the_same_folder_and_its_study_is_on_the_page(results, folder, capsys, monkeypatch):
+    # The plan of the quickstart takes a minute; this one has all its parts.
+    monkeypatch.setattr("dit_eval.quickstart.load_plan", lambda name: parse_plan(STUDY, folder / f"{name}.toml"))
     with pytest.raises(SystemExit) as exit_:
-        main(["quickstart", "--no-study", "--out", str(folder)])
+        main(["quickstart", "--out", str(folder)])
     assert exit_.value.code == 0
-    assert f"Report: {folder / 'index.html'}" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert f"Report: {folder / 'index.html'}" in output
+    assert "FID-16 and the logarithm of Gflops correlate with r = " in output
+    assert "The larger of two adjacent sizes" in output
     again = read_results(folder / "results.jsonl")
-    assert [(r.fid, r.sfid, r.precision, r.recall) for r in again] == [
-        (r.fid, r.sfid, r.precision, r.recall) for r in results
+    assert [r.fid for r in again[: len(results)]] == [r.fid for r in results]
+    studied = again[len(results) :]
+    assert [(r.gen.run.model, r.gen.run.num_sampling_steps) for r in studied] == [
+        (f"tiny-{size}/4", steps) for size in "SBL" for steps in "23"
     ]
+    assert all((folder / r.gen.path).is_file() for r in studied)
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert "tiny-L/4" in page
+    assert "training loss" in page
+
+
+def test_the_plan_of_the_study_is_embedded():
+    plan = load_plan("digits-small")
+    assert len(plan.trainings) == 4
+    assert len(plan.cells) == 12

@@ -45,7 +45,7 @@ from dit_eval.report.data import (
 )
 from dit_eval.report.figures import PAPER, render_figure
 from dit_eval.report.law import scaling_law
-from dit_eval.report.paper_figures import FIGURES, loss_curves
+from dit_eval.report.paper_figures import FIGURES, fid_against_gflops, loss_curves
 from dit_eval.results import EvalResult, SampleRun, read_results
 
 # From the paper's tables by another way than the CSV: (table, column) -> sum, and sum weighted by the row's place
@@ -200,6 +200,16 @@ def test_stated_numbers_are_reproduced(papers):
         if value != "-" and round(float(value), len(printed[name].partition(".")[2])) != float(printed[name])
     }
     assert off == {"gflops-ldm4"}, "103.6 is the only stated figure that the count does not give"
+
+
+def test_what_does_not_vary_correlates_with_nothing(papers):
+    # Models that have hardly been trained draw the same images.
+    assert correlation([1.0, 2.0, 3.0], [5.0, 5.0, 5.0]) is None
+    assert correlation([2.0, 2.0, 2.0], [5.0, 6.0, 7.0]) is None
+    level = dataclasses.replace(papers, points=papers.points.assign(fid=5.0))
+    figure = fid_against_gflops(level)
+    assert figure is not None
+    assert not [text for text in figure.axes[0].texts if "r = " in text.get_text()]
 
 
 def test_figure_8_has_the_papers_correlation(papers):

@@ -86,14 +86,16 @@ def compute_text(tflops: float) -> str:
     return f"{tflops * UNITS[unit]:.3g} {unit}"
 
 
-def correlation(gflops: Iterable[float], fid: Iterable[float]) -> tuple[float, float, float]:
+def correlation(gflops: Iterable[float], fid: Iterable[float]) -> tuple[float, float, float] | None:
     """Pearson's r of log Gflops and FID, and the least-squares line FID = intercept + slope ln(Gflops).
 
     Returns
     -------
-    r, slope, intercept
+    r, slope, intercept; None if all Gflops, or all FIDs, are equal: then there is no r
     """
     x, y = np.log(np.asarray(list(gflops), dtype=float)), np.asarray(list(fid), dtype=float)
+    if len(set(x)) < 2 or len(set(y)) < 2:
+        return None
     dx, dy = x - x.mean(), y - y.mean()
     slope = float((dx * dy).sum() / (dx**2).sum())
     r = float((dx * dy).sum() / math.sqrt((dx**2).sum() * (dy**2).sum()))

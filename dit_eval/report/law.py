@@ -222,9 +222,8 @@ def correlations(points: pd.DataFrame) -> tuple[Correlation, ...]:
     found = []
     for steps, own in known.groupby("training_steps"):
         models = own["model"].nunique()
-        varied = own["gflops"].nunique() > 1 and own["fid"].nunique() > 1
-        r = correlation(own["gflops"], own["fid"])[0] if models >= LEAST_MODELS and varied else None
-        found.append(Correlation(training_steps=float(steps), models=models, r=r))
+        fit = correlation(own["gflops"], own["fid"]) if models >= LEAST_MODELS else None
+        found.append(Correlation(training_steps=float(steps), models=models, r=fit[0] if fit else None))
     return tuple(found)
 
 

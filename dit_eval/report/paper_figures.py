@@ -281,9 +281,10 @@ def fid_against_gflops(setting: Setting) -> Figure | None:
     lines = []
     for source, style in (("paper", "--"), ("measured", "-")):
         own = select(points, source=source)
-        if len(own) < 3:
+        fit = correlation(own["gflops"], own["fid"]) if len(own) > 2 else None
+        if fit is None:
             continue
-        r, slope, intercept = correlation(own["gflops"], own["fid"])
+        r, slope, intercept = fit
         x = np.array([own["gflops"].min() / 1.4, own["gflops"].max() * 1.4])
         axis.plot(x, intercept + slope * np.log(x), style, color=SOFT, linewidth=1.0, zorder=1)
         lines.append(f"r = {r:.2f} ({source}, {own['model'].nunique()} models)")

@@ -181,7 +181,8 @@ def stated_table(setting: Setting) -> Table:
         computed[name] = f"{sampling[key]:.2f}"
     computed["fig10-ratio"] = f"{sampling['DiT-L/2'] / sampling['DiT-XL/2']:.2f}"
     published = select(setting.scaling, source="paper", origin="Table 4", block="adaln-zero", training_steps=400_000.0)
-    computed["correlation"] = f"{correlation(published['gflops'], published['fid'])[0]:.5f}"
+    fit = correlation(published["gflops"], published["fid"])
+    computed["correlation"] = "" if fit is None else f"{fit[0]:.5f}"
     gflops = {b: count_named("DiT-XL/2", 256, b).gflops for b in ("in-context", "cross-attention")}
     computed["block-overhead"] = f"{100 * (gflops['cross-attention'] / gflops['in-context'] - 1):.1f}"
     printed = load_statements(printed=True)["value"]
