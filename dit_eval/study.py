@@ -402,8 +402,9 @@ class Study:
         if world.rank == 0:
             # Paths as seen from the folder, so that it can be moved, and so that two runs give the same results.
             gen = dataclasses.replace(result.gen, path=out.relative_to(self.folder).as_posix())
+            ref = dataclasses.replace(result.ref, path=Path(result.ref.path).name)
             seconds = {"sampling": drawn - begin, "evaluation": time.perf_counter() - drawn}
-            result = dataclasses.replace(result, gen=gen)
+            result = dataclasses.replace(result, gen=gen, ref=ref)
             self._write_done(cell, seconds, share=1.0 - before / cell.num_samples, result=result)
             if not cell.keep_samples:
                 out.unlink()

@@ -245,7 +245,7 @@ def test_each_cell_is_a_line_in_the_order_of_the_plan(whole):
     assert found == [(m, t, s) for m in models for t in (10, 20) for s in ("4", "8")]
     for cell, result in zip(plan.cells, results, strict=True):
         assert result["gen"]["path"] == f"samples/{cell.key}.npz"
-        assert (result["num_samples"], result["protocol"]) == (16, "digits")
+        assert (result["num_samples"], result["protocol"], result["ref"]["path"]) == (16, "digits", "digits.npz")
         assert result["fid"] > 0
     assert len({r["fid"] for r in results}) == 8
     losses = lines(whole.folder / "losses.jsonl")
