@@ -2,6 +2,7 @@
 
 import time
 from types import SimpleNamespace
+from typing import ClassVar
 
 from dit_eval.engines import Outcome
 
@@ -9,7 +10,7 @@ from dit_eval.engines import Outcome
 class InlineEngine:
     """As `LocalEngine`, without processes; `done` are the keys of all tasks that any of them has done."""
 
-    done: list[str] = []  # noqa: RUF012
+    done: ClassVar[list[str]] = []
 
     def __init__(self, work, *, logs, limit=1, gpus=0):
         self._work, self._waiting = work, []

@@ -418,7 +418,7 @@ def test_commands_and_their_workers_killed_at_random_moments(whole, tmp_path):
     process = start(whole.plan, out, "--jobs", 2)
     for _ in range(2):
         done = len(list(out.glob("done/*.json")))
-        until(lambda: len(list(out.glob("done/*.json"))) > done or process.poll() is not None, "the next result")  # noqa: B023
+        until(lambda n=done: len(list(out.glob("done/*.json"))) > n or process.poll() is not None, "the next result")
         workers = [pid for pid, line in descendants(process.pid).items() if "spawn_main" in line]
         for pid in workers[:1]:
             time.sleep(chance.uniform(0, 0.3))
