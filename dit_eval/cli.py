@@ -423,7 +423,19 @@ def _add_extractor_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", choices=("torch", "tensorflow"), default="torch", help="program that runs Inception"
     )
-    parser.add_argument("--batch-size", type=int, default=64, metavar="B", help="default: %(default)s")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "tf32", "bf16", "fp16"),
+        default="fp32",
+        help="of the Inception network; only fp32 compares with published numbers (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=64,
+        metavar="B",
+        help="images in memory at a time; each core of a CPU takes 4 of them (default: %(default)s)",
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
 
 
@@ -1196,12 +1208,19 @@ def _reference_path(ref: str) -> Path:
 def _extractor_class(arguments: argparse.Namespace) -> Any:
     """The chosen class, which knows its feature sizes before any weights are loaded."""
     if arguments.extractor == "digits":
-        if arguments.weights or arguments.backend != "torch":
-            raise ValueError("--extractor digits carries its own weights and runs on torch; drop --weights/--backend.")
+        if arguments.weights or arguments.backend != "torch" or arguments.precision != "fp32":
+            raise ValueError(
+                "--extractor digits carries its own weights, runs on torch and has one precision; drop --weights, "
+                "--backend and --precision."
+            )
         from dit_eval.features.digits import DigitsExtractor
 
         return DigitsExtractor
     if arguments.backend == "tensorflow":
+        if arguments.precision != "fp32":
+            raise ValueError(
+                f"--precision {arguments.precision} needs --backend torch; TensorflowInception runs in fp32."
+            )
         from dit_eval.features.adm_tensorflow import TensorflowInception
 
         return TensorflowInception
@@ -1218,6 +1237,12 @@ def _extractor(arguments: argparse.Namespace, world: World | None = None) -> Fea
     extractor, device = _extractor_class(arguments), (world or World()).device(arguments.device)
     if arguments.extractor == "digits":
         return extractor(device=device)
+    options = {"device": device}
+    if arguments.backend == "torch":
+        from dit_eval.features.inception import check_precision
+
+        check_precision(arguments.precision, device)  # before anything is fetched
+        options["precision"] = arguments.precision
     weights = arguments.weights
     if weights is None:
         weights = _fetch(asset("inception-graph" if arguments.backend == "tensorflow" else "inception", "weights"))
@@ -1225,7 +1250,7 @@ def _extractor(arguments: argparse.Namespace, world: World | None = None) -> Fea
         raise FileNotFoundError(
             f"--weights {weights}: no such file. Leave the option out to download it, or see `dit-eval weights list`."
         )
-    return extractor(weights=weights, device=device)
+    return extractor(weights=weights, **options)
 
 
 def _fetch(item: Any, url: str | None = None) -> Path:

@@ -189,6 +189,11 @@ def evaluate(
     chosen, warnings = check_request(
         gen=gen, ref=ref, sizes=extractor, metrics=metrics, allow_size_mismatch=allow_size_mismatch
     )
+    if extractor.name == "inception" and extractor.precision != "fp32":
+        warnings.append(
+            f"features in {extractor.precision} move every metric; published numbers, and the statistics stored in "
+            "reference files, are of fp32."
+        )
     seconds: dict[str, float] = {}
     with _timed(seconds, "checksums"):
         gen_sha256, ref_sha256 = world.from_first(lambda: (gen.sha256(), ref.sha256()))
@@ -339,7 +344,8 @@ def _inception_scores(
 def _protocol(extractor: FeatureExtractor, distances: str) -> str:
     if extractor.name != "inception":
         return extractor.name  # never to be mistaken for ADM's protocol
-    return PROTOCOL if distances == "adm-float16" else f"{PROTOCOL} with {distances} distances"
+    protocol = PROTOCOL if distances == "adm-float16" else f"{PROTOCOL} with {distances} distances"
+    return protocol if extractor.precision == "fp32" else f"{protocol}, features in {extractor.precision}"
 
 
 def _source(batch: ImageBatch, sha256: str, statistics: str) -> ImageSource:

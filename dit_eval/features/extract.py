@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +18,7 @@ from dit_eval.npz import ImageBatch, write_batch
 from dit_eval.stats import FeatureSummary, GaussianStats, RunningStats
 
 # Part of every cache key: raise it whenever an extractor's output or the entry's layout changes.
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ def extract_features(
     pool_features = np.empty((last - first, extractor.pool_dim), np.float32)
     class_probs: np.ndarray | None = None
     done = 0
-    for batch in images.batches(batch_size, first=first, last=last):
+    for batch in _read_ahead(images.batches(batch_size, first=first, last=last)):
         features = extractor(batch)
         pool_stats.update(features.pool)
         spatial_stats.update(features.spatial)
@@ -106,6 +107,15 @@ def extract_features(
         pool_features=gathered[0],
         class_probs=gathered[1],
     )
+
+
+def _read_ahead(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same batches; while one is worked on, a thread reads the next."""
+    with ThreadPoolExecutor(1, "images") as thread:
+        following = thread.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = thread.submit(next, batches, None)
+            yield batch
 
 
 def _merged(stats: RunningStats, world: World) -> RunningStats | None:

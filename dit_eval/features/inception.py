@@ -1,8 +1,12 @@
 """The Inception network of 2015-12-05 as ADM's suite runs it, in PyTorch.
 
-The network itself is torch-fidelity's, which copies the TensorFlow graph: TF1 bilinear resize to 299 pixels,
-average pools that leave out the padding, a max pool in the last block. What ADM adds is taken from it here: the
-spatial features behind sFID, and class probabilities from the classifier matrix without its bias.
+The blocks are torch-fidelity's, which copy the TensorFlow graph: average pools that leave out the padding, a max pool
+in the last block. What surrounds them is here: TF1's bilinear resize to 299 pixels, and what ADM takes beside the pool
+features, the spatial features behind sFID and class probabilities from the classifier matrix without its bias.
+
+The arithmetic is the graph's; how it is carried out is chosen for speed (figures in benchmarks/README.md): batch norms
+are folded into their convolutions, activations lie channels last, and a CPU works through mini-batches that stay in its
+caches, one per core at a time, with convolution and ReLU in one kernel.
 """
 
 from __future__ import annotations
@@ -12,10 +16,14 @@ import os
 import pickle
 import warnings
 import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExtractorInceptionV3
 
@@ -25,12 +33,22 @@ from dit_eval.features.graph_def import read_constants
 
 POOL_DIM, SPATIAL_CHANNELS, SPATIAL_DIM, NUM_CLASSES = 2048, 7, 7 * 17 * 17, 1008
 
-# On a CPU small batches keep the activations in the caches, which makes the network 1.6 times as fast as with 64.
-_CPU_MINI_BATCH = 8
+_RESOLUTION = 299
+# What a core of a CPU works through at a time: more images overflow its caches, fewer waste its vector units.
+_CPU_MINI_BATCH = 4
+# ADM takes the spatial features from the first branch of Mixed_6d.
+_BEFORE_SPATIAL = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_1", "Conv2d_3b_1x1", "Conv2d_4a_3x3",
+                   "MaxPool_2", "Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c")  # fmt: skip
+_AFTER_SPATIAL = ("Mixed_6d", "Mixed_6e", "Mixed_7a", "Mixed_7b", "Mixed_7c")
+
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16")
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_T = TypeVar("_T")
 
 
 class TorchInception:
-    """ADM's Inception features by PyTorch, in float32.
+    """ADM's Inception features by PyTorch.
 
     Calling it with uint8 images (B, H, W, 3) of any size gives pool (B, 2048), spatial (B, 2023) and class_probs
     (B, 1008), all float32.
@@ -39,11 +57,13 @@ class TorchInception:
     ----------
     weights : torch-fidelity's `.pth` or ADM's `classify_image_graph_def.pb`; the two give identical features
     device : "cpu", "cuda", "cuda:1", ...
+    precision : of the convolutions. "fp32" is the protocol's; "tf32" (GPUs only), "bf16" and "fp16" move every metric,
+        see benchmarks/README.md. Resizing, pooling and the classifier are in float32 whatever is chosen.
 
     Raises
     ------
     ValueError
-        If the file does not hold the weights of this network.
+        If the file does not hold the weights of this network, or the device does not have the precision.
 
     References
     ----------
@@ -53,37 +73,89 @@ class TorchInception:
 
     name = "inception"
     backend = "torch"
-    precision = "fp32"
     pool_dim = POOL_DIM
     spatial_dim = SPATIAL_DIM
 
-    def __init__(self, *, weights: str | os.PathLike[str], device: str = "cpu") -> None:
+    def __init__(self, *, weights: str | os.PathLike[str], device: str = "cpu", precision: Precision = "fp32") -> None:
+        check_precision(precision, device)
         self.device = device
+        self.precision = precision
         self.weights_sha256 = sha256_of(Path(weights))
-        self._net = _folded(_network(read_state_dict(weights), weights)).to(device, memory_format=torch.channels_last)
-        self._spatial: torch.Tensor | None = None
-        # mixed_6/conv after its Relu, which BasicConv2d applies before returning.
-        self._net.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)
-
-    def _keep_spatial(self, module: torch.nn.Module, inputs: object, output: torch.Tensor) -> None:
-        self._spatial = output[:, :SPATIAL_CHANNELS]
+        self._dtype = _HALF.get(precision, torch.float32)
+        net = _folded(_network(read_state_dict(weights), weights)).requires_grad_(False)
+        self._classifier = net.fc.weight.to(device)
+        # 7 of the block's 192 channels, computed once more at a thousandth of the network's cost: simpler than to pick
+        # them up inside the block, which several threads run at once.
+        spatial = net.Mixed_6d.branch1x1.conv
+        self._spatial = [t[:SPATIAL_CHANNELS].to(device, self._dtype) for t in (spatial.weight, spatial.bias)]
+        net = net.to(device, self._dtype, memory_format=torch.channels_last)
+        if device == "cpu" and _fuses_convolutions(self._dtype):
+            _fuse_convolutions(net)
+        self._before, self._after = (
+            torch.nn.Sequential(*(net.get_submodule(name) for name in names))
+            for names in (_BEFORE_SPATIAL, _AFTER_SPATIAL)
+        )
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> FeatureBatch:
-        step = _CPU_MINI_BATCH if self.device == "cpu" else len(images)
-        parts = [self._forward(images[i : i + step]) for i in range(0, len(images), step)]
-        pool, spatial, probs = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
-        return FeatureBatch(pool=pool, spatial=spatial, class_probs=probs)
+        if self.device == "cpu":
+            parts = [images[i : i + _CPU_MINI_BATCH] for i in range(0, len(images), _CPU_MINI_BATCH)]
+            found = _on_all_cores(self._forward, parts)
+        else:
+            found = [self._forward(images)]
+        pool, spatial = (torch.cat(part) for part in zip(*found, strict=True))
+        probs = torch.softmax(pool @ self._classifier.T, dim=1)
+        return FeatureBatch(pool=pool.cpu().numpy(), spatial=spatial.cpu().numpy(), class_probs=probs.cpu().numpy())
 
-    def _forward(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)  # (B, 3, H, W) uint8
+    @torch.inference_mode()  # which is a matter of each thread
+    def _forward(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pool (B, 2048) and spatial features (B, 2023), float32."""
+        x = resize_like_tensorflow(torch.from_numpy(images).to(self.device), _RESOLUTION)
+        x = ((x - 128) / 128).to(self._dtype)
         # TF32 convolutions, PyTorch's default on a GPU, would move FID.
-        with torch.backends.cudnn.flags(allow_tf32=False):
-            pool, logits = self._net(x)
-        if self._spatial is None:
-            raise RuntimeError("The network did not reach Mixed_6d.")
-        spatial = self._spatial.permute(0, 2, 3, 1).flatten(1)  # ADM flattens (17, 17, 7): NHWC order
-        return pool, spatial, torch.softmax(logits, dim=1)
+        with torch.backends.cudnn.flags(allow_tf32=self.precision == "tf32"):
+            x = self._before(x)
+            spatial = F.conv2d(x, *self._spatial).relu_()
+            x = self._after(x)
+        # ADM flattens (17, 17, 7): NHWC order.
+        return x.float().mean((2, 3)), spatial.float().permute(0, 2, 3, 1).flatten(1)
+
+
+def check_precision(precision: str, device: str) -> None:
+    """Raise ValueError if the precision is unknown, or the device does not have it."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"Unknown precision {precision!r}; known: {', '.join(PRECISIONS)}.")
+    if precision == "tf32" and torch.device(device).type != "cuda":
+        raise ValueError(f"tf32 is arithmetic of NVIDIA GPUs; {device} has fp32, bf16 and fp16.")
+
+
+def resize_like_tensorflow(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Bilinear resize of uint8 images (B, H, W, 3) to float32 (B, 3, size, size), as TensorFlow 1 does it.
+
+    Output pixel i is taken at i H / size, without the half-pixel shift of later programs, and beyond the last input
+    pixel there is that pixel again. That is PyTorch's `align_corners` on an image with the last row and column
+    doubled, for an output of one pixel more.
+    """
+    x = images.permute(0, 3, 1, 2).float()  # channels last in memory
+    x = torch.cat([x, x[:, :, -1:]], dim=2)
+    x = torch.cat([x, x[:, :, :, -1:]], dim=3)
+    return F.interpolate(x, size=(size + 1, size + 1), mode="bilinear", align_corners=True)[:, :, :size, :size]
+
+
+def _on_all_cores(function: Callable[[np.ndarray], _T], parts: list[np.ndarray]) -> list[_T]:
+    """The function of each part, in order, each part on one core.
+
+    That spares the cores from waiting for each other after each layer, and makes the result independent of their
+    number: oneDNN picks its kernels by the threads it may use.
+    """
+    cores = torch.get_num_threads()
+    if cores == 1:
+        return [function(part) for part in parts]
+    try:
+        with ThreadPoolExecutor(cores, "inception", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(function, parts))
+    finally:
+        torch.set_num_threads(cores)  # the setting is each thread's own, but also the default of threads to come
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
@@ -133,6 +205,41 @@ def _folded(net: FeatureExtractorInceptionV3) -> FeatureExtractorInceptionV3:
         if isinstance(module, BasicConv2d):
             module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), torch.nn.Identity()
     return net
+
+
+class _ConvolutionRelu(torch.nn.Module):
+    """Convolution and ReLU in one oneDNN kernel, which `torch.compile` uses on CPUs too, with weights in its layout."""
+
+    def __init__(self, conv: torch.nn.Conv2d) -> None:
+        super().__init__()
+        self._weight, self._bias = conv.weight, conv.bias
+        self._how = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        self._laid_out: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self._laid_out
+        if weight is None:  # the best layout depends on the input; two threads that come here at once make the same
+            shape = (_CPU_MINI_BATCH, *x.shape[1:])
+            weight = torch.ops.mkldnn._reorder_convolution_weight(self._weight, *self._how, shape)
+            self._laid_out = weight
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, self._bias, *self._how, "relu", [], "")
+
+
+def _fuses_convolutions(dtype: torch.dtype) -> bool:
+    """Whether oneDNN is there and has this type on this processor. These operators of PyTorch are not public."""
+    names = ["_reorder_convolution_weight", "_convolution_pointwise"]
+    supported = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}.get(dtype)
+    names += [supported] if supported else []
+    if not torch.backends.mkldnn.is_available() or not all(hasattr(torch.ops.mkldnn, name) for name in names):
+        return False
+    return supported is None or bool(getattr(torch.ops.mkldnn, supported)())
+
+
+def _fuse_convolutions(net: torch.nn.Module) -> None:
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, BasicConv2d):
+                setattr(module, name, _ConvolutionRelu(child.conv))
 
 
 # Graph scope of each torch-fidelity block, and within a block of each branch.
