@@ -30,6 +30,11 @@ from seeded_inception import seeded_weights, write_graph_def, write_state_dict
 GFLOP = 11.43  # of an image of 299 x 299 px, a multiply-add counted as two
 
 
+def _channels_first(images: np.ndarray) -> torch.Tensor:
+    """As both programs' loaders hand batches to their networks: uint8 (B, 3, H, W), contiguous."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+
 def torch_fidelity(weights: Path) -> Callable[[np.ndarray], Any]:
     """Its own extractor, asked for what FID, IS and precision/recall need."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -38,7 +43,7 @@ def torch_fidelity(weights: Path) -> Callable[[np.ndarray], Any]:
 
     def extract(images: np.ndarray) -> Any:
         with torch.no_grad():
-            return net(torch.from_numpy(images).permute(0, 3, 1, 2))
+            return net(_channels_first(images))
 
     return extract
 
@@ -65,7 +70,7 @@ def pytorch_fid() -> Callable[[np.ndarray], Any] | None:
 
     def extract(images: np.ndarray) -> Any:
         with torch.no_grad():
-            return net(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
+            return net(_channels_first(images) / 255)
 
     return extract
 
