@@ -15,7 +15,8 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,10 +27,10 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from dit_eval.diffusion import Diffusion, respaced_timesteps
+from dit_eval.diffusion import NUM_TRAIN_STEPS, Denoiser, Diffusion, respaced_timesteps
 from dit_eval.dist import World
 from dit_eval.files import atomic_file
-from dit_eval.models.dit import DiT, arithmetic
+from dit_eval.models.dit import DiT, arithmetic, guided
 from dit_eval.npz import RUN_KEY, open_batch, write_batch
 from dit_eval.results import SampleRun
 
@@ -131,6 +132,11 @@ def check_run(run: SampleRun) -> None:
 class ImageSampler:
     """A model ready to draw images by their index.
 
+    What does not change from step to step is computed once: the embeddings of all timesteps here, those of the labels
+    for each batch. Guidance is one forward pass of both halves. A compiled model keeps the shape of its largest batch,
+    which smaller ones are filled up to, and is replayed as a CUDA graph on a GPU. Nothing in a step waits for the GPU,
+    so the noise of the next one is drawn while it works.
+
     Parameters
     ----------
     model : on the device it is to run on, in evaluation mode
@@ -148,7 +154,13 @@ class ImageSampler:
         self.run, self.model, self._decode = run, model, decode
         self.device = next(model.parameters()).device
         self.diffusion = Diffusion(run.num_sampling_steps)
-        self._forward = torch.compile(self._predict) if run.compiled else self._predict
+        self._forward = self._predict
+        if run.compiled:
+            mode = "reduce-overhead" if self.device.type == "cuda" else None  # with CUDA graphs
+            self._forward = torch.compile(self._predict, mode=mode)
+        self._full = 0  # images of the largest batch so far
+        with torch.inference_mode(), arithmetic(run.precision, self.device):
+            self._times = model.t_embedder(torch.arange(NUM_TRAIN_STEPS, device=self.device))  # (1000, D)
 
     @torch.inference_mode()
     def draw(
@@ -156,9 +168,12 @@ class ImageSampler:
     ) -> np.ndarray:
         """Images of the given indices and labels (N,), uint8 (N, H, W, 3).
 
+        In memory besides the model: activations of one forward pass of N images, 2 N with guidance; some copies of
+        the latents; then the decoded images of the batch, 12 bytes a pixel, of which few are decoded at once.
+
         Parameters
         ----------
-        on_step : called after each sampling step with the number of steps done
+        on_step : called after each sampling step with the number of steps done (of a GPU, handed to it)
 
         Raises
         ------
@@ -166,16 +181,13 @@ class ImageSampler:
             If the model returns NaN or infinite values.
         """
         # On a CPU, batches that are no multiple of 8 go through kernels that round differently (about 1e-7). Filled up
-        # with copies of the last image they do not, and images are the same bytes for any batch size.
+        # with copies of the last image they do not, and images are the same bytes for any batch size. A compiled model
+        # would be compiled anew for another size.
         fill = -len(indices) % 8 if self.device.type == "cpu" else 0
-        generators = [_generator(self.run.global_seed, i) for i in [*indices, *[indices[-1]] * fill]]
-        y = torch.from_numpy(np.concatenate([labels, np.repeat(labels[-1:], fill)])).to(self.device)
-        config = self.model.config
-        shape = (config.in_channels, config.input_size, config.input_size)
-
-        def noise(_: int) -> Tensor:
-            drawn = np.stack([g.standard_normal(shape, np.float32) for g in generators])
-            return torch.from_numpy(drawn).to(self.device)
+        if self.run.compiled:
+            self._full = max(self._full, len(indices) + fill)
+            fill = self._full - len(indices)
+        noise = self._noise([*indices, *[indices[-1]] * fill])
 
         def report(step: int, _: Tensor) -> None:
             if on_step:
@@ -183,29 +195,56 @@ class ImageSampler:
 
         with arithmetic(self.run.precision, self.device):
             x = self.diffusion.sample(
-                lambda x, t: self._forward(x, t, y).float(),
+                self._denoiser(np.concatenate([labels, np.repeat(labels[-1:], fill)])),
                 noise(len(self.diffusion)),
                 noise,
                 sampler="ddim" if self.run.sampler == "ddim" else "ddpm",
                 on_step=report,
             )
-        x = x[: len(indices)]
+        return self._images(x[: len(indices)], indices)
+
+    def _noise(self, indices: Sequence[int]) -> Callable[[int], Tensor]:
+        """A source of noise (N, C, H, W), each image's of its own stream; what it is asked for is not looked at."""
+        generators = [_generator(self.run.global_seed, i) for i in indices]
+        config = self.model.config
+        shape = (config.in_channels, config.input_size, config.input_size)
+
+        def draw(_: int) -> Tensor:
+            noise = torch.from_numpy(np.stack([g.standard_normal(shape, np.float32) for g in generators]))
+            # From pinned memory the copy waits in the GPU's queue, not here.
+            return noise.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else noise
+
+        return draw
+
+    def _denoiser(self, labels: np.ndarray) -> Denoiser:
+        """The model, with guidance, as the diffusion sees it for images of these labels."""
+        y = torch.from_numpy(labels).to(self.device)
+        if self.run.cfg_channels is not None:
+            y = torch.cat([y, torch.full_like(y, self.model.config.num_classes)])
+        label = self.model.y_embedder(y)
+
+        def denoise(x: Tensor, t: Tensor) -> Tensor:
+            if self.run.compiled and self.device.type == "cuda":
+                torch.compiler.cudagraph_mark_step_begin()  # the graph may write over its last output
+            return self._forward(x, t, label).float()
+
+        return denoise
+
+    def _predict(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        """The model's output with guidance, (N, 2 C, H, W), of label embeddings (N, D), or (2 N, D) with guidance."""
+        if self.run.cfg_channels is None:
+            return self.model.denoise(x, self._times[t], label)
+        out = self.model.denoise(torch.cat([x, x]), self._times[torch.cat([t, t])], label)
+        return guided(out, self.run.cfg_scale, self.run.cfg_channels)
+
+    def _images(self, x: Tensor, indices: np.ndarray) -> np.ndarray:
+        """Pixels of what the last step left, uint8 (N, H, W, 3); they are made on the device."""
         if self._decode is not None:
             x = self._decode(x)
         if not torch.isfinite(x).all():
             bad = indices[(~torch.isfinite(x)).flatten(1).any(1).cpu().numpy()]
             raise ValueError(f"Image {bad[0]} (of {len(bad)}) holds NaN or infinite values; try --precision fp32.")
         return to_uint8(x, rounding=self.run.rounding).cpu().numpy()
-
-    def _predict(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """The model's output with guidance, (N, 2 C, H, W)."""
-        if self.run.cfg_channels is None:
-            return self.model(x, t, y)
-        y = torch.cat([y, torch.full_like(y, self.model.config.num_classes)])
-        out = self.model.forward_with_cfg(
-            torch.cat([x, x]), torch.cat([t, t]), y, self.run.cfg_scale, self.run.cfg_channels
-        )
-        return out[: len(x)]
 
 
 def to_uint8(images: Tensor, *, rounding: str) -> Tensor:
@@ -239,6 +278,9 @@ def sample_npz(
     over, and so is a whole file of the same run with fewer images. The file is the same for any batch size, number
     of processes and interruptions.
 
+    A batch is written by a thread while the next one is drawn; two are in memory then, as bytes, besides what
+    `ImageSampler.draw` needs. An error of writing is raised when the next batch is drawn.
+
     Parameters
     ----------
     labels : int64 (N,)
@@ -271,9 +313,18 @@ def sample_npz(
             for first, end in gaps
             for begin in range(first, end, batch_size)
         ]  # fmt: skip
-        for begin, end in batches[world.rank :: world.size]:
-            report = _batch_progress(parts.done(), end - begin, run, sampler, on_progress) if world.rank == 0 else None
-            parts.save(begin, sampler.draw(np.arange(begin, end), labels[begin:end], on_step=report))
+        watched = on_progress if world.rank == 0 else None
+        with ThreadPoolExecutor(1, "writer") as writer:
+            writing: Future[None] | None = None
+            behind = (0, 0)  # the batch that is being written
+            for begin, end in batches[world.rank :: world.size]:
+                report = _batch_progress(parts.done(behind), end - begin, run, sampler, watched) if watched else None
+                images = sampler.draw(np.arange(begin, end), labels[begin:end], on_step=report)
+                if writing:
+                    writing.result()
+                writing, behind = writer.submit(parts.save, begin, images), (begin, end)
+            if writing:
+                writing.result()
         world.barrier()
         world.from_first(lambda: parts.pack(run, labels))  # nobody goes on before the file is there
     return out
@@ -288,11 +339,9 @@ def images_drawn(out: Path) -> int:
 
 
 def _batch_progress(
-    done: int, size: int, run: SampleRun, sampler: ImageSampler, on_progress: Progress | None
-) -> Callable[[int], None] | None:
+    done: int, size: int, run: SampleRun, sampler: ImageSampler, on_progress: Progress
+) -> Callable[[int], None]:
     """Report a batch in parts while its steps go by: images done by all, and a share of this batch."""
-    if on_progress is None:
-        return None
     return lambda steps: on_progress(done + size * steps // len(sampler.diffusion), run.num_images)
 
 
@@ -386,9 +435,9 @@ class _Parts:
             at = max(at, piece.end)
         return gaps
 
-    def done(self) -> int:
-        """Images finished by all processes."""
-        return sum(piece.end - piece.begin for piece in self._pieces())
+    def done(self, also: tuple[int, int] = (0, 0)) -> int:
+        """Images finished by all processes, and those of a batch (begin, end), whether it is on the disk or not yet."""
+        return sum(end - begin for begin, end in {also, *((piece.begin, piece.end) for piece in self._pieces())})
 
     def save(self, begin: int, images: np.ndarray) -> None:
         try:
