@@ -15,6 +15,8 @@ import math
 import os
 import re
 import shutil
+import statistics
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,10 +33,11 @@ from dit_eval.diffusion import NUM_TRAIN_STEPS, Denoiser, Diffusion, respaced_ti
 from dit_eval.dist import World
 from dit_eval.files import atomic_file
 from dit_eval.models.dit import DiT, arithmetic, guided
-from dit_eval.npz import RUN_KEY, open_batch, write_batch
+from dit_eval.npz import RUN_KEY, batch_bytes, open_batch, write_batch
 from dit_eval.results import SampleRun
 
 _LABEL_STREAM = 1 << 63
+_LONG = 20.0  # seconds after which a trial has seen enough
 _PIECE = re.compile(r"(\d{9})-(\d{9})\.u8")  # images from .. up to, without the last
 
 Decoder = Callable[[Tensor], Tensor]  # latents (N, 4, h, w) -> images (N, 3, H, W) in -1..1
@@ -129,6 +132,27 @@ def check_run(run: SampleRun) -> None:
         raise ValueError(f"A pixel-space model of {channels} channels draws no images; needed 1 (grey) or 3.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What a batch took in a short trial.
+
+    Attributes
+    ----------
+    size, filled : images of the batch, and those that pass through the network for them
+    step : seconds of a sampling step of the batch, guidance and noise included
+    finish : seconds from latents to pixels, for one image
+    repeats : steps that `step` is the median of
+    gpu_bytes : peak of the GPU memory that PyTorch gave out; None on a CPU
+    """
+
+    size: int
+    filled: int
+    step: float
+    finish: float
+    repeats: int
+    gpu_bytes: int | None
+
+
 class ImageSampler:
     """A model ready to draw images by their index.
 
@@ -180,13 +204,8 @@ class ImageSampler:
         ValueError
             If the model returns NaN or infinite values.
         """
-        # On a CPU, batches that are no multiple of 8 go through kernels that round differently (about 1e-7). Filled up
-        # with copies of the last image they do not, and images are the same bytes for any batch size. A compiled model
-        # would be compiled anew for another size.
-        fill = -len(indices) % 8 if self.device.type == "cpu" else 0
-        if self.run.compiled:
-            self._full = max(self._full, len(indices) + fill)
-            fill = self._full - len(indices)
+        self._full = max(self._full, self.filled(len(indices)))
+        fill = self.filled(len(indices)) - len(indices)
         noise = self._noise([*indices, *[indices[-1]] * fill])
 
         def report(step: int, _: Tensor) -> None:
@@ -202,6 +221,65 @@ class ImageSampler:
                 on_step=report,
             )
         return self._images(x[: len(indices)], indices)
+
+    def filled(self, size: int) -> int:
+        """Images that pass through the network for a batch of `size`.
+
+        On a CPU, batches that are no multiple of 8 go through kernels that round differently (about 1e-7). Filled up
+        with copies of the last image they do not, and images are the same bytes for any batch size. A compiled model
+        would be compiled anew for another size.
+        """
+        whole = size + (-size % 8 if self.device.type == "cpu" else 0)
+        return max(whole, self._full) if self.run.compiled else whole
+
+    @torch.inference_mode()
+    def trial(self, size: int, *, clock: Callable[[], float] = time.perf_counter) -> Trial:
+        """Take the time of the first steps of a batch, and of its decoding (on a CPU of an image).
+
+        Three steps after those that warm up, more if they are short, fewer if they take long.
+        """
+        cuda, filled = self.device.type == "cuda", self.filled(size)
+        self._full = max(self._full, filled)
+        indices = np.arange(filled)
+        noise, denoise = self._noise([*indices]), self._denoiser(indices % self.model.config.num_classes)
+        x = noise(len(self.diffusion))
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+        def step(count: int) -> None:
+            nonlocal x
+            index = max(len(self.diffusion) - 1 - count, 0)
+            sampler: Literal["ddpm", "ddim"] = "ddim" if self.run.sampler == "ddim" else "ddpm"
+            x = self.diffusion.step(denoise, x, index, noise(index), sampler=sampler)
+
+        def finish(_: int) -> None:
+            # Latents of the first steps may decode to anything.
+            self._images(x[: size if cuda else 1].nan_to_num(), indices)
+
+        def seconds(function: Callable[[int], None], warm: int) -> list[float]:
+            times: list[float] = []
+            for count in range(warm + 100):
+                begin = clock()
+                function(count)
+                if cuda:
+                    torch.cuda.synchronize(self.device)
+                times.append(clock() - begin)
+                spent = sum(times[warm:])
+                if spent > _LONG or (warm == 1 and times[0] > _LONG) or (len(times) >= warm + 3 and spent > 1):
+                    break
+            return times[warm:] or times
+
+        with arithmetic(self.run.precision, self.device):
+            steps = seconds(step, 3 if self.run.compiled else 1)  # a graph is recorded at the second call
+        finishes = seconds(finish, 1)
+        return Trial(
+            size=size,
+            filled=filled,
+            step=statistics.median(steps),
+            finish=statistics.median(finishes) / (size if cuda else 1),
+            repeats=len(steps),
+            gpu_bytes=torch.cuda.max_memory_allocated(self.device) if cuda else None,
+        )
 
     def _noise(self, indices: Sequence[int]) -> Callable[[int], Tensor]:
         """A source of noise (N, C, H, W), each image's of its own stream; what it is asked for is not looked at."""
@@ -308,11 +386,7 @@ def sample_npz(
         gaps = world.from_first(parts.gaps)
         if not parts.folder.is_dir():
             raise FileNotFoundError(f"{parts.folder}: not seen by process {world.rank}; all machines need to share it.")
-        batches = [
-            (begin, min(begin + batch_size, end))
-            for first, end in gaps
-            for begin in range(first, end, batch_size)
-        ]  # fmt: skip
+        batches = _cut(gaps, batch_size)
         watched = on_progress if world.rank == 0 else None
         with ThreadPoolExecutor(1, "writer") as writer:
             writing: Future[None] | None = None
@@ -336,6 +410,31 @@ def images_drawn(out: Path) -> int:
         return open_batch(out, role="gen").num_stored
     names = [path.name for path in out.with_name(out.name + ".parts").glob("*.u8")]
     return sum(int(match[2]) - int(match[1]) for name in names if (match := _PIECE.fullmatch(name)))
+
+
+def batches_left(out: Path, run: SampleRun, batch_size: int) -> list[tuple[int, int]]:
+    """The batches (begin, end) that a run into a file has still to draw, of all processes. Writes nothing.
+
+    Raises
+    ------
+    ValueError
+        If `out` or its parts are of another run, or hold more images.
+    """
+    parts = _Parts(out, run)
+    parts.earlier()
+    return _cut(parts.gaps(), batch_size)
+
+
+def disk_bytes(out: Path, run: SampleRun) -> tuple[int, int]:
+    """Size of the file of a run, and of all that is on the disk when it is packed from its pieces."""
+    shape = (run.num_images, run.image_size, run.image_size, 3)
+    arrays = {"arr_1": np.zeros(run.num_images, np.int64), RUN_KEY: np.array(run.to_json())}
+    size = batch_bytes(shape=shape, arrays=arrays)
+    return size, size + math.prod(shape)
+
+
+def _cut(gaps: Sequence[tuple[int, int]], batch_size: int) -> list[tuple[int, int]]:
+    return [(begin, min(begin + batch_size, end)) for first, end in gaps for begin in range(first, end, batch_size)]
 
 
 def _batch_progress(
@@ -362,6 +461,7 @@ class _Parts:
         self.folder = out.with_name(out.name + ".parts")
         self._shape = (run.image_size, run.image_size, 3)
         self._image_bytes = math.prod(self._shape)
+        self._settings = self.folder / "run.json"
         self._lock = FileLock(self.folder / "lock")
 
     def __enter__(self) -> None:
@@ -385,33 +485,12 @@ class _Parts:
         for folder, name in ((self.folder, "*"), (self.out.parent, glob.escape(self.out.name))):
             for stale in folder.glob(f".{name}.*.part"):  # of a killed process
                 stale.unlink()
-        run = self._run
-        settings = self.folder / "run.json"
-        if self.out.exists():
-            whole = open_batch(self.out, role="gen")
-            if whole.run is None:
-                raise ValueError(f"{self.out} exists and does not say how it was drawn; name another --out.")
-            self._refuse_other(whole.run, self.out)
-            if whole.num_stored > run.num_images:
-                raise ValueError(
-                    f"{self.out} holds {whole.num_stored:,} images of this run, {run.num_images:,} were asked for. "
-                    f"Score its first {run.num_images:,} with `dit-eval evaluate --num-samples {run.num_images}`."
-                )
-            if whole.num_stored == run.num_images:
-                self._discard()
-                note(f"{self.out}: complete already, {run.num_images:,} images of this run")
-                return None
-            run = _continued(run, whole.run)
-        elif settings.exists():
-            begun = SampleRun.from_json(settings.read_text(encoding="utf-8"))
-            self._refuse_other(begun, self.folder)
-            run = _continued(run, begun)
-        last = max((piece.end for piece in self._pieces()), default=0)
-        if last > run.num_images:
-            raise ValueError(
-                f"{self.folder} holds images up to number {last:,}, {run.num_images:,} were asked for. Finish the "
-                f"larger run, or delete the folder."
-            )
+        earlier = self.earlier()
+        run = self._run if earlier is None else _continued(self._run, earlier)
+        if self._front == run.num_images:
+            self._discard()
+            note(f"{self.out}: complete already, {run.num_images:,} images of this run")
+            return None
         missing = sum(end - begin for begin, end in self.gaps())
         needed = (missing + run.num_images) * self._image_bytes
         free = shutil.disk_usage(self.folder).free
@@ -420,11 +499,38 @@ class _Parts:
                 f"{self.folder}: {free / 1e9:.3f} GB are free; needed {needed / 1e9:.3f} GB, for the {missing:,} "
                 f"images still to draw and once more for all {run.num_images:,} when they are packed."
             )
-        with atomic_file(settings) as file:
+        with atomic_file(self._settings) as file:
             file.write(run.to_json().encode())
         if missing < run.num_images:
             note(f"{self.out}: going on; {run.num_images - missing:,} of {run.num_images:,} images are here already")
         return run
+
+    def earlier(self) -> SampleRun | None:
+        """The run that began this output, None if none did; ValueError if this run cannot go on with what is there."""
+        run, begun = self._run, None
+        if self.out.exists():
+            whole = open_batch(self.out, role="gen")
+            if whole.run is None:
+                raise ValueError(f"{self.out} exists and does not say how it was drawn; name another --out.")
+            begun = whole.run
+            self._refuse_other(begun, self.out)
+            if whole.num_stored > run.num_images:
+                raise ValueError(
+                    f"{self.out} holds {whole.num_stored:,} images of this run, {run.num_images:,} were asked for. "
+                    f"Score its first {run.num_images:,} with `dit-eval evaluate --num-samples {run.num_images}`."
+                )
+            if whole.num_stored == run.num_images:
+                return begun
+        elif self._settings.exists():
+            begun = SampleRun.from_json(self._settings.read_text(encoding="utf-8"))
+            self._refuse_other(begun, self.folder)
+        last = max((piece.end for piece in self._pieces()), default=0)
+        if last > run.num_images:
+            raise ValueError(
+                f"{self.folder} holds images up to number {last:,}, {run.num_images:,} were asked for. Finish the "
+                f"larger run, or delete the folder."
+            )
+        return begun
 
     def gaps(self) -> list[tuple[int, int]]:
         """Ranges (begin, end) of the images that are still to draw."""
@@ -485,7 +591,7 @@ class _Parts:
         pieces = []
         if self._front:
             pieces.append(_Piece(0, self._front, self.out))
-        for path in self.folder.iterdir():
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
             if match := _PIECE.fullmatch(path.name):
                 piece = _Piece(int(match[1]), int(match[2]), path)
                 if path.stat().st_size == (piece.end - piece.begin) * self._image_bytes:
