@@ -25,7 +25,7 @@ from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.inception_score import inception_score, order_free_inception_score
 from dit_eval.metrics.manifold import precision_recall
 from dit_eval.npz import ImageBatch
-from dit_eval.results import peak_memory_bytes, resident_memory_bytes
+from dit_eval.results import peak_memory_bytes
 from dit_eval.sampling import ImageSampler, batches_left, disk_bytes
 from dit_eval.stats import GaussianStats
 
@@ -166,7 +166,7 @@ def sampling_cost(
     """What `dit_eval.sampling.sample_npz` will take for the images that are still to draw; called by every process.
 
     Some steps of a batch are done, in all processes at once as they will be, and one image, or on a GPU the batch, is
-    decoded. On a CPU too slow for that, a batch of 8 stands for a larger one.
+    decoded. On a CPU a batch of 8 stands for a larger one where that would take long.
 
     Parameters
     ----------
@@ -182,14 +182,13 @@ def sampling_cost(
     batches = world.from_first(lambda: batches_left(out, run, batch_size))
     final, peak_disk = world.from_first(lambda: disk_bytes(out, run))
     size = max((end - begin for begin, end in batches), default=0)
-    seconds, trials, memory, gpu, each = {"steps": 0.0, "decoding": 0.0}, [], resident_memory_bytes(), None, 0.0
+    seconds, trials, gpu, each = {"steps": 0.0, "decoding": 0.0}, [], None, 0.0
     if size:
-        before = memory
         world.barrier()
         trial = sampler.trial(size if sampler.device.type == "cuda" else min(size, _SMALL), clock=clock)
         larger = sampler.filled(size) / trial.filled
         if larger > 1 and world.most(round(1e9 * larger * trial.step * 4)) <= 1e9 * _PATIENCE:
-            trial, larger = sampler.trial(size, clock=clock), 1.0
+            trial = sampler.trial(size, clock=clock)
         step = world.most(round(1e9 * trial.step)) / trial.filled / 1e9  # of an image; the slowest process
         finish = world.most(round(1e9 * trial.finish)) / 1e9
         shares = [batches[rank :: world.size] for rank in range(world.size)]
@@ -198,21 +197,18 @@ def sampling_cost(
         seconds = {"steps": step * steps * drawn, "decoding": finish * images}
         each = (step * steps * drawn + finish * images) / images
         trials = [
-            f"a step of {trial.size} images: {step * trial.filled:.3f} s" + (f" ({trial.repeats} times)"),
+            f"a step of {trial.size} images: {step * trial.filled:.3f} s ({trial.repeats} times)",
             f"from latents to pixels: {finish:.4f} s an image",
         ]
-        gpu, peak = trial.gpu_bytes, peak_memory_bytes()
-        # Decoded images as float32, and two batches of pixels, of which one is being written.
-        batch = size * run.image_size**2 * 3 * (4 + 2)
-        if peak is not None:
-            grown = 0 if before is None else before + round((peak - before) * larger)
-            memory = max(peak, grown) + batch
+        gpu = trial.gpu_bytes
+    # What a batch needs besides activations: decoded images as float32, and pixels twice, once for the writer.
+    peak, batch = peak_memory_bytes(), size * run.image_size**2 * 3 * (4 + 2)
     return Cost(
         processes=world.size,
         images=sum(end - begin for begin, end in batches),
         seconds=seconds,
         seconds_per_1000=1000 * each,
-        memory_bytes=memory,
+        memory_bytes=None if peak is None else peak + batch,
         memory_per_1000=0,
         gpu_memory_bytes=gpu,
         disk_bytes=final,
@@ -228,7 +224,6 @@ def _seconds_per_image(
 ) -> tuple[float, int]:
     """Seconds of the network, reading and moments included, for an image; and its number of classes."""
     stamps: list[tuple[float, int]] = []
-    begin = clock()
     summary = extract_features(
         images, extractor, batch_size=batch_size, on_progress=lambda done, _: stamps.append((clock(), done))
     )

@@ -320,15 +320,6 @@ def peak_memory_bytes() -> int | None:
     return peak if platform.system() == "Darwin" else peak * 1024
 
 
-def resident_memory_bytes() -> int | None:
-    """Memory of this process now; None where the system does not say (all but Linux)."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

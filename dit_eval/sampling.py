@@ -37,6 +37,7 @@ from dit_eval.npz import RUN_KEY, batch_bytes, open_batch, write_batch
 from dit_eval.results import SampleRun
 
 _LABEL_STREAM = 1 << 63
+_CPU_BATCH = 8  # images at a time through the network on a CPU
 _LONG = 20.0  # seconds after which a trial has seen enough
 _PIECE = re.compile(r"(\d{9})-(\d{9})\.u8")  # images from .. up to, without the last
 
@@ -157,9 +158,10 @@ class ImageSampler:
     """A model ready to draw images by their index.
 
     What does not change from step to step is computed once: the embeddings of all timesteps here, those of the labels
-    for each batch. Guidance is one forward pass of both halves. A compiled model keeps the shape of its largest batch,
-    which smaller ones are filled up to, and is replayed as a CUDA graph on a GPU. Nothing in a step waits for the GPU,
-    so the noise of the next one is drawn while it works.
+    for each batch. On a GPU guidance is one forward pass of both halves, and a compiled model is replayed as a CUDA
+    graph of the largest batch, which smaller ones are filled up to; nothing in a step waits for the GPU, so the noise
+    of the next one is drawn while it works. On a CPU images pass 8 at a time: more are not faster, and their
+    activations would leave the caches.
 
     Parameters
     ----------
@@ -178,10 +180,10 @@ class ImageSampler:
         self.run, self.model, self._decode = run, model, decode
         self.device = next(model.parameters()).device
         self.diffusion = Diffusion(run.num_sampling_steps)
-        self._forward = self._predict
+        self._network = model.denoise
         if run.compiled:
             mode = "reduce-overhead" if self.device.type == "cuda" else None  # with CUDA graphs
-            self._forward = torch.compile(self._predict, mode=mode)
+            self._network = torch.compile(model.denoise, mode=mode)
         self._full = 0  # images of the largest batch so far
         with torch.inference_mode(), arithmetic(run.precision, self.device):
             self._times = model.t_embedder(torch.arange(NUM_TRAIN_STEPS, device=self.device))  # (1000, D)
@@ -192,8 +194,9 @@ class ImageSampler:
     ) -> np.ndarray:
         """Images of the given indices and labels (N,), uint8 (N, H, W, 3).
 
-        In memory besides the model: activations of one forward pass of N images, 2 N with guidance; some copies of
-        the latents; then the decoded images of the batch, 12 bytes a pixel, of which few are decoded at once.
+        In memory besides the model: activations of one forward pass, of 8 images on a CPU, on a GPU of N, or 2 N with
+        guidance; some copies of the latents; then the decoded images of the batch, 12 bytes a pixel, of which few are
+        decoded at once.
 
         Parameters
         ----------
@@ -226,11 +229,12 @@ class ImageSampler:
         """Images that pass through the network for a batch of `size`.
 
         On a CPU, batches that are no multiple of 8 go through kernels that round differently (about 1e-7). Filled up
-        with copies of the last image they do not, and images are the same bytes for any batch size. A compiled model
-        would be compiled anew for another size.
+        with copies of the last image they do not, and images are the same bytes for any batch size. On a GPU, a
+        compiled model would be compiled anew for another size.
         """
-        whole = size + (-size % 8 if self.device.type == "cpu" else 0)
-        return max(whole, self._full) if self.run.compiled else whole
+        if self.device.type == "cpu":
+            return size + -size % _CPU_BATCH
+        return max(size, self._full) if self.run.compiled else size
 
     @torch.inference_mode()
     def trial(self, size: int, *, clock: Callable[[], float] = time.perf_counter) -> Trial:
@@ -304,16 +308,18 @@ class ImageSampler:
         def denoise(x: Tensor, t: Tensor) -> Tensor:
             if self.run.compiled and self.device.type == "cuda":
                 torch.compiler.cudagraph_mark_step_begin()  # the graph may write over its last output
-            return self._forward(x, t, label).float()
+            return self._predict(x, self._times[t], label).float()
 
         return denoise
 
-    def _predict(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+    def _predict(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
         """The model's output with guidance, (N, 2 C, H, W), of label embeddings (N, D), or (2 N, D) with guidance."""
-        if self.run.cfg_channels is None:
-            return self.model.denoise(x, self._times[t], label)
-        out = self.model.denoise(torch.cat([x, x]), self._times[torch.cat([t, t])], label)
-        return guided(out, self.run.cfg_scale, self.run.cfg_channels)
+        if self.run.cfg_channels is not None:
+            x, time = torch.cat([x, x]), torch.cat([time, time])
+        size = _CPU_BATCH if self.device.type == "cpu" else len(x)
+        parts = [self._network(*part) for part in zip(*(all_.split(size) for all_ in (x, time, label)), strict=True)]
+        out = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return out if self.run.cfg_channels is None else guided(out, self.run.cfg_scale, self.run.cfg_channels)
 
     def _images(self, x: Tensor, indices: np.ndarray) -> np.ndarray:
         """Pixels of what the last step left, uint8 (N, H, W, 3); they are made on the device."""
