@@ -160,8 +160,7 @@ class ImageSampler:
     What does not change from step to step is computed once: the embeddings of all timesteps here, those of the labels
     for each batch. On a GPU guidance is one forward pass of both halves, and a compiled model is replayed as a CUDA
     graph of the largest batch, which smaller ones are filled up to; nothing in a step waits for the GPU, so the noise
-    of the next one is drawn while it works. On a CPU images pass 8 at a time: more are not faster, and their
-    activations would leave the caches.
+    of the next one is drawn while it works. On a CPU images pass 8 at a time: more are not faster, and need more memory.
 
     Parameters
     ----------
