@@ -7,6 +7,7 @@ after a crash, and packs the pieces into OUT when all are there.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import glob
 import hashlib
@@ -27,7 +28,7 @@ from typing import Literal
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
+from torch import Tensor, nn
 
 from dit_eval.diffusion import NUM_TRAIN_STEPS, Denoiser, Diffusion, respaced_timesteps
 from dit_eval.dist import World
@@ -160,7 +161,8 @@ class ImageSampler:
     What does not change from step to step is computed once: the embeddings of all timesteps here, those of the labels
     for each batch. On a GPU guidance is one forward pass of both halves, and a compiled model is replayed as a CUDA
     graph of the largest batch, which smaller ones are filled up to; nothing in a step waits for the GPU, so the noise
-    of the next one is drawn while it works. On a CPU images pass 8 at a time: more are not faster, and need more memory.
+    of the next one is drawn while it works. On a CPU images pass 8 at a time: more are not faster, and need more
+    memory. For bf16 a copy of the model has its linear maps in that type, which autocast would round at every step.
 
     Parameters
     ----------
@@ -176,6 +178,8 @@ class ImageSampler:
 
     def __init__(self, model: DiT, run: SampleRun, *, decode: Decoder | None = None) -> None:
         check_run(run)
+        if run.precision == "bf16":
+            model = _rounded(model)
         self.run, self.model, self._decode = run, model, decode
         self.device = next(model.parameters()).device
         self.diffusion = Diffusion(run.num_sampling_steps)
@@ -624,6 +628,15 @@ def _continued(run: SampleRun, earlier: SampleRun) -> SampleRun:
     # A round trip through JSON, so that tuples and lists compare as the file has them.
     now = json.loads(json.dumps(run.environment))
     return dataclasses.replace(run, earlier_environments=tuple(e for e in known if e != now))
+
+
+def _rounded(model: DiT) -> DiT:
+    """A copy with its linear maps in bf16; under autocast it gives the same numbers."""
+    rounded = copy.deepcopy(model)
+    for module in rounded.modules():
+        if isinstance(module, nn.Linear):
+            module.to(torch.bfloat16)
+    return rounded
 
 
 def _generator(seed: int, stream: int) -> np.random.Generator:

@@ -273,6 +273,20 @@ def test_bf16_stays_near_fp32(digits_dit):
     assert 0 < np.abs(draw("bf16") - draw("fp32")).mean() < 8, "of 255; another arithmetic, the same picture"
 
 
+@pytest.mark.parametrize("block", BLOCK_DESIGNS)
+def test_bf16_rounds_the_weights_once_as_autocast_does_at_every_step(block, monkeypatch):
+    model = random_dit(block=block)
+    run = make_run(model.config, precision="bf16", cfg_scale=1.5, cfg_channels=3)
+    once = ImageSampler(model, run)
+    assert {p.dtype for p in once.model.blocks.parameters() if p.ndim == 2} == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}, "the model that was given stays as it is"
+    monkeypatch.setattr("dit_eval.sampling._rounded", lambda model: model)
+    always = ImageSampler(model, run)
+    images = [sampler.draw(np.arange(8), np.arange(8)) for sampler in (once, always)]
+    assert np.ptp(images[0]) > 100
+    np.testing.assert_array_equal(*images)
+
+
 def test_compiled_draws_the_same_images():
     model = random_dit(depth=1)
     drawn = [
