@@ -22,6 +22,7 @@ from dit_eval.dist import FirstProcessFailed, World, join
 if TYPE_CHECKING:
     import numpy as np
 
+    from dit_eval.cost import Cost
     from dit_eval.data import ImageFolder, TrainingData
     from dit_eval.features.extract import FeatureExtractor
     from dit_eval.models.dit import DiT, DiTConfig
@@ -111,6 +112,11 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("results.jsonl"),
         metavar="FILE",
         help="append to FILE (default: %(default)s)",
+    )
+    evaluate.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="predict time and memory from a short trial; --num-samples may then be more than are drawn yet",
     )
     evaluate.add_argument("--no-results", action="store_true", help="append to no file")
     evaluate.add_argument(
@@ -275,6 +281,7 @@ def _add_sample(commands: Any) -> None:
     how.add_argument("--device", default="auto", help="cpu or cuda (default: a GPU per process if there are any)")
     how.add_argument("--out", type=Path, required=True, metavar="SAMPLES.npz")
     how.add_argument("--grid", type=Path, metavar="GRID.png", help="also draw the first images")
+    how.add_argument("--dry-run", action="store_true", help="predict time, memory and disk from a short trial")
     sample.set_defaults(run=_sample)
 
 
@@ -444,6 +451,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         # Mistakes are told once, by process 0.
         setup = world.first_then_all(lambda: _evaluation_setup(arguments, world))
         world.share_cores()
+        if arguments.dry_run:
+            _tell_evaluation_cost(arguments, setup, world)
+            return
         from dit_eval.evaluate import evaluate
 
         with _ProgressBars("features") as bars:
@@ -463,13 +473,71 @@ def _evaluation_setup(arguments: argparse.Namespace, world: World) -> dict[str, 
     """Files, request and extractor: everything a user may have got wrong."""
     from dit_eval.npz import open_batch
 
-    gen = open_batch(arguments.samples, role="gen", num_images=arguments.num_samples)
+    count = arguments.num_samples
+    if arguments.dry_run and count is not None:  # what is not drawn yet can be predicted from what is
+        count = min(count, open_batch(arguments.samples, role="gen").num_stored)
+    gen = open_batch(arguments.samples, role="gen", num_images=count)
     ref = open_batch(_reference_path(arguments.ref), role="ref")
     from dit_eval.evaluate import check_request
 
     request: dict[str, Any] = {"metrics": arguments.metrics, "allow_size_mismatch": arguments.allow_size_mismatch}
     check_request(gen=gen, ref=ref, sizes=_extractor_class(arguments), **request)
     return {"gen": gen, "ref": ref, "extractor": _extractor(arguments, world), **request}
+
+
+def _tell_evaluation_cost(arguments: argparse.Namespace, setup: dict[str, Any], world: World) -> None:
+    from dit_eval.cost import evaluation_cost
+    from dit_eval.evaluate import check_request
+
+    gen, ref, extractor = setup["gen"], setup["ref"], setup["extractor"]
+    request = {name: setup[name] for name in ("metrics", "allow_size_mismatch")}
+    metrics, _ = check_request(gen=gen, ref=ref, sizes=extractor, **request)
+    cost = evaluation_cost(
+        gen=gen,
+        ref=ref,
+        extractor=extractor,
+        metrics=metrics,
+        distances=arguments.distances,
+        batch_size=arguments.batch_size,
+        num_images=arguments.num_samples,
+        world=world,
+    )
+    if world.rank:
+        return
+    if arguments.json == "-":
+        sys.stdout.write(cost.to_json() + "\n")
+        return
+    if arguments.json:
+        _write_text(Path(arguments.json), cost.to_json() + "\n")
+    sys.stdout.write(_format_cost_of_run(f"to score {arguments.num_samples or gen.num_images:,} samples", cost))
+
+
+def _format_cost_of_run(what: str, cost: Cost) -> str:
+    """Predicted time, memory and disk, and what was tried for it."""
+    by = "one process" if cost.processes == 1 else f"{cost.processes} processes"
+
+    def text(seconds: float) -> str:
+        return f"{seconds:.2f} s" if seconds < 10 else _duration(seconds)
+
+    lines = [f"{what}, in {by}: about {text(cost.total)}"]
+    lines += [f"  {phase:<24}{text(seconds):>10}" for phase, seconds in cost.seconds.items()]
+    each = [f"{cost.seconds_per_1000:,.1f} s"]
+    each += [f"{_bytes(cost.memory_per_1000)} of memory"] if cost.memory_per_1000 else []
+    each += [f"{_bytes(cost.disk_per_1000)} of disk"] if cost.disk_per_1000 else []
+    lines.append(f"  1,000 images through the network, in one process: {', '.join(each)}")
+    if cost.memory_bytes is not None:
+        lines.append(f"  memory of a process at its peak: {_bytes(cost.memory_bytes)}")
+    if cost.gpu_memory_bytes is not None:
+        lines.append(f"  memory of its GPU at its peak: {_bytes(cost.gpu_memory_bytes)}")
+    if cost.disk_bytes:
+        lines.append(f"  disk: {_bytes(cost.disk_bytes)}, {_bytes(cost.disk_peak_bytes)} while it is packed")
+    lines += [f"measured now: {trial}" for trial in cost.trials]
+    lines.append(f"not in it: {cost.left_out}")
+    return "\n".join(lines) + "\n"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
 def _tell_result(arguments: argparse.Namespace, result: EvalResult) -> None:
@@ -496,6 +564,14 @@ def _sample(arguments: argparse.Namespace) -> None:
 
         device = world.device(arguments.device)
         model, decode = world.first_then_all(lambda: _load_generator(run, sources, device))
+        if arguments.dry_run:
+            from dit_eval.cost import sampling_cost
+
+            sampler, size = ImageSampler(model, run, decode=decode), arguments.per_proc_batch_size
+            cost = sampling_cost(sampler=sampler, out=arguments.out, batch_size=size, world=world)
+            if world.rank == 0:
+                sys.stdout.write(_format_cost_of_run(f"to draw {cost.images:,} images of {run.summary()}", cost))
+            return
         with _ProgressBars("images") as bars:
             sample_npz(
                 arguments.out,

@@ -131,8 +131,10 @@ class Diffusion:
         signal = _gather(np.sqrt(self.alphas_cumprod), steps, x0)
         return signal * x0 + _gather(np.sqrt(1.0 - self.alphas_cumprod), steps, x0) * noise
 
-    def predict(self, output: Tensor, x: Tensor, steps: Tensor) -> Prediction:
+    def predict(self, output: Tensor, x: Tensor, steps: Tensor | int) -> Prediction:
         """Turn a model's output (N, 2 C, ...) at x (N, C, ...) and step indices (N,) into a `Prediction`.
+
+        One index for all of them spares a GPU the copies of tables that it would wait for; the numbers are the same.
 
         The second half of the channels interpolates the log variance between its two bounds, -1 for the posterior's
         and 1 for beta; it is not clamped.
@@ -154,7 +156,7 @@ class Diffusion:
         mean = _gather(self._x0_weight, steps, x) * x0 + _gather(self._xt_weight, steps, x) * x
         return Prediction(mean=mean, log_variance=fraction * upper + (1 - fraction) * lower, x0=x0)
 
-    def _x0_from_noise(self, x: Tensor, steps: Tensor, noise: Tensor) -> Tensor:
+    def _x0_from_noise(self, x: Tensor, steps: Tensor | int, noise: Tensor) -> Tensor:
         scale = _gather(np.sqrt(1.0 / self.alphas_cumprod), steps, x)
         return scale * x - _gather(np.sqrt(1.0 / self.alphas_cumprod - 1.0), steps, x) * noise
 
@@ -177,17 +179,16 @@ class Diffusion:
         sampler : "ddpm" draws from the predicted Gaussian; "ddim" ignores the learned variance
         eta : DDIM only, 0 for the deterministic sampler
         """
-        steps = torch.full((len(x),), index, device=x.device)
         timesteps = torch.full((len(x),), self.timesteps[index], device=x.device)
-        prediction = self.predict(denoiser(x, timesteps), x, steps)
+        prediction = self.predict(denoiser(x, timesteps), x, index)
         if sampler == "ddpm":
             spread = torch.exp(0.5 * prediction.log_variance)
             return prediction.mean + spread * noise if index else prediction.mean
         if sampler != "ddim":
             raise ValueError(f"Unknown sampler {sampler!r}; known: ddpm, ddim.")
-        abar, previous = (_gather(table, steps, x) for table in (self.alphas_cumprod, self._previous))
-        direction = (_gather(np.sqrt(1.0 / self.alphas_cumprod), steps, x) * x - prediction.x0) / _gather(
-            np.sqrt(1.0 / self.alphas_cumprod - 1.0), steps, x
+        abar, previous = (_gather(table, index, x) for table in (self.alphas_cumprod, self._previous))
+        direction = (_gather(np.sqrt(1.0 / self.alphas_cumprod), index, x) * x - prediction.x0) / _gather(
+            np.sqrt(1.0 / self.alphas_cumprod - 1.0), index, x
         )
         sigma = eta * torch.sqrt((1 - previous) / (1 - abar)) * torch.sqrt(1 - abar / previous)
         mean = prediction.x0 * torch.sqrt(previous) + torch.sqrt(1 - previous - sigma**2) * direction
@@ -252,8 +253,13 @@ class Diffusion:
         return {"loss": mse + bits, "mse": mse, "vb": bits}
 
 
-def _gather(table: np.ndarray, steps: Tensor, x: Tensor) -> Tensor:
-    """Entries of a float64 table at (N,) step indices, rounded to float32, as (N, 1, ...) to go with x."""
+def _gather(table: np.ndarray, steps: Tensor | int, x: Tensor) -> Tensor:
+    """Entries of a float64 table at (N,) step indices, rounded to float32, as (N, 1, ...) to go with x.
+
+    One index gives one number, left on the CPU: kernels take it as an argument, where a copy would make a GPU wait.
+    """
+    if isinstance(steps, int):
+        return torch.tensor(table[steps], dtype=torch.float32)
     values = torch.from_numpy(table).to(x.device)[steps].float()
     return values.view(-1, *[1] * (x.ndim - 1))
 

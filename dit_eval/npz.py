@@ -10,6 +10,8 @@ is stored, decompressed as a stream where it is not, so that a 10 GB file never 
 from __future__ import annotations
 
 import hashlib
+import io
+import math
 import os
 import struct
 import zipfile
@@ -220,14 +222,31 @@ def write_batch(
                 raise ValueError("Images were given without the shape of all of them together.")
             with archive.open("arr_0.npy", "w", force_zip64=True) as out:
                 _write_images(out, images, shape)
-        for key, array in (arrays or {}).items():
-            with archive.open(f"{key}.npy", "w", force_zip64=True) as out:
-                np.lib.format.write_array(out, np.asarray(array), allow_pickle=False)
+        _write_arrays(archive, arrays or {})
+
+
+def batch_bytes(*, shape: tuple[int, int, int, int], arrays: Mapping[str, np.ndarray]) -> int:
+    """Size of the file that `write_batch` makes of images of this shape; beyond 4 GiB some bytes less than it is."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as out:
+            _write_header(out, shape)
+        _write_arrays(archive, arrays)
+    return len(buffer.getvalue()) + math.prod(shape)
+
+
+def _write_header(out: IO[bytes], shape: tuple[int, int, int, int]) -> None:
+    np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+
+def _write_arrays(archive: zipfile.ZipFile, arrays: Mapping[str, np.ndarray]) -> None:
+    for key, array in arrays.items():
+        with archive.open(f"{key}.npy", "w", force_zip64=True) as out:
+            np.lib.format.write_array(out, np.asarray(array), allow_pickle=False)
 
 
 def _write_images(out: IO[bytes], images: Iterable[np.ndarray], shape: tuple[int, int, int, int]) -> None:
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(out, header)
+    _write_header(out, shape)
     written = 0
     for batch in images:
         if batch.dtype != np.uint8 or batch.shape[1:] != shape[1:]:

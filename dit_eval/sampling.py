@@ -7,6 +7,7 @@ after a crash, and packs the pieces into OUT when all are there.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import glob
 import hashlib
@@ -15,7 +16,10 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,16 +28,18 @@ from typing import Literal
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
+from torch import Tensor, nn
 
-from dit_eval.diffusion import Diffusion, respaced_timesteps
+from dit_eval.diffusion import NUM_TRAIN_STEPS, Denoiser, Diffusion, respaced_timesteps
 from dit_eval.dist import World
 from dit_eval.files import atomic_file
-from dit_eval.models.dit import DiT, arithmetic
-from dit_eval.npz import RUN_KEY, open_batch, write_batch
+from dit_eval.models.dit import DiT, arithmetic, guided
+from dit_eval.npz import RUN_KEY, batch_bytes, open_batch, write_batch
 from dit_eval.results import SampleRun
 
 _LABEL_STREAM = 1 << 63
+_CPU_BATCH = 8  # images at a time through the network on a CPU
+_LONG = 20.0  # seconds after which a trial has seen enough
 _PIECE = re.compile(r"(\d{9})-(\d{9})\.u8")  # images from .. up to, without the last
 
 Decoder = Callable[[Tensor], Tensor]  # latents (N, 4, h, w) -> images (N, 3, H, W) in -1..1
@@ -128,8 +134,35 @@ def check_run(run: SampleRun) -> None:
         raise ValueError(f"A pixel-space model of {channels} channels draws no images; needed 1 (grey) or 3.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What a batch took in a short trial.
+
+    Attributes
+    ----------
+    size, filled : images of the batch, and those that pass through the network for them
+    step : seconds of a sampling step of the batch, guidance and noise included
+    finish : seconds from latents to pixels, for one image
+    repeats : steps that `step` is the median of
+    gpu_bytes : peak of the GPU memory that PyTorch gave out; None on a CPU
+    """
+
+    size: int
+    filled: int
+    step: float
+    finish: float
+    repeats: int
+    gpu_bytes: int | None
+
+
 class ImageSampler:
     """A model ready to draw images by their index.
+
+    What does not change from step to step is computed once: the embeddings of all timesteps here, those of the labels
+    for each batch. On a GPU guidance is one forward pass of both halves, and a compiled model is replayed as a CUDA
+    graph of the largest batch, which smaller ones are filled up to; nothing in a step waits for the GPU, so the noise
+    of the next one is drawn while it works. On a CPU images pass 8 at a time: more are not faster, and need more
+    memory. For bf16 a copy of the model has its linear maps in that type, which autocast would round at every step.
 
     Parameters
     ----------
@@ -145,10 +178,18 @@ class ImageSampler:
 
     def __init__(self, model: DiT, run: SampleRun, *, decode: Decoder | None = None) -> None:
         check_run(run)
+        if run.precision == "bf16":
+            model = _rounded(model)
         self.run, self.model, self._decode = run, model, decode
         self.device = next(model.parameters()).device
         self.diffusion = Diffusion(run.num_sampling_steps)
-        self._forward = torch.compile(self._predict) if run.compiled else self._predict
+        self._network = model.denoise
+        if run.compiled:
+            mode = "reduce-overhead" if self.device.type == "cuda" else None  # with CUDA graphs
+            self._network = torch.compile(model.denoise, mode=mode)
+        self._full = 0  # images of the largest batch so far
+        with torch.inference_mode(), arithmetic(run.precision, self.device):
+            self._times = model.t_embedder(torch.arange(NUM_TRAIN_STEPS, device=self.device))  # (1000, D)
 
     @torch.inference_mode()
     def draw(
@@ -156,26 +197,22 @@ class ImageSampler:
     ) -> np.ndarray:
         """Images of the given indices and labels (N,), uint8 (N, H, W, 3).
 
+        In memory besides the model: activations of one forward pass, of 8 images on a CPU, on a GPU of N, or 2 N with
+        guidance; some copies of the latents; then the decoded images of the batch, 12 bytes a pixel, of which few are
+        decoded at once.
+
         Parameters
         ----------
-        on_step : called after each sampling step with the number of steps done
+        on_step : called after each sampling step with the number of steps done (of a GPU, handed to it)
 
         Raises
         ------
         ValueError
             If the model returns NaN or infinite values.
         """
-        # On a CPU, batches that are no multiple of 8 go through kernels that round differently (about 1e-7). Filled up
-        # with copies of the last image they do not, and images are the same bytes for any batch size.
-        fill = -len(indices) % 8 if self.device.type == "cpu" else 0
-        generators = [_generator(self.run.global_seed, i) for i in [*indices, *[indices[-1]] * fill]]
-        y = torch.from_numpy(np.concatenate([labels, np.repeat(labels[-1:], fill)])).to(self.device)
-        config = self.model.config
-        shape = (config.in_channels, config.input_size, config.input_size)
-
-        def noise(_: int) -> Tensor:
-            drawn = np.stack([g.standard_normal(shape, np.float32) for g in generators])
-            return torch.from_numpy(drawn).to(self.device)
+        self._full = max(self._full, self.filled(len(indices)))
+        fill = self.filled(len(indices)) - len(indices)
+        noise = self._noise([*indices, *[indices[-1]] * fill])
 
         def report(step: int, _: Tensor) -> None:
             if on_step:
@@ -183,29 +220,118 @@ class ImageSampler:
 
         with arithmetic(self.run.precision, self.device):
             x = self.diffusion.sample(
-                lambda x, t: self._forward(x, t, y).float(),
+                self._denoiser(np.concatenate([labels, np.repeat(labels[-1:], fill)])),
                 noise(len(self.diffusion)),
                 noise,
                 sampler="ddim" if self.run.sampler == "ddim" else "ddpm",
                 on_step=report,
             )
-        x = x[: len(indices)]
+        return self._images(x[: len(indices)], indices)
+
+    def filled(self, size: int) -> int:
+        """Images that pass through the network for a batch of `size`.
+
+        On a CPU, batches that are no multiple of 8 go through kernels that round differently (about 1e-7). Filled up
+        with copies of the last image they do not, and images are the same bytes for any batch size. On a GPU, a
+        compiled model would be compiled anew for another size.
+        """
+        if self.device.type == "cpu":
+            return size + -size % _CPU_BATCH
+        return max(size, self._full) if self.run.compiled else size
+
+    @torch.inference_mode()
+    def trial(self, size: int, *, clock: Callable[[], float] = time.perf_counter) -> Trial:
+        """Take the time of the first steps of a batch, and of its decoding (on a CPU of an image).
+
+        Three steps after those that warm up, more if they are short, fewer if they take long.
+        """
+        cuda, filled = self.device.type == "cuda", self.filled(size)
+        self._full = max(self._full, filled)
+        indices = np.arange(filled)
+        noise, denoise = self._noise([*indices]), self._denoiser(indices % self.model.config.num_classes)
+        x = noise(len(self.diffusion))
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+        def step(count: int) -> None:
+            nonlocal x
+            index = max(len(self.diffusion) - 1 - count, 0)
+            sampler: Literal["ddpm", "ddim"] = "ddim" if self.run.sampler == "ddim" else "ddpm"
+            x = self.diffusion.step(denoise, x, index, noise(index), sampler=sampler)
+
+        def finish(_: int) -> None:
+            # Latents of the first steps may decode to anything.
+            self._images(x[: size if cuda else 1].nan_to_num(), indices)
+
+        def seconds(function: Callable[[int], None], warm: int) -> list[float]:
+            times: list[float] = []
+            for count in range(warm + 100):
+                begin = clock()
+                function(count)
+                if cuda:
+                    torch.cuda.synchronize(self.device)
+                times.append(clock() - begin)
+                spent = sum(times[warm:])
+                if spent > _LONG or (warm == 1 and times[0] > _LONG) or (len(times) >= warm + 3 and spent > 1):
+                    break
+            return times[warm:] or times
+
+        with arithmetic(self.run.precision, self.device):
+            steps = seconds(step, 3 if self.run.compiled else 1)  # a graph is recorded at the second call
+        finishes = seconds(finish, 1)
+        return Trial(
+            size=size,
+            filled=filled,
+            step=statistics.median(steps),
+            finish=statistics.median(finishes) / (size if cuda else 1),
+            repeats=len(steps),
+            gpu_bytes=torch.cuda.max_memory_allocated(self.device) if cuda else None,
+        )
+
+    def _noise(self, indices: Sequence[int]) -> Callable[[int], Tensor]:
+        """A source of noise (N, C, H, W), each image's of its own stream; what it is asked for is not looked at."""
+        generators = [_generator(self.run.global_seed, i) for i in indices]
+        config = self.model.config
+        shape = (config.in_channels, config.input_size, config.input_size)
+
+        def draw(_: int) -> Tensor:
+            noise = torch.from_numpy(np.stack([g.standard_normal(shape, np.float32) for g in generators]))
+            # From pinned memory the copy waits in the GPU's queue, not here.
+            return noise.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else noise
+
+        return draw
+
+    def _denoiser(self, labels: np.ndarray) -> Denoiser:
+        """The model, with guidance, as the diffusion sees it for images of these labels."""
+        y = torch.from_numpy(labels).to(self.device)
+        if self.run.cfg_channels is not None:
+            y = torch.cat([y, torch.full_like(y, self.model.config.num_classes)])
+        label = self.model.y_embedder(y)
+
+        def denoise(x: Tensor, t: Tensor) -> Tensor:
+            if self.run.compiled and self.device.type == "cuda":
+                torch.compiler.cudagraph_mark_step_begin()  # the graph may write over its last output
+            return self._predict(x, self._times[t], label).float()
+
+        return denoise
+
+    def _predict(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
+        """The model's output with guidance, (N, 2 C, H, W), of label embeddings (N, D), or (2 N, D) with guidance."""
+        if self.run.cfg_channels is not None:
+            x, time = torch.cat([x, x]), torch.cat([time, time])
+        size = _CPU_BATCH if self.device.type == "cpu" else len(x)
+        parts = [self._network(*part) for part in zip(*(all_.split(size) for all_ in (x, time, label)), strict=True)]
+        out = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return out if self.run.cfg_channels is None else guided(out, self.run.cfg_scale, self.run.cfg_channels)
+
+    def _images(self, x: Tensor, indices: np.ndarray) -> np.ndarray:
+        """Pixels of what the last step left, uint8 (N, H, W, 3); they are made on the device."""
         if self._decode is not None:
             x = self._decode(x)
         if not torch.isfinite(x).all():
             bad = indices[(~torch.isfinite(x)).flatten(1).any(1).cpu().numpy()]
             raise ValueError(f"Image {bad[0]} (of {len(bad)}) holds NaN or infinite values; try --precision fp32.")
         return to_uint8(x, rounding=self.run.rounding).cpu().numpy()
-
-    def _predict(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """The model's output with guidance, (N, 2 C, H, W)."""
-        if self.run.cfg_channels is None:
-            return self.model(x, t, y)
-        y = torch.cat([y, torch.full_like(y, self.model.config.num_classes)])
-        out = self.model.forward_with_cfg(
-            torch.cat([x, x]), torch.cat([t, t]), y, self.run.cfg_scale, self.run.cfg_channels
-        )
-        return out[: len(x)]
 
 
 def to_uint8(images: Tensor, *, rounding: str) -> Tensor:
@@ -239,6 +365,9 @@ def sample_npz(
     over, and so is a whole file of the same run with fewer images. The file is the same for any batch size, number
     of processes and interruptions.
 
+    A batch is written by a thread while the next one is drawn; two are in memory then, as bytes, besides what
+    `ImageSampler.draw` needs. An error of writing is raised when the next batch is drawn.
+
     Parameters
     ----------
     labels : int64 (N,)
@@ -266,14 +395,19 @@ def sample_npz(
         gaps = world.from_first(parts.gaps)
         if not parts.folder.is_dir():
             raise FileNotFoundError(f"{parts.folder}: not seen by process {world.rank}; all machines need to share it.")
-        batches = [
-            (begin, min(begin + batch_size, end))
-            for first, end in gaps
-            for begin in range(first, end, batch_size)
-        ]  # fmt: skip
-        for begin, end in batches[world.rank :: world.size]:
-            report = _batch_progress(parts.done(), end - begin, run, sampler, on_progress) if world.rank == 0 else None
-            parts.save(begin, sampler.draw(np.arange(begin, end), labels[begin:end], on_step=report))
+        batches = _cut(gaps, batch_size)
+        watched = on_progress if world.rank == 0 else None
+        with ThreadPoolExecutor(1, "writer") as writer:
+            writing: Future[None] | None = None
+            behind = (0, 0)  # the batch that is being written
+            for begin, end in batches[world.rank :: world.size]:
+                report = _batch_progress(parts.done(behind), end - begin, run, sampler, watched) if watched else None
+                images = sampler.draw(np.arange(begin, end), labels[begin:end], on_step=report)
+                if writing:
+                    writing.result()
+                writing, behind = writer.submit(parts.save, begin, images), (begin, end)
+            if writing:
+                writing.result()
         world.barrier()
         world.from_first(lambda: parts.pack(run, labels))  # nobody goes on before the file is there
     return out
@@ -287,12 +421,35 @@ def images_drawn(out: Path) -> int:
     return sum(int(match[2]) - int(match[1]) for name in names if (match := _PIECE.fullmatch(name)))
 
 
+def batches_left(out: Path, run: SampleRun, batch_size: int) -> list[tuple[int, int]]:
+    """The batches (begin, end) that a run into a file has still to draw, of all processes. Writes nothing.
+
+    Raises
+    ------
+    ValueError
+        If `out` or its parts are of another run, or hold more images.
+    """
+    parts = _Parts(out, run)
+    parts.earlier()
+    return _cut(parts.gaps(), batch_size)
+
+
+def disk_bytes(out: Path, run: SampleRun) -> tuple[int, int]:
+    """Size of the file of a run, and of all that is on the disk when it is packed from its pieces."""
+    shape = (run.num_images, run.image_size, run.image_size, 3)
+    arrays = {"arr_1": np.zeros(run.num_images, np.int64), RUN_KEY: np.array(run.to_json())}
+    size = batch_bytes(shape=shape, arrays=arrays)
+    return size, size + math.prod(shape)
+
+
+def _cut(gaps: Sequence[tuple[int, int]], batch_size: int) -> list[tuple[int, int]]:
+    return [(begin, min(begin + batch_size, end)) for first, end in gaps for begin in range(first, end, batch_size)]
+
+
 def _batch_progress(
-    done: int, size: int, run: SampleRun, sampler: ImageSampler, on_progress: Progress | None
-) -> Callable[[int], None] | None:
+    done: int, size: int, run: SampleRun, sampler: ImageSampler, on_progress: Progress
+) -> Callable[[int], None]:
     """Report a batch in parts while its steps go by: images done by all, and a share of this batch."""
-    if on_progress is None:
-        return None
     return lambda steps: on_progress(done + size * steps // len(sampler.diffusion), run.num_images)
 
 
@@ -313,6 +470,7 @@ class _Parts:
         self.folder = out.with_name(out.name + ".parts")
         self._shape = (run.image_size, run.image_size, 3)
         self._image_bytes = math.prod(self._shape)
+        self._settings = self.folder / "run.json"
         self._lock = FileLock(self.folder / "lock")
 
     def __enter__(self) -> None:
@@ -336,33 +494,12 @@ class _Parts:
         for folder, name in ((self.folder, "*"), (self.out.parent, glob.escape(self.out.name))):
             for stale in folder.glob(f".{name}.*.part"):  # of a killed process
                 stale.unlink()
-        run = self._run
-        settings = self.folder / "run.json"
-        if self.out.exists():
-            whole = open_batch(self.out, role="gen")
-            if whole.run is None:
-                raise ValueError(f"{self.out} exists and does not say how it was drawn; name another --out.")
-            self._refuse_other(whole.run, self.out)
-            if whole.num_stored > run.num_images:
-                raise ValueError(
-                    f"{self.out} holds {whole.num_stored:,} images of this run, {run.num_images:,} were asked for. "
-                    f"Score its first {run.num_images:,} with `dit-eval evaluate --num-samples {run.num_images}`."
-                )
-            if whole.num_stored == run.num_images:
-                self._discard()
-                note(f"{self.out}: complete already, {run.num_images:,} images of this run")
-                return None
-            run = _continued(run, whole.run)
-        elif settings.exists():
-            begun = SampleRun.from_json(settings.read_text(encoding="utf-8"))
-            self._refuse_other(begun, self.folder)
-            run = _continued(run, begun)
-        last = max((piece.end for piece in self._pieces()), default=0)
-        if last > run.num_images:
-            raise ValueError(
-                f"{self.folder} holds images up to number {last:,}, {run.num_images:,} were asked for. Finish the "
-                f"larger run, or delete the folder."
-            )
+        earlier = self.earlier()
+        run = self._run if earlier is None else _continued(self._run, earlier)
+        if self._front == run.num_images:
+            self._discard()
+            note(f"{self.out}: complete already, {run.num_images:,} images of this run")
+            return None
         missing = sum(end - begin for begin, end in self.gaps())
         needed = (missing + run.num_images) * self._image_bytes
         free = shutil.disk_usage(self.folder).free
@@ -371,11 +508,38 @@ class _Parts:
                 f"{self.folder}: {free / 1e9:.3f} GB are free; needed {needed / 1e9:.3f} GB, for the {missing:,} "
                 f"images still to draw and once more for all {run.num_images:,} when they are packed."
             )
-        with atomic_file(settings) as file:
+        with atomic_file(self._settings) as file:
             file.write(run.to_json().encode())
         if missing < run.num_images:
             note(f"{self.out}: going on; {run.num_images - missing:,} of {run.num_images:,} images are here already")
         return run
+
+    def earlier(self) -> SampleRun | None:
+        """The run that began this output, None if none did; ValueError if this run cannot go on with what is there."""
+        run, begun = self._run, None
+        if self.out.exists():
+            whole = open_batch(self.out, role="gen")
+            if whole.run is None:
+                raise ValueError(f"{self.out} exists and does not say how it was drawn; name another --out.")
+            begun = whole.run
+            self._refuse_other(begun, self.out)
+            if whole.num_stored > run.num_images:
+                raise ValueError(
+                    f"{self.out} holds {whole.num_stored:,} images of this run, {run.num_images:,} were asked for. "
+                    f"Score its first {run.num_images:,} with `dit-eval evaluate --num-samples {run.num_images}`."
+                )
+            if whole.num_stored == run.num_images:
+                return begun
+        elif self._settings.exists():
+            begun = SampleRun.from_json(self._settings.read_text(encoding="utf-8"))
+            self._refuse_other(begun, self.folder)
+        last = max((piece.end for piece in self._pieces()), default=0)
+        if last > run.num_images:
+            raise ValueError(
+                f"{self.folder} holds images up to number {last:,}, {run.num_images:,} were asked for. Finish the "
+                f"larger run, or delete the folder."
+            )
+        return begun
 
     def gaps(self) -> list[tuple[int, int]]:
         """Ranges (begin, end) of the images that are still to draw."""
@@ -386,9 +550,9 @@ class _Parts:
             at = max(at, piece.end)
         return gaps
 
-    def done(self) -> int:
-        """Images finished by all processes."""
-        return sum(piece.end - piece.begin for piece in self._pieces())
+    def done(self, also: tuple[int, int] = (0, 0)) -> int:
+        """Images finished by all processes, and those of a batch (begin, end), whether it is on the disk or not yet."""
+        return sum(end - begin for begin, end in {also, *((piece.begin, piece.end) for piece in self._pieces())})
 
     def save(self, begin: int, images: np.ndarray) -> None:
         try:
@@ -436,7 +600,7 @@ class _Parts:
         pieces = []
         if self._front:
             pieces.append(_Piece(0, self._front, self.out))
-        for path in self.folder.iterdir():
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
             if match := _PIECE.fullmatch(path.name):
                 piece = _Piece(int(match[1]), int(match[2]), path)
                 if path.stat().st_size == (piece.end - piece.begin) * self._image_bytes:
@@ -464,6 +628,15 @@ def _continued(run: SampleRun, earlier: SampleRun) -> SampleRun:
     # A round trip through JSON, so that tuples and lists compare as the file has them.
     now = json.loads(json.dumps(run.environment))
     return dataclasses.replace(run, earlier_environments=tuple(e for e in known if e != now))
+
+
+def _rounded(model: DiT) -> DiT:
+    """A copy with its linear maps in bf16; under autocast it gives the same numbers."""
+    rounded = copy.deepcopy(model)
+    for module in rounded.modules():
+        if isinstance(module, nn.Linear):
+            module.to(torch.bfloat16)
+    return rounded
 
 
 def _generator(seed: int, stream: int) -> np.random.Generator:

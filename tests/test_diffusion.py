@@ -138,6 +138,15 @@ def test_the_bound_trains_the_variance_only(model):
 def test_an_output_without_variance_is_refused():
     with pytest.raises(ValueError, match=r"needed twice the channels"):
         Diffusion("10").predict(torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("index", [0, 3, 9])
+def test_one_step_index_for_all_images_gives_the_same_numbers(index):
+    torch.manual_seed(index)
+    output, x, process = torch.randn(3, 8, 4, 4), torch.randn(3, 4, 4, 4), Diffusion("10")
+    one, each = process.predict(output, x, index), process.predict(output, x, torch.full((3,), index))
+    for name in ("mean", "log_variance", "x0"):
+        assert torch.equal(getattr(one, name), getattr(each, name))
     x = torch.zeros(1, 2, 2, 2)
     with pytest.raises(ValueError, match="Unknown sampler 'euler'; known: ddpm, ddim"):
         Diffusion("10").step(lambda x, t: torch.cat([x, x], dim=1), x, 3, x, sampler="euler")

@@ -14,7 +14,7 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"quickstart"},
-    {"study"},
+    {"study", "cost"},
     {"plan"},
     {"evaluate", "sampling", "training", "report"},
     {"data"},

@@ -10,6 +10,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -21,10 +22,10 @@ from dit_eval.assets import asset
 from dit_eval.cli import main
 from dit_eval.diffusion import Diffusion
 from dit_eval.models.checkpoints import load_dit, save_dit, stored_config
-from dit_eval.models.dit import DiT, DiTConfig, named_config
+from dit_eval.models.dit import BLOCK_DESIGNS, DiT, DiTConfig, named_config
 from dit_eval.npz import open_batch
 from dit_eval.results import SampleRun, environment
-from dit_eval.sampling import ImageSampler, draw_labels, read_labels, sample_npz, to_uint8
+from dit_eval.sampling import ImageSampler, _Parts, draw_labels, read_labels, sample_npz, to_uint8
 
 DIGITS = ["sample", "--ckpt", "dit-digits", "--num-sampling-steps", "8", "--cfg-scale", "1.5", "--device", "cpu"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -140,6 +141,58 @@ def test_images_are_those_of_the_plain_loop(digits_dit, cfg_scale, cfg_channels)
     assert (drawn != expected).mean() < 1e-2
 
 
+@pytest.mark.parametrize("block", BLOCK_DESIGNS)
+@pytest.mark.parametrize("cfg_scale", [1.0, 1.5])
+def test_latents_are_those_of_the_plain_loop(block, cfg_scale):
+    # Timesteps and labels embedded anew in each step, guidance by the model's own method, the batch in one piece.
+    model, latents = random_dit(block=block), []
+    channels = None if cfg_scale == 1.0 else 3
+    run = make_run(model.config, cfg_scale=cfg_scale, cfg_channels=channels, num_sampling_steps="5")
+    sampler = ImageSampler(model, run, decode=lambda x: latents.append(x.clone()) or x)
+    indices, labels = np.arange(11), np.arange(11) % 10
+    sampler.draw(indices, labels)
+    streams = [np.random.Generator(np.random.Philox(key=np.array([0, i], np.uint64))) for i in indices]
+
+    def draw(_=None):
+        return torch.from_numpy(np.stack([s.standard_normal((3, 8, 8), np.float32) for s in streams]))
+
+    def denoise(x, t):
+        y = torch.from_numpy(labels)
+        if cfg_scale == 1.0:
+            return model(x, t, y)
+        y = torch.cat([y, torch.full_like(y, 10)])
+        return model.forward_with_cfg(torch.cat([x, x]), torch.cat([t, t]), y, cfg_scale, 3)[: len(x)]
+
+    with torch.inference_mode():
+        expected = Diffusion("5").sample(denoise, draw(), draw)
+    torch.testing.assert_close(latents[0], expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+def test_a_step_computes_nothing_again():
+    model, calls = random_dit(), []
+    for name, module in (("time", model.t_embedder), ("label", model.y_embedder), ("tokens", model.x_embedder)):
+        module.register_forward_hook(lambda _, inputs, __, name=name: calls.append((name, len(inputs[0]))))
+    sampler = ImageSampler(model, make_run(model.config, cfg_scale=1.5, cfg_channels=3, num_sampling_steps="5"))
+    assert calls == [("time", 1000)]
+    calls.clear()
+    sampler.draw(np.arange(11), np.arange(11) % 10)
+    assert [call for call in calls if call[0] != "tokens"] == [("label", 32)], "16 images, and as many without label"
+    assert [size for name, size in calls if name == "tokens"] == [8] * 4 * 5, "both halves, eight at a time"
+
+
+def test_on_a_gpu_a_compiled_model_keeps_its_shape(monkeypatch):
+    model = random_dit()
+    for compiled, filled in ((False, [5, 12, 5]), (True, [5, 12, 12])):
+        sampler = ImageSampler(model, make_run(model.config, compiled=compiled))
+        monkeypatch.setattr(sampler, "_full", 0)
+        sampler.device = torch.device("cuda")  # there need not be one: nothing is run
+        found = []
+        for size in (5, 12, 5):
+            found.append(sampler.filled(size))
+            sampler._full = max(sampler._full, found[-1])
+        assert found == filled
+
+
 def test_guidance_acts_on_the_channels_asked_for():
     model = random_dit()
     indices, labels = np.arange(4), np.arange(4)
@@ -218,6 +271,20 @@ def test_bf16_stays_near_fp32(digits_dit):
         return ImageSampler(digits_dit, run).draw(np.arange(8), np.arange(8)).astype(int)
 
     assert 0 < np.abs(draw("bf16") - draw("fp32")).mean() < 8, "of 255; another arithmetic, the same picture"
+
+
+@pytest.mark.parametrize("block", BLOCK_DESIGNS)
+def test_bf16_rounds_the_weights_once_as_autocast_does_at_every_step(block, monkeypatch):
+    model = random_dit(block=block)
+    run = make_run(model.config, precision="bf16", cfg_scale=1.5, cfg_channels=3)
+    once = ImageSampler(model, run)
+    assert {p.dtype for p in once.model.blocks.parameters() if p.ndim == 2} == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}, "the model that was given stays as it is"
+    monkeypatch.setattr("dit_eval.sampling._rounded", lambda model: model)
+    always = ImageSampler(model, run)
+    images = [sampler.draw(np.arange(8), np.arange(8)) for sampler in (once, always)]
+    assert np.ptp(images[0]) > 100
+    np.testing.assert_array_equal(*images)
 
 
 def test_compiled_draws_the_same_images():
@@ -338,6 +405,79 @@ def test_a_mistake_under_torchrun_is_reported_once(tmp_path):
     assert process.returncode != 0
     assert output.count("dit-eval: error: Steps 'ddim256'") == 1
     assert "dit_eval/cli.py" not in output, "no traceback of ours"
+
+
+# ---- written behind
+
+
+def pieces(tmp_path, monkeypatch, *, save, count=24, draw=None):
+    """Draw `count` images, eight at a time, with another `_Parts.save` or `draw`."""
+    model = random_dit()
+    sampler = ImageSampler(model, make_run(model.config, num_images=count))
+    monkeypatch.setattr("dit_eval.sampling._Parts.save", save)
+    if draw:
+        monkeypatch.setattr(sampler, "draw", draw(sampler.draw))
+    done = []
+    sample_npz(
+        tmp_path / "samples.npz",
+        sampler=sampler,
+        labels=np.zeros(count, np.int64),
+        batch_size=8,
+        on_progress=lambda *shown: done.append(shown),
+    )
+    return done
+
+
+def test_a_batch_is_written_while_the_next_is_drawn(tmp_path, monkeypatch):
+    drawing = [threading.Event() for _ in range(4)]
+    drawing[3].set()  # there is no batch after the last
+    save = _Parts.save
+
+    def slow_disk(self, begin, images):
+        assert drawing[begin // 8 + 1].wait(60), "the next batch waits for the disk"
+        save(self, begin, images)
+
+    def watched(draw):
+        def drawn(indices, labels, **options):
+            drawing[indices[0] // 8].set()
+            return draw(indices, labels, **options)
+
+        return drawn
+
+    done = pieces(tmp_path, monkeypatch, save=slow_disk, draw=watched)
+    assert open_batch(tmp_path / "samples.npz", role="gen").num_images == 24
+    shown = [images for images, _ in done]
+    assert shown == sorted(shown), "progress does not go back"
+    assert done[-1] == (24, 24)
+
+
+@pytest.mark.parametrize("failing", [0, 8, 16])
+def test_an_error_of_the_writer_is_raised(tmp_path, monkeypatch, failing):
+    save = _Parts.save
+
+    def fails(self, begin, images):
+        if begin == failing:
+            raise OSError(f"images {begin} could not be written")
+        save(self, begin, images)
+
+    with pytest.raises(OSError, match=f"images {failing} could not be written"):
+        pieces(tmp_path, monkeypatch, save=fails)
+    assert not (tmp_path / "samples.npz").exists()
+    assert len(list((tmp_path / "samples.npz.parts").glob("*.u8"))) == failing // 8, "those before are kept"
+
+
+def test_what_is_drawn_is_written_though_the_next_batch_fails(tmp_path, monkeypatch):
+    def breaks(draw):
+        def drawn(indices, labels, **options):
+            if indices[0] == 8:
+                raise ValueError("no more")
+            return draw(indices, labels, **options)
+
+        return drawn
+
+    with pytest.raises(ValueError, match="no more"):
+        pieces(tmp_path, monkeypatch, save=_Parts.save, draw=breaks)
+    assert [piece.name for piece in (tmp_path / "samples.npz.parts").glob("*.u8")] == ["000000000-000000008.u8"]
 
 
 # ---- kill -9

@@ -155,8 +155,11 @@ class DiT(nn.Module):
         -------
         (N, 2 C, H, W): noise, then the interpolation weight of the variance; (N, C, H, W) without `learn_sigma`.
         """
+        return self.denoise(x, self.t_embedder(t), self.y_embedder(y))
+
+    def denoise(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
+        """As `forward`, of embedded timesteps and labels, (N, D) each: a sampler knows them before its first step."""
         tokens = self.x_embedder(x) + self.pos_embed  # (N, T, D)
-        time, label = self.t_embedder(t), self.y_embedder(y)  # (N, D) each
         if self.config.block == "in-context":
             count = tokens.shape[1]
             tokens = torch.cat([tokens, time[:, None], label[:, None]], dim=1)  # (N, T + 2, D)
@@ -198,10 +201,8 @@ class DiT(nn.Module):
             raise ValueError(f"cfg_channels = {cfg_channels}; needed 1 to {self.config.in_channels}.")
         half = x[: len(x) // 2]
         out = self.forward(torch.cat([half, half]), t, y)
-        guided, rest = out[:, :cfg_channels], out[:, cfg_channels:]
-        conditional, unconditional = guided.chunk(2)
-        mixed = unconditional + cfg_scale * (conditional - unconditional)
-        return torch.cat([torch.cat([mixed, mixed]), rest], dim=1)
+        mixed = guided(out, cfg_scale, cfg_channels)[:, :cfg_channels]
+        return torch.cat([torch.cat([mixed, mixed]), out[:, cfg_channels:]], dim=1)
 
     def _unpatchify(self, tokens: Tensor) -> Tensor:
         """(N, T, p p C') -> (N, C', H, W)"""
@@ -227,6 +228,16 @@ class DiT(nn.Module):
         for layer in zero:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+
+
+def guided(out: Tensor, cfg_scale: float, cfg_channels: int) -> Tensor:
+    """The conditional half (N, 2 C, H, W) of an output (2 N, 2 C, H, W), its first channels guided by the other half.
+
+    They are u + cfg_scale (c - u); the other channels stay those of the conditional half.
+    """
+    conditional, unconditional = out.chunk(2)
+    c, u = conditional[:, :cfg_channels], unconditional[:, :cfg_channels]
+    return torch.cat([u + cfg_scale * (c - u), conditional[:, cfg_channels:]], dim=1)
 
 
 class PatchEmbed(nn.Module):

@@ -1,0 +1,292 @@
+"""What a long run will take, from a short trial on the machine that is to do it.
+
+Nothing here is a table of machines, and little is a model: the program itself does a few batches, its clock is read,
+and the rest is multiplication. What cannot be tried in full (distances between 50,000 images) is tried in part and
+scaled by its known growth.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from dit_eval.dist import World
+from dit_eval.features.extract import FeatureExtractor, extract_features
+from dit_eval.metrics.frechet import frechet_distance
+from dit_eval.metrics.inception_score import inception_score, order_free_inception_score
+from dit_eval.metrics.manifold import precision_recall
+from dit_eval.npz import ImageBatch
+from dit_eval.results import peak_memory_bytes
+from dit_eval.sampling import ImageSampler, batches_left, disk_bytes
+from dit_eval.stats import GaussianStats
+
+_BATCHES = 3  # through the network; the first warms up
+_PAIRS = 4_000  # images of each set in a trial of precision and recall: two chunks of rows
+_ROWS = 1_000  # of class probabilities in a trial of the Inception Score
+_HASHED = 1 << 24  # bytes in a trial of checksums
+_PATIENCE = 20.0  # seconds for the steps of a sampling trial on a CPU; a larger batch is scaled from 8 images
+_SMALL = 8  # images of that trial: a CPU is as fast with them as with more
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Predicted time, memory and disk of a run.
+
+    Attributes
+    ----------
+    processes : that share the run, each like this one
+    images : that pass through the network, of all processes
+    seconds : of the run as a whole, by phase; of an evaluation the phases of `EvalResult.seconds`
+    seconds_per_1000 : of one process, for 1,000 images through the network
+    memory_bytes : peak of process 0; None where the system does not say
+    memory_per_1000 : bytes of it that grow with each 1,000 images
+    gpu_memory_bytes : peak of a process while sampling, of what PyTorch gives out; None where it was not looked at
+    disk_bytes, disk_peak_bytes : of the output, and of that and what lies beside it until it is packed
+    disk_per_1000 : bytes of the output for each 1,000 images
+    trials : what was measured, in words
+    left_out : what is not in the prediction, in words
+    """
+
+    processes: int
+    images: int
+    seconds: dict[str, float]
+    seconds_per_1000: float
+    memory_bytes: int | None
+    memory_per_1000: int
+    gpu_memory_bytes: int | None
+    disk_bytes: int
+    disk_peak_bytes: int
+    disk_per_1000: int
+    trials: tuple[str, ...]
+    left_out: str
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+    def to_json(self) -> str:
+        """One line of JSON with every field and the total seconds."""
+        return json.dumps({"total_seconds": self.total, **dataclasses.asdict(self)}, ensure_ascii=False)
+
+
+def evaluation_cost(
+    *,
+    gen: ImageBatch,
+    ref: ImageBatch,
+    extractor: FeatureExtractor,
+    metrics: tuple[str, ...],
+    distances: Literal["adm-float16", "float32"] = "adm-float16",
+    batch_size: int = 64,
+    num_images: int | None = None,
+    world: World | None = None,
+    clock: Clock = time.perf_counter,
+) -> Cost:
+    """What `dit_eval.evaluate.evaluate` will take, without a cache; called by every process of the run.
+
+    The first three batches pass through the network, in all processes at once as they will; process 0 then tries the
+    metrics on random features.
+
+    Parameters
+    ----------
+    metrics : those that will be computed, see `dit_eval.evaluate.check_request`
+    num_images : samples to predict for, in place of those of `gen`; the file may be a part of them
+    clock : seconds
+    """
+    world, num = world or World(), num_images or gen.num_images
+    manifold = bool({"precision", "recall"} & set(metrics))
+    moments = bool({"fid", "sfid"} & set(metrics))
+    stored = ref.pool is not None or ref.spatial is not None
+    num_ref = ref.num_images if manifold or (moments and not stored) else 0
+    tried = dataclasses.replace(gen, num_images=min(gen.num_images, _BATCHES * batch_size))
+    world.barrier()
+    each, num_classes = _seconds_per_image(tried, extractor, batch_size, clock)
+    each = world.most(round(each * 1e9)) / 1e9  # of the slowest process: all wait for it
+    seconds = {"checksums": _checksum_seconds(gen, ref, num, clock)}
+    for role, count in (("ref features", num_ref), ("gen features", num)):
+        if count:
+            seconds[role] = each * _share(count, batch_size, world.size)
+
+    def metric_seconds() -> dict[str, tuple[float, str]]:
+        parts: dict[str, tuple[float, str]] = {}
+        if moments:
+            parts["Fréchet distances"] = _frechet_seconds(num, ref, extractor, metrics, clock)
+        if "is" in metrics:
+            parts["Inception Score"] = _inception_score_seconds(num, num_classes, clock)
+        if manifold:
+            device = extractor.device if extractor.backend == "torch" else "cpu"
+            parts["precision and recall"] = _manifold_seconds(
+                num, num_ref, extractor.pool_dim, distances, device, clock
+            )
+        return parts
+
+    parts = world.from_first(metric_seconds)
+    seconds["metrics"] = sum(spent for spent, _ in parts.values())
+    trials = [f"{extractor.name} on {tried.num_images} images: {1 / each:.2f} images/s"]
+    trials += [f"{name}: {spent:.2f} s, from {about}" for name, (spent, about) in parts.items()]
+    # Features stay in memory until the metrics; with several processes those of a set are there twice while collected.
+    row = 4 * (extractor.pool_dim + num_classes)
+    kept = num + num_ref - tried.num_images
+    kept += max(_share(count, batch_size, world.size) for count in (num, num_ref)) if world.size > 1 else 0
+    peak = peak_memory_bytes()
+    return Cost(
+        processes=world.size,
+        images=num + num_ref,
+        seconds=seconds,
+        seconds_per_1000=1000 * each,
+        memory_bytes=None if peak is None else peak + row * max(kept, 0),
+        memory_per_1000=1000 * row,
+        gpu_memory_bytes=None,
+        disk_bytes=0,
+        disk_peak_bytes=0,
+        disk_per_1000=0,
+        trials=tuple(trials),
+        left_out="starting up, and what a cache of features would spare",
+    )
+
+
+def sampling_cost(
+    *,
+    sampler: ImageSampler,
+    out: Path,
+    batch_size: int = 32,
+    world: World | None = None,
+    clock: Clock = time.perf_counter,
+) -> Cost:
+    """What `dit_eval.sampling.sample_npz` will take for the images that are still to draw; called by every process.
+
+    Some steps of a batch are done, in all processes at once as they will be, and one image, or on a GPU the batch, is
+    decoded. On a CPU a batch of 8 stands for a larger one where that would take long.
+
+    Parameters
+    ----------
+    out : of the run; nothing is written
+    clock : seconds
+
+    Raises
+    ------
+    ValueError
+        If `out` or its parts are of another run.
+    """
+    world, run, steps = world or World(), sampler.run, len(sampler.diffusion)
+    batches = world.from_first(lambda: batches_left(out, run, batch_size))
+    final, peak_disk = world.from_first(lambda: disk_bytes(out, run))
+    size = max((end - begin for begin, end in batches), default=0)
+    seconds, trials, gpu, each = {"steps": 0.0, "decoding": 0.0}, [], None, 0.0
+    if size:
+        world.barrier()
+        trial = sampler.trial(size if sampler.device.type == "cuda" else min(size, _SMALL), clock=clock)
+        larger = sampler.filled(size) / trial.filled
+        if larger > 1 and world.most(round(1e9 * larger * trial.step * 4)) <= 1e9 * _PATIENCE:
+            trial = sampler.trial(size, clock=clock)
+        step = world.most(round(1e9 * trial.step)) / trial.filled / 1e9  # of an image; the slowest process
+        finish = world.most(round(1e9 * trial.finish)) / 1e9
+        shares = [batches[rank :: world.size] for rank in range(world.size)]
+        drawn = max(sum(sampler.filled(end - begin) for begin, end in share) for share in shares)
+        images = max(sum(end - begin for begin, end in share) for share in shares)
+        seconds = {"steps": step * steps * drawn, "decoding": finish * images}
+        each = (step * steps * drawn + finish * images) / images
+        trials = [
+            f"a step of {trial.size} images: {step * trial.filled:.3f} s ({trial.repeats} times)",
+            f"from latents to pixels: {finish:.4f} s an image",
+        ]
+        gpu = trial.gpu_bytes
+    # What a batch needs besides activations: decoded images as float32, and pixels twice, once for the writer.
+    peak, batch = peak_memory_bytes(), size * run.image_size**2 * 3 * (4 + 2)
+    return Cost(
+        processes=world.size,
+        images=sum(end - begin for begin, end in batches),
+        seconds=seconds,
+        seconds_per_1000=1000 * each,
+        memory_bytes=None if peak is None else peak + batch,
+        memory_per_1000=0,
+        gpu_memory_bytes=gpu,
+        disk_bytes=final,
+        disk_peak_bytes=peak_disk,
+        disk_per_1000=1000 * 3 * run.image_size**2,
+        trials=tuple(trials),
+        left_out="starting up and packing the file",
+    )
+
+
+def _seconds_per_image(
+    images: ImageBatch, extractor: FeatureExtractor, batch_size: int, clock: Clock
+) -> tuple[float, int]:
+    """Seconds of the network, reading and moments included, for an image; and its number of classes."""
+    stamps: list[tuple[float, int]] = []
+    summary = extract_features(
+        images, extractor, batch_size=batch_size, on_progress=lambda done, _: stamps.append((clock(), done))
+    )
+    classes = 0 if summary.class_probs is None else summary.class_probs.shape[1]
+    if len(stamps) == 1:  # all images are in one batch; now it is warm
+        begin = clock()
+        extract_features(images, extractor, batch_size=batch_size)
+        return (clock() - begin) / images.num_images, classes
+    (first, warm), (last, done) = stamps[0], stamps[-1]
+    return (last - first) / (done - warm), classes
+
+
+def _checksum_seconds(gen: ImageBatch, ref: ImageBatch, num: int, clock: Clock) -> float:
+    """Of both files, gen with `num` images; at the speed of memory, which a disk may not reach."""
+    block = bytes(_HASHED)
+    begin = clock()
+    hashlib.sha256(block)
+    zlib.crc32(block)
+    pixels = 3 * gen.image_size[0] * gen.image_size[1] if gen.image_size else 0
+    return (clock() - begin) / _HASHED * (num * pixels + ref.path.stat().st_size)
+
+
+def _frechet_seconds(
+    num: int, ref: ImageBatch, extractor: FeatureExtractor, metrics: tuple[str, ...], clock: Clock
+) -> tuple[float, str]:
+    """At the first dimension asked for; the other is scaled by the cube."""
+    dims = [d for metric, d in (("fid", extractor.pool_dim), ("sfid", extractor.spatial_dim)) if metric in metrics]
+    rng, stored = np.random.default_rng(0), ref.pool or ref.spatial
+    counts = (num, (stored.num or 2 * dims[0]) if stored else ref.num_images)
+    gen_stats, ref_stats = (_random_statistics(rng, min(count, 2 * dims[0]), dims[0]) for count in counts)
+    begin = clock()
+    frechet_distance(gen=gen_stats, ref=ref_stats)
+    trial = clock() - begin
+    return sum(trial * (dim / dims[0]) ** 3 for dim in dims), f"one at {dims[0]} dimensions, {trial:.2f} s"
+
+
+def _random_statistics(rng: np.random.Generator, num: int, dim: int) -> GaussianStats:
+    features = rng.standard_normal((max(num, 2), dim))
+    return GaussianStats(mu=features.mean(0), sigma=np.cov(features, rowvar=False), num=len(features))
+
+
+def _inception_score_seconds(num: int, num_classes: int, clock: Clock) -> tuple[float, str]:
+    probs = np.random.default_rng(0).dirichlet(np.ones(num_classes), min(num, _ROWS)).astype(np.float32)
+    begin = clock()
+    inception_score(probs)
+    order_free_inception_score(probs)
+    return (clock() - begin) * num / len(probs), f"{len(probs):,} images"
+
+
+def _manifold_seconds(
+    num: int, num_ref: int, dim: int, distances: Literal["adm-float16", "float32"], device: str, clock: Clock
+) -> tuple[float, str]:
+    """Distances within each set and between them: n^2 + m^2 + n m."""
+    rng, n, m = np.random.default_rng(0), min(num, _PAIRS), min(num_ref, _PAIRS)
+    gen, ref = (rng.standard_normal((count, dim), np.float32) for count in (n, m))
+    begin = clock()
+    precision_recall(gen=gen, ref=ref, distances=distances, device=device)
+    trial = clock() - begin
+    growth = (num**2 + num_ref**2 + num * num_ref) / (n**2 + m**2 + n * m)
+    return trial * growth, f"{n:,} against {m:,}, {trial:.2f} s"
+
+
+def _share(images: int, batch_size: int, processes: int) -> int:
+    """Images of the process that has most: batches are not cut."""
+    batches = -(-images // batch_size)
+    return min(images, -(-batches // processes) * batch_size)
