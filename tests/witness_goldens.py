@@ -41,7 +41,7 @@ def prdc_features() -> tuple[np.ndarray, np.ndarray]:
 
 
 def cmmd_features() -> tuple[np.ndarray, np.ndarray]:
-    return unit_features(6, 2500, 768, shift=0.05), unit_features(7, 2200, 768)
+    return unit_features(6, 2500, 768, shift=0.5), unit_features(7, 2200, 768)
 
 
 def frechet_features() -> tuple[np.ndarray, np.ndarray]:
@@ -135,6 +135,7 @@ def openai_layout(state: dict[str, torch.Tensor], depth: int) -> dict[str, torch
         f"{image}.conv1.weight": state[f"{model}.embeddings.patch_embedding.weight"],
         f"{image}.positional_embedding": state[f"{model}.embeddings.position_embedding.weight"],
         f"{image}.proj": state["visual_projection.weight"].T.contiguous(),
+        "logit_scale": torch.zeros(()),  # no part of an embedding
     }
     layers = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "self_attn.out_proj": "attn.out_proj",
               "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}  # fmt: skip

@@ -1,10 +1,17 @@
-"""Make ``witnesses.json`` and ``witnesses.npz``: what the sources of the witnesses say about seeded features and images.
+"""Make ``witnesses.json`` and ``witnesses.npz``: what the witnesses' sources say about seeded features and images.
 
     python tests/goldens/make_witness_goldens.py PART PATH...
 
-PART is one of `prdc PATH/TO/generative-evaluation-prdc`, `kid`, `dgm PATH/TO/dgm-eval PATH/TO/dinov2`,
-`transformers`, `cmmd PATH/TO/google-research PATH/TO/scenic PATH/TO/cmmd-pytorch`. Each part runs in an environment that
-its source can live in, and adds its section to the files. See README.md beside this file.
+PART and its PATHs (checkouts) are one of
+
+    prdc generative-evaluation-prdc
+    kid MMD-GAN dgm-eval
+    dgm dgm-eval dinov2
+    transformers
+    cmmd google-research scenic cmmd-pytorch
+
+Each part runs in an environment that its source can live in, and adds its section to the files. See README.md beside
+this file.
 """
 
 from __future__ import annotations
@@ -16,6 +23,7 @@ import importlib.metadata
 import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -143,23 +151,16 @@ def dgm(dgm_root: Path, dinov2_root: Path) -> tuple[dict[str, Any], dict[str, np
     hub = importlib.import_module("dinov2.hub.backbones")
     transformers = importlib.import_module("dinov2.models.vision_transformer")
 
-    def narrow(**options: Any) -> torch.nn.Module:
-        size = {"embed_dim": given.WIDTH, "depth": given.DEPTH, "num_heads": given.WIDTH // 64, "mlp_ratio": 4}
-        block = importlib.import_module("dinov2.layers").MemEffAttention
-        from functools import partial
-
-        return transformers.DinoVisionTransformer(
-            **size,
-            **options,
-            block_fn=partial(importlib.import_module("dinov2.layers").NestedTensorBlock, attn_class=block),
-        )
+    large, layers = transformers.vit_large, importlib.import_module("dinov2.layers")
+    block = partial(layers.NestedTensorBlock, attn_class=layers.MemEffAttention)  # as in vit_large
+    size = {"embed_dim": given.WIDTH, "depth": given.DEPTH, "num_heads": given.WIDTH // 64, "mlp_ratio": 4}
+    narrow = partial(transformers.DinoVisionTransformer, **size, block_fn=block)
 
     def encoder(full_size: bool) -> torch.nn.Module:
         """dgm-eval's encoder, with seeded weights where torch.hub would fetch the published ones."""
 
         def load(repository: str, name: str) -> torch.nn.Module:
-            if not full_size:
-                transformers.vit_large = lambda **options: narrow(**options)
+            transformers.vit_large = large if full_size else narrow
             model = getattr(hub, name)(pretrained=False)
             shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
             model.load_state_dict(given.seeded_weights(shapes))
@@ -178,12 +179,9 @@ def dgm(dgm_root: Path, dinov2_root: Path) -> tuple[dict[str, Any], dict[str, np
         for size in IMAGE_SIZES:
             batch = torch.stack([net.transform(Image.fromarray(image)) for image in given.images(size)])
             arrays[f"dinov2/{size}"] = net(batch).numpy()
-        original = transformers.vit_large
-        importlib.reload(transformers)
         net = encoder(full_size=True)
         batch = torch.stack([net.transform(Image.fromarray(image)) for image in given.images(256, 2)])
         arrays["dinov2/full size"] = net(batch).numpy()
-        del original
     gen, ref = given.frechet_features()
     return {
         "sources": sources,
@@ -249,8 +247,13 @@ def transformers() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     with torch.device("meta"):
         model = library.CLIPModel(library.CLIPConfig(vision_config=large, text_config=text, projection_dim=768))
     layout = {key: list(value.shape) for key, value in model.state_dict().items()}
-    narrow = large | {"hidden_size": given.WIDTH, "intermediate_size": 4 * given.WIDTH, "num_hidden_layers": given.DEPTH,
-                      "num_attention_heads": given.WIDTH // 64, "projection_dim": given.EMBEDDING}  # fmt: skip
+    narrow = large | {
+        "hidden_size": given.WIDTH,
+        "intermediate_size": 4 * given.WIDTH,
+        "num_hidden_layers": given.DEPTH,
+        "num_attention_heads": given.WIDTH // 64,
+        "projection_dim": given.EMBEDDING,
+    }
     net = library.CLIPVisionModelWithProjection(library.CLIPVisionConfig(**narrow)).eval()
     net.load_state_dict(given.seeded_weights(given.clip_shapes()))
     processor = library.CLIPImageProcessor(do_resize=False, do_center_crop=False)
