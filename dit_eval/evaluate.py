@@ -175,7 +175,8 @@ def check_request(
         )
     chosen = tuple(m for m in METRICS if m in (usual if metrics is None else metrics) and m not in reasons)
     if not chosen:
-        raise ValueError(f"Nothing can be computed: {'; '.join(dict.fromkeys(reasons.values()))}.")
+        why = dict.fromkeys(reason for metric, reason in reasons.items() if metric in usual)
+        raise ValueError(f"Nothing can be computed: {'; '.join(why)}.")
     warnings = [
         f"{metric}: not computed, {reason}."
         for metric, reason in reasons.items()

@@ -6,8 +6,10 @@ dgm-eval's DINOv2 fits its position table, made for 518 pixels, to 224, and that
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
+import warnings
 import zipfile
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +28,7 @@ from dit_eval.assets import sha256_of
 from dit_eval.features.extract import FeatureBatch
 
 _PATCH = 14  # pixels
+_UNREADABLE = (pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError)
 _CPU_MINI_BATCH = 16  # keeps the activations of CLIP's 577 tokens small
 
 
@@ -214,9 +217,11 @@ def read_weights(path: str | os.PathLike[str], network: str) -> dict[str, Tensor
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise _not_the_weights(path, network, str(error).splitlines()[0]) from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about foreign pickles, which end in the error below
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (*_UNREADABLE, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise _not_the_weights(path, network, f"unreadable: {str(error).partition(chr(10))[0]}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise _not_the_weights(path, network, f"it holds {type(state).__name__}, not a plain state dict of tensors")
     return state
@@ -235,8 +240,8 @@ def _fitted_positions(table: Tensor, side: int, source: str | os.PathLike[str]) 
 
     The 0.1 is the published code's guard against rounding; it enters the scale, and so every value.
     """
-    grid = round((table.shape[1] - 1) ** 0.5)
-    if table.ndim != 3 or table.shape[1] != 1 + grid**2:
+    grid = math.isqrt(table.shape[1] - 1) if table.ndim == 3 and table.shape[1] > 1 else 0
+    if not grid or table.shape[1] != 1 + grid**2:
         raise _not_the_weights(source, "dinov2", f"pos_embed has shape {tuple(table.shape)}")
     patches = table[:, 1:].float().unflatten(1, (grid, grid)).permute(0, 3, 1, 2)  # (1, D, M, M)
     scale = (side + 0.1) / grid
