@@ -182,7 +182,7 @@ def dgm(dgm_root: Path, dinov2_root: Path) -> tuple[dict[str, Any], dict[str, np
         net = encoder(full_size=True)
         batch = torch.stack([net.transform(Image.fromarray(image)) for image in given.images(256, 2)])
         arrays["dinov2/full size"] = net(batch).numpy()
-    gen, ref = given.frechet_features()
+    gen, ref = (rows.astype(np.float64) for rows in given.frechet_features())  # the type in which dgm-eval keeps them
     return {
         "sources": sources,
         "packages": versions("torch", "torchvision", "pillow", "scipy", "numpy"),
