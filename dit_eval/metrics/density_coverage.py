@@ -80,7 +80,8 @@ def _radii(ref: np.ndarray, rows: slice, k: int, device: torch.device) -> torch.
     near = torch.full((rows.stop - rows.start, k + 1), torch.inf, device=device)  # the row itself is one of them
     for part in _blocks(len(ref), _COLUMNS):
         distances = _distances(ref[rows], ref[part], device)
-        itself = torch.arange(max(rows.start, part.start), min(rows.stop, part.stop), device=device)
+        first, last = max(rows.start, part.start), min(rows.stop, part.stop)
+        itself = torch.arange(first, max(first, last), device=device)  # none where the blocks have no row in common
         distances[itself - rows.start, itself - part.start] = 0
         near = torch.cat([near, distances], dim=1).topk(k + 1, dim=1, largest=False).values
     return near[:, k]
