@@ -56,7 +56,9 @@ class FeatureSizes(Protocol):
 
     name: str
     pool_dim: int
-    spatial_dim: int | None
+
+    @property
+    def spatial_dim(self) -> int | None: ...
 
 
 class Progress(Protocol):

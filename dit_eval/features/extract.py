@@ -51,7 +51,9 @@ class FeatureExtractor(Protocol):
     weights_sha256: str
     device: str
     pool_dim: int
-    spatial_dim: int | None
+
+    @property  # read only, so that a class may say int, or None
+    def spatial_dim(self) -> int | None: ...
 
     def __call__(self, images: np.ndarray) -> FeatureBatch: ...
 
