@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dit_eval.study import Engine, Study
 
 USER_ERROR = 2
-_METRICS = "fid,sfid,is,precision,recall"
+_METRICS = "fid,sfid,is,precision,recall,kid,density,coverage, with dinov2 fd-dinov2, with clip cmmd"
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--metrics",
         type=lambda text: [m.strip().lower() for m in text.split(",") if m.strip()],
-        help=f"some of {_METRICS} (default: all)",
+        help=f"some of {_METRICS} (default: ADM's first five; with dinov2 or clip, all that it gives)",
     )
     evaluate.add_argument("--num-samples", type=int, metavar="N", help="use the first N samples of the file")
     evaluate.add_argument(
@@ -420,12 +420,12 @@ def _integers(text: str) -> tuple[int, ...]:
 def _add_extractor_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--extractor",
-        choices=("inception", "digits"),
+        choices=("inception", "dinov2", "clip", "digits"),
         default="inception",
-        help="feature network: ADM's Inception (default), or the embedded digits CNN",
+        help="feature network: ADM's Inception (default), DINOv2 (FD-DINOv2), CLIP (CMMD), or the embedded digits CNN",
     )
     parser.add_argument(
-        "--weights", type=Path, metavar="FILE", help="Inception weights, .pth or .pb (default: fetched into the cache)"
+        "--weights", type=Path, metavar="FILE", help="weights of the network (default: fetched into the cache)"
     )
     parser.add_argument(
         "--backend", choices=("torch", "tensorflow"), default="torch", help="program that runs Inception"
@@ -1292,6 +1292,12 @@ def _extractor_class(arguments: argparse.Namespace) -> Any:
         from dit_eval.features.digits import DigitsExtractor
 
         return DigitsExtractor
+    if arguments.extractor in ("dinov2", "clip"):
+        if arguments.backend != "torch":
+            raise ValueError(f"--extractor {arguments.extractor} runs on torch only; drop --backend.")
+        from dit_eval.features.vit import ClipVision, DinoV2
+
+        return DinoV2 if arguments.extractor == "dinov2" else ClipVision
     if arguments.backend == "tensorflow":
         if arguments.precision != "fp32":
             raise ValueError(
@@ -1321,7 +1327,8 @@ def _extractor(arguments: argparse.Namespace, world: World | None = None) -> Fea
         options["precision"] = arguments.precision
     weights = arguments.weights
     if weights is None:
-        weights = _fetch(asset("inception-graph" if arguments.backend == "tensorflow" else "inception", "weights"))
+        name = "inception-graph" if arguments.backend == "tensorflow" else arguments.extractor
+        weights = _fetch(asset(name, "weights"))
     elif not weights.is_file():
         raise FileNotFoundError(
             f"--weights {weights}: no such file. Leave the option out to download it, or see `dit-eval weights list`."
@@ -1396,6 +1403,11 @@ def _format_result(result: EvalResult, appended: Path | None) -> str:
         (f"Inception Score{suffix}", result.inception_score, ".4f"),
         (f"Precision{suffix}", result.precision, ".4f"),
         (f"Recall{suffix}", result.recall, ".4f"),
+        (f"KID{suffix}", result.kid, ".6f"),
+        (f"Density{suffix}", result.density, ".4f"),
+        (f"Coverage{suffix}", result.coverage, ".4f"),
+        (f"FD-DINOv2-{count}", result.fd_dinov2, ".4f"),
+        ("CMMD", result.cmmd, ".4f"),
     ]
     images = f"{result.num_reference:,} images" if result.num_reference else "no images used"
     lines = [

@@ -22,8 +22,17 @@ import numpy as np
 from dit_eval import results
 from dit_eval.dist import World
 from dit_eval.features.extract import FeatureExtractor, cached_features, extract_features
+from dit_eval.metrics.density_coverage import NEIGHBOURS, DensityCoverage, density_coverage
 from dit_eval.metrics.frechet import FrechetDistance, frechet_distance
 from dit_eval.metrics.inception_score import SPLIT_SIZE, inception_score, order_free_inception_score
+from dit_eval.metrics.kernel import (
+    KID_SEED,
+    KID_SUBSET_SIZE,
+    KID_SUBSETS,
+    KernelDistance,
+    clip_mmd,
+    kernel_distance,
+)
 from dit_eval.metrics.manifold import PrecisionRecall, precision_recall
 from dit_eval.npz import ImageBatch, write_batch
 from dit_eval.results import PROTOCOL, EvalResult, ExtractorInfo, ImageSource
@@ -31,7 +40,11 @@ from dit_eval.stats import FeatureSummary, GaussianStats
 
 _T = TypeVar("_T")
 
-METRICS = ("fid", "sfid", "is", "precision", "recall")
+_ADM = ("fid", "sfid", "is", "precision", "recall")
+_WITNESSES = ("kid", "density", "coverage", "fd-dinov2", "cmmd")
+METRICS = _ADM + _WITNESSES
+# What a network other than Inception gives by default, and at all: a metric is defined on its source's network.
+_OF_NETWORK = {"dinov2": ("fd-dinov2", "kid", "density", "coverage"), "clip": ("cmmd",)}
 _K = 3  # neighbours of improved precision and recall
 # Relative gap between the two Inception Scores from which a file counts as class-ordered. Mixed files of two splits
 # stay within 0.01 (tests/test_inception_score.py); class order costs a factor.
@@ -43,13 +56,32 @@ class FeatureSizes(Protocol):
 
     name: str
     pool_dim: int
-    spatial_dim: int
+
+    @property
+    def spatial_dim(self) -> int | None: ...
 
 
 class Progress(Protocol):
     """Called while features are extracted: role ("ref" or "gen"), images done, images in all."""
 
     def __call__(self, role: str, done: int, total: int, /) -> None: ...
+
+
+def _suited(network: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Metrics that a network gives without being asked, and all that are defined on it."""
+    if network in _OF_NETWORK:
+        return _OF_NETWORK[network], _OF_NETWORK[network]
+    return _ADM, (*_ADM, "kid", "density", "coverage")
+
+
+def _serves(ref: ImageBatch, sizes: FeatureSizes) -> bool:
+    """Whether the stored statistics of the reference stand for its images.
+
+    A network without spatial features passes those of another by, so that ADM's files serve it by their images.
+    """
+    if sizes.spatial_dim is None and ref.num_images:
+        return ref.pool is not None and ref.pool.dim == sizes.pool_dim
+    return ref.pool is not None or ref.spatial is not None
 
 
 def _unavailable_metrics(*, gen: ImageBatch, ref: ImageBatch, sizes: FeatureSizes) -> dict[str, str]:
@@ -61,10 +93,14 @@ def _unavailable_metrics(*, gen: ImageBatch, ref: ImageBatch, sizes: FeatureSize
         If the stored statistics of the reference are of another network or layer.
     """
     reasons: dict[str, str] = {}
+    stored, suited = _serves(ref, sizes), _suited(sizes.name)[1]
     for metric, stats, dim, keys in (
         ("fid", ref.pool, sizes.pool_dim, "mu, sigma"),
         ("sfid", ref.spatial, sizes.spatial_dim, "mu_s, sigma_s"),
+        ("fd-dinov2", ref.pool if stored else None, sizes.pool_dim, "mu, sigma"),
     ):
+        if metric not in suited:
+            continue
         if stats is not None and stats.dim != dim:
             raise ValueError(
                 f"{ref.path}: {keys} have {stats.dim} dimensions; the {sizes.name} extractor needs {dim}. "
@@ -72,7 +108,7 @@ def _unavailable_metrics(*, gen: ImageBatch, ref: ImageBatch, sizes: FeatureSize
             )
         if gen.num_images < 2:
             reasons[metric] = f"{gen.path} has {gen.num_images} image; a covariance needs at least 2"
-        elif stats is None and (ref.pool or ref.spatial):
+        elif stats is None and stored:
             reasons[metric] = f"{ref.path} holds statistics but not {keys}"
         elif stats is None and ref.num_images < 2:
             reasons[metric] = f"{ref.path} has {ref.num_images} image; a covariance needs at least 2"
@@ -82,7 +118,16 @@ def _unavailable_metrics(*, gen: ImageBatch, ref: ImageBatch, sizes: FeatureSize
             reasons["precision"] = reasons["recall"] = (
                 f"{batch.path} holds {what}; precision and recall need at least {_K + 1} on each side"
             )
-    return reasons
+    for batch in (gen, ref):
+        if batch.num_images < KID_SUBSET_SIZE:
+            reasons["kid"] = f"{batch.path} holds {batch.num_images:,} images; KID draws subsets of {KID_SUBSET_SIZE:,}"
+        if batch.num_images < 1:
+            reasons["cmmd"] = f"{batch.path} holds no images (arr_0)"
+    if ref.num_images <= NEIGHBOURS:
+        reasons["density"] = reasons["coverage"] = (
+            f"{ref.path} holds {ref.num_images} image(s); density and coverage need at least {NEIGHBOURS + 1}"
+        )
+    return {metric: reason for metric, reason in reasons.items() if metric in suited}
 
 
 def check_request(
@@ -97,7 +142,8 @@ def check_request(
 
     Parameters
     ----------
-    metrics : of `METRICS`; a metric asked for by name must be possible. None: all that the files can give.
+    metrics : of `METRICS`; a metric asked for by name must be possible. None: all that the files can give of ADM's
+        five, or of those that are defined on another network.
     allow_size_mismatch : accept gen and ref images of different sizes, as ADM silently does
 
     Returns
@@ -107,11 +153,19 @@ def check_request(
     Raises
     ------
     ValueError
-        If a metric is unknown or impossible, or the sizes differ.
+        If a metric is unknown or impossible or not defined on this network, or the sizes differ.
     """
     unknown = [m for m in metrics or () if m not in METRICS]
     if unknown or (metrics is not None and not metrics):
         raise ValueError(f"Unknown metric {', '.join(unknown) or '(none)'}; known: {', '.join(METRICS)}.")
+    usual, suited = _suited(sizes.name)
+    for metric in metrics or ():
+        if metric not in suited:
+            home = next((network for network, names in _OF_NETWORK.items() if metric in names[:1]), "inception")
+            raise ValueError(
+                f"{metric} is not defined on the features of {sizes.name}, which give {', '.join(suited)}. "
+                f"Pass --extractor {home} for {metric}, in a run of its own."
+            )
     reasons = _unavailable_metrics(gen=gen, ref=ref, sizes=sizes)
     impossible = [m for m in metrics or () if m in reasons]
     if impossible:
@@ -119,17 +173,26 @@ def check_request(
     if gen.image_size != ref.image_size and ref.image_size is not None and not allow_size_mismatch:
         raise ValueError(
             f"{gen.path} has images of {_size(gen)}, {ref.path} of {_size(ref)}. Take the reference of the samples' "
-            "resolution, or pass --allow-size-mismatch to score them as they are (both are resized to 299)."
+            "resolution, or pass --allow-size-mismatch to score them as they are (the network resizes both)."
         )
-    chosen = tuple(m for m in METRICS if (metrics is None or m in metrics) and m not in reasons)
+    chosen = tuple(m for m in METRICS if m in (usual if metrics is None else metrics) and m not in reasons)
     if not chosen:
-        raise ValueError(f"Nothing can be computed: {'; '.join(dict.fromkeys(reasons.values()))}.")
-    warnings = [f"{metric}: not computed, {reason}." for metric, reason in reasons.items() if metrics is None]
+        why = dict.fromkeys(reason for metric, reason in reasons.items() if metric in usual)
+        raise ValueError(f"Nothing can be computed: {'; '.join(why)}.")
+    warnings = [
+        f"{metric}: not computed, {reason}."
+        for metric, reason in reasons.items()
+        if metrics is None and metric in usual
+    ]
     if gen.pool or gen.spatial:
         warnings.append(f"{gen.path} carries statistics; they are ignored, its {gen.num_images:,} images are scored.")
+    if (ref.pool or ref.spatial) and not _serves(ref, sizes) and "fd-dinov2" in chosen:
+        warnings.append(
+            f"{ref.path}: its statistics are of another network; FD-DINOv2 is against its {ref.num_images:,} images."
+        )
     if gen.image_size != ref.image_size and ref.image_size is not None:
         warnings.append(f"gen images are {_size(gen)}, ref images {_size(ref)}: not a published comparison.")
-    if sizes.name == "inception":
+    if sizes.name in ("inception", "dinov2"):
         warnings += _protocol_warnings(gen, ref, chosen)
     return chosen, warnings
 
@@ -140,6 +203,10 @@ def _protocol_warnings(gen: ImageBatch, ref: ImageBatch, chosen: Sequence[str]) 
         warnings.append(
             f"{gen.num_images:,} samples: FID and sFID grow as samples get fewer; compare with FID-{gen.num_images} "
             "only, not with FID-50K."
+        )
+    if "fd-dinov2" in chosen and gen.num_images < 50_000:
+        warnings.append(
+            f"{gen.num_images:,} samples: FD-DINOv2 grows as samples get fewer; compare at equal numbers only."
         )
     if {"precision", "recall"} & set(chosen) and ref.num_images < 10_000:
         warnings.append(
@@ -163,13 +230,13 @@ def evaluate(
     world: World | None = None,
     on_progress: Progress | None = None,
 ) -> EvalResult:
-    """Score a sample batch against a reference batch by ADM's protocol.
+    """Score a sample batch against a reference batch by ADM's protocol, and by that of each further witness.
 
     Parameters
     ----------
     gen, ref : opened by `dit_eval.npz.open_batch`
-    extractor : `TorchInception`, `TensorflowInception` or `DigitsExtractor`
-    metrics : some of `METRICS`, each of which must be possible; None for all that the files can give
+    extractor : `TorchInception`, `TensorflowInception`, `DigitsExtractor`, `DinoV2` or `ClipVision`
+    metrics : some of `METRICS`, each of which must be possible; None as in `check_request`
     distances : rule of the precision and recall distances, see `dit_eval.metrics.manifold`
     batch_size : images per pass through the network; does not change the result
     cache : folder for features, so that the same images are not passed through the network again
@@ -212,10 +279,11 @@ def evaluate(
             )
         return summary
 
-    stored = ref.pool is not None or ref.spatial is not None
+    stored = _serves(ref, extractor)
     needs_manifold = bool({"precision", "recall"} & set(chosen))
-    needs_moments = bool({"fid", "sfid"} & set(chosen)) and not stored
-    ref_features = features("ref", ref, ref_sha256) if needs_manifold or needs_moments else FeatureSummary()
+    needs_images = bool({"precision", "recall", "kid", "density", "coverage", "cmmd"} & set(chosen))
+    needs_moments = bool({"fid", "sfid", "fd-dinov2"} & set(chosen)) and not stored
+    ref_features = features("ref", ref, ref_sha256) if needs_images or needs_moments else FeatureSummary()
     if stored:
         ref_features = FeatureSummary(
             pool=ref.pool, spatial=ref.spatial, pool_features=ref_features.pool_features, class_probs=None
@@ -226,6 +294,8 @@ def evaluate(
         with _timed(seconds, "metrics"):
             fid = _frechet(gen_features.pool, ref_features.pool) if "fid" in chosen else None
             sfid = _frechet(gen_features.spatial, ref_features.spatial) if "sfid" in chosen else None
+            fd_dinov2 = _frechet(gen_features.pool, ref_features.pool) if "fd-dinov2" in chosen else None
+            kid, density, cmmd = _witnesses(chosen, gen_features, ref_features, extractor)
             scores = (
                 _inception_scores(gen_features.class_probs, gen.labels, warnings) if "is" in chosen else (None, None)
             )
@@ -250,7 +320,7 @@ def evaluate(
             precision=manifold.precision if manifold and "precision" in chosen else None,
             recall=manifold.recall if manifold and "recall" in chosen else None,
             num_samples=gen.num_images,
-            num_reference=ref.num_images if needs_manifold or needs_moments else None,
+            num_reference=ref.num_images if needs_images or needs_moments else None,
             protocol=_protocol(extractor, distances),
             extractor=ExtractorInfo(
                 name=extractor.name,
@@ -264,6 +334,13 @@ def evaluate(
             fid_raw=fid.raw if fid else None,
             sfid_raw=sfid.raw if sfid else None,
             inception_score_order_free=scores[1],
+            kid=kid.mean if kid else None,
+            kid_std=kid.std if kid else None,
+            density=density.density if density and "density" in chosen else None,
+            coverage=density.coverage if density and "coverage" in chosen else None,
+            fd_dinov2=fd_dinov2.value if fd_dinov2 else None,
+            cmmd=cmmd,
+            protocols={metric: _PROTOCOLS[metric] for metric in chosen if metric in _PROTOCOLS},
             distances=distances,
             warnings=tuple(warnings),
             seconds={phase: round(duration, 3) for phase, duration in seconds.items()},
@@ -286,9 +363,9 @@ def write_reference(
 ) -> int:
     """Make a reference batch in ADM's layout, and return how many images it keeps.
 
-    `mu sigma mu_s sigma_s` (float64) cover all images; `arr_0` keeps `num_images` of them for precision and recall,
-    evenly spaced over the file, so that a class-ordered file does not lose its last classes. The file is written
-    atomically.
+    `mu sigma mu_s sigma_s` (float64) cover all images, without the last two where the network has no spatial features;
+    `arr_0` keeps `num_images` of them for precision and recall, evenly spaced over the file, so that a class-ordered
+    file does not lose its last classes. The file is written atomically.
 
     Raises
     ------
@@ -302,10 +379,12 @@ def write_reference(
         )
     report = partial(on_progress, "ref") if on_progress else None
     summary = extract_features(images, extractor, batch_size=batch_size, on_progress=report)
-    pool, spatial = _known(summary.pool), _known(summary.spatial)
+    pool = _known(summary.pool)
     height, width = _known(images.image_size)
     keep = np.unique(np.linspace(0, images.num_images - 1, min(num_images, images.num_images)).round().astype(int))
-    arrays = {"mu": pool.mu, "sigma": pool.sigma, "mu_s": spatial.mu, "sigma_s": spatial.sigma}
+    arrays = {"mu": pool.mu, "sigma": pool.sigma}
+    if summary.spatial is not None:
+        arrays |= {"mu_s": summary.spatial.mu, "sigma_s": summary.spatial.sigma}
     if images.labels is not None and len(keep):
         arrays["arr_1"] = images.labels[keep]
 
@@ -324,6 +403,30 @@ def write_reference(
 
 def _frechet(gen: GaussianStats | None, ref: GaussianStats | None) -> FrechetDistance:
     return frechet_distance(gen=_known(gen), ref=_known(ref))
+
+
+_PROTOCOLS = {
+    "kid": f"torch-fidelity: kernel (u.v / D + 1)^3, {KID_SUBSETS} subsets of {KID_SUBSET_SIZE:,}, seed {KID_SEED}",
+    "density": f"prdc: k = {NEIGHBOURS}",
+    "coverage": f"prdc: k = {NEIGHBOURS}",
+    "fd-dinov2": "dgm-eval: DINOv2 ViT-L/14, class token, 224 px",
+    "cmmd": "google-research/cmmd: CLIP ViT-L/14-336, Gaussian kernel of bandwidth 10, biased, times 1,000",
+}
+
+
+def _witnesses(
+    chosen: Sequence[str], gen: FeatureSummary, ref: FeatureSummary, extractor: FeatureExtractor
+) -> tuple[KernelDistance | None, DensityCoverage | None, float | None]:
+    """KID, density with coverage, and CMMD, as far as they are chosen: all that needs the features of both sides."""
+    if not {"kid", "density", "coverage", "cmmd"} & set(chosen):
+        return None, None, None
+    u, v = _known(gen.pool_features), _known(ref.pool_features)
+    device = extractor.device if extractor.backend == "torch" else "cpu"
+    return (
+        kernel_distance(gen=u, ref=v) if "kid" in chosen else None,
+        density_coverage(gen=u, ref=v, device=device) if {"density", "coverage"} & set(chosen) else None,
+        clip_mmd(gen=u, ref=v, device=device) if "cmmd" in chosen else None,
+    )
 
 
 def _inception_scores(

@@ -21,7 +21,8 @@ PROTOCOL = "adm-2021"
 # How sampling makes noise; a change of the rule is a change of all images and needs another text.
 NOISE_RULE = "numpy Philox, key (seed, index), standard_normal float32; labels from key (seed, 2^63 + index)"
 
-_METRICS = ("fid", "sfid", "inception_score", "precision", "recall")
+_METRICS = ("fid", "sfid", "inception_score", "precision", "recall",
+            "kid", "kid_std", "density", "coverage", "fd_dinov2", "cmmd")  # fmt: skip
 _Parsed = TypeVar("_Parsed")
 
 
@@ -171,8 +172,13 @@ class EvalResult:
         around 0 was cut
     inception_score : ADM's rule, in file order; inception_score_order_free is the same whatever the order
     precision, recall : shares in 0..1
+    kid, kid_std : mean and standard deviation over the subsets
+    density, coverage : by Naeem et al.; the coverage is a share in 0..1
+    fd_dinov2 : Fréchet distance on DINOv2's features, squared feature units
+    cmmd : of CLIP embeddings, times 1,000
+    protocols : whose definition, with its settings, of each metric that is not ADM's
     num_samples : generated images used
-    num_reference : reference images used for precision and recall; None if none were
+    num_reference : reference images that went through the network; None if none did
     distances : rule of the precision and recall distances
     seconds : wall time by phase
     peak_memory_bytes : of this process so far
@@ -192,6 +198,13 @@ class EvalResult:
     fid_raw: float | None = None
     sfid_raw: float | None = None
     inception_score_order_free: float | None = None
+    kid: float | None = None
+    kid_std: float | None = None
+    density: float | None = None
+    coverage: float | None = None
+    fd_dinov2: float | None = None
+    cmmd: float | None = None
+    protocols: dict[str, str] = field(default_factory=dict)
     distances: str = "adm-float16"
     warnings: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
@@ -291,7 +304,7 @@ def read_lines(
 
 def environment() -> dict[str, Any]:
     """What a number may depend on besides its inputs: versions, commit, machine. Imports none of the packages."""
-    packages = ("torch", "torch-fidelity", "numpy", "scipy", "tensorflow")
+    packages = ("torch", "torch-fidelity", "timm", "pillow", "numpy", "scipy", "tensorflow")
     commit, dirty = _git_state()
     return {
         "dit_eval": dit_eval.__version__,

@@ -148,7 +148,7 @@ DIGITS = ("--ref", "digits", "--extractor", "digits")
 OPTION_ERRORS = {
     "more images than there are": ((*DIGITS, "--num-samples", 21), r"holds 20 images, 21 were.*the missing 1"),
     "zero images": ((*DIGITS, "--num-samples", 0), r"0 images asked for"),
-    "unknown metric": ((*DIGITS, "--metrics", "fid,kid"), r"Unknown metric kid; known: fid, sfid, is"),
+    "unknown metric": ((*DIGITS, "--metrics", "fid,vendi"), r"Unknown metric vendi; known: fid, sfid, is"),
     "no metric": ((*DIGITS, "--metrics", ""), r"Unknown metric \(none\)"),
     "unknown reference": (("--ref", "imagenet257", "--extractor", "digits"), r"nor a known reference.*imagenet256"),
     "no reference": (("--extractor", "digits"), r"required: --ref"),

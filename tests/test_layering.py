@@ -32,13 +32,17 @@ GENERATE, MEASURE = (
 )
 ONLY_IN = {
     "tensorflow": {"features/adm_tensorflow.py"},
-    "torch_fidelity": {"features/inception.py"},
+    "torch_fidelity": {"features/inception.py", "metrics/kernel.py"},
+    "timm": {"features/vit.py"},
     "matplotlib": {"report/figures.py", "report/paper_figures.py"},
     "argparse": {"cli.py", "models/checkpoints.py"},
     "tqdm": {"cli.py"},
     "torch": {
         "features/inception.py",
         "features/digits.py",
+        "features/vit.py",
+        "metrics/density_coverage.py",
+        "metrics/kernel.py",
         "metrics/manifold.py",
         "models/dit.py",
         "models/unet.py",
@@ -53,7 +57,7 @@ ONLY_IN = {
         "cli.py",
     },
     "fvcore": {"flops.py"},
-    "PIL": {"data.py"},
+    "PIL": {"data.py", "features/vit.py"},
     "diffusers": {"models/vae.py"},
     "submitit": {"engines.py"},
     "torch.distributed": {"dist.py"},

@@ -23,11 +23,14 @@ _CACHE_VERSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureBatch:
-    """What a network says of a batch of B images: pool (B, D), spatial (B, S), class_probs (B, K), all float32."""
+    """What a network says of a batch of B images: pool (B, D), spatial (B, S), class_probs (B, K), all float32.
+
+    A network without spatial features, or without a classifier, leaves them None in every batch.
+    """
 
     pool: np.ndarray
-    spatial: np.ndarray
-    class_probs: np.ndarray
+    spatial: np.ndarray | None = None
+    class_probs: np.ndarray | None = None
 
 
 class FeatureExtractor(Protocol):
@@ -40,7 +43,7 @@ class FeatureExtractor(Protocol):
     precision : of its arithmetic
     weights_sha256 : of the weights file
     device : where it runs
-    pool_dim, spatial_dim : feature dimensions D and S
+    pool_dim, spatial_dim : feature dimensions D and S; S is None for a network without spatial features
     """
 
     name: str
@@ -49,7 +52,9 @@ class FeatureExtractor(Protocol):
     weights_sha256: str
     device: str
     pool_dim: int
-    spatial_dim: int
+
+    @property  # read only, so that a class may say int, or None
+    def spatial_dim(self) -> int | None: ...
 
     def __call__(self, images: np.ndarray) -> FeatureBatch: ...
 
@@ -77,35 +82,39 @@ def extract_features(
     # Whole batches, so that each is the same batch whatever the number of processes.
     batches = -(-num // batch_size)
     first, last = (min(batches * rank // world.size * batch_size, num) for rank in (world.rank, world.rank + 1))
-    pool_stats, spatial_stats = RunningStats(extractor.pool_dim), RunningStats(extractor.spatial_dim)
+    pool_stats = RunningStats(extractor.pool_dim)
+    spatial_stats = None if extractor.spatial_dim is None else RunningStats(extractor.spatial_dim)
     pool_features = np.empty((last - first, extractor.pool_dim), np.float32)
     class_probs: np.ndarray | None = None
     done = 0
     for batch in _read_ahead(images.batches(batch_size, first=first, last=last)):
         features = extractor(batch)
         pool_stats.update(features.pool)
-        spatial_stats.update(features.spatial)
-        if class_probs is None:
-            class_probs = np.empty((last - first, features.class_probs.shape[1]), np.float32)
         rows = slice(done, done + len(batch))
         pool_features[rows] = features.pool
-        class_probs[rows] = features.class_probs
+        if spatial_stats is not None and features.spatial is not None:
+            spatial_stats.update(features.spatial)
+        if features.class_probs is not None:
+            if class_probs is None:
+                class_probs = np.empty((last - first, features.class_probs.shape[1]), np.float32)
+            class_probs[rows] = features.class_probs
         done += len(batch)
         if on_progress:
             on_progress(min(num, done * world.size), num)
-    if class_probs is None:  # fewer batches than processes
+    if class_probs is None:  # no classifier, or fewer batches than processes
         class_probs = np.empty((0, 0), np.float32)
-    pool, spatial = _merged(pool_stats, world), _merged(spatial_stats, world)
+    pool = _merged(pool_stats, world)
+    spatial = _merged(spatial_stats, world) if spatial_stats is not None else None
     columns = world.most(class_probs.shape[1])
     gathered = world.collect(pool_features), world.collect(class_probs.reshape(len(class_probs), columns))
-    if pool is None or spatial is None:
+    if pool is None:
         return FeatureSummary()
     # A single image has features but no covariance.
     return FeatureSummary(
         pool=pool.finalize() if num > 1 else None,
-        spatial=spatial.finalize() if num > 1 else None,
+        spatial=spatial.finalize() if num > 1 and spatial is not None else None,
         pool_features=gathered[0],
-        class_probs=gathered[1],
+        class_probs=gathered[1] if columns else None,
     )
 
 
@@ -175,12 +184,12 @@ def cached_features(
 
 def _entry_arrays(summary: FeatureSummary, description: str) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {"made_from": np.array(description)}
-    if summary.pool is not None and summary.spatial is not None:
+    if summary.pool is not None:
         arrays |= {"mu": summary.pool.mu, "sigma": summary.pool.sigma}
+    if summary.spatial is not None:
         arrays |= {"mu_s": summary.spatial.mu, "sigma_s": summary.spatial.sigma}
-    if summary.pool_features is not None and summary.class_probs is not None:
-        arrays |= {"pool_features": summary.pool_features, "class_probs": summary.class_probs}
-    return arrays
+    features = {"pool_features": summary.pool_features, "class_probs": summary.class_probs}
+    return arrays | {name: rows for name, rows in features.items() if rows is not None}
 
 
 def _read_entry(path: Path, num: int) -> FeatureSummary | None:
@@ -193,7 +202,7 @@ def _read_entry(path: Path, num: int) -> FeatureSummary | None:
             part: GaussianStats(mu=known[mu], sigma=known[sigma], num=num) if mu in known else None
             for part, mu, sigma in (("pool", "mu", "sigma"), ("spatial", "mu_s", "sigma_s"))
         }
-        if len(known["pool_features"]) != num or len(known["class_probs"]) != num:
+        if any(len(known[name]) != num for name in ("pool_features", "class_probs") if name in known):
             return None
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
         return None
@@ -201,5 +210,5 @@ def _read_entry(path: Path, num: int) -> FeatureSummary | None:
         pool=stats["pool"],
         spatial=stats["spatial"],
         pool_features=known["pool_features"],
-        class_probs=known["class_probs"],
+        class_probs=known.get("class_probs"),
     )
