@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dit_eval.npz import ImageBatch
     from dit_eval.plan import Plan
     from dit_eval.report.complexity import ComplexityRow
-    from dit_eval.results import EvalResult, SampleRun
+    from dit_eval.results import EvalResult, SampleRun, Uncertainty
     from dit_eval.sampling import Decoder
     from dit_eval.study import Engine, Study
 
@@ -98,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
         choices=("adm-float16", "float32"),
         default="adm-float16",
         help="precision and recall distances: ADM's float16 rule (default), or exact float32",
+    )
+    evaluate.add_argument(
+        "--intervals",
+        action="store_true",
+        help="also standard errors, 95%% intervals, and FID for infinitely many images",
     )
     evaluate.add_argument(
         "--allow-size-mismatch", action="store_true", help="score samples against a reference of another resolution"
@@ -438,6 +443,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             result = evaluate(
                 **setup,
                 distances=arguments.distances,
+                intervals=arguments.intervals,
                 batch_size=arguments.batch_size,
                 cache=arguments.cache,
                 world=world,
@@ -1303,7 +1309,11 @@ def _format_result(result: EvalResult, appended: Path | None) -> str:
         f"ref  {result.ref.path:<28} {images}, {result.ref.statistics} statistics",
     ]
     width = max(len(name) for name, _, _ in rows)
-    lines += [f"  {name:<{width}}  {value:>10{form}}" for name, value, form in rows if value is not None]
+    estimates = _estimates(result.uncertainty)
+    for (name, value, form), key in zip(rows, ("fid", "sfid", "inception_score", "precision", "recall"), strict=True):
+        if value is not None:
+            lines.append(f"  {name:<{width}}  {value:>10{form}}{estimates.get(key, '')}")
+    lines += [line for key in ("fid", "sfid") for line in _extrapolations(result, key, count)]
     commit = result.environment.get("commit")
     version = f"dit_eval {result.environment['dit_eval']}"
     if commit:
@@ -1313,6 +1323,37 @@ def _format_result(result: EvalResult, appended: Path | None) -> str:
         tail.append(f"appended to {appended}")
     lines.append(" · ".join(tail))
     return "\n".join(lines) + "\n"
+
+
+def _estimates(uncertainty: Uncertainty | None) -> dict[str, str]:
+    """What stands behind each number: standard error and interval, or why there is none."""
+    from dit_eval.results import ESTIMATES
+
+    if uncertainty is None:
+        return {}
+    texts = {name: f"  no interval: {reason}" for name, reason in uncertainty.missing.items()}
+    for name in ESTIMATES:
+        estimate = getattr(uncertainty, name)
+        if estimate is not None:
+            texts[name] = f"  ± {estimate.standard_error:.4f}   95 %: {estimate.low:.4f} to {estimate.high:.4f}"
+    return texts
+
+
+def _extrapolations(result: EvalResult, key: str, count: str) -> list[str]:
+    """A Fréchet distance for infinitely many images and for 50,000, below the metrics."""
+    uncertainty, value = result.uncertainty, getattr(result, key)
+    title = {"fid": "FID", "sfid": "sFID"}[key]
+    if uncertainty is None or value is None or key in uncertainty.missing:
+        return []
+    texts = _estimates(uncertainty)
+    infinity, at_50k = (getattr(uncertainty, f"{key}_{images}") for images in ("infinity", "50k"))
+    if infinity is None or at_50k is None:
+        return [f"  {title} is not extrapolated: {uncertainty.missing[f'{key}_infinity']}"]
+    lines = [f"  {title} of infinitely many images: {infinity.value:.4f}{texts[f'{key}_infinity']}"]
+    if result.num_samples < 50_000:
+        bias = f"{title}-{count} is {value - at_50k.value:.4f} larger by having fewer"
+        lines.append(f"  {title} of 50,000 images: {at_50k.value:.4f}{texts[f'{key}_50k']}; {bias}")
+    return lines
 
 
 def _write_text(path: Path, text: str) -> None:

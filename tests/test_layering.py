@@ -40,6 +40,7 @@ ONLY_IN = {
         "features/inception.py",
         "features/digits.py",
         "metrics/manifold.py",
+        "metrics/uncertainty.py",
         "models/dit.py",
         "models/unet.py",
         "models/checkpoints.py",

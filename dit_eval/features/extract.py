@@ -7,6 +7,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -58,6 +59,7 @@ def extract_features(
     extractor: FeatureExtractor,
     *,
     batch_size: int = 64,
+    keep_spatial: bool = False,
     world: World | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> FeatureSummary:
@@ -68,6 +70,7 @@ def extract_features(
 
     Parameters
     ----------
+    keep_spatial : keep the spatial features as well (0.4 GB more)
     world : the processes that share the images; each takes whole batches in a row, and process 0 gets the summary, the
         others an empty one
     on_progress : called after each batch with (images done, images in all)
@@ -78,6 +81,7 @@ def extract_features(
     first, last = (min(batches * rank // world.size * batch_size, num) for rank in (world.rank, world.rank + 1))
     pool_stats, spatial_stats = RunningStats(extractor.pool_dim), RunningStats(extractor.spatial_dim)
     pool_features = np.empty((last - first, extractor.pool_dim), np.float32)
+    spatial_features = np.empty((last - first if keep_spatial else 0, extractor.spatial_dim), np.float32)
     class_probs: np.ndarray | None = None
     done = 0
     for batch in images.batches(batch_size, first=first, last=last):
@@ -88,6 +92,8 @@ def extract_features(
             class_probs = np.empty((last - first, features.class_probs.shape[1]), np.float32)
         rows = slice(done, done + len(batch))
         pool_features[rows] = features.pool
+        if keep_spatial:
+            spatial_features[rows] = features.spatial
         class_probs[rows] = features.class_probs
         done += len(batch)
         if on_progress:
@@ -96,6 +102,7 @@ def extract_features(
         class_probs = np.empty((0, 0), np.float32)
     pool, spatial = _merged(pool_stats, world), _merged(spatial_stats, world)
     columns = world.most(class_probs.shape[1])
+    gathered_spatial = world.collect(spatial_features) if keep_spatial else None
     gathered = world.collect(pool_features), world.collect(class_probs.reshape(len(class_probs), columns))
     if pool is None or spatial is None:
         return FeatureSummary()
@@ -104,6 +111,7 @@ def extract_features(
         pool=pool.finalize() if num > 1 else None,
         spatial=spatial.finalize() if num > 1 else None,
         pool_features=gathered[0],
+        spatial_features=gathered_spatial,
         class_probs=gathered[1],
     )
 
@@ -126,6 +134,7 @@ def cached_features(
     images_sha256: str,
     cache: Path | None,
     batch_size: int = 64,
+    keep_spatial: bool = False,
     world: World | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[FeatureSummary, bool]:
@@ -134,15 +143,25 @@ def cached_features(
     With several processes, process 0 reads and writes the entry and gets the summary, the others an empty one.
 
     An entry is keyed by the content of the image file, the number of images used, the extractor, its weights,
-    backend, device kind and precision; the batch size does not matter. An unreadable entry is made again.
+    backend, device kind and precision; the batch size does not matter. An unreadable entry, or one without the spatial
+    features that `keep_spatial` asks for, is made again.
 
     Returns
     -------
     The summary, and whether it came from the cache.
     """
     world = world or World()
+    extract = partial(
+        extract_features,
+        images,
+        extractor,
+        batch_size=batch_size,
+        keep_spatial=keep_spatial,
+        world=world,
+        on_progress=on_progress,
+    )
     if cache is None:
-        return extract_features(images, extractor, batch_size=batch_size, world=world, on_progress=on_progress), False
+        return extract(), False
     parts = {
         "version": _CACHE_VERSION,
         "images": images_sha256,
@@ -155,10 +174,10 @@ def cached_features(
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     entry = Path(cache) / f"features-{key[:32]}.npz"
-    kept = _read_entry(entry, images.num_images) if world.rank == 0 else None
+    kept = _read_entry(entry, images.num_images, keep_spatial) if world.rank == 0 else None
     if world.from_first(lambda: kept is not None):
         return kept or FeatureSummary(), True
-    summary = extract_features(images, extractor, batch_size=batch_size, world=world, on_progress=on_progress)
+    summary = extract()
     world.from_first(lambda: write_batch(entry, arrays=_entry_arrays(summary, json.dumps(parts))))
     return summary, False
 
@@ -170,20 +189,25 @@ def _entry_arrays(summary: FeatureSummary, description: str) -> dict[str, np.nda
         arrays |= {"mu_s": summary.spatial.mu, "sigma_s": summary.spatial.sigma}
     if summary.pool_features is not None and summary.class_probs is not None:
         arrays |= {"pool_features": summary.pool_features, "class_probs": summary.class_probs}
+    if summary.spatial_features is not None:
+        arrays["spatial_features"] = summary.spatial_features
     return arrays
 
 
-def _read_entry(path: Path, num: int) -> FeatureSummary | None:
+def _read_entry(path: Path, num: int, keep_spatial: bool) -> FeatureSummary | None:
     if not path.is_file():
         return None
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as entry:
-            known = {key: entry[key] for key in entry.files}
+            known = {key: entry[key] for key in entry.files if key != "spatial_features" or keep_spatial}
         stats = {
             part: GaussianStats(mu=known[mu], sigma=known[sigma], num=num) if mu in known else None
             for part, mu, sigma in (("pool", "mu", "sigma"), ("spatial", "mu_s", "sigma_s"))
         }
         if len(known["pool_features"]) != num or len(known["class_probs"]) != num:
+            return None
+        spatial_features = known["spatial_features"] if keep_spatial else None
+        if spatial_features is not None and len(spatial_features) != num:
             return None
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
         return None
@@ -191,5 +215,6 @@ def _read_entry(path: Path, num: int) -> FeatureSummary | None:
         pool=stats["pool"],
         spatial=stats["spatial"],
         pool_features=known["pool_features"],
+        spatial_features=spatial_features,
         class_probs=known["class_probs"],
     )
