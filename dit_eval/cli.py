@@ -1295,13 +1295,15 @@ def _format_result(result: EvalResult, appended: Path | None) -> str:
     count = f"{result.num_samples // 1000}K" if result.num_samples % 1000 == 0 else str(result.num_samples)
     suffix = "" if extractor == "inception" else f" ({extractor})"
     size = "x".join(str(n) for n in reversed(result.gen.image_size or ()))
-    rows: list[tuple[str, float | None, str]] = [
-        (f"FID-{count}{suffix}", result.fid, ".4f"),
-        (f"sFID-{count}{suffix}", result.sfid, ".4f"),
-        (f"Inception Score{suffix}", result.inception_score, ".4f"),
-        (f"Precision{suffix}", result.precision, ".4f"),
-        (f"Recall{suffix}", result.recall, ".4f"),
+    rows: list[tuple[str, str, float | None]] = [
+        (f"FID-{count}{suffix}", "fid", result.fid),
+        (f"sFID-{count}{suffix}", "sfid", result.sfid),
+        (f"Inception Score{suffix}", "inception_score", result.inception_score),
+        (f"Precision{suffix}", "precision", result.precision),
+        (f"Recall{suffix}", "recall", result.recall),
     ]
+    rows += _extrapolations(result)
+    tails = _tails(result.uncertainty)
     images = f"{result.num_reference:,} images" if result.num_reference else "no images used"
     lines = [
         f"gen  {result.gen.path:<28} {result.num_samples:,} images, {size} px"
@@ -1309,11 +1311,10 @@ def _format_result(result: EvalResult, appended: Path | None) -> str:
         f"ref  {result.ref.path:<28} {images}, {result.ref.statistics} statistics",
     ]
     width = max(len(name) for name, _, _ in rows)
-    estimates = _estimates(result.uncertainty)
-    for (name, value, form), key in zip(rows, ("fid", "sfid", "inception_score", "precision", "recall"), strict=True):
+    for name, key, value in rows:
         if value is not None:
-            lines.append(f"  {name:<{width}}  {value:>10{form}}{estimates.get(key, '')}")
-    lines += [line for key in ("fid", "sfid") for line in _extrapolations(result, key, count)]
+            lines.append(f"  {name:<{width}}  {value:>10.4f}{tails.get(key, '')}")
+    lines += _biases(result, count)
     commit = result.environment.get("commit")
     version = f"dit_eval {result.environment['dit_eval']}"
     if commit:
@@ -1325,7 +1326,7 @@ def _format_result(result: EvalResult, appended: Path | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _estimates(uncertainty: Uncertainty | None) -> dict[str, str]:
+def _tails(uncertainty: Uncertainty | None) -> dict[str, str]:
     """What stands behind each number: standard error and interval, or why there is none."""
     from dit_eval.results import ESTIMATES
 
@@ -1339,20 +1340,29 @@ def _estimates(uncertainty: Uncertainty | None) -> dict[str, str]:
     return texts
 
 
-def _extrapolations(result: EvalResult, key: str, count: str) -> list[str]:
-    """A Fréchet distance for infinitely many images and for 50,000, below the metrics."""
-    uncertainty, value = result.uncertainty, getattr(result, key)
-    title = {"fid": "FID", "sfid": "sFID"}[key]
-    if uncertainty is None or value is None or key in uncertainty.missing:
-        return []
-    texts = _estimates(uncertainty)
-    infinity, at_50k = (getattr(uncertainty, f"{key}_{images}") for images in ("infinity", "50k"))
-    if infinity is None or at_50k is None:
-        return [f"  {title} is not extrapolated: {uncertainty.missing[f'{key}_infinity']}"]
-    lines = [f"  {title} of infinitely many images: {infinity.value:.4f}{texts[f'{key}_infinity']}"]
-    if result.num_samples < 50_000:
-        bias = f"{title}-{count} is {value - at_50k.value:.4f} larger by having fewer"
-        lines.append(f"  {title} of 50,000 images: {at_50k.value:.4f}{texts[f'{key}_50k']}; {bias}")
+def _extrapolations(result: EvalResult) -> list[tuple[str, str, float | None]]:
+    """Rows below the metrics: Fréchet distances for 50,000 images, where these are fewer, and for any number."""
+    rows: list[tuple[str, str, float | None]] = []
+    for title, key in (("FID", "fid"), ("sFID", "sfid")):
+        at_50k = getattr(result.uncertainty, f"{key}_50k", None)
+        infinity = getattr(result.uncertainty, f"{key}_infinity", None)
+        if at_50k is not None and result.num_samples < 50_000:
+            rows.append((f"{title}-50K, estimated", f"{key}_50k", at_50k.value))
+        if infinity is not None:
+            rows.append((f"{title}-infinity", f"{key}_infinity", infinity.value))
+    return rows
+
+
+def _biases(result: EvalResult, count: str) -> list[str]:
+    """What having fewer images than 50,000 adds to the distances, or why that is not known."""
+    lines = []
+    for title, key in (("FID", "fid"), ("sFID", "sfid")):
+        value, at_50k = getattr(result, key), getattr(result.uncertainty, f"{key}_50k", None)
+        if at_50k is not None and result.num_samples < 50_000:
+            more = f"{value - at_50k.value:.4f} larger than {title}-50K"
+            lines.append(f"  {title}-{count} is about {more} for having fewer images")
+        elif result.uncertainty is not None and f"{key}_50k" in result.uncertainty.missing:
+            lines.append(f"  {title} is not extrapolated: {result.uncertainty.missing[f'{key}_50k']}")
     return lines
 
 
