@@ -193,6 +193,27 @@ def test_no_variation_of_recall_is_no_certainty():
         recall_estimate(0.5, gen=near[:49], ref=far)
 
 
+def test_recall_in_halves_is_that_of_halves():
+    # The same bisections with neighbours and balls looked for anew in each half.
+    rng = np.random.default_rng(20)
+    gen, ref = rng.normal(size=(61, 3)).astype(np.float32), rng.normal(size=(80, 3)).astype(np.float32) * 1.5
+    random, own, total = np.random.RandomState(0), 0.0, 0.0
+
+    def inside(part):
+        among = np.sort(np.linalg.norm(part[:, None] - part[None], axis=2), axis=1)[:, 3]
+        return (np.linalg.norm(ref[:, None] - part[None], axis=2) <= among).any(axis=1).astype(float)
+
+    for _ in range(200):
+        order = random.permutation(61)
+        difference = inside(gen[order[:30]]) - inside(gen[order[30:]])
+        total += difference.mean() ** 2 / 400
+        own += (difference**2).mean() / 80 / 400
+    value = inside(gen).mean()
+    assert total > own
+    expected = math.sqrt(own + 0.6 * (total - own))
+    assert recall_estimate(value, gen=gen, ref=ref).standard_error == pytest.approx(expected, rel=1e-6)
+
+
 def test_a_missing_estimate_says_why():
     rng = np.random.default_rng(9)
     pool = rng.normal(size=(60, 40)).astype(np.float32)
