@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dit_eval.npz import ImageBatch
     from dit_eval.plan import Plan
     from dit_eval.report.complexity import ComplexityRow
-    from dit_eval.results import EvalResult, SampleRun
+    from dit_eval.results import EvalResult, SampleRun, Uncertainty
     from dit_eval.sampling import Decoder
     from dit_eval.study import Engine, Study
 
@@ -99,6 +99,11 @@ def _parser() -> argparse.ArgumentParser:
         choices=("adm-float16", "float32"),
         default="adm-float16",
         help="precision and recall distances: ADM's float16 rule (default), or exact float32",
+    )
+    evaluate.add_argument(
+        "--intervals",
+        action="store_true",
+        help="also standard errors, 95%% intervals, and FID for infinitely many images",
     )
     evaluate.add_argument(
         "--allow-size-mismatch", action="store_true", help="score samples against a reference of another resolution"
@@ -460,6 +465,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             result = evaluate(
                 **setup,
                 distances=arguments.distances,
+                intervals=arguments.intervals,
                 batch_size=arguments.batch_size,
                 cache=arguments.cache,
                 world=world,
@@ -1397,18 +1403,20 @@ def _format_result(result: EvalResult, appended: Path | None) -> str:
     count = f"{result.num_samples // 1000}K" if result.num_samples % 1000 == 0 else str(result.num_samples)
     suffix = "" if extractor == "inception" else f" ({extractor})"
     size = "x".join(str(n) for n in reversed(result.gen.image_size or ()))
-    rows: list[tuple[str, float | None, str]] = [
-        (f"FID-{count}{suffix}", result.fid, ".4f"),
-        (f"sFID-{count}{suffix}", result.sfid, ".4f"),
-        (f"Inception Score{suffix}", result.inception_score, ".4f"),
-        (f"Precision{suffix}", result.precision, ".4f"),
-        (f"Recall{suffix}", result.recall, ".4f"),
-        (f"KID{suffix}", result.kid, ".6f"),
-        (f"Density{suffix}", result.density, ".4f"),
-        (f"Coverage{suffix}", result.coverage, ".4f"),
-        (f"FD-DINOv2-{count}", result.fd_dinov2, ".4f"),
-        ("CMMD", result.cmmd, ".4f"),
+    rows: list[tuple[str, str, float | None]] = [
+        (f"FID-{count}{suffix}", "fid", result.fid),
+        (f"sFID-{count}{suffix}", "sfid", result.sfid),
+        (f"Inception Score{suffix}", "inception_score", result.inception_score),
+        (f"Precision{suffix}", "precision", result.precision),
+        (f"Recall{suffix}", "recall", result.recall),
+        (f"KID{suffix}", "kid", result.kid),
+        (f"Density{suffix}", "density", result.density),
+        (f"Coverage{suffix}", "coverage", result.coverage),
+        (f"FD-DINOv2-{count}", "fd_dinov2", result.fd_dinov2),
+        ("CMMD", "cmmd", result.cmmd),
     ]
+    rows += _extrapolations(result)
+    tails = _tails(result.uncertainty)
     images = f"{result.num_reference:,} images" if result.num_reference else "no images used"
     lines = [
         f"gen  {result.gen.path:<28} {result.num_samples:,} images, {size} px"
@@ -1416,7 +1424,11 @@ def _format_result(result: EvalResult, appended: Path | None) -> str:
         f"ref  {result.ref.path:<28} {images}, {result.ref.statistics} statistics",
     ]
     width = max(len(name) for name, _, _ in rows)
-    lines += [f"  {name:<{width}}  {value:>10{form}}" for name, value, form in rows if value is not None]
+    for name, key, value in rows:
+        if value is not None:
+            digits = 6 if key == "kid" else 4  # of a good model it is some thousandths
+            lines.append(f"  {name:<{width}}  {value:>10.{digits}f}{tails.get(key, '')}")
+    lines += _biases(result, count)
     commit = result.environment.get("commit")
     version = f"dit_eval {result.environment['dit_eval']}"
     if commit:
@@ -1426,6 +1438,46 @@ def _format_result(result: EvalResult, appended: Path | None) -> str:
         tail.append(f"appended to {appended}")
     lines.append(" · ".join(tail))
     return "\n".join(lines) + "\n"
+
+
+def _tails(uncertainty: Uncertainty | None) -> dict[str, str]:
+    """What stands behind each number: standard error and interval, or why there is none."""
+    from dit_eval.results import ESTIMATES
+
+    if uncertainty is None:
+        return {}
+    texts = {name: f"  no interval: {reason}" for name, reason in uncertainty.missing.items()}
+    for name in ESTIMATES:
+        estimate = getattr(uncertainty, name)
+        if estimate is not None:
+            texts[name] = f"  ± {estimate.standard_error:.4f}   95 %: {estimate.low:.4f} to {estimate.high:.4f}"
+    return texts
+
+
+def _extrapolations(result: EvalResult) -> list[tuple[str, str, float | None]]:
+    """Rows below the metrics: Fréchet distances for 50,000 images, where these are fewer, and for any number."""
+    rows: list[tuple[str, str, float | None]] = []
+    for title, key in (("FID", "fid"), ("sFID", "sfid")):
+        at_50k = getattr(result.uncertainty, f"{key}_50k", None)
+        infinity = getattr(result.uncertainty, f"{key}_infinity", None)
+        if at_50k is not None and result.num_samples < 50_000:
+            rows.append((f"{title}-50K, estimated", f"{key}_50k", at_50k.value))
+        if infinity is not None:
+            rows.append((f"{title}-infinity", f"{key}_infinity", infinity.value))
+    return rows
+
+
+def _biases(result: EvalResult, count: str) -> list[str]:
+    """What having fewer images than 50,000 adds to the distances, or why that is not known."""
+    lines = []
+    for title, key in (("FID", "fid"), ("sFID", "sfid")):
+        value, at_50k = getattr(result, key), getattr(result.uncertainty, f"{key}_50k", None)
+        if at_50k is not None and result.num_samples < 50_000:
+            more = f"{value - at_50k.value:.4f} larger than {title}-50K"
+            lines.append(f"  {title}-{count} is about {more} for having fewer images")
+        elif result.uncertainty is not None and f"{key}_50k" in result.uncertainty.missing:
+            lines.append(f"  {title} is not extrapolated: {result.uncertainty.missing[f'{key}_50k']}")
+    return lines
 
 
 def _write_text(path: Path, text: str) -> None:

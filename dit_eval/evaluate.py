@@ -34,8 +34,9 @@ from dit_eval.metrics.kernel import (
     kernel_distance,
 )
 from dit_eval.metrics.manifold import PrecisionRecall, precision_recall
+from dit_eval.metrics.uncertainty import estimate_uncertainty
 from dit_eval.npz import ImageBatch, write_batch
-from dit_eval.results import PROTOCOL, EvalResult, ExtractorInfo, ImageSource
+from dit_eval.results import PROTOCOL, EvalResult, ExtractorInfo, ImageSource, Uncertainty
 from dit_eval.stats import FeatureSummary, GaussianStats
 
 _T = TypeVar("_T")
@@ -226,6 +227,7 @@ def evaluate(
     batch_size: int = 64,
     cache: Path | None = None,
     cache_gen: bool = True,
+    intervals: bool = False,
     allow_size_mismatch: bool = False,
     world: World | None = None,
     on_progress: Progress | None = None,
@@ -241,6 +243,8 @@ def evaluate(
     batch_size : images per pass through the network; does not change the result
     cache : folder for features, so that the same images are not passed through the network again
     cache_gen : keep the features of gen there too, not of ref alone
+    intervals : also estimate standard errors, intervals and FID for infinitely many images (see
+        `dit_eval.metrics.uncertainty`): about as long again as the metrics, and 0.4 GB of spatial features for sFID
     allow_size_mismatch : accept gen and ref images of different sizes
     world : the processes that share the images, all of which call this and get the result
     on_progress : called while features are extracted
@@ -274,6 +278,7 @@ def evaluate(
                 images_sha256=sha256,
                 cache=cache if cache_gen or role == "ref" else None,
                 batch_size=batch_size,
+                keep_spatial=intervals and role == "gen" and "sfid" in chosen,
                 world=world,
                 on_progress=report,
             )
@@ -313,12 +318,22 @@ def evaluate(
                         "features are so large that ADM's float16 distances overflow without notice; precision and "
                         "recall may be near 1 for that reason alone. Compare with --distances float32."
                     )
+        metrics: dict[str, float | None] = {
+            "fid": fid.value if fid else None,
+            "sfid": sfid.value if sfid else None,
+            "inception_score": scores[0],
+            "precision": manifold.precision if manifold and "precision" in chosen else None,
+            "recall": manifold.recall if manifold and "recall" in chosen else None,
+        }
+        uncertainty: Uncertainty | None = None
+        if intervals:
+            with _timed(seconds, "intervals"):
+                device = extractor.device if extractor.backend == "torch" else "cpu"
+                uncertainty = estimate_uncertainty(
+                    gen=gen_features, ref=ref_features, metrics=metrics, k=_K, device=device
+                )
         return EvalResult(
-            fid=fid.value if fid else None,
-            sfid=sfid.value if sfid else None,
-            inception_score=scores[0],
-            precision=manifold.precision if manifold and "precision" in chosen else None,
-            recall=manifold.recall if manifold and "recall" in chosen else None,
+            **metrics,
             num_samples=gen.num_images,
             num_reference=ref.num_images if needs_images or needs_moments else None,
             protocol=_protocol(extractor, distances),
@@ -342,6 +357,7 @@ def evaluate(
             cmmd=cmmd,
             protocols={metric: _PROTOCOLS[metric] for metric in chosen if metric in _PROTOCOLS},
             distances=distances,
+            uncertainty=uncertainty,
             warnings=tuple(warnings),
             seconds={phase: round(duration, 3) for phase, duration in seconds.items()},
             peak_memory_bytes=results.peak_memory_bytes(),

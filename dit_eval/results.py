@@ -20,6 +20,8 @@ import dit_eval
 PROTOCOL = "adm-2021"
 # How sampling makes noise; a change of the rule is a change of all images and needs another text.
 NOISE_RULE = "numpy Philox, key (seed, index), standard_normal float32; labels from key (seed, 2^63 + index)"
+# How standard errors and intervals are estimated; another estimator is another text.
+UNCERTAINTY_METHOD = "influence functions and bisections, 2026-11"
 
 _METRICS = ("fid", "sfid", "inception_score", "precision", "recall",
             "kid", "kid_std", "density", "coverage", "fd_dinov2", "cmmd")  # fmt: skip
@@ -160,6 +162,65 @@ class ExtractorInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A number with its standard error and 95 % interval; see `dit_eval.metrics.uncertainty` for what they are about.
+
+    Attributes
+    ----------
+    value : as in the field of the result that has this name, or an extrapolated number
+    standard_error : standard deviation of the value over draws of as many images, as estimated from these
+    low, high : ends of the interval, which lie within the metric's range and not always evenly around the value
+    """
+
+    value: float
+    standard_error: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uncertainty:
+    """How far the metrics of a result would vary over draws of as many images, with the reference held fixed.
+
+    What was not asked for, or cannot be told from these images, is None; `missing` says why.
+
+    Attributes
+    ----------
+    fid, sfid, inception_score, precision, recall : of the metrics, each about its expected value at this number of
+        images
+    fid_infinity, sfid_infinity : extrapolated to infinitely many images
+    fid_50k, sfid_50k : extrapolated to 50,000 images; the metric less this is the bias of having N images in their
+        place
+    missing : estimate -> reason
+    method : version of the estimators
+    """
+
+    fid: Estimate | None = None
+    sfid: Estimate | None = None
+    inception_score: Estimate | None = None
+    precision: Estimate | None = None
+    recall: Estimate | None = None
+    fid_infinity: Estimate | None = None
+    sfid_infinity: Estimate | None = None
+    fid_50k: Estimate | None = None
+    sfid_50k: Estimate | None = None
+    missing: dict[str, str] = field(default_factory=dict)
+    method: str = UNCERTAINTY_METHOD
+
+    @classmethod
+    def _from_dict(cls, data: dict[str, Any]) -> Uncertainty:
+        estimates = {name: Estimate(**data[name]) for name in ESTIMATES if data.get(name) is not None}
+        for name, estimate in estimates.items():
+            if not all(_is_number(value) for value in dataclasses.astuple(estimate)):
+                raise TypeError(f"the estimate of {name} is {data[name]!r}, needed numbers")
+        return cls(**data | estimates)
+
+
+# Names of the estimates of an `Uncertainty`.
+ESTIMATES = tuple(f.name for f in dataclasses.fields(Uncertainty) if f.name not in ("missing", "method"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvalResult:
     """The metrics of a sample batch against a reference batch, and how they were made.
 
@@ -180,6 +241,7 @@ class EvalResult:
     num_samples : generated images used
     num_reference : reference images that went through the network; None if none did
     distances : rule of the precision and recall distances
+    uncertainty : standard errors, intervals and extrapolations; None if they were not asked for
     seconds : wall time by phase
     peak_memory_bytes : of this process so far
     """
@@ -206,6 +268,7 @@ class EvalResult:
     cmmd: float | None = None
     protocols: dict[str, str] = field(default_factory=dict)
     distances: str = "adm-float16"
+    uncertainty: Uncertainty | None = None
     warnings: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
@@ -238,15 +301,20 @@ class EvalResult:
                 )
             data["extractor"] = ExtractorInfo(**data["extractor"])
             data["warnings"] = tuple(data["warnings"])
+            if data.get("uncertainty") is not None:
+                data["uncertainty"] = Uncertainty._from_dict(data["uncertainty"])
             result = cls(**data)
         except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"Not an evaluation result ({error}): {line[:80]!r}") from None
         for name in (*_METRICS, "num_samples"):
             value = getattr(result, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not number and (value is not None or name == "num_samples"):
+            if not _is_number(value) and (value is not None or name == "num_samples"):
                 raise ValueError(f"Not an evaluation result ({name} is {value!r}, needed a number): {line[:80]!r}")
         return result
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def append_result(path: str | os.PathLike[str], result: EvalResult) -> None:

@@ -51,12 +51,14 @@ class FeatureSummary:
     pool : statistics of the pool features (FID)
     spatial : statistics of the spatial features (sFID)
     pool_features : float32 (N, D), for precision and recall
+    spatial_features : float32 (N, S), only where they were asked for: for the standard error of sFID
     class_probs : float32 (N, K), in file order, for the Inception Score
     """
 
     pool: GaussianStats | None = None
     spatial: GaussianStats | None = None
     pool_features: np.ndarray | None = None
+    spatial_features: np.ndarray | None = None
     class_probs: np.ndarray | None = None
 
 

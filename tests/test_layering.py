@@ -44,6 +44,7 @@ ONLY_IN = {
         "metrics/density_coverage.py",
         "metrics/kernel.py",
         "metrics/manifold.py",
+        "metrics/uncertainty.py",
         "models/dit.py",
         "models/unet.py",
         "models/checkpoints.py",

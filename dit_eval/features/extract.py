@@ -8,13 +8,15 @@ import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from dit_eval.dist import World
-from dit_eval.npz import ImageBatch, write_batch
+from dit_eval.images import ImageSet
+from dit_eval.npz import write_batch
 from dit_eval.stats import FeatureSummary, GaussianStats, RunningStats
 
 # Part of every cache key: raise it whenever an extractor's output or the entry's layout changes.
@@ -60,12 +62,13 @@ class FeatureExtractor(Protocol):
 
 
 def extract_features(
-    images: ImageBatch,
+    images: ImageSet,
     extractor: FeatureExtractor,
     *,
     batch_size: int = 64,
+    keep_spatial: bool = False,
     world: World | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int | None], None] | None = None,
 ) -> FeatureSummary:
     """Run the network over an image set once and keep what all metrics need.
 
@@ -74,48 +77,84 @@ def extract_features(
 
     Parameters
     ----------
+    keep_spatial : keep the spatial features as well (0.4 GB more)
     world : the processes that share the images; each takes whole batches in a row, and process 0 gets the summary, the
         others an empty one
-    on_progress : called after each batch with (images done, images in all)
+    on_progress : called after each batch with (images done, images in all, None while unknown)
+
+    Raises
+    ------
+    ValueError
+        If an iterable, which one process reads, is to be shared among several.
     """
     world, num = world or World(), images.num_images
-    # Whole batches, so that each is the same batch whatever the number of processes.
-    batches = -(-num // batch_size)
-    first, last = (min(batches * rank // world.size * batch_size, num) for rank in (world.rank, world.rank + 1))
+    if images.read_once and world.size > 1:
+        raise ValueError(
+            f"{images.path}: an iterable is read by one process, and there are {world.size}. Score it in one of them, "
+            "or write its images into a file that all can read."
+        )
+    first, last = 0, num
+    if num is not None:
+        # Whole batches, so that each is the same batch whatever the number of processes.
+        batches = -(-num // batch_size)
+        first, last = (min(batches * rank // world.size * batch_size, num) for rank in (world.rank, world.rank + 1))
     pool_stats = RunningStats(extractor.pool_dim)
     spatial_stats = None if extractor.spatial_dim is None else RunningStats(extractor.spatial_dim)
-    pool_features = np.empty((last - first, extractor.pool_dim), np.float32)
-    class_probs: np.ndarray | None = None
+    pool_rows, spatial_rows, probs_rows = (_Rows(0 if last is None else last - first) for _ in range(3))
     done = 0
     for batch in _read_ahead(images.batches(batch_size, first=first, last=last)):
         features = extractor(batch)
         pool_stats.update(features.pool)
-        rows = slice(done, done + len(batch))
-        pool_features[rows] = features.pool
+        pool_rows.append(features.pool)
         if spatial_stats is not None and features.spatial is not None:
             spatial_stats.update(features.spatial)
+            if keep_spatial:
+                spatial_rows.append(features.spatial)
         if features.class_probs is not None:
-            if class_probs is None:
-                class_probs = np.empty((last - first, features.class_probs.shape[1]), np.float32)
-            class_probs[rows] = features.class_probs
+            probs_rows.append(features.class_probs)
         done += len(batch)
         if on_progress:
-            on_progress(min(num, done * world.size), num)
-    if class_probs is None:  # no classifier, or fewer batches than processes
-        class_probs = np.empty((0, 0), np.float32)
+            on_progress(done if num is None else min(num, done * world.size), num)
+    num = done if num is None else num
     pool = _merged(pool_stats, world)
     spatial = _merged(spatial_stats, world) if spatial_stats is not None else None
-    columns = world.most(class_probs.shape[1])
-    gathered = world.collect(pool_features), world.collect(class_probs.reshape(len(class_probs), columns))
-    if pool is None:
+    pool_features, spatial_features, class_probs = (
+        rows.gathered(world) for rows in (pool_rows, spatial_rows, probs_rows)
+    )
+    if pool is None:  # not process 0
         return FeatureSummary()
     # A single image has features but no covariance.
     return FeatureSummary(
         pool=pool.finalize() if num > 1 else None,
         spatial=spatial.finalize() if num > 1 and spatial is not None else None,
-        pool_features=gathered[0],
-        class_probs=gathered[1] if columns else None,
+        pool_features=pool_features,
+        spatial_features=spatial_features,
+        class_probs=class_probs,
     )
+
+
+class _Rows:
+    """Features of one kind as they come, float32, in one array that has room for so many images from the start."""
+
+    def __init__(self, expected: int) -> None:
+        self._expected = expected
+        self._array = np.empty((0, 0), np.float32)
+        self._done = 0
+
+    def append(self, rows: np.ndarray) -> None:
+        done = self._done + len(rows)
+        if done > len(self._array):  # doubled where nobody knows how many will come, so that copies cost little in all
+            larger = np.empty((max(self._expected, done, 2 * len(self._array)), rows.shape[1]), np.float32)
+            larger[: self._done] = self._array[: self._done]
+            self._array = larger
+        self._array[self._done : done] = rows
+        self._done = done
+
+    def gathered(self, world: World) -> np.ndarray | None:
+        """The rows of all processes in process 0; None in the others, and where there are none."""
+        columns = world.most(self._array.shape[1])
+        every = world.collect(self._array[: self._done].reshape(self._done, columns))
+        return every if columns else None
 
 
 def _read_ahead(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -145,6 +184,7 @@ def cached_features(
     images_sha256: str,
     cache: Path | None,
     batch_size: int = 64,
+    keep_spatial: bool = False,
     world: World | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[FeatureSummary, bool]:
@@ -153,15 +193,25 @@ def cached_features(
     With several processes, process 0 reads and writes the entry and gets the summary, the others an empty one.
 
     An entry is keyed by the content of the image file, the number of images used, the extractor, its weights,
-    backend, device kind and precision; the batch size does not matter. An unreadable entry is made again.
+    backend, device kind and precision; the batch size does not matter. An unreadable entry, or one without the spatial
+    features that `keep_spatial` asks for, is made again.
 
     Returns
     -------
     The summary, and whether it came from the cache.
     """
     world = world or World()
+    extract = partial(
+        extract_features,
+        images,
+        extractor,
+        batch_size=batch_size,
+        keep_spatial=keep_spatial,
+        world=world,
+        on_progress=on_progress,
+    )
     if cache is None:
-        return extract_features(images, extractor, batch_size=batch_size, world=world, on_progress=on_progress), False
+        return extract(), False
     parts = {
         "version": _CACHE_VERSION,
         "images": images_sha256,
@@ -174,10 +224,10 @@ def cached_features(
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     entry = Path(cache) / f"features-{key[:32]}.npz"
-    kept = _read_entry(entry, images.num_images) if world.rank == 0 else None
+    kept = _read_entry(entry, images.num_images, keep_spatial) if world.rank == 0 else None
     if world.from_first(lambda: kept is not None):
         return kept or FeatureSummary(), True
-    summary = extract_features(images, extractor, batch_size=batch_size, world=world, on_progress=on_progress)
+    summary = extract()
     world.from_first(lambda: write_batch(entry, arrays=_entry_arrays(summary, json.dumps(parts))))
     return summary, False
 
@@ -188,21 +238,24 @@ def _entry_arrays(summary: FeatureSummary, description: str) -> dict[str, np.nda
         arrays |= {"mu": summary.pool.mu, "sigma": summary.pool.sigma}
     if summary.spatial is not None:
         arrays |= {"mu_s": summary.spatial.mu, "sigma_s": summary.spatial.sigma}
-    features = {"pool_features": summary.pool_features, "class_probs": summary.class_probs}
+    features = {name: getattr(summary, name) for name in ("pool_features", "spatial_features", "class_probs")}
     return arrays | {name: rows for name, rows in features.items() if rows is not None}
 
 
-def _read_entry(path: Path, num: int) -> FeatureSummary | None:
+def _read_entry(path: Path, num: int, keep_spatial: bool) -> FeatureSummary | None:
     if not path.is_file():
         return None
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as entry:
-            known = {key: entry[key] for key in entry.files}
+            known = {key: entry[key] for key in entry.files if key != "spatial_features" or keep_spatial}
         stats = {
             part: GaussianStats(mu=known[mu], sigma=known[sigma], num=num) if mu in known else None
             for part, mu, sigma in (("pool", "mu", "sigma"), ("spatial", "mu_s", "sigma_s"))
         }
         if any(len(known[name]) != num for name in ("pool_features", "class_probs") if name in known):
+            return None
+        spatial_features = known["spatial_features"] if keep_spatial else None
+        if spatial_features is not None and len(spatial_features) != num:
             return None
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
         return None
@@ -210,5 +263,6 @@ def _read_entry(path: Path, num: int) -> FeatureSummary | None:
         pool=stats["pool"],
         spatial=stats["spatial"],
         pool_features=known["pool_features"],
+        spatial_features=spatial_features,
         class_probs=known.get("class_probs"),
     )

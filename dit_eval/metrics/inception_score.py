@@ -54,6 +54,18 @@ def order_free_inception_score(class_probs: np.ndarray, *, split_size: int = SPL
     return inception_score(class_probs[canonical[shuffle]], split_size=split_size)
 
 
+def split_influence(probs: np.ndarray) -> np.ndarray:
+    """How much each image moves the score of its split: the derivative in its weight, times n.
+
+    exp(L) (sum_k p_k log(p_k / pbar_k) - L), with L the mean over the split of that sum: (n,) float64, of mean 0.
+    """
+    probs = probs.astype(np.float64)
+    marginal = probs.mean(axis=0)
+    divergence = _xlogx(probs).sum(axis=1) - probs @ np.log(np.where(marginal > 0, marginal, 1.0))
+    mean = divergence.mean()
+    return np.exp(mean) * (divergence - mean)
+
+
 def _split_score(probs: np.ndarray) -> float:
     # mean KL(p || mean p) = mean sum p log p - sum (mean p) log (mean p); 0 log 0 = 0, where ADM's float32 gives NaN
     marginal = probs.mean(axis=0)

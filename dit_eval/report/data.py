@@ -21,6 +21,13 @@ from dit_eval.paper import load_statements, load_table
 from dit_eval.report.counts import Count
 from dit_eval.results import PROTOCOL, EvalResult, read_lines
 
+METRICS = {
+    "fid": ("FID", "min"),
+    "sfid": ("sFID", "min"),
+    "inception_score": ("Inception Score", "max"),
+    "precision": ("Precision", "max"),
+    "recall": ("Recall", "max"),
+}
 COLUMNS = (
     "source",  # "paper" or "measured"
     "origin",  # where the number stands: a table of the paper, or a line of the user's file
@@ -49,14 +56,10 @@ COLUMNS = (
     "protocol",
     "seed",
     "note",
+    # Standard error and 95 % interval of each metric, and FID of infinitely many images, where a result has them.
+    *(f"{metric}_{part}" for metric in METRICS for part in ("error", "low", "high")),
+    "fid_infinity",
 )
-METRICS = {
-    "fid": ("FID", "min"),
-    "sfid": ("sFID", "min"),
-    "inception_score": ("Inception Score", "max"),
-    "precision": ("Precision", "max"),
-    "recall": ("Recall", "max"),
-}
 SIZES = ("S", "B", "L", "XL")
 PATCHES = (16, 8, 4, 2, 1)
 THOUSANDS_FROM = 10_000  # training steps, from which they are written in thousands
@@ -145,6 +148,7 @@ def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: Counter
             "num_samples": result.num_samples,
             "protocol": result.protocol,
             **{name: getattr(result, name) for name in METRICS},
+            **_estimates(result),
         }
         if run is not None:
             counted = count(run.network)
@@ -334,6 +338,17 @@ def _published(model: str, image_size: int, block: str, steps_k: float, origin: 
         "num_samples": 50_000,
         "protocol": PROTOCOL,
     }
+
+
+def _estimates(result: EvalResult) -> dict[str, float]:
+    known: dict[str, float] = {}
+    for metric in METRICS:
+        estimate = getattr(result.uncertainty, metric, None)
+        if estimate is not None:
+            known |= {f"{metric}_error": estimate.standard_error}
+            known |= {f"{metric}_low": estimate.low, f"{metric}_high": estimate.high}
+    infinity = result.uncertainty.fid_infinity if result.uncertainty else None
+    return known | ({"fid_infinity": infinity.value} if infinity else {})
 
 
 def _parts_of_name(model: str, protocol: str, image_size: float | None) -> dict[str, Any]:

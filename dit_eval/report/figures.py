@@ -87,7 +87,7 @@ def new_figure(width: float, height: float, *, columns: int = 1, rows: int = 1) 
 def metric_response_figure(
     curves: Mapping[str, Sequence[EvalResult]], *, levels: Sequence[str], title: str, source: str
 ) -> Figure:
-    """One panel per metric: how it answers to growing damage of the samples.
+    """One panel per metric: how it answers to growing damage of the samples; bars are 95 % intervals, if known.
 
     Parameters
     ----------
@@ -100,6 +100,10 @@ def metric_response_figure(
         for (name, results), (colour, marker) in zip(curves.items(), _STYLES, strict=False):
             values = [getattr(result, metric) for result in results]
             axis.plot(range(len(values)), values, color=colour, marker=marker, markersize=5, label=name)
+            for place, result in enumerate(results):
+                estimate = getattr(result.uncertainty, metric, None)
+                if estimate is not None:
+                    axis.plot([place, place], [estimate.low, estimate.high], color=colour, linewidth=1.0)
         axis.set_title(label, fontsize=11)
         axis.set_xticks(range(len(levels)), levels, fontsize=8)
         axis.set_xlabel("damage", fontsize=9)

@@ -94,12 +94,13 @@ def fid_by_model(setting: Setting) -> Figure | None:
         area = max(bubble * row.gflops, 14.0)
         if measured:
             axis.scatter(x, row.fid, s=area, color=colour, edgecolor=INK, linewidth=0.8, zorder=3)
+            _interval(axis, x, row._asdict(), "fid")
         else:
             axis.scatter(x, row.fid, s=area, color=colour, alpha=0.25, linewidth=0, zorder=2)
             axis.scatter(x, row.fid, s=area, facecolor="none", edgecolor=colour, linewidth=1.2, zorder=3)
     axis.set_xticks(range(len(sizes)), [f"{_prefix(points)}{size}" for size in sizes])
     axis.set_xlim(-0.5, len(sizes) - 0.45)
-    _pad_y(axis, points["fid"], 0.12)
+    _pad_y(axis, _extent(points, "fid"), 0.12)
     axis.set_ylabel(f"{fid_label(setting.num_samples)} ↓")
     axis.set_xlabel(f"Model, after {steps_text(points['training_steps'].iloc[0])} training steps")
     handles = [_handle(PATCH_COLOURS[p], "o", f"patch size {p}") for p in PATCHES if p in set(points["patch"])]
@@ -152,6 +153,7 @@ def against_unets(setting: Setting) -> Figure | None:
         colour, _ = _style(row)
         if row.fid <= 1.3 * max(ys):
             axis.scatter(row.gflops, row.fid, s=34, color=colour, edgecolor=INK, linewidth=0.8, zorder=4)
+            _interval(axis, row.gflops, row._asdict(), "fid")
     axis.set_ylim(0, 18)
     axis.set_xlim(30, 2600)
     axis.set_xlabel("Gflops of the denoising network (log scale)")
@@ -197,6 +199,7 @@ def block_designs(setting: Setting) -> Figure | None:
         y = len(order) - 1 - order.index(row.block) - (0.28 if is_measured and both else 0.0)
         left.plot([0, row.fid], [y, y], color=colour, linewidth=1.6, alpha=0.5, zorder=1)
         _marker(left, row.fid, y, colour, marker, measured=is_measured, size=7)
+        _interval(left, y, row._asdict(), "fid", across=True)
         size = "" if is_measured and both else f"   {_gflops_text(row.gflops)}, {_params_text(row.params_m)}"
         text = f"{row.fid:.2f}{size}"
         left.annotate(text, (row.fid, y), (7, 0), textcoords="offset points", va="center", fontsize=7)
@@ -259,7 +262,7 @@ def training_curves(setting: Setting) -> Figure | None:
             axis.set_title(title, fontsize=8)
             axis.set_xlim(0, 1.62 * farthest)
             axis.set_xticks(np.linspace(0, farthest, 3), [f"{x:g}" for x in np.linspace(0, farthest, 3)])
-            _pad_y(axis, points["fid"], 0.08, bottom=0)
+            _pad_y(axis, _extent(points, "fid"), 0.08, bottom=0)
             _stack_labels(axis, xs, ys, names)
             axis.set_xlabel(_step_label(points))
             if number == 0:
@@ -290,6 +293,7 @@ def fid_against_gflops(setting: Setting) -> Figure | None:
         lines.append(f"r = {r:.2f} ({source}, {own['model'].nunique()} models)")
     for row in points.itertuples():
         _marker(axis, row.gflops, row.fid, *_style(row), measured=row.source == "measured", size=6)
+        _interval(axis, row.gflops, row._asdict(), "fid")
     axis.text(
         0.97, 0.97, "\n".join(lines), transform=axis.transAxes, ha="right", va="top", fontsize=8, path_effects=[_HALO]
     )
@@ -329,7 +333,7 @@ def training_compute(setting: Setting) -> Figure | None:
     axis.set_ylabel(f"{fid_label(setting.num_samples)} ↓")
     axis.set_xlim(points["training_gflops"].min() / 3, points["training_gflops"].max() * 4)
     _thin_ticks(axis)
-    _pad_y(axis, points["fid"], 0.1, bottom=0)
+    _pad_y(axis, _extent(points, "fid"), 0.1, bottom=0)
     _caption(figure, points, published="Table 4", extra=_end_points(points))
     if crowded:
         _size_legend(figure, points)
@@ -376,7 +380,7 @@ def sampling_compute(setting: Setting) -> Figure | None:
     axis.set_xlim(low / margin, high * (margin if measured.empty else 6.0))
     if not measured.empty:
         _thin_ticks(axis)
-    _pad_y(axis, points["fid"], 0.35 if len(points) < 5 else 0.1)
+    _pad_y(axis, _extent(points, "fid"), 0.35 if len(points) < 5 else 0.1)
     note = "the paper prints two points of its curves" if measured.empty else "dotted: measured Pareto front"
     length = measured["training_steps"].max()
     note += f"; {steps_text(length)} training steps" if not setting.is_papers and not math.isnan(length) else ""
@@ -428,6 +432,7 @@ def all_metrics(setting: Setting) -> Figure | None:
                 for point in shown.itertuples():
                     is_measured = point.source == "measured"
                     _marker(axis, point.gflops, getattr(point, metric), *_style(point), measured=is_measured, size=4)
+                    _interval(axis, point.gflops, point._asdict(), metric)
             if row == 0:
                 name = fid_label(setting.num_samples) if metric == "fid" else title
                 axis.set_title(f"{name} {'↓' if best == 'min' else '↑'}", fontsize=8)
@@ -435,7 +440,7 @@ def all_metrics(setting: Setting) -> Figure | None:
             if len(known):
                 axis.set_xlim(known.min() / 3, known.max() * 3)
             if len(shown):
-                _pad_y(axis, shown[metric], 0.3 if len(shown) < 3 else 0.12)
+                _pad_y(axis, _extent(shown, metric), 0.3 if len(shown) < 3 else 0.12)
             else:
                 nothing = "no number\nprinted" if setting.is_papers else "not\nmeasured"
                 axis.text(0.5, 0.5, nothing, transform=axis.transAxes, ha="center", va="center",
@@ -692,6 +697,20 @@ def _marker(axis: Axes, x: float, y: float, colour: str, marker: str, *, measure
     )
 
 
+def _interval(axis: Axes, place: float, row: Mapping[Any, Any], metric: str, *, across: bool = False) -> None:
+    """The 95 % interval of a point that has one, as a bar through its marker; `across` if the metric is along x."""
+    low, high = row.get(f"{metric}_low", math.nan), row.get(f"{metric}_high", math.nan)
+    if not (math.isnan(low) or math.isnan(high)):
+        ends, places = [low, high], [place, place]
+        axis.plot(*((ends, places) if across else (places, ends)), color=INK, linewidth=0.9, zorder=5)
+
+
+def _extent(points: pd.DataFrame, metric: str) -> pd.Series:
+    """All values that an axis of the metric has to show: the points and the ends of their intervals."""
+    ends = [points[name] for name in (metric, f"{metric}_low", f"{metric}_high")]
+    return pd.concat([values.dropna() for values in ends], ignore_index=True)
+
+
 def _series(
     axis: Axes,
     points: pd.DataFrame,
@@ -713,6 +732,7 @@ def _series(
         is_measured = row["source"] == "measured"
         if is_measured or published:
             _marker(axis, row[x] * scale, row[y], colour, marker, measured=is_measured, size=size)
+            _interval(axis, row[x] * scale, row, y)
 
 
 def _compute_panel(axis: Axes, points: pd.DataFrame, x: str, y: str, *, size: float = 5.5) -> None:
@@ -778,6 +798,8 @@ def _caption(figure: Figure, points: pd.DataFrame, *, published: str, extra: str
         parts.append(f"open: paper ({published})")
     if "measured" in sources:
         parts.append("filled: measured")
+    if points[[f"{metric}_low" for metric in METRICS]].notna().any(axis=None):
+        parts.append("bars: 95 % intervals")
     _footer(figure, "; ".join([*parts, *([extra] if extra else [])]))
 
 

@@ -142,6 +142,7 @@ def measured_table(points: pd.DataFrame) -> Table:
         Column(key="seed", title="Seed"),
         Column(key="num_samples", title="N"),
         *_metric_columns(best=False),
+        Column(key="fid_infinity", title="FID at infinite N ↓"),
         Column(key="gflops", title="Gflops"),
         Column(key="params_m", title="Params (M)"),
         Column(key="protocol", title="Protocol", text=True),
@@ -154,6 +155,7 @@ def measured_table(points: pd.DataFrame) -> Table:
             "sampling": sampling,
             "cfg_scale": _number(row["cfg_scale"], 2),
             "decoder": row["decoder"] or DASH,
+            "fid_infinity": _number(row["fid_infinity"], 3),
             "gflops": _small_number(row["gflops"], 3),
             "params_m": _small_number(row["params_m"], 2),
             "protocol": row["protocol"] or DASH,
@@ -161,6 +163,8 @@ def measured_table(points: pd.DataFrame) -> Table:
         cells |= {k: _number(row[k], 0) for k in ("image_size", "training_steps", "seed", "num_samples")}
         rows.append(Row(cells=cells, source=row["origin"], measured=True))
     about = "Numbers of different N, protocol or reference do not compare. Gflops and parameters are counted."
+    if any(" ± " in row.cells[key] for row in rows for key in METRICS):
+        about += " Behind ±: the standard error over draws of N images."
     columns = tuple(c for c in columns if c.key == "model" or any(row.cells[c.key] != DASH for row in rows))
     return Table(name="measured", title="Measured results", columns=columns, rows=tuple(rows), about=about)
 
@@ -395,9 +399,16 @@ def to_csv(table: Table) -> str:
     """The same columns, then the source of each row and whether it was measured; an empty field for a dash."""
     target = io.StringIO()
     writer = csv.writer(target, lineterminator="\n")
-    writer.writerow([*(c.title for c in table.columns), "Source", "Measured"])
+    # A number and its standard error are two columns.
+    errors = [c.key for c in table.columns if not c.text and any(" ± " in row.cells[c.key] for row in table.rows)]
+    titles = ([c.title, f"{c.title} standard error"] if c.key in errors else [c.title] for c in table.columns)
+    writer.writerow([*(title for pair in titles for title in pair), "Source", "Measured"])
     for row in table.rows:
-        cells = ["" if row.cells[c.key] == DASH else row.cells[c.key] for c in table.columns]
+        cells = []
+        for column in table.columns:
+            number, _, error = row.cells[column.key].partition(" ± ") if column.key in errors else (
+                row.cells[column.key], "", "")  # fmt: skip
+            cells += ["" if number == DASH else number, *([error] if column.key in errors else [])]
         writer.writerow([*cells, row.source, "yes" if row.measured else "no"])
     return target.getvalue()
 
@@ -448,7 +459,14 @@ def _metric_columns(*, best: bool = True) -> tuple[Column, ...]:
 
 
 def _metric_cells(row: dict[str, Any], *, digits: int = 0) -> dict[str, str]:
-    return {key: _number(row[key], max(_DECIMALS[key], digits)) for key in METRICS}
+    """Each metric, with its standard error behind ± where the point has one."""
+    cells = {}
+    for key in METRICS:
+        decimals = max(_DECIMALS[key], digits)
+        cells[key] = _number(row[key], decimals)
+        if not _missing(row.get(f"{key}_error")):
+            cells[key] += f" ± {_small_number(row[f'{key}_error'], decimals)}"
+    return cells
 
 
 def _table1() -> Table:
@@ -737,7 +755,7 @@ def _best_cells(rows: tuple[Row, ...], columns: tuple[Column, ...]) -> Iterable[
         values: dict[str, list[tuple[float, int]]] = {}
         for index, row in enumerate(rows):
             if row.cells[column.key] != DASH:
-                values.setdefault(row.group, []).append((float(row.cells[column.key]), index))
+                values.setdefault(row.group, []).append((float(row.cells[column.key].split(" ± ")[0]), index))
         for group in values.values():
             best = (min if column.best == "min" else max)(value for value, _ in group)
             yield from ((index, column.key) for value, index in group if value == best and len(group) > 1)
@@ -786,6 +804,7 @@ _TEX = {
     "↓": r"$\downarrow$",
     "↑": r"$\uparrow$",
     "×": r"$\times$",
+    "±": r"$\pm$",
 }
 
 

@@ -1,0 +1,416 @@
+"""How sure a metric is: standard errors and 95 % intervals from the features of one pass, and FID without its bias.
+
+What varies is the generated images: they are taken for N independent draws from one generator. The reference is held
+fixed, as published comparisons hold it fixed, and so are network and weights. An interval is about the expected value
+of the metric *at this N*, E[FID-N], which other files of N images of the same generator would have on average. FID-N is
+larger than FID of infinitely many images; that difference is not in the interval, but extrapolated beside it.
+
+Samples with balanced labels vary less than independent draws; their intervals are wider than they need be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from scipy import linalg
+
+from dit_eval.metrics.inception_score import SPLIT_SIZE, split_influence
+from dit_eval.results import Estimate, Uncertainty
+from dit_eval.stats import FeatureSummary, GaussianStats, RunningStats
+
+_T = TypeVar("_T")
+
+LEAST_IMAGES = 50  # for fewer, the normal approximation has no meaning
+_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
+_ROWS = 1_000  # of a block of features
+_DISTANCES = 2**25  # of a block, 128 MiB
+_BISECTIONS = 200  # of which the standard error of recall has about 5 % of noise itself
+_SHARED = 0.6  # what is left of the shared part of recall's variance when N doubles
+# At least three of so many nearest neighbours are in the same random half, but for one row in ten million.
+_NEIGHBOURS = 32
+# Balls around a reference image that are looked at. If all of them hold it, one is in either half for sure.
+_BALLS = 64
+# Singular values below this share of the largest are rounding: square roots of eigenvalues that are right to 1e-16.
+_RESOLUTION = 1e-8
+
+
+class NoEstimate(ValueError):
+    """These images do not tell how sure the metric is; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrechetEstimates:
+    """A Fréchet distance for the number of images at hand, for infinitely many, and for 50,000.
+
+    The latter two are None where a quarter of the images does not span all dimensions.
+    """
+
+    here: Estimate
+    infinity: Estimate | None
+    at_50k: Estimate | None
+
+
+def estimate_uncertainty(
+    *,
+    gen: FeatureSummary,
+    ref: FeatureSummary,
+    metrics: Mapping[str, float | None],
+    k: int = 3,
+    device: str | torch.device = "cpu",
+) -> Uncertainty:
+    """Standard errors, intervals and extrapolations of all metrics that have a value.
+
+    Parameters
+    ----------
+    gen, ref : with all features that the metrics need; gen with spatial features for sFID
+    metrics : "fid", "sfid", "inception_score", "precision", "recall" -> value or None
+    k : which neighbour gave the radius of precision and recall
+    device : where distances are computed
+    """
+    estimates: dict[str, Any] = {}
+    missing: dict[str, str] = {}
+
+    def attempt(name: str, estimate: Callable[[float], Estimate | FrechetEstimates]) -> None:
+        value = metrics.get(name)
+        if value is None:
+            return
+        try:
+            found = estimate(value)
+        except NoEstimate as reason:
+            missing[name] = str(reason)
+            return
+        if isinstance(found, Estimate):
+            estimates[name] = found
+            return
+        estimates[name] = found.here
+        for other, extrapolated in ((f"{name}_infinity", found.infinity), (f"{name}_50k", found.at_50k)):
+            if extrapolated is None:
+                missing[other] = "a quarter of the images is no more than there are dimensions"
+            else:
+                estimates[other] = extrapolated
+
+    attempt("fid", lambda value: frechet_estimates(value, gen=_known(gen.pool_features), ref=_known(ref.pool)))
+    attempt("sfid", lambda value: frechet_estimates(value, gen=_known(gen.spatial_features), ref=_known(ref.spatial)))
+    attempt("inception_score", lambda value: inception_score_estimate(value, class_probs=_known(gen.class_probs)))
+    attempt("precision", lambda value: precision_estimate(value, num=len(_known(gen.pool_features))))
+    attempt(
+        "recall",
+        lambda value: recall_estimate(
+            value, gen=_known(gen.pool_features), ref=_known(ref.pool_features), k=k, device=device
+        ),
+    )
+    return Uncertainty(**estimates, missing=missing)
+
+
+def frechet_influence(features: np.ndarray, *, gen: GaussianStats, ref: GaussianStats) -> np.ndarray:
+    """How much each image moves the Fréchet distance of its set: the derivative in its weight, times N.
+
+    With y = x - mu_g it is 2 (mu_g - mu_r).y + y^T (I - M) y N / (N - 1), less the mean over all images. M is the
+    derivative of 2 tr((S_g S_r)^(1/2)) in S_g: B (B^T S_g B)^(-1/2) B^T where B B^T = S_r.
+
+    Parameters
+    ----------
+    features : (N, D), of which `gen` are the statistics
+    gen, ref : with `gen.num` known
+
+    Returns
+    -------
+    float64 (N,), of mean 0, in squared feature units. Their standard deviation over sqrt(N) is, to first order in
+    1/N, the standard error of the distance.
+
+    References
+    ----------
+    Jaeckel 1972, "The infinitesimal jackknife".
+    """
+    return _FixedReference(ref).distance_and_influence(features, gen, np.arange(len(features)))[1]
+
+
+def frechet_estimates(value: float, *, gen: np.ndarray, ref: GaussianStats) -> FrechetEstimates:
+    """Standard error and interval of a Fréchet distance, and the distance for other numbers of images.
+
+    The distance is a smooth function of mean and covariance, so that one decomposition gives the influence of every
+    image, and J = var(influence) / N estimates its variance (the infinitesimal jackknife). It is right to first order
+    in 1/N. The quadratic part of the distance, which shows where N is not many times D or where the two sets hardly
+    differ, is counted twice (Efron and Stein 1981): J = V1 + 2 V2 in place of V1 + V2. Where it prevails, the standard
+    error is up to 1.6 times too large. That is kept, because a variance with V2 taken off comes out smallest just when
+    the distance is too small as well, so that intervals of skewed features held in 87 to 96 % of draws. A distance is
+    positive and skewed, so that its interval is even on the logarithm.
+
+    The distance of N images is on average a/N + b/N^2 + ... too large. Its means over the two halves and over the four
+    quarters of the images give a and b, and so the distance for any number of images (Richardson's extrapolation).
+    Chong and Forsyth fit a alone, to 15 random subsets; this takes 7 decompositions and leaves b out as well. The
+    extrapolated numbers have variance V1 + c V2, with the c that holds for quadratic functions; the two parts follow
+    from J and the same of the halves, which is 2 V1 + 8 V2.
+
+    Parameters
+    ----------
+    value : the distance as reported
+    gen : (N, D) features of the generated images
+    ref : statistics of the reference, held fixed
+
+    Returns
+    -------
+    FrechetEstimates, in squared feature units.
+
+    Raises
+    ------
+    NoEstimate
+        If half of the images does not span all dimensions (N / 2 > D is needed; N / 4 > D for extrapolations): the
+        expansion in 1/N, on which all of this rests, does not hold there.
+
+    References
+    ----------
+    Chong and Forsyth 2020, "Effectively Unbiased FID and Inception Score and where to find them"; Efron and Stein
+    1981, "The jackknife estimate of variance".
+    """
+    num, dim = gen.shape
+    if num < LEAST_IMAGES or num // 2 <= dim:
+        least = max(2 * (dim + 1), LEAST_IMAGES)
+        raise NoEstimate(f"{num:,} images; a Fréchet distance of {dim:,} dimensions needs at least {least:,} of them")
+    if value <= 0:
+        raise NoEstimate("the distance is 0: the two sets are the same")
+    reference = _FixedReference(ref)
+    # RandomState, not Generator: its stream is frozen, and a published figure must not change with NumPy.
+    quarters = [np.sort(rows) for rows in np.array_split(np.random.RandomState(0).permutation(num), 4)]
+    moments = [_moments(gen, rows) for rows in quarters]
+    halves = [(np.concatenate(quarters[:2]), moments[:2]), (np.concatenate(quarters[2:]), moments[2:])]
+    distances, variances = [], []
+    for rows, parts in [*halves, (np.arange(num), moments)]:
+        distance, influence = reference.distance_and_influence(gen, _merged(parts, dim), rows)
+        distances.append(distance)
+        variances.append(influence.var(ddof=1) / len(rows))
+    here = _logarithmic(value, variances[2])
+    if num // 4 <= dim:
+        return FrechetEstimates(here=here, infinity=None, at_50k=None)
+    # V2 = (J_h / 2 - J) / 2, and neither part is negative.
+    quadratic = min(max(((variances[0] + variances[1]) / 4 - variances[2]) / 2, 0.0), variances[2] / 2)
+    linear = variances[2] - 2 * quadratic
+    of_quarters = [reference.distance(part.finalize()) for part in moments]
+    levels = np.array([distances[2], (distances[0] + distances[1]) / 2, np.mean(of_quarters)])
+
+    def at(images: float) -> Estimate:
+        # The curve c0 + c1 / N + c2 / N^2 through the three levels, evaluated at 1 / images.
+        per_image = np.array([1.0, 2.0, 4.0]) / num
+        weights = np.linalg.solve(np.vander(per_image, 3, increasing=True).T, (1 / images) ** np.arange(3))
+        whole, half, quarter = weights
+        # The quadratic part is |sum of four quarters' noise|^2 at the first level: three kinds of products.
+        same, within, across = whole / 16 + half / 8 + quarter / 4, whole / 8 + half / 4, whole / 8
+        factor = 64 * same**2 + 16 * within**2 + 32 * across**2
+        extrapolated, error = float(weights @ levels), math.sqrt(linear + factor * quadratic)
+        low, high = extrapolated - _Z * error, extrapolated + _Z * error  # may be below 0, so on no logarithm
+        return Estimate(value=extrapolated, standard_error=error, low=max(low, 0.0), high=max(high, 0.0))
+
+    return FrechetEstimates(here=here, infinity=at(math.inf), at_50k=at(50_000))
+
+
+def inception_score_estimate(value: float, *, class_probs: np.ndarray, split_size: int = SPLIT_SIZE) -> Estimate:
+    """Standard error and interval of the Inception Score by ADM's rule.
+
+    The logarithm of a split's score is a mean over images less a function of the mean probabilities, so each image has
+    an influence in closed form, as in `frechet_estimates`. Splits are contiguous, and their images are taken for draws
+    from what that part of the file shows: a class-ordered file does not get the width of a mixed one.
+
+    Parameters
+    ----------
+    value : the score as reported
+    class_probs : (N, K), in file order
+
+    Raises
+    ------
+    NoEstimate
+        If there are fewer than `LEAST_IMAGES` images.
+    """
+    num = len(class_probs)
+    if num < LEAST_IMAGES:
+        raise NoEstimate(f"{num} images; needed at least {LEAST_IMAGES}")
+    splits = [class_probs[i : i + split_size] for i in range(0, num, split_size)]
+    # The score of one image is 1, whatever it is.
+    variances = [split_influence(split).var(ddof=1) / len(split) for split in splits if len(split) > 1]
+    return _logarithmic(value, float(sum(variances)) / len(splits) ** 2)
+
+
+def precision_estimate(value: float, *, num: int) -> Estimate:
+    """Standard error and interval of precision: a share of N images, each inside the fixed manifold or not.
+
+    Binomial; the interval is Wilson's, which holds near 0 and 1 too.
+
+    Parameters
+    ----------
+    value : the share
+    num : N
+
+    Raises
+    ------
+    NoEstimate
+        If there are fewer than `LEAST_IMAGES` images.
+    """
+    if num < LEAST_IMAGES:
+        raise NoEstimate(f"{num} images; needed at least {LEAST_IMAGES}")
+    return _wilson(value, math.sqrt(value * (1 - value) / num), num)
+
+
+def recall_estimate(
+    value: float, *, gen: np.ndarray, ref: np.ndarray, k: int = 3, device: str | torch.device = "cpu"
+) -> Estimate:
+    """Standard error and interval of recall: a share of fixed reference images, in a manifold that varies.
+
+    Another draw of generated images has other balls, of other radii. Two random halves of the images are two
+    independent draws of N/2, so that over many bisections the mean of (R_1 - R_2)^2 / 2 is the variance of recall at
+    N/2. It has two parts. A reference image is inside or not by chance of its nearest generated images alone, which
+    leaves A/M for M reference images however many are generated (a manifold of more, smaller balls is no surer at one
+    place); A is the mean over reference images of the variance of their own indicator, over the same halves. The rest
+    comes from generated images that decide about several reference images at once. It would fall as 1/N, by half, but
+    for those at the edge of the generated set, which stay few and have large balls; from quarters to halves it was seen
+    to fall to between 0.52 and 0.64, so 0.6 is taken. A delete-one jackknife gives more than twice the variance: inside
+    or not is far from linear in the images.
+
+    Neighbours are found once; radii in every half, and the balls of a half around a reference image, are picked from
+    lists. Distances are float32, not float16 as those of the reported value may be.
+
+    Parameters
+    ----------
+    value : recall as reported
+    gen, ref : (N, D) and (M, D) features
+    k : which neighbour gives the radius
+    device : where the distances are computed
+
+    Raises
+    ------
+    NoEstimate
+        If there are fewer than `LEAST_IMAGES` images on a side, or no reference image is inside in one half and
+        outside in the other.
+    """
+    if min(len(gen), len(ref)) < LEAST_IMAGES:
+        raise NoEstimate(f"{len(gen)} generated and {len(ref)} reference images; needed at least {LEAST_IMAGES}")
+    center = ref.mean(axis=0, dtype=np.float64).astype(np.float32)  # small norms keep float32 distances exact
+    gen_rows, ref_rows = (torch.from_numpy(rows - center).to(device) for rows in (gen, ref))
+    near, near_at = _nearest(gen_rows, gen_rows, torch.ones(len(gen), device=device), _NEIGHBOURS, own=True)
+    radii = near[:, k - 1].clip(min=np.finfo(np.float32).tiny)
+    held, held_at = _nearest(ref_rows, gen_rows, torch.from_numpy(radii).to(device), _BALLS)
+    random = np.random.RandomState(0)
+    total = own = 0.0
+    for _ in range(_BISECTIONS):
+        side = np.zeros(len(gen), bool)
+        side[random.permutation(len(gen))[: len(gen) // 2]] = True
+        # The k-th of a row's neighbours that is in the row's half; the farthest known if there are too few.
+        count = np.cumsum(side[near_at] == side[:, None], axis=1)
+        place = np.where(count[:, -1] >= k, (count >= k).argmax(axis=1), near.shape[1] - 1)
+        growth = np.take_along_axis(near, place[:, None], axis=1)[:, 0] / radii
+        inside, first = held <= growth[held_at], side[held_at]
+        difference = (inside & first).any(axis=1).astype(float) - (inside & ~first).any(axis=1)
+        total += float(difference.mean()) ** 2 / 2 / _BISECTIONS
+        own += float((difference**2).mean()) / 2 / len(ref) / _BISECTIONS
+    variance = own + _SHARED * max(total - own, 0.0)
+    if variance == 0 or not 0 < value < 1:
+        raise NoEstimate(f"recall is {value:g}: how far it varies does not show in these images")
+    return _wilson(value, math.sqrt(variance), value * (1 - value) / variance)
+
+
+class _FixedReference:
+    """Fréchet distances from one reference, which is decomposed once."""
+
+    def __init__(self, ref: GaussianStats) -> None:
+        rank = ref.dim if ref.num is None else min(ref.dim, ref.num - 1)
+        values, vectors = linalg.eigh(ref.sigma, subset_by_index=(ref.dim - rank, ref.dim - 1))
+        self.mu, self.trace = ref.mu, float(np.trace(ref.sigma))
+        self.factor = vectors * np.sqrt(values.clip(min=0.0))  # (D, rank), B of `frechet_influence`
+
+    def distance(self, gen: GaussianStats) -> float:
+        return self._distance(gen, np.sqrt(linalg.eigvalsh(self._product(gen)).clip(min=0.0)))
+
+    def distance_and_influence(
+        self, features: np.ndarray, gen: GaussianStats, rows: np.ndarray
+    ) -> tuple[float, np.ndarray]:
+        """Of some rows of all features, of which `gen` are the statistics."""
+        values, vectors = linalg.eigh(self._product(gen))
+        roots = np.sqrt(values.clip(min=0.0))
+        # A set of n images spans n - 1 directions; roots beyond that, or below what float64 resolves, are noise.
+        rank = len(roots) if gen.num is None else min(len(roots), gen.num - 1)
+        kept = (np.arange(len(roots)) >= len(roots) - rank) & (roots > _RESOLUTION * roots[-1])
+        whitened = (self.factor @ vectors[:, kept]) / np.sqrt(roots[kept])  # (D, rank), its square is M
+        shift = 2 * (gen.mu - self.mu)
+        scale = len(rows) / (len(rows) - 1)
+        influence = np.empty(len(rows))
+        for start in range(0, len(rows), _ROWS):
+            y = features[rows[start : start + _ROWS]].astype(np.float64) - gen.mu
+            quadratic = np.einsum("nd,nd->n", y, y) - np.square(y @ whitened).sum(axis=1)
+            influence[start : start + _ROWS] = y @ shift + scale * quadratic
+        return self._distance(gen, roots), influence - influence.mean()
+
+    def _product(self, gen: GaussianStats) -> np.ndarray:
+        product = self.factor.T @ gen.sigma @ self.factor
+        return (product + product.T) / 2
+
+    def _distance(self, gen: GaussianStats, roots: np.ndarray) -> float:
+        traces = float(np.trace(gen.sigma)) + self.trace
+        return float(np.sum((gen.mu - self.mu) ** 2) + traces - 2 * roots.sum())
+
+
+def _moments(features: np.ndarray, rows: np.ndarray) -> RunningStats:
+    running = RunningStats(features.shape[1])
+    for start in range(0, len(rows), _ROWS):
+        running.update(features[rows[start : start + _ROWS]])
+    return running
+
+
+def _merged(parts: list[RunningStats], dim: int) -> GaussianStats:
+    total = RunningStats(dim)
+    for part in parts:
+        total.merge(part)
+    return total.finalize()
+
+
+def _nearest(
+    rows: torch.Tensor, centers: torch.Tensor, radii: torch.Tensor, count: int, *, own: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest squared distances of each row to the centers, in units of the centers' squared radii, ascending.
+
+    Parameters
+    ----------
+    rows, centers : float32 (R, D), (C, D)
+    radii : squared radii (C,)
+    count : how many of each row; all, if there are fewer
+    own : rows are the centers, and a row's distance to itself does not count
+
+    Returns
+    -------
+    float32 (R, count), and which centers they belong to, int64 (R, count).
+    """
+    count = min(count, len(centers) - own)
+    distances, places = np.empty((len(rows), count), np.float32), np.empty((len(rows), count), np.int64)
+    norms = centers.square().sum(1)
+    step = max(1, _DISTANCES // len(centers))
+    for start in range(0, len(rows), step):
+        chunk = rows[start : start + step]
+        squared = torch.addmm(norms, chunk, centers.T, alpha=-2).add_(chunk.square().sum(1)[:, None]).clamp_(min=0)
+        squared /= radii
+        if own:
+            squared[torch.arange(len(chunk)), start + torch.arange(len(chunk))] = torch.inf
+        found = squared.topk(count, dim=1, largest=False)
+        distances[start : start + step], places[start : start + step] = found.values.cpu(), found.indices.cpu()
+    return distances, places
+
+
+def _logarithmic(value: float, variance: float) -> Estimate:
+    """The interval of a positive number, even around its logarithm."""
+    error = math.sqrt(variance)
+    reach = math.exp(_Z * error / value)
+    return Estimate(value=value, standard_error=error, low=value / reach, high=value * reach)
+
+
+def _wilson(share: float, error: float, num: float) -> Estimate:
+    """Wilson's interval of a share that varies as that of `num` independent images."""
+    middle = (share + _Z**2 / (2 * num)) / (1 + _Z**2 / num)
+    half = _Z / (1 + _Z**2 / num) * math.sqrt(share * (1 - share) / num + _Z**2 / (4 * num**2))
+    return Estimate(value=share, standard_error=error, low=max(0.0, middle - half), high=min(1.0, middle + half))
+
+
+def _known(value: _T | None) -> _T:
+    if value is None:
+        raise RuntimeError("A part of the features is missing that a metric was computed from.")
+    return value
