@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 
 from dit_eval.dist import World
-from dit_eval.npz import ImageBatch, write_batch
+from dit_eval.images import ImageSet
+from dit_eval.npz import write_batch
 from dit_eval.stats import FeatureSummary, GaussianStats, RunningStats
 
 # Part of every cache key: raise it whenever an extractor's output or the entry's layout changes.
@@ -54,12 +55,12 @@ class FeatureExtractor(Protocol):
 
 
 def extract_features(
-    images: ImageBatch,
+    images: ImageSet,
     extractor: FeatureExtractor,
     *,
     batch_size: int = 64,
     world: World | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int | None], None] | None = None,
 ) -> FeatureSummary:
     """Run the network over an image set once and keep what all metrics need.
 
@@ -70,14 +71,26 @@ def extract_features(
     ----------
     world : the processes that share the images; each takes whole batches in a row, and process 0 gets the summary, the
         others an empty one
-    on_progress : called after each batch with (images done, images in all)
+    on_progress : called after each batch with (images done, images in all, None while unknown)
+
+    Raises
+    ------
+    ValueError
+        If an iterable, which one process reads, is to be shared among several.
     """
     world, num = world or World(), images.num_images
-    # Whole batches, so that each is the same batch whatever the number of processes.
-    batches = -(-num // batch_size)
-    first, last = (min(batches * rank // world.size * batch_size, num) for rank in (world.rank, world.rank + 1))
+    if images.read_once and world.size > 1:
+        raise ValueError(
+            f"{images.path}: an iterable is read by one process, and there are {world.size}. Score it in one of them, "
+            "or write its images into a file that all can read."
+        )
+    first, last = 0, num
+    if num is not None:
+        # Whole batches, so that each is the same batch whatever the number of processes.
+        batches = -(-num // batch_size)
+        first, last = (min(batches * rank // world.size * batch_size, num) for rank in (world.rank, world.rank + 1))
     pool_stats, spatial_stats = RunningStats(extractor.pool_dim), RunningStats(extractor.spatial_dim)
-    pool_features = np.empty((last - first, extractor.pool_dim), np.float32)
+    pool_features = np.empty((0 if last is None else last - first, extractor.pool_dim), np.float32)
     class_probs: np.ndarray | None = None
     done = 0
     for batch in images.batches(batch_size, first=first, last=last):
@@ -85,15 +98,19 @@ def extract_features(
         pool_stats.update(features.pool)
         spatial_stats.update(features.spatial)
         if class_probs is None:
-            class_probs = np.empty((last - first, features.class_probs.shape[1]), np.float32)
+            class_probs = np.empty((len(pool_features), features.class_probs.shape[1]), np.float32)
+        if last is None:  # nobody knows how many will come
+            pool_features, class_probs = (_room(kept, done + len(batch)) for kept in (pool_features, class_probs))
         rows = slice(done, done + len(batch))
         pool_features[rows] = features.pool
         class_probs[rows] = features.class_probs
         done += len(batch)
         if on_progress:
-            on_progress(min(num, done * world.size), num)
+            on_progress(done if num is None else min(num, done * world.size), num)
     if class_probs is None:  # fewer batches than processes
         class_probs = np.empty((0, 0), np.float32)
+    num = done if num is None else num
+    pool_features, class_probs = pool_features[:done], class_probs[:done]
     pool, spatial = _merged(pool_stats, world), _merged(spatial_stats, world)
     columns = world.most(class_probs.shape[1])
     gathered = world.collect(pool_features), world.collect(class_probs.reshape(len(class_probs), columns))
@@ -108,6 +125,15 @@ def extract_features(
     )
 
 
+def _room(rows: np.ndarray, needed: int) -> np.ndarray:
+    """The rows in an array that has room for so many; it doubles, so that copies cost little in all."""
+    if needed <= len(rows):
+        return rows
+    larger = np.empty((max(needed, 2 * len(rows)), *rows.shape[1:]), rows.dtype)
+    larger[: len(rows)] = rows
+    return larger
+
+
 def _merged(stats: RunningStats, world: World) -> RunningStats | None:
     """What all processes have seen, in process 0."""
     states = world.collect(stats.state()[None])
@@ -120,28 +146,29 @@ def _merged(stats: RunningStats, world: World) -> RunningStats | None:
 
 
 def cached_features(
-    images: ImageBatch,
+    images: ImageSet,
     extractor: FeatureExtractor,
     *,
-    images_sha256: str,
+    images_sha256: str | None,
     cache: Path | None,
     batch_size: int = 64,
     world: World | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int | None], None] | None = None,
 ) -> tuple[FeatureSummary, bool]:
     """`extract_features`, or its earlier result from the folder `cache`.
 
     With several processes, process 0 reads and writes the entry and gets the summary, the others an empty one.
 
-    An entry is keyed by the content of the image file, the number of images used, the extractor, its weights,
-    backend, device kind and precision; the batch size does not matter. An unreadable entry is made again.
+    An entry is keyed by the content of the images, the number of images used, the extractor, its weights, backend,
+    device kind and precision; the batch size does not matter. An unreadable entry is made again. Images without
+    checksum, of an iterable, are not kept.
 
     Returns
     -------
     The summary, and whether it came from the cache.
     """
     world = world or World()
-    if cache is None:
+    if cache is None or images_sha256 is None or images.num_images is None:
         return extract_features(images, extractor, batch_size=batch_size, world=world, on_progress=on_progress), False
     parts = {
         "version": _CACHE_VERSION,
