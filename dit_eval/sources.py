@@ -118,7 +118,7 @@ class _Listing:
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or re.match(r"[A-Za-z]:", name):
             raise ValueError(
-                f"{self.path}: a member is called {shown(name)!r}, a path that leads out of the archive, or that other "
+                f"{self.path}: a member is called '{shown(name)}', a path that leads out of the archive, or that other "
                 "systems would read so. Such archives are refused; pack the images again."
             )
         if len(name) > _MAX_NAME:
@@ -237,7 +237,7 @@ def read_file(path: Path, where: str) -> bytes:
         if status.st_size > MAX_FILE:
             raise ValueError(f"{where}: {status.st_size:,} bytes; an image file may have {MAX_FILE:,}.")
         with open(path, "rb") as file:
-            return file.read(MAX_FILE)
+            return file.read(status.st_size)
     except OSError as error:
         raise ValueError(f"{where}: cannot be read ({_reason(error)}).") from None
 
@@ -301,6 +301,8 @@ def list_zip(path: Path) -> ZipSource:
             listing.found[name] = info
     end = 0
     for info in sorted(infos, key=lambda info: info.header_offset):
+        if info.header_offset < 0:
+            raise ValueError(f"{path}: {_damaged(EOFError('its beginning is missing'))}")
         if info.header_offset < end:
             raise ValueError(
                 f"{path}: {shown(info.filename)}: shares its bytes with another member, a zip bomb's trick."
