@@ -913,6 +913,10 @@ def test_splits_of_a_saved_dataset_are_passed_one_at_a_time(here):
         open_images(here / "x", role="gen")
 
 
+# The package pickles what it does to a dataset, for a name; with some versions of pyarrow that warns.
+of_datasets = pytest.mark.filterwarnings("ignore:Cannot ", "ignore::DeprecationWarning:multiprocess.*")
+
+
 @pytest.fixture
 def dataset(files):
     """The images as a dataset of three columns, and the package itself."""
@@ -928,6 +932,7 @@ def dataset(files):
     return datasets, datasets.Dataset.from_dict(columns, features=features)
 
 
+@of_datasets
 def test_a_dataset_gives_the_same_results_in_memory_and_saved(
     dataset, places, files, expected, tmp_path, capsys, digits_ref, digits_extractor
 ):
@@ -948,6 +953,7 @@ def test_a_dataset_gives_the_same_results_in_memory_and_saved(
     assert from_dataset(data.remove_columns("label")).labels is None
 
 
+@of_datasets
 def test_rows_that_name_files_are_read_in_memory_but_not_from_a_saved_dataset(dataset, places, tmp_path, capsys):
     datasets, _ = dataset
     paths = [str(places / "folder" / f"{k}.png") for k in range(COUNT)]
@@ -963,6 +969,7 @@ def test_rows_that_name_files_are_read_in_memory_but_not_from_a_saved_dataset(da
     capsys.readouterr()
 
 
+@of_datasets
 def test_datasets_that_are_not_clear_are_refused(dataset, tmp_path, capsys):
     datasets, data = dataset
     two = data.add_column("other", data.with_format(None).cast_column("image", datasets.Image(decode=False))["image"])
