@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 USER_ERROR = 2
 _METRICS = "fid,sfid,is,precision,recall,kid,density,coverage, with dinov2 fd-dinov2, with clip cmmd"
+_IMAGES = (
+    "an npz (arr_0, uint8 NHWC); a folder, .zip, .tar or .tar.gz of PNGs, in the order of their names (2.png before "
+    "10.png); or a saved Hugging Face dataset"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -78,14 +82,14 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser(
         "evaluate",
-        help="score a sample npz against a reference npz",
+        help="score samples against a reference",
         description="Score a sample batch against a reference batch, by the protocol of ADM's evaluator.",
     )
-    evaluate.add_argument("samples", type=Path, metavar="SAMPLES.npz", help="generated images: arr_0, uint8 NHWC")
+    evaluate.add_argument("samples", type=Path, metavar="SAMPLES", help=f"generated images: {_IMAGES}")
     evaluate.add_argument(
         "--ref",
         required=True,
-        help="reference npz, or a name: imagenet64, imagenet128, imagenet256, imagenet512, digits",
+        help="reference npz, images as SAMPLES, or a name: imagenet64, imagenet128, imagenet256, imagenet512, digits",
     )
     _add_extractor_options(evaluate)
     evaluate.add_argument(
@@ -93,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         type=lambda text: [m.strip().lower() for m in text.split(",") if m.strip()],
         help=f"some of {_METRICS} (default: ADM's first five; with dinov2 or clip, all that it gives)",
     )
-    evaluate.add_argument("--num-samples", type=int, metavar="N", help="use the first N samples of the file")
+    evaluate.add_argument("--num-samples", type=int, metavar="N", help="use the first N samples")
     evaluate.add_argument(
         "--distances",
         choices=("adm-float16", "float32"),
@@ -131,10 +135,10 @@ def _parser() -> argparse.ArgumentParser:
 
     stats = commands.add_parser(
         "stats",
-        help="make a reference npz from an npz of real images",
+        help="make a reference npz from real images",
         description="Make a reference batch: statistics over all images, and some images for precision and recall.",
     )
-    stats.add_argument("images", type=Path, metavar="IMAGES.npz", help="real images: arr_0, uint8 NHWC")
+    stats.add_argument("images", type=Path, metavar="IMAGES", help=f"real images, all of one size: {_IMAGES}")
     stats.add_argument("--out", type=Path, required=True, metavar="REFERENCE.npz")
     stats.add_argument(
         "--num-images",
@@ -477,13 +481,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _evaluation_setup(arguments: argparse.Namespace, world: World) -> dict[str, Any]:
     """Files, request and extractor: everything a user may have got wrong."""
-    from dit_eval.npz import open_batch
+    from dit_eval.images import open_images
 
     count = arguments.num_samples
     if arguments.dry_run and count is not None:  # what is not drawn yet can be predicted from what is
-        count = min(count, open_batch(arguments.samples, role="gen").num_stored)
-    gen = open_batch(arguments.samples, role="gen", num_images=count)
-    ref = open_batch(_reference_path(arguments.ref), role="ref")
+        count = min(count, open_images(arguments.samples, role="gen").num_images or count)
+    gen = open_images(arguments.samples, role="gen", num_images=count)
+    ref = open_images(_reference_path(arguments.ref), role="ref")
     from dit_eval.evaluate import check_request
 
     request: dict[str, Any] = {"metrics": arguments.metrics, "allow_size_mismatch": arguments.allow_size_mismatch}
@@ -1117,9 +1121,9 @@ def _some_images(batch: ImageBatch, first: int, count: int) -> np.ndarray:
 
 
 def _stats(arguments: argparse.Namespace) -> None:
-    from dit_eval.npz import open_batch
+    from dit_eval.images import open_images
 
-    images = open_batch(arguments.images, role="gen")
+    images = open_images(arguments.images, role="gen")
     from dit_eval.evaluate import write_reference
 
     with _ProgressBars("features") as bars:
@@ -1131,6 +1135,8 @@ def _stats(arguments: argparse.Namespace) -> None:
             batch_size=arguments.batch_size,
             on_progress=bars.update,
         )
+    for warning in images.warnings:
+        _say(f"warning: {warning}")
     sys.stdout.write(f"{arguments.out}: statistics of {images.num_images:,} images, {kept:,} images kept\n")
 
 
@@ -1277,9 +1283,9 @@ def _reference_path(ref: str) -> Path:
     """A path, or the name of a public reference batch (fetched when it is not here yet)."""
     from dit_eval.assets import asset, assets
 
-    if Path(ref).exists():
-        return Path(ref)
     names = [a.name for a in assets() if a.kind == "reference"]
+    if Path(ref).is_file() or (Path(ref).exists() and ref not in names):  # ./digits is a folder of that name
+        return Path(ref)
     if ref in names:
         return _fetch(asset(ref, "reference"))
     if Path(ref).suffix or os.sep in ref:
@@ -1378,7 +1384,7 @@ class _ProgressBars:
 
         tqdm.write(text, file=sys.stderr)
 
-    def update(self, role: str, done: int, total: int, remark: str = "") -> None:
+    def update(self, role: str, done: int, total: int | None, remark: str = "") -> None:
         from tqdm import tqdm
 
         if role not in self._bars:

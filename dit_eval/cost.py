@@ -20,7 +20,9 @@ from typing import Literal
 import numpy as np
 
 from dit_eval.dist import World
+from dit_eval.evaluate import uses_reference_images
 from dit_eval.features.extract import FeatureExtractor, extract_features
+from dit_eval.images import ImageFiles
 from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.inception_score import inception_score, order_free_inception_score
 from dit_eval.metrics.manifold import precision_recall
@@ -82,8 +84,8 @@ class Cost:
 
 def evaluation_cost(
     *,
-    gen: ImageBatch,
-    ref: ImageBatch,
+    gen: ImageBatch | ImageFiles,
+    ref: ImageBatch | ImageFiles,
     extractor: FeatureExtractor,
     metrics: tuple[str, ...],
     distances: Literal["adm-float16", "float32"] = "adm-float16",
@@ -105,9 +107,8 @@ def evaluation_cost(
     """
     world, num = world or World(), num_images or gen.num_images
     manifold = bool({"precision", "recall"} & set(metrics))
-    moments = bool({"fid", "sfid"} & set(metrics))
-    stored = ref.pool is not None or ref.spatial is not None
-    num_ref = ref.num_images if manifold or (moments and not stored) else 0
+    moments = bool({"fid", "sfid", "fd-dinov2"} & set(metrics))
+    num_ref = ref.num_images if uses_reference_images(metrics, ref=ref, sizes=extractor) else 0
     tried = dataclasses.replace(gen, num_images=min(gen.num_images, _BATCHES * batch_size))
     world.barrier()
     each, num_classes = _seconds_per_image(tried, extractor, batch_size, clock)
@@ -151,7 +152,10 @@ def evaluation_cost(
         disk_peak_bytes=0,
         disk_per_1000=0,
         trials=tuple(trials),
-        left_out="starting up, and what a cache of features would spare",
+        left_out="; ".join(
+            ["starting up, and what a cache of features would spare"]
+            + [f"the time of {metric}" for metric in ("kid", "density", "coverage", "cmmd") if metric in metrics]
+        ),
     )
 
 
@@ -220,7 +224,7 @@ def sampling_cost(
 
 
 def _seconds_per_image(
-    images: ImageBatch, extractor: FeatureExtractor, batch_size: int, clock: Clock
+    images: ImageBatch | ImageFiles, extractor: FeatureExtractor, batch_size: int, clock: Clock
 ) -> tuple[float, int]:
     """Seconds of the network, reading and moments included, for an image; and its number of classes."""
     stamps: list[tuple[float, int]] = []
@@ -236,21 +240,24 @@ def _seconds_per_image(
     return (last - first) / (done - warm), classes
 
 
-def _checksum_seconds(gen: ImageBatch, ref: ImageBatch, num: int, clock: Clock) -> float:
+def _checksum_seconds(gen: ImageBatch | ImageFiles, ref: ImageBatch | ImageFiles, num: int, clock: Clock) -> float:
     """Of both files, gen with `num` images; at the speed of memory, which a disk may not reach."""
     block = bytes(_HASHED)
     begin = clock()
     hashlib.sha256(block)
     zlib.crc32(block)
     pixels = 3 * gen.image_size[0] * gen.image_size[1] if gen.image_size else 0
-    return (clock() - begin) / _HASHED * (num * pixels + ref.path.stat().st_size)
+    stored = Path(ref.path)
+    ref_bytes = stored.stat().st_size if stored.is_file() else ref.num_images * pixels
+    return (clock() - begin) / _HASHED * (num * pixels + ref_bytes)
 
 
 def _frechet_seconds(
-    num: int, ref: ImageBatch, extractor: FeatureExtractor, metrics: tuple[str, ...], clock: Clock
+    num: int, ref: ImageBatch | ImageFiles, extractor: FeatureExtractor, metrics: tuple[str, ...], clock: Clock
 ) -> tuple[float, str]:
     """At the first dimension asked for; the other is scaled by the cube."""
-    dims = [d for metric, d in (("fid", extractor.pool_dim), ("sfid", extractor.spatial_dim)) if metric in metrics]
+    spaces = (("fid", extractor.pool_dim), ("fd-dinov2", extractor.pool_dim), ("sfid", extractor.spatial_dim or 0))
+    dims = [dim for metric, dim in spaces if metric in metrics]
     rng, stored = np.random.default_rng(0), ref.pool or ref.spatial
     counts = (num, (stored.num or 2 * dims[0]) if stored else ref.num_images)
     gen_stats, ref_stats = (_random_statistics(rng, min(count, 2 * dims[0]), dims[0]) for count in counts)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,16 +25,16 @@ from PIL import Image
 
 from dit_eval.dist import World
 from dit_eval.files import atomic_file
+from dit_eval.images import UNREADABLE
 from dit_eval.npz import open_batch
+from dit_eval.sources import IMAGE_SUFFIXES
 
 OnCorrupt = Literal["skip", "refuse"]
 # Images float32 (N, 3, H, W) in -1..1 -> means and standard deviations of their posteriors, (N, 4, h, w) each.
 Encoder = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
-_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _INDEX = "latents.json"  # in a folder of latents; its being there says that all of them are
 _SHARD = 512  # images of a file of latents: 32 MiB at 256 px
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 class TrainingData(Protocol):
@@ -271,7 +270,7 @@ def list_images(root: str | os.PathLike[str], *, image_size: int) -> ImageFolder
     if image_size < 1:
         raise ValueError(f"Image size {image_size}: needed at least 1.")
     visible = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
-    loose = [path.name for path in visible if path.is_file() and path.suffix.lower() in _SUFFIXES]
+    loose = [path.name for path in visible if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
     files: list[str] = []
     labels: list[int] = []
     classes: list[str] = []
@@ -279,17 +278,21 @@ def list_images(root: str | os.PathLike[str], *, image_size: int) -> ImageFolder
         found = sorted(
             path.relative_to(root).as_posix()
             for path in folder.rglob("*")
-            if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
         )
         if not found:
-            raise ValueError(f"{folder}: a class without images; remove the folder. Read are {', '.join(_SUFFIXES)}.")
+            raise ValueError(
+                f"{folder}: a class without images; remove the folder. Read are {', '.join(IMAGE_SUFFIXES)}."
+            )
         files += found
         labels += [len(classes)] * len(found)
         classes.append(folder.name)
     if loose and classes:
         raise ValueError(f"{root / loose[0]}: an image beside class folders has no class; move it into one.")
     if not (loose or classes):
-        raise ValueError(f"{root}: no images there. Read are {', '.join(_SUFFIXES)}, also in a folder for each class.")
+        raise ValueError(
+            f"{root}: no images there. Read are {', '.join(IMAGE_SUFFIXES)}, also in a folder for each class."
+        )
     return ImageFolder(
         root=root,
         files=tuple(files or loose),
@@ -310,7 +313,7 @@ def read_image(path: Path, image_size: int) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return centre_crop(image.convert("RGB"), image_size)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise CorruptImage(f"{path}: cannot be read as an image ({error}).") from None
 
 

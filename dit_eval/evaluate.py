@@ -1,11 +1,11 @@
 """Samples and a reference in, an `EvalResult` out. The page to read first.
 
-    gen = open_batch("samples.npz", role="gen")
-    ref = open_batch("VIRTUAL_imagenet256_labeled.npz", role="ref")
+    gen = open_images("samples.npz", role="gen")       # or a folder, zip or tar of images, or `from_batches(sampler())`
+    ref = open_images("VIRTUAL_imagenet256_labeled.npz", role="ref")
     result = evaluate(gen=gen, ref=ref, extractor=TorchInception(weights="weights-inception-....pth"))
 
-The steps are those of ADM's suite: features of both files, statistics (stored ones win for the reference),
-Fréchet distances, Inception Score of the samples alone, precision and recall between the images of both files.
+The steps are those of ADM's suite: features of both sets, statistics (stored ones win for the reference),
+Fréchet distances, Inception Score of the samples alone, precision and recall between the images of both.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 from dit_eval import results
 from dit_eval.dist import World
 from dit_eval.features.extract import FeatureExtractor, cached_features, extract_features
+from dit_eval.images import ImageSet
 from dit_eval.metrics.density_coverage import NEIGHBOURS, DensityCoverage, density_coverage
 from dit_eval.metrics.frechet import FrechetDistance, frechet_distance
 from dit_eval.metrics.inception_score import SPLIT_SIZE, inception_score, order_free_inception_score
@@ -35,7 +36,7 @@ from dit_eval.metrics.kernel import (
 )
 from dit_eval.metrics.manifold import PrecisionRecall, precision_recall
 from dit_eval.metrics.uncertainty import estimate_uncertainty
-from dit_eval.npz import ImageBatch, write_batch
+from dit_eval.npz import write_batch
 from dit_eval.results import PROTOCOL, EvalResult, ExtractorInfo, ImageSource, Uncertainty
 from dit_eval.stats import FeatureSummary, GaussianStats
 
@@ -63,9 +64,9 @@ class FeatureSizes(Protocol):
 
 
 class Progress(Protocol):
-    """Called while features are extracted: role ("ref" or "gen"), images done, images in all."""
+    """Called while features are extracted: role ("ref" or "gen"), images done, images in all (None while unknown)."""
 
-    def __call__(self, role: str, done: int, total: int, /) -> None: ...
+    def __call__(self, role: str, done: int, total: int | None, /) -> None: ...
 
 
 def _suited(network: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -75,7 +76,7 @@ def _suited(network: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return _ADM, (*_ADM, "kid", "density", "coverage")
 
 
-def _serves(ref: ImageBatch, sizes: FeatureSizes) -> bool:
+def _serves(ref: ImageSet, sizes: FeatureSizes) -> bool:
     """Whether the stored statistics of the reference stand for its images.
 
     A network without spatial features passes those of another by, so that ADM's files serve it by their images.
@@ -85,7 +86,13 @@ def _serves(ref: ImageBatch, sizes: FeatureSizes) -> bool:
     return ref.pool is not None or ref.spatial is not None
 
 
-def _unavailable_metrics(*, gen: ImageBatch, ref: ImageBatch, sizes: FeatureSizes) -> dict[str, str]:
+def uses_reference_images(metrics: Sequence[str], *, ref: ImageSet, sizes: FeatureSizes) -> bool:
+    """Whether the images of the reference pass through the network for these metrics."""
+    from_moments = {"fid", "sfid", "fd-dinov2"}
+    return bool(set(metrics) - from_moments - {"is"}) or (bool(from_moments & set(metrics)) and not _serves(ref, sizes))
+
+
+def _unavailable_metrics(*, gen: ImageSet, ref: ImageSet, sizes: FeatureSizes) -> dict[str, str]:
     """Metrics that these two files cannot give, each with the reason. Reads no image.
 
     Raises
@@ -107,39 +114,46 @@ def _unavailable_metrics(*, gen: ImageBatch, ref: ImageBatch, sizes: FeatureSize
                 f"{ref.path}: {keys} have {stats.dim} dimensions; the {sizes.name} extractor needs {dim}. "
                 "Statistics serve only the network and layer they were made with (Inception: 2048 and 2023)."
             )
-        if gen.num_images < 2:
+        if _fewer(gen, 2):
             reasons[metric] = f"{gen.path} has {gen.num_images} image; a covariance needs at least 2"
         elif stats is None and stored:
             reasons[metric] = f"{ref.path} holds statistics but not {keys}"
-        elif stats is None and ref.num_images < 2:
+        elif stats is None and _fewer(ref, 2):
             reasons[metric] = f"{ref.path} has {ref.num_images} image; a covariance needs at least 2"
     for batch in (gen, ref):
-        if batch.num_images <= _K:
+        if _fewer(batch, _K + 1):
             what = "no images (arr_0)" if batch.num_images == 0 else f"{batch.num_images} image(s)"
             reasons["precision"] = reasons["recall"] = (
                 f"{batch.path} holds {what}; precision and recall need at least {_K + 1} on each side"
             )
     for batch in (gen, ref):
-        if batch.num_images < KID_SUBSET_SIZE:
+        if _fewer(batch, KID_SUBSET_SIZE):
             reasons["kid"] = f"{batch.path} holds {batch.num_images:,} images; KID draws subsets of {KID_SUBSET_SIZE:,}"
-        if batch.num_images < 1:
+        if _fewer(batch, 1):
             reasons["cmmd"] = f"{batch.path} holds no images (arr_0)"
-    if ref.num_images <= NEIGHBOURS:
+    if _fewer(ref, NEIGHBOURS + 1):
         reasons["density"] = reasons["coverage"] = (
             f"{ref.path} holds {ref.num_images} image(s); density and coverage need at least {NEIGHBOURS + 1}"
         )
     return {metric: reason for metric, reason in reasons.items() if metric in suited}
 
 
+def _fewer(images: ImageSet, least: int) -> bool:
+    """Whether there are too few images; an iterable is asked again once it has been read."""
+    return images.num_images is not None and images.num_images < least
+
+
 def check_request(
     *,
-    gen: ImageBatch,
-    ref: ImageBatch,
+    gen: ImageSet,
+    ref: ImageSet,
     sizes: FeatureSizes,
     metrics: Sequence[str] | None = None,
     allow_size_mismatch: bool = False,
 ) -> tuple[tuple[str, ...], list[str]]:
     """What will be computed, and what the user should know, found out before any network runs.
+
+    An iterable of unknown length is taken to be long enough.
 
     Parameters
     ----------
@@ -186,11 +200,9 @@ def check_request(
         if metrics is None and metric in usual
     ]
     if gen.pool or gen.spatial:
-        warnings.append(f"{gen.path} carries statistics; they are ignored, its {gen.num_images:,} images are scored.")
+        warnings.append(f"{gen.path} carries statistics; they are ignored, its images are scored.")
     if (ref.pool or ref.spatial) and not _serves(ref, sizes) and "fd-dinov2" in chosen:
-        warnings.append(
-            f"{ref.path}: its statistics are of another network; FD-DINOv2 is against its {ref.num_images:,} images."
-        )
+        warnings.append(f"{ref.path}: its statistics are of another network; FD-DINOv2 is against its images.")
     if gen.image_size != ref.image_size and ref.image_size is not None:
         warnings.append(f"gen images are {_size(gen)}, ref images {_size(ref)}: not a published comparison.")
     if sizes.name in ("inception", "dinov2"):
@@ -198,18 +210,18 @@ def check_request(
     return chosen, warnings
 
 
-def _protocol_warnings(gen: ImageBatch, ref: ImageBatch, chosen: Sequence[str]) -> list[str]:
+def _protocol_warnings(gen: ImageSet, ref: ImageSet, chosen: Sequence[str]) -> list[str]:
     warnings = []
-    if {"fid", "sfid"} & set(chosen) and gen.num_images < 50_000:
+    if {"fid", "sfid"} & set(chosen) and _fewer(gen, 50_000):
         warnings.append(
             f"{gen.num_images:,} samples: FID and sFID grow as samples get fewer; compare with FID-{gen.num_images} "
             "only, not with FID-50K."
         )
-    if "fd-dinov2" in chosen and gen.num_images < 50_000:
+    if "fd-dinov2" in chosen and _fewer(gen, 50_000):
         warnings.append(
             f"{gen.num_images:,} samples: FD-DINOv2 grows as samples get fewer; compare at equal numbers only."
         )
-    if {"precision", "recall"} & set(chosen) and ref.num_images < 10_000:
+    if {"precision", "recall"} & set(chosen) and _fewer(ref, 10_000):
         warnings.append(
             f"precision and recall against {ref.num_images:,} reference images do not compare with those against "
             "ADM's 10,000."
@@ -219,8 +231,8 @@ def _protocol_warnings(gen: ImageBatch, ref: ImageBatch, chosen: Sequence[str]) 
 
 def evaluate(
     *,
-    gen: ImageBatch,
-    ref: ImageBatch,
+    gen: ImageSet,
+    ref: ImageSet,
     extractor: FeatureExtractor,
     metrics: Sequence[str] | None = None,
     distances: Literal["adm-float16", "float32"] = "adm-float16",
@@ -236,12 +248,13 @@ def evaluate(
 
     Parameters
     ----------
-    gen, ref : opened by `dit_eval.npz.open_batch`
+    gen, ref : opened by `dit_eval.images.open_images`, or made by its `from_batches` or `from_dataset`
     extractor : `TorchInception`, `TensorflowInception`, `DigitsExtractor`, `DinoV2` or `ClipVision`
     metrics : some of `METRICS`, each of which must be possible; None as in `check_request`
     distances : rule of the precision and recall distances, see `dit_eval.metrics.manifold`
     batch_size : images per pass through the network; does not change the result
-    cache : folder for features, so that the same images are not passed through the network again
+    cache : folder for features, so that the same images are not passed through the network again; those of an
+        iterable are not kept
     cache_gen : keep the features of gen there too, not of ref alone
     intervals : also estimate standard errors, intervals and FID for infinitely many images (see
         `dit_eval.metrics.uncertainty`): about as long again as the metrics, and 0.4 GB of spatial features for sFID
@@ -252,24 +265,24 @@ def evaluate(
     Raises
     ------
     ValueError
-        If the files do not fit the request or each other, before any network runs.
+        If the files do not fit the request or each other, before any network runs; after it, if a file cannot be
+        read, or an iterable had too few images for a metric asked for.
     FirstProcessFailed
         In the other processes, if process 0 fails in what it does alone.
     """
     world = world or World()
-    chosen, warnings = check_request(
-        gen=gen, ref=ref, sizes=extractor, metrics=metrics, allow_size_mismatch=allow_size_mismatch
+    request = partial(
+        check_request, gen=gen, ref=ref, sizes=extractor, metrics=metrics, allow_size_mismatch=allow_size_mismatch
     )
-    if extractor.name == "inception" and extractor.precision != "fp32":
-        warnings.append(
-            f"features in {extractor.precision} move every metric; published numbers, and the statistics stored in "
-            "reference files, are of fp32."
-        )
+    chosen, _ = request()
     seconds: dict[str, float] = {}
     with _timed(seconds, "checksums"):
-        gen_sha256, ref_sha256 = world.from_first(lambda: (gen.sha256(), ref.sha256()))
+        # Of an iterable it is known once the images have been read.
+        gen_sha256, ref_sha256 = world.from_first(
+            lambda: tuple(None if images.read_once else images.sha256() for images in (gen, ref))
+        )
 
-    def features(role: str, images: ImageBatch, sha256: str) -> FeatureSummary:
+    def features(role: str, images: ImageSet, sha256: str | None) -> FeatureSummary:
         report = partial(on_progress, role) if on_progress else None
         with _timed(seconds, f"{role} features"):
             summary, _ = cached_features(
@@ -284,18 +297,25 @@ def evaluate(
             )
         return summary
 
-    stored = _serves(ref, extractor)
-    needs_manifold = bool({"precision", "recall"} & set(chosen))
-    needs_images = bool({"precision", "recall", "kid", "density", "coverage", "cmmd"} & set(chosen))
-    needs_moments = bool({"fid", "sfid", "fd-dinov2"} & set(chosen)) and not stored
-    ref_features = features("ref", ref, ref_sha256) if needs_images or needs_moments else FeatureSummary()
+    stored, uses_ref_images = _serves(ref, extractor), uses_reference_images(chosen, ref=ref, sizes=extractor)
+    # An iterable is read in any case: nothing but its images tells what it was.
+    ref_features = features("ref", ref, ref_sha256) if uses_ref_images or ref.read_once else FeatureSummary()
     if stored:
         ref_features = FeatureSummary(
             pool=ref.pool, spatial=ref.spatial, pool_features=ref_features.pool_features, class_probs=None
         )
     gen_features = features("gen", gen, gen_sha256)
+    chosen, warnings = request()  # again: only now is it known how many images an iterable has
+    needs_manifold = bool({"precision", "recall"} & set(chosen))
+
+    if extractor.name == "inception" and extractor.precision != "fp32":
+        warnings.append(
+            f"features in {extractor.precision} move every metric; published numbers, and the statistics stored in "
+            "reference files, are of fp32."
+        )
 
     def score() -> EvalResult:
+        warnings.extend(gen.warnings + ref.warnings)
         with _timed(seconds, "metrics"):
             fid = _frechet(gen_features.pool, ref_features.pool) if "fid" in chosen else None
             sfid = _frechet(gen_features.spatial, ref_features.spatial) if "sfid" in chosen else None
@@ -334,8 +354,8 @@ def evaluate(
                 )
         return EvalResult(
             **metrics,
-            num_samples=gen.num_images,
-            num_reference=ref.num_images if needs_images or needs_moments else None,
+            num_samples=_known(gen.num_images),
+            num_reference=ref.num_images if uses_ref_images else None,
             protocol=_protocol(extractor, distances),
             extractor=ExtractorInfo(
                 name=extractor.name,
@@ -344,8 +364,8 @@ def evaluate(
                 precision=extractor.precision,
                 device=extractor.device,
             ),
-            gen=_source(gen, gen_sha256, "computed"),
-            ref=_source(ref, ref_sha256, "stored" if stored else "computed"),
+            gen=_source(gen, gen_sha256 or gen.sha256(), "computed"),
+            ref=_source(ref, ref_sha256 or ref.sha256(), "stored" if stored else "computed"),
             fid_raw=fid.raw if fid else None,
             sfid_raw=sfid.raw if sfid else None,
             inception_score_order_free=scores[1],
@@ -370,7 +390,7 @@ def evaluate(
 
 def write_reference(
     *,
-    images: ImageBatch,
+    images: ImageSet,
     out: Path,
     extractor: FeatureExtractor,
     num_images: int = 10_000,
@@ -386,8 +406,14 @@ def write_reference(
     Raises
     ------
     ValueError
-        If there are fewer than 2 images, or `num_images` is negative; before the network runs.
+        If there are fewer than 2 images, `num_images` is negative, or the images can be read only once; before the
+        network runs.
     """
+    if images.read_once or images.num_images is None:
+        raise ValueError(
+            f"{images.path}: an iterable is read once, and a reference needs its images twice. Write them into an npz "
+            "(`dit_eval.npz.write_batch`) and open that."
+        )
     if images.num_images < 2 or num_images < 0:
         raise ValueError(
             f"{images.path}: {images.num_images} image(s), {num_images} to keep; statistics need at least 2 images, "
@@ -467,18 +493,18 @@ def _protocol(extractor: FeatureExtractor, distances: str) -> str:
     return protocol if extractor.precision == "fp32" else f"{protocol}, features in {extractor.precision}"
 
 
-def _source(batch: ImageBatch, sha256: str, statistics: str) -> ImageSource:
+def _source(batch: ImageSet, sha256: str, statistics: str) -> ImageSource:
     return ImageSource(
         path=str(batch.path),
         sha256=sha256,
-        num_images=batch.num_images,
+        num_images=_known(batch.num_images),
         image_size=batch.image_size,
         statistics=statistics,
         run=batch.run,
     )
 
 
-def _size(batch: ImageBatch) -> str:
+def _size(batch: ImageSet) -> str:
     return "x".join(str(n) for n in reversed(batch.image_size or ()))
 
 

@@ -60,6 +60,7 @@ class ImageBatch:
     labels : int64 (num_images,) from `arr_1`, or None
     pool, spatial : stored statistics, or None
     run : how the images were drawn, or None where the file does not say
+    read_once, warnings : see `dit_eval.images.ImageSet`
     """
 
     path: Path
@@ -70,6 +71,8 @@ class ImageBatch:
     pool: GaussianStats | None
     spatial: GaussianStats | None
     run: SampleRun | None
+    read_once: bool = False
+    warnings: tuple[str, ...] = ()
     _images: _Member | None
 
     def batches(self, batch_size: int, *, first: int = 0, last: int | None = None) -> Iterator[np.ndarray]:

@@ -130,12 +130,12 @@ class SampleRun:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSource:
-    """An image file that went into a result.
+    """Images that went into a result.
 
     Attributes
     ----------
     path : as given by the user
-    sha256 : of the file
+    sha256 : of the npz file; of other images, see `dit_eval.images`
     num_images : images used; 0 if only its statistics were
     image_size : (H, W) in pixels, or None without images
     statistics : "stored" if the file's own mu and sigma were used, "computed" if they came from its images

@@ -20,9 +20,10 @@ LAYERS = [
     {"data"},
     {"flops"},
     {"features", "metrics", "models", "diffusion", "paper"},
+    {"images"},
     {"npz"},
     {"workers"},
-    {"stats", "results", "assets", "engines"},
+    {"stats", "results", "assets", "engines", "sources"},
     {"files", "dist"},
     {""},  # dit_eval itself: the version
 ]
@@ -58,7 +59,7 @@ ONLY_IN = {
         "cli.py",
     },
     "fvcore": {"flops.py"},
-    "PIL": {"data.py", "features/vit.py"},
+    "PIL": {"data.py", "images.py", "features/vit.py"},
     "diffusers": {"models/vae.py"},
     "submitit": {"engines.py"},
     "torch.distributed": {"dist.py"},

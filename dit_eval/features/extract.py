@@ -102,7 +102,9 @@ def extract_features(
     spatial_stats = None if extractor.spatial_dim is None else RunningStats(extractor.spatial_dim)
     pool_rows, spatial_rows, probs_rows = (_Rows(0 if last is None else last - first) for _ in range(3))
     done = 0
-    for batch in _read_ahead(images.batches(batch_size, first=first, last=last)):
+    stream = images.batches(batch_size, first=first, last=last)
+    # A program that yields images runs in its own thread: it may hold a context of PyTorch there.
+    for batch in stream if images.read_once else _read_ahead(stream):
         features = extractor(batch)
         pool_stats.update(features.pool)
         pool_rows.append(features.pool)
@@ -178,23 +180,24 @@ def _merged(stats: RunningStats, world: World) -> RunningStats | None:
 
 
 def cached_features(
-    images: ImageBatch,
+    images: ImageSet,
     extractor: FeatureExtractor,
     *,
-    images_sha256: str,
+    images_sha256: str | None,
     cache: Path | None,
     batch_size: int = 64,
     keep_spatial: bool = False,
     world: World | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int | None], None] | None = None,
 ) -> tuple[FeatureSummary, bool]:
     """`extract_features`, or its earlier result from the folder `cache`.
 
     With several processes, process 0 reads and writes the entry and gets the summary, the others an empty one.
 
-    An entry is keyed by the content of the image file, the number of images used, the extractor, its weights,
-    backend, device kind and precision; the batch size does not matter. An unreadable entry, or one without the spatial
-    features that `keep_spatial` asks for, is made again.
+    An entry is keyed by the content of the images, the number of images used, the extractor, its weights, backend,
+    device kind and precision; the batch size does not matter. An unreadable entry, or
+    one without the spatial features that `keep_spatial` asks for, is made again. Images without checksum, of an
+    iterable, are not kept.
 
     Returns
     -------
@@ -210,7 +213,7 @@ def cached_features(
         world=world,
         on_progress=on_progress,
     )
-    if cache is None:
+    if cache is None or images_sha256 is None or images.num_images is None:
         return extract(), False
     parts = {
         "version": _CACHE_VERSION,
