@@ -450,7 +450,7 @@ def _add_extractor_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=64,
         metavar="B",
-        help="images in memory at a time; each core of a CPU takes 4 of them (default: %(default)s)",
+        help="images in memory at a time; each core of a CPU takes 4 or 8 of them (default: %(default)s)",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -278,9 +279,7 @@ def evaluate(
     seconds: dict[str, float] = {}
     with _timed(seconds, "checksums"):
         # Of an iterable it is known once the images have been read.
-        gen_sha256, ref_sha256 = world.from_first(
-            lambda: tuple(None if images.read_once else images.sha256() for images in (gen, ref))
-        )
+        gen_sha256, ref_sha256 = world.from_first(lambda: _checksums(gen, ref))
 
     def features(role: str, images: ImageSet, sha256: str | None) -> FeatureSummary:
         report = partial(on_progress, role) if on_progress else None
@@ -441,6 +440,12 @@ def write_reference(
     else:
         write_batch(out, arrays=arrays)
     return len(keep)
+
+
+def _checksums(*sets: ImageSet) -> list[str | None]:
+    """Of each set, at the same time; None of one that is read once."""
+    with ThreadPoolExecutor(len(sets), "checksums") as threads:
+        return list(threads.map(lambda images: None if images.read_once else images.sha256(), sets))
 
 
 def _frechet(gen: GaussianStats | None, ref: GaussianStats | None) -> FrechetDistance:
