@@ -201,9 +201,13 @@ def check_request(
         if metrics is None and metric in usual
     ]
     if gen.pool or gen.spatial:
-        warnings.append(f"{gen.path} carries statistics; they are ignored, its images are scored.")
+        count = _known(gen.num_images)
+        warnings.append(f"{gen.path} carries statistics; they are ignored, its {count:,} images are scored.")
     if (ref.pool or ref.spatial) and not _serves(ref, sizes) and "fd-dinov2" in chosen:
-        warnings.append(f"{ref.path}: its statistics are of another network; FD-DINOv2 is against its images.")
+        count = _known(ref.num_images)
+        warnings.append(
+            f"{ref.path}: its statistics are of another network; FD-DINOv2 is against its {count:,} images."
+        )
     if gen.image_size != ref.image_size and ref.image_size is not None:
         warnings.append(f"gen images are {_size(gen)}, ref images {_size(ref)}: not a published comparison.")
     if sizes.name in ("inception", "dinov2"):
