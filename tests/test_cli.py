@@ -276,6 +276,7 @@ def test_a_precision_is_refused_where_it_does_not_belong(capsys, no_network_runs
     save("gen.npz", arr_0=IMAGES)
     for options, message in (
         (["--extractor", "digits", "--precision", "bf16"], "--extractor digits carries its own weights"),
+        (["--extractor", "dinov2", "--precision", "bf16"], "--extractor dinov2 runs on torch and in fp32 only"),
         (["--backend", "tensorflow", "--precision", "bf16"], "--precision bf16 needs --backend torch"),
         (["--device", "cpu", "--precision", "tf32"], "tf32 is arithmetic of NVIDIA GPUs"),
     ):
@@ -293,3 +294,16 @@ def test_features_in_half_precision_are_never_called_adms_protocol(capsys, incep
     assert result["protocol"] == "adm-2021, features in bf16"
     assert result["extractor"]["precision"] == "bf16"
     assert "features in bf16 move every metric" in error
+
+
+@pytest.mark.parametrize("network", ["dinov2", "clip"])
+def test_other_networks_get_no_precision(capsys, no_network_runs, network):
+    # They have one; it was handed to them once, which ended in a traceback.
+    save("gen.npz", arr_0=IMAGES)
+    save("weights.npz", arr_0=IMAGES)
+    code, out, error = run(
+        capsys, "evaluate", "gen.npz", "--ref", "gen.npz", "--extractor", network, "--weights", "weights.npz"
+    )
+    assert (code, out) == (2, "")
+    assert "weights.npz" in error
+    assert "Traceback" not in error
