@@ -474,7 +474,7 @@ def test_missing_weights_are_told_with_a_way_out(files, tmp_path, capsys, monkey
         assert assets.asset(name).filename in err
     code, _, err = command(capsys, *arguments, "clip", "--backend", "tensorflow")
     assert code == 2
-    assert "runs on torch only" in err
+    assert "runs on torch and in fp32 only" in err
 
 
 TWO = """
