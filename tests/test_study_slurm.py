@@ -1,4 +1,4 @@
-"""The plan digits-small as jobs of a real Slurm, one killed and queued again: the results are the local ones."""
+"""A small plan as jobs of a real Slurm, one killed and queued again: the results are those of one machine."""
 
 import json
 import os
@@ -13,16 +13,34 @@ from safetensors.torch import load_file
 
 from dit_eval.plan import load_plan
 from dit_eval.results import read_results
-from dit_eval.study import Study
 from dit_eval.training import weights_of_step
 
-PLAN = "digits-small"
+# Two models and a quarter of the steps of digits-small, which takes Slurm four minutes.
+PLAN = """\
+name = "slurm"
+data = { train = "digits", ref = "digits", extractor = "digits", space = "pixel", image_size = 8, channels = 1, \
+num_classes = 10 }
+models."mini-S/4" = { depth = 3, hidden_size = 20, num_heads = 1, patch_size = 4 }
+models."mini-B/4" = { depth = 3, hidden_size = 40, num_heads = 2, patch_size = 4 }
+training = { learning_rate = 5e-3, warm_up = 50, batch_size = 32, flip = 0.0, log_every = 10, ema_decay = 0.99 }
+sampling = { num_samples = 200, labels = "balanced" }
+cells = [{ models = "all", training_steps = [75, 150], sampling_steps = 64 }]
+resources = [{ threads = 1, batch_size = 64, num_workers = 0 }]
+"""
 PATIENCE = 900  # seconds for the whole of a run, on a machine that does other things too
 
 
-def start(out, *options):
+@pytest.fixture(scope="module")
+def plan_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("plan") / "slurm.toml"
+    path.write_text(PLAN)
+    return path
+
+
+def start(plan_file, out, *options):
     # The limit of jobs is what keeps this within the machine's cores.
-    command = [sys.executable, "-m", "dit_eval", "study", "run", PLAN, "--out", str(out), "--device", "cpu", *options]
+    command = [sys.executable, "-m", "dit_eval", "study", "run", str(plan_file), "--out", str(out)]
+    command += ["--device", "cpu", *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ.copy())
 
 
@@ -33,10 +51,10 @@ def finish(process):
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory):
+def local(plan_file, tmp_path_factory):
     """The same plan by worker processes of this machine."""
     folder = tmp_path_factory.mktemp("local") / "study"
-    finish(start(folder))
+    finish(start(plan_file, folder))
     return folder
 
 
@@ -44,10 +62,9 @@ def ask(*command):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def a_running_cell(folder, process):
+def a_running_cell(plan, folder, process):
     """Slurm's name of the job of a cell that has begun to draw, and the cell's key."""
-    study = Study(load_plan(PLAN), folder)
-    cells = {cell.key for cell in study.plan.cells}
+    cells = {cell.key for cell in plan.cells}
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()[0]
@@ -62,14 +79,15 @@ def a_running_cell(folder, process):
     raise AssertionError("no cell was seen at work")
 
 
-def test_all_cells_are_done_one_is_killed_and_requeued_and_results_are_the_local_ones(local, slurm, tmp_path):
-    folder = tmp_path / "study"
-    process = start(folder, "--engine", "slurm", "--jobs", "2")
-    job, key = a_running_cell(folder, process)
+def test_all_cells_are_done_one_is_killed_and_requeued_and_results_are_the_local_ones(
+    plan_file, local, slurm, tmp_path
+):
+    folder, plan = tmp_path / "study", load_plan(plan_file)
+    process = start(plan_file, folder, "--engine", "slurm", "--jobs", "2")
+    job, key = a_running_cell(plan, folder, process)
     ask("scontrol", "requeue", job)
     told = finish(process)
 
-    plan = load_plan(PLAN)
     assert f"{len(plan.cells)} results" in told
     restarts = [line for line in ask("scontrol", "show", "job", job).split() if line.startswith("Restarts=")]
     assert restarts == ["Restarts=1"], "it was killed, and started a second time"
