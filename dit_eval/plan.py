@@ -416,7 +416,7 @@ class _Table:
         values = values if isinstance(values, list) else [values]
         wrong = [v for v in values if not isinstance(v, kinds) or isinstance(v, bool)]
         if wrong or not values:
-            raise self.error(key, f"found {_shown(wrong[0]) if wrong else '[]'}; needed {needed}, or a list of such")
+            raise self.error(key, f"found {_shown(wrong[0] if wrong else '[]')}; needed {needed}, or a list of such")
         if any(isinstance(v, int) and abs(v) >> 63 for v in values):
             raise self.error(key, "found a number of more than 64 bits")
         return list(dict.fromkeys(values))

@@ -6,7 +6,7 @@ a message that names the file, in time, and with no more memory than the bound. 
 process that dies. Cases run in processes of their own, which are replaced when they die or hang.
 
     python tests/fuzz_readers.py --cases 10500 --seed 0 --processes 2
-    python tests/fuzz_readers.py --reader npz --first 17 --cases 1 --seed 0    # a case again, by the numbers it was told
+    python tests/fuzz_readers.py --reader npz --first 17 --cases 1 --seed 0    # one again, by its numbers
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -132,9 +133,10 @@ def change_bytes(data: bytes, rng: np.random.Generator) -> bytes:
 _TOKENS = (
     "0", "-1", "1", "3.5", "-0.0", "1e308", "1e999", "NaN", "nan", "inf", "-inf", "Infinity", "2147483648", "1" * 30,
     "1" * 5000, "0x" + "f" * 4000, "true", "True", "false", "null", "None", "[]", "{}", "()", '""', '"x"', "'|O'",
-    "'<u1'", "'|V0'", "'<U1000000'", '"²"', '"\\u0000"', '"\\ud800"', '"\\u001b[2J"', "\x00", "é", '"' + "a" * 9000 + '"',
+    "'<u1'", "'|V0'", "'<U1000000'", '"²"', '"\\u0000"', '"\\ud800"', '"\\u001b[2J"', "\x00", "é",
     "[" * 3000, "[" * 100_000, '{"a":' * 3000, "(" * 200, "-" * 3000, " " * 5000, "1979-05-27", "99999999999999999999",
-    "65536", "1000000000", "(1,) * 10", "__import__('os')", "lambda: 0", "\\", ",", ":", "=", "\n", "[[cells]]\n", "a.b.c = 1\n",
+    "65536", "1000000000", "(1,) * 10", "__import__('os')", "lambda: 0", "\\", ",", ":", "=", "\n", "[[cells]]\n",
+    "a.b.c = 1\n", '"' + "a" * 9000 + '"',
 )  # fmt: skip
 _TOKEN = re.compile(rb"\"[^\"\n]*\"|'[^'\n]*'|-?[0-9][0-9.eE+-]*|[A-Za-z_]+|[^\sA-Za-z0-9_]")
 
@@ -162,8 +164,9 @@ def change_text(data: bytes, rng: np.random.Generator) -> bytes:
     return data
 
 
-_VALUES = (None, True, False, 0, -1, 3, 2.5, 1e308, float("nan"), float("inf"), 2**31, 2**63, 10**400, "", "x", "²", "\0",
-           "\ud800", "ddim²", "a" * 5000, [], {}, [1, 2], [[]], {"a": 1}, [None], "DiT-XL/2", "250,²")  # fmt: skip
+_VALUES = (None, True, False, 0, -1, 3, 2.5, 1e308, float("nan"), float("inf"), 2**31, 2**63, 10**400, "", "x",
+           "²", "\0", "\ud800", "ddim²", "a" * 5000, [], {}, [1, 2], [[]], {"a": 1}, [None],
+           "DiT-XL/2", "250,²")  # fmt: skip
 
 
 def change_json(data: bytes, rng: np.random.Generator) -> bytes:
@@ -195,39 +198,32 @@ def change_json(data: bytes, rng: np.random.Generator) -> bytes:
     return json.dumps(value).encode()
 
 
-def in_zip(inner: Mutation) -> Mutation:
-    """A zip with one member changed and its checksums right, so that readers get to see it; or its own bytes changed."""
-
-    def change(data: bytes, rng: np.random.Generator) -> bytes:
-        if rng.random() < 0.35:
-            return change_bytes(data, rng)
-        made = io.BytesIO()
-        with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(made, "w") as new, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a name that is there twice
-            infos = old.infolist()
-            changed = rng.integers(len(infos))
-            for number, info in enumerate(infos):
-                content, name = old.read(info), info.filename
-                if number == changed:
-                    content = inner(content, rng)
-                    if rng.random() < 0.05:
-                        name = infos[rng.integers(len(infos))].filename
-                    elif rng.random() < 0.05:
-                        name = str(rng.choice(["../x.npy", "/x.png", "a\x1b[2J.png", "mu.npy", "é.npy", "x" * 300]))
-                packing = info.compress_type if rng.random() < 0.9 else int(rng.choice([0, 8, 12, 14]))
-                new.writestr(name, content, packing)
-        return made.getvalue()
-
-    return change
+def in_zip(inner: Mutation, data: bytes, rng: np.random.Generator) -> bytes:
+    """A zip with a member changed and its checksums right, so that readers get to see it; or its bytes changed."""
+    if rng.random() < 0.35:
+        return change_bytes(data, rng)
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(made, "w") as new, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a name that is there twice
+        infos = old.infolist()
+        changed = rng.integers(len(infos))
+        for number, info in enumerate(infos):
+            content, name = old.read(info), info.filename
+            if number == changed:
+                content = inner(content, rng)
+                if rng.random() < 0.05:
+                    name = infos[rng.integers(len(infos))].filename
+                elif rng.random() < 0.05:
+                    name = str(rng.choice(["../x.npy", "/x.png", "a\x1b[2J.png", "mu.npy", "é.npy", "x" * 300]))
+            packing = info.compress_type if rng.random() < 0.9 else int(rng.choice([0, 8, 12, 14]))
+            new.writestr(name, content, packing)
+    return made.getvalue()
 
 
-def in_gzip(inner: Mutation) -> Mutation:
-    def change(data: bytes, rng: np.random.Generator) -> bytes:
-        if rng.random() < 0.3:
-            return change_bytes(data, rng)
-        return gzip.compress(inner(gzip.decompress(data), rng), 1)
-
-    return change
+def in_gzip(inner: Mutation, data: bytes, rng: np.random.Generator) -> bytes:
+    if rng.random() < 0.3:
+        return change_bytes(data, rng)
+    return gzip.compress(inner(gzip.decompress(data), rng), 1)
 
 
 def change_tar(data: bytes, rng: np.random.Generator) -> bytes:
@@ -578,22 +574,24 @@ def read_folder(path: Path) -> None:
 
 
 READERS = (
-    Reader(name="npz", suffix=".npz", seeds=npz_seeds, mutate=in_zip(change_npy), read=read_npz, share=0.24),
+    Reader(name="npz", suffix=".npz", seeds=npz_seeds, mutate=partial(in_zip, change_npy), read=read_npz, share=0.24),
     Reader(name="GraphDef", suffix=".pb", seeds=graph_seeds, mutate=change_bytes, read=read_constants, share=0.14),
     Reader(name="Inception graph", suffix=".pb", seeds=graph_seeds, mutate=change_bytes, read=read_graph, share=0.02),
-    Reader(name="PyTorch checkpoint", suffix=".pt", seeds=pytorch_seeds, mutate=in_zip(change_bytes),
+    Reader(name="PyTorch checkpoint", suffix=".pt", seeds=pytorch_seeds, mutate=partial(in_zip, change_bytes),
            read=read_pytorch, share=0.1),
     Reader(name="safetensors checkpoint", suffix=".safetensors", seeds=safetensors_seeds, mutate=change_safetensors,
            read=read_safetensors, share=0.07),
-    Reader(name="feature weights", suffix=".pth", seeds=pytorch_seeds, mutate=in_zip(change_bytes),
+    Reader(name="feature weights", suffix=".pth", seeds=pytorch_seeds, mutate=partial(in_zip, change_bytes),
            read=read_feature_weights, share=0.04),
     Reader(name="plan", suffix=".toml", seeds=plan_seeds, mutate=change_text, read=read_plan, share=0.06),
     Reader(name="results", suffix=".jsonl", seeds=result_seeds, mutate=change_json, read=read_results, share=0.12),
     Reader(name="loss log", suffix=".jsonl", seeds=loss_seeds, mutate=change_text, read=read_losses, share=0.04),
     Reader(name="folder", suffix=".png", seeds=image_seeds, mutate=change_png, read=read_folder, share=0.05),
-    Reader(name="zip", suffix=".zip", seeds=zip_seeds, mutate=in_zip(change_png), read=read_images, share=0.05),
+    Reader(name="zip", suffix=".zip", seeds=zip_seeds, mutate=partial(in_zip, change_png), read=read_images,
+           share=0.05),
     Reader(name="tar", suffix=".tar", seeds=tar_seeds, mutate=change_tar, read=read_images, share=0.04),
-    Reader(name="tar.gz", suffix=".tar.gz", seeds=tgz_seeds, mutate=in_gzip(change_tar), read=read_images, share=0.03),
+    Reader(name="tar.gz", suffix=".tar.gz", seeds=tgz_seeds, mutate=partial(in_gzip, change_tar), read=read_images,
+           share=0.03),
 )  # fmt: skip
 
 
