@@ -8,7 +8,6 @@ import warnings
 import numpy as np
 from fuzz_readers import Reader, change_bytes
 
-
 GOOD = b"0123456789" * 4
 
 
