@@ -469,7 +469,7 @@ def _read_run(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None, path: Path
     text = _read_array(archive, info, path)
     try:
         return SampleRun.from_json(str(text))
-    except ValueError as error:
+    except (SystemError, ValueError) as error:  # the first is NumPy's, at numbers that are no characters
         raise ValueError(f"{path}: {RUN_KEY}: {error}") from None
 
 

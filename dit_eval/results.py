@@ -396,7 +396,8 @@ def read_lines(
     Raises
     ------
     ValueError
-        If lines are not understood and `on_bad_line` is None; the message gives the number of each.
+        If lines are not understood and `on_bad_line` is None; the message gives the numbers
+        of the first ten.
     """
     check_plain(Path(path), "a file of JSON lines")
     parsed, bad = [], []
@@ -410,7 +411,8 @@ def read_lines(
         except ValueError as error:
             bad.append(f"{path}, line {number}: {error}")
     if bad and on_bad_line is None:
-        raise ValueError("\n".join(bad))
+        more = [f"... and {len(bad) - 10:,} more lines"] if len(bad) > 10 else []
+        raise ValueError("\n".join([*bad[:10], *more]))
     for message in bad:
         if on_bad_line is not None:
             on_bad_line(message)

@@ -624,7 +624,7 @@ def run_case(reader: Reader, path: Path, tally: Tally) -> str | None:
         message = str(error)
         if path.name not in message and path.parent.name not in message:
             problem = f"a message that does not name the file: {type(error).__name__}: {message[:200]!r}"
-        elif len(message) > 3000:
+        elif len(message) > 5000:
             problem = f"a message of {len(message):,} characters"
         elif not message.replace("\n", "").isprintable():
             problem = f"a message with control characters: {message[:200]!r}"
