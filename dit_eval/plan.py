@@ -319,7 +319,8 @@ class _Lines:
         self._lines: dict[tuple[str | int, ...], int] = {}
         table: tuple[str | int, ...] = ()
         counts: dict[str, int] = {}
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, whole in enumerate(text.splitlines(), start=1):
+            line = whole[:200]  # a header or key is there; both patterns take the square of a length
             if header := self._HEADER.match(line):
                 try:
                     names = list(_nested_names(tomllib.loads(f"[{header[2]}]")))
