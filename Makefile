@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help quickstart test check bench reports clean
+.PHONY: help quickstart test check fuzz bench reports clean
 
 help:
 	@echo "make quickstart   draw digits from a DiT, score them beside real and damaged ones, run a small scaling study"
 	@echo "make test         the tests (installs TensorFlow as well, for parity with the original program)"
 	@echo "make check        lint, format, types and layering"
+	@echo "make fuzz         10,500 damaged and hostile files for the readers, within 5 minutes"
 	@echo "make bench        measure memory and speed on this machine"
 	@echo "make reports      make the figures and tables in reports/ again"
 
@@ -36,6 +37,10 @@ check: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --quiet tests/test_layering.py
+
+# SEED=1 tries other cases.
+fuzz: $(VENV)/.test
+	$(BIN)/python tests/fuzz_readers.py --seed $(or $(SEED),0)
 
 # The short set, under ten minutes on two cores; benchmarks/README.md has the long runs.
 bench: $(VENV)/.test

@@ -1,13 +1,23 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and archives that are opened within bounds."""
 
 from __future__ import annotations
 
+import io
 import os
+import struct
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+# What the standard library raises at a damaged archive, or one made to do harm.
+BROKEN_ARCHIVE = (
+    *(OSError, EOFError, ValueError, OverflowError, RuntimeError, NotImplementedError),
+    *(struct.error, zipfile.BadZipFile, zlib.error),
+)
 
 
 @contextmanager
@@ -26,3 +36,46 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def open_zip(path: Path, *, max_directory: int) -> Iterator[zipfile.ZipFile]:
+    """Open a zip for reading; one of `BROKEN_ARCHIVE` is raised if it is none.
+
+    Parameters
+    ----------
+    max_directory : bytes that its directory may have. The standard library reads one of any promised size, in one
+        piece, and makes an object of some 500 bytes of each of its entries of 46.
+    """
+    with _Bounded(path, max_directory) as file, zipfile.ZipFile(file) as archive:
+        file.limit = None
+        yield archive
+
+
+class _Bounded(io.BufferedReader):
+    """A file of which no more is read at once than a limit, while there is one."""
+
+    def __init__(self, path: Path, limit: int) -> None:
+        super().__init__(io.FileIO(path))
+        self.limit: int | None = limit
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.limit is not None and size is not None and size > self.limit:
+            raise zipfile.BadZipFile(f"a directory of {size:,} bytes, of which {self.limit:,} are allowed")
+        return super().read(size)
+
+
+def check_plain(path: Path, needed: str) -> None:
+    """That there is a plain file: reading a pipe or a device may never end.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing; `needed` says in the message what should be.
+    ValueError
+        If it is something else.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; needed {needed}.")
+    if not path.is_file():
+        raise ValueError(f"{path}: not a plain file; needed {needed}.")

@@ -556,6 +556,8 @@ def _dataset_images(
             else "Pass the batches of what streams to `from_batches`."
         )
         raise ValueError(f"{path}: found {type(dataset).__name__}; needed a datasets.Dataset. {hint}")
+    if len(dataset) == 0:
+        raise ValueError(f"{path}: no images there; the dataset has no rows.")
     features = dict(dataset.features)
     kinds = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
@@ -573,8 +575,6 @@ def _dataset_images(
     labels = np.asarray(dataset.with_format(None)[chosen][:]) if chosen else None
     if labels is not None and labels.dtype.kind not in "iu":
         raise ValueError(f"{path}: {chosen} holds {labels.dtype}; needed integer labels.")
-    if len(dataset) == 0:
-        raise ValueError(f"{path}: no images there; the dataset has no rows.")
     table = dataset.with_format(None).select_columns([column]).cast_column(column, datasets.Image(decode=False))
     names = tuple(f"row {k}" for k in range(len(dataset)))
     rows = _Rows(path=path, names=names, table=table, column=column, links=links)

@@ -5,6 +5,9 @@ hold the statistics `mu`, `sigma` (pool features) and `mu_s`, `sigma_s` (spatial
 in `sample_run` how they were drawn, as JSON text. Opening a file reads and
 checks headers and statistics only. Images are read batch by batch: memory-mapped inside the zip where the member
 is stored, decompressed as a stream where it is not, so that a 10 GB file never sits in RAM.
+
+What a file says of itself is believed up to the limits below only, and never more than its bytes can hold: whatever
+it promises, opening it takes no more memory than statistics of the largest size do, and reading it a batch of images.
 """
 
 from __future__ import annotations
@@ -14,21 +17,30 @@ import io
 import math
 import os
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
 import numpy as np
 
-from dit_eval.files import atomic_file
+from dit_eval.files import BROKEN_ARCHIVE, atomic_file, check_plain, open_zip
 from dit_eval.results import SampleRun
+from dit_eval.sources import shown
 from dit_eval.stats import GaussianStats
 
 RUN_KEY = "sample_run"  # the member that says how the images were drawn
 _CHUNK = 1 << 22  # bytes per read when a file is hashed
+_MAX_DIRECTORY = 1 << 20  # bytes of the zip's directory: thousands of members
+_MAX_HEADER = 1 << 14  # bytes of an npy header; NumPy itself reads 10,000 characters
+_MAX_PIXELS = 1 << 24  # of an image: 4096 x 4096
+_MAX_FEATURES = 4096  # D of stored statistics; sigma then takes 128 MiB
+_MAX_TEXT = 1 << 22  # bytes of the text that says how the images were drawn
+_MAX_RATIO = 1032  # that deflate can reach
 _STATISTICS = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
 
@@ -153,18 +165,18 @@ def open_batch(
         If it is not a readable batch, or holds fewer images than asked for.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; needed an .npz {_role_name(role)} batch.")
-    try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile:
-        raise ValueError(_not_a_zip(path)) from None
-    with archive:
-        members = {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
+    check_plain(path, f"an .npz {_role_name(role)} batch")
+    with ExitStack() as stack:
+        try:
+            archive = stack.enter_context(open_zip(path, max_directory=_MAX_DIRECTORY))
+        except BROKEN_ARCHIVE as error:
+            raise ValueError(_not_a_zip(path, error)) from None
+        members = _members(archive, path)
         statistics = {part: _read_statistics(archive, members, path, *keys) for part, keys in _STATISTICS.items()}
         has_statistics = any(statistics.values())
         if "arr_0" not in members and not (role == "ref" and has_statistics):
-            found = ", ".join(sorted(i.filename.removesuffix(".npy") for i in archive.infolist())) or "none"
+            names = sorted(shown(i.filename.removesuffix(".npy"))[:40] for i in archive.infolist())
+            found = ", ".join([*names[:10], *(["..."] if len(names) > 10 else [])]) or "none"
             needed = "arr_0 (uint8 images, N x H x W x 3)" + (" or mu, sigma" if role == "ref" else "")
             raise ValueError(
                 f"{path}: no arr_0 in the file; keys found: {found}. Needed {needed}. "
@@ -180,7 +192,7 @@ def open_batch(
                 f"{path} holds {stored:,} images, {used:,} were asked for. "
                 f"Draw the missing {used - stored:,}, or pass --num-samples {stored}."
             )
-        labels = _read_labels(archive, members.get("arr_1"), stored)
+        labels = _read_labels(archive, members.get("arr_1"), path, stored)
         run = _read_run(archive, members.get(RUN_KEY), path)
     return ImageBatch(
         path=path,
@@ -264,9 +276,25 @@ def _role_name(role: str) -> str:
     return {"gen": "sample", "ref": "reference"}[role]
 
 
-def _not_a_zip(path: Path) -> str:
+def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
+    """The arrays that mean something here, by key; what others put beside them is left alone."""
+    known = {"arr_0", "arr_1", RUN_KEY, *(key for pair in _STATISTICS.values() for key in pair)}
+    members: dict[str, zipfile.ZipInfo] = {}
+    for info in archive.infolist():
+        key = info.filename.removesuffix(".npy")
+        if not info.filename.endswith(".npy") or key not in known:
+            continue
+        if key in members:
+            raise ValueError(f"{path}: holds {key} twice; readers would not agree on which counts. Save it again.")
+        members[key] = info
+    return members
+
+
+def _not_a_zip(path: Path, error: BaseException) -> str:
     with open(path, "rb") as file:
         magic = file.read(6)
+    if magic.startswith(b"PK\x03\x04") and not isinstance(error, zipfile.BadZipFile):
+        return f"{path}: a damaged .npz ({str(error) or type(error).__name__}). Copy or download the file again."
     if magic.startswith(b"PK\x03\x04"):
         return (
             f"{path}: a truncated .npz ({path.stat().st_size:,} bytes): the zip directory at its end is missing. "
@@ -280,18 +308,33 @@ def _not_a_zip(path: Path) -> str:
 def _read_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
     """Shape, dtype and size in bytes of a member's npy header, without touching its data."""
     key = info.filename.removesuffix(".npy")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(
+            f"{path}: {key} is packed by method {info.compress_type}; needed np.savez or np.savez_compressed."
+        )
     try:
         with archive.open(info) as file:
-            version = np.lib.format.read_magic(file)
+            prefix = file.read(12)  # magic, version, and the length of the text in 2 bytes or, from version 2 on, 4
+            end = int.from_bytes(prefix[8:10], "little") + 10
+            if prefix[6:7] != b"\1":
+                end = int.from_bytes(prefix[8:12], "little") + 12
+            head = io.BytesIO(prefix + file.read(min(max(end - 12, 0), _MAX_HEADER)))
+    except BROKEN_ARCHIVE as error:
+        raise ValueError(_unreadable(path, key, error)) from None
+    try:
+        # NumPy hands the text to Python's parser, which has errors and warnings of every kind for what is no header.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            version = np.lib.format.read_magic(head)
             if version == (1, 0):
-                shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+                shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
             elif version == (2, 0):
-                shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+                shape, fortran, dtype = np.lib.format.read_array_header_2_0(head)
             else:
                 raise ValueError(f"npy format {version} is not one of images or statistics")
-            size = file.tell()
-    except (ValueError, EOFError, zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error) as error:
-        raise ValueError(f"{path}: {key} cannot be read ({error}). Save the file again with np.savez.") from None
+    except Exception as error:
+        raise ValueError(_unreadable(path, key, error)) from None
+    size = head.tell()
     if dtype.hasobject:
         raise ValueError(
             f"{path}: {key} is an object array, which needs pickle and is refused (images of different sizes become "
@@ -299,12 +342,26 @@ def _read_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
         )
     if fortran:
         raise ValueError(f"{path}: {key} is stored in Fortran order; save np.ascontiguousarray of it.")
-    needed = size + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    if any(not 0 <= length < 1 << 40 for length in shape):
+        raise ValueError(f"{path}: {key} has a shape that no array has; the file is damaged, or made to do harm.")
+    needed = size + dtype.itemsize * math.prod(shape)  # NumPy's product would wrap around
     if info.file_size != needed:
         raise ValueError(
             f"{path}: {key} has {info.file_size:,} bytes where its header promises {needed:,}; the file is damaged."
         )
+    stored = info.compress_type == zipfile.ZIP_STORED
+    most = info.compress_size if stored else _MAX_RATIO * info.compress_size
+    if not needed <= most or info.compress_size > path.stat().st_size:
+        raise ValueError(
+            f"{path}: {key} promises {needed:,} bytes, of which {info.compress_size:,} are said to be in the file of "
+            f"{path.stat().st_size:,}; it is truncated, or made to do harm. Copy or download it again."
+        )
     return shape, dtype, size
+
+
+def _unreadable(path: Path, key: str, error: BaseException) -> str:
+    reason = shown(str(error).partition("\n")[0][:200]) or type(error).__name__
+    return f"{path}: {key} cannot be read ({reason}). Save the file again with np.savez."
 
 
 def _image_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> _Member:
@@ -321,6 +378,8 @@ def _image_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -
         raise ValueError(f"{path}: arr_0 has shape {shape} with {shape[3]} channels; needed N x H x W x 3, RGB.{hint}")
     if 0 in shape:
         raise ValueError(f"{path}: arr_0 has shape {shape}: there are no images to evaluate.")
+    if shape[1] * shape[2] > _MAX_PIXELS:
+        raise ValueError(f"{path}: arr_0 has shape {shape}; an image may have {_MAX_PIXELS:,} pixels.")
     with open(path, "rb") as file:
         file.seek(info.header_offset)
         local = file.read(30)
@@ -354,7 +413,7 @@ def _read_compressed(path: Path, member: _Member, begins: range, end: int) -> It
                 if begin == begins.start:  # all before is decompressed and dropped
                     file.seek(member.header_size + begin * stride)
                 data = file.read(needed)
-            except (EOFError, zipfile.BadZipFile, zlib.error) as error:
+            except BROKEN_ARCHIVE as error:
                 raise ValueError(f"{path}: arr_0 is damaged near image {begin:,} ({error}).") from None
             if len(data) != needed:
                 raise ValueError(f"{path}: arr_0 ends early, near image {begin:,}; the file is truncated.")
@@ -362,13 +421,12 @@ def _read_compressed(path: Path, member: _Member, begins: range, end: int) -> It
 
 
 def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> np.ndarray:
-    _read_header(archive, info, path)
+    """The data of a member whose header has been read and found good."""
     try:
         with archive.open(info) as file:
             return np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        key = info.filename.removesuffix(".npy")
-        raise ValueError(f"{path}: {key} cannot be read ({error}); the file is damaged.") from None
+    except BROKEN_ARCHIVE as error:
+        raise ValueError(_unreadable(path, info.filename.removesuffix(".npy"), error)) from None
 
 
 def _read_statistics(
@@ -380,14 +438,19 @@ def _read_statistics(
     if len(present) == 1:
         missing = sigma_key if present == [mu_key] else mu_key
         raise ValueError(f"{path}: holds {present[0]} but no {missing}; a mean and a covariance belong together.")
-    mu, sigma = (_read_array(archive, members[key], path) for key in (mu_key, sigma_key))
-    if mu.ndim != 1 or sigma.shape != (mu.size, mu.size):
+    (mu_shape, mu_dtype, _), (sigma_shape, sigma_dtype, _) = (
+        _read_header(archive, members[key], path) for key in (mu_key, sigma_key)
+    )
+    if len(mu_shape) != 1 or sigma_shape != (*mu_shape, *mu_shape) or not 0 < mu_shape[0] <= _MAX_FEATURES:
         raise ValueError(
-            f"{path}: {mu_key} has shape {mu.shape} and {sigma_key} {sigma.shape}; needed (D,) and (D, D)."
+            f"{path}: {mu_key} has shape {mu_shape} and {sigma_key} {sigma_shape}; needed (D,) and (D, D), with D "
+            f"from 1 to {_MAX_FEATURES:,}."
         )
+    for key, dtype in ((mu_key, mu_dtype), (sigma_key, sigma_dtype)):
+        if dtype.kind != "f":
+            raise ValueError(f"{path}: {key} is {dtype}; needed floating point statistics.")
+    mu, sigma = (_read_array(archive, members[key], path) for key in (mu_key, sigma_key))
     for key, array in ((mu_key, mu), (sigma_key, sigma)):
-        if array.dtype.kind != "f":
-            raise ValueError(f"{path}: {key} is {array.dtype}; needed floating point statistics.")
         if not np.isfinite(array).all():
             raise ValueError(f"{path}: {key} holds NaN or infinite values; make the reference statistics again.")
     if not np.allclose(sigma, sigma.T, rtol=1e-4, atol=1e-6 * np.abs(sigma).max()):
@@ -398,21 +461,28 @@ def _read_statistics(
 def _read_run(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None, path: Path) -> SampleRun | None:
     if info is None:
         return None
+    shape, dtype, _ = _read_header(archive, info, path)
+    if shape != () or dtype.kind != "U" or dtype.itemsize > _MAX_TEXT:
+        raise ValueError(
+            f"{path}: {RUN_KEY} is {dtype} {shape}; needed one JSON text of at most {_MAX_TEXT // 4:,} characters."
+        )
     text = _read_array(archive, info, path)
-    if text.shape != () or text.dtype.kind != "U":
-        raise ValueError(f"{path}: {RUN_KEY} is {text.dtype} {text.shape}; needed one JSON text.")
     try:
         return SampleRun.from_json(str(text))
-    except ValueError as error:
+    except (SystemError, ValueError) as error:  # the first is NumPy's, at numbers that are no characters
         raise ValueError(f"{path}: {RUN_KEY}: {error}") from None
 
 
-def _read_labels(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None, num_stored: int) -> np.ndarray | None:
+def _read_labels(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo | None, path: Path, num_stored: int
+) -> np.ndarray | None:
     """Labels if `arr_1` is a label per image. ADM ignores the key, so anything else there is no error."""
     if info is None:
         return None
     try:
-        labels = _read_array(archive, info, Path(archive.filename or ""))
+        shape, dtype, _ = _read_header(archive, info, path)
+        if shape != (num_stored,) or dtype.kind not in "iu":
+            return None
+        return _read_array(archive, info, path).astype(np.int64)
     except ValueError:
         return None
-    return labels.astype(np.int64) if labels.shape == (num_stored,) and labels.dtype.kind in "iu" else None

@@ -15,6 +15,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import os
 import re
 import tomllib
@@ -29,10 +30,13 @@ from dit_eval.engines import Resources
 from dit_eval.flops import Workload
 from dit_eval.models.dit import BLOCK_DESIGNS, MODEL_NAMES, DiTConfig, named_config
 from dit_eval.report.counts import count_network
+from dit_eval.results import reason
 from dit_eval.training import Recipe
 
 PLAN_FOLDER = Path(__file__).with_name("plans")
 
+_MAX_FILE = 1 << 18  # bytes of a plan
+_MAX_CELLS = 100_000
 _FAMILY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*-(S|B|L|XL)/\d+")  # as the report reads size and patch
 _SIZES = ("depth", "hidden_size", "num_heads", "patch_size")
 
@@ -254,7 +258,12 @@ def load_plan(plan: str | os.PathLike[str]) -> Plan:
     """
     path = Path(plan)
     if path.is_file():
-        return parse_plan(path.read_text(encoding="utf-8"), path)
+        if path.stat().st_size > _MAX_FILE:
+            raise PlanError(f"{path}: {path.stat().st_size:,} bytes; a plan may have {_MAX_FILE:,}.")
+        try:
+            return parse_plan(path.read_text(encoding="utf-8"), path)
+        except UnicodeDecodeError as error:
+            raise PlanError(f"{path}: not UTF-8 text ({error}).") from None
     known = embedded_plans()
     if os.fspath(plan) in known:
         embedded = known[os.fspath(plan)]
@@ -268,8 +277,8 @@ def parse_plan(text: str, path: Path) -> Plan:
     """A plan from its text; `path` is for messages, and where relative paths in it start. Errors as `load_plan`."""
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise PlanError(f"{path}: not TOML ({error}).") from None
+    except (RecursionError, ValueError) as error:  # brackets within brackets; a number of thousands of digits
+        raise PlanError(f"{path}: not TOML ({reason(error)}).") from None
     top = _Table(values, (), _Lines(text, path))
     name, about = top.text("name"), top.text("about", "")
     data = _data(top.table("data"), path.parent)
@@ -310,7 +319,8 @@ class _Lines:
         self._lines: dict[tuple[str | int, ...], int] = {}
         table: tuple[str | int, ...] = ()
         counts: dict[str, int] = {}
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, whole in enumerate(text.splitlines(), start=1):
+            line = whole[:200]  # a header or key is there; both patterns take the square of a length
             if header := self._HEADER.match(line):
                 try:
                     names = list(_nested_names(tomllib.loads(f"[{header[2]}]")))
@@ -372,7 +382,9 @@ class _Table:
             return default
         value = self._values[key]
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise self.error(key, f"found {value!r}; needed {needed}")
+            raise self.error(key, f"found {_shown(value)}; needed {needed}")
+        if isinstance(value, int) and abs(value) >> 63:
+            raise self.error(key, "found a number of more than 64 bits")
         return value
 
     def text(self, key: str, default: Any = _MISSING) -> Any:
@@ -405,7 +417,9 @@ class _Table:
         values = values if isinstance(values, list) else [values]
         wrong = [v for v in values if not isinstance(v, kinds) or isinstance(v, bool)]
         if wrong or not values:
-            raise self.error(key, f"found {wrong[0] if wrong else '[]'!r}; needed {needed}, or a list of such")
+            raise self.error(key, f"found {_shown(wrong[0] if wrong else '[]')}; needed {needed}, or a list of such")
+        if any(isinstance(v, int) and abs(v) >> 63 for v in values):
+            raise self.error(key, "found a number of more than 64 bits")
         return list(dict.fromkeys(values))
 
     def table(self, key: str, default: Any = _MISSING) -> _Table:
@@ -424,6 +438,15 @@ class _Table:
         for key in self._values:
             if key not in known:
                 raise self.error(key, f"unknown key; known here: {', '.join(known)}{_did_you_mean(key, known)}")
+
+
+def _shown(value: Any) -> str:
+    """A value as a message shows it; Python writes no integer of thousands of digits."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -590,6 +613,9 @@ class _Tasks:
         if min(seeds) < 0:
             raise table.error("seeds", f"found {min(seeds)}; needed 0 or more")
         table.finish()
+        lists = (models, blocks, seeds, lengths, spacings, scales, counts, decoders)
+        if (size := math.prod(map(len, lists))) + len(self.cells) > _MAX_CELLS:
+            raise table.error(None, f"{size:,} combinations; a plan may have {_MAX_CELLS:,} cells")
         for model, block, seed in product(models, blocks, seeds):
             run = self._training(model, block, seed, lengths, table)
             for steps, spacing, scale, count, vae in product(lengths, spacings, scales, counts, decoders):

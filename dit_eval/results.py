@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import json
 import math
 import os
 import platform
 import subprocess
+import types
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import dit_eval
+from dit_eval.files import check_plain
 
 PROTOCOL = "adm-2021"
 # How sampling makes noise; a change of the rule is a change of all images and needs another text.
@@ -23,9 +27,10 @@ NOISE_RULE = "numpy Philox, key (seed, index), standard_normal float32; labels f
 # How standard errors and intervals are estimated; another estimator is another text.
 UNCERTAINTY_METHOD = "influence functions and bisections, 2026-11"
 
-_METRICS = ("fid", "sfid", "inception_score", "precision", "recall",
-            "kid", "kid_std", "density", "coverage", "fd_dinov2", "cmmd")  # fmt: skip
 _Parsed = TypeVar("_Parsed")
+# What text that is not ours can raise while it is read: keys and types of every kind, numbers too long for an int, and
+# brackets within brackets.
+_NOT_OURS = (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +108,12 @@ class SampleRun:
         """
         try:
             return cls._from_dict(json.loads(text))
-        except (AttributeError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"Not the description of a sampling run ({error}): {text[:80]!r}") from None
+        except _NOT_OURS as error:
+            raise ValueError(f"Not the description of a sampling run ({reason(error)}): {text[:80]!r}") from None
 
     @classmethod
     def _from_dict(cls, data: dict[str, Any]) -> SampleRun:
-        return cls(**data | {"earlier_environments": tuple(data.get("earlier_environments", ()))})
+        return _checked(cls(**data | {"earlier_environments": tuple(data.get("earlier_environments", ()))}))
 
     def differences(self, other: SampleRun) -> list[str]:
         """What makes image i of the two runs differ, as "name: mine, theirs"; environments are not compared."""
@@ -209,11 +214,8 @@ class Uncertainty:
 
     @classmethod
     def _from_dict(cls, data: dict[str, Any]) -> Uncertainty:
-        estimates = {name: Estimate(**data[name]) for name in ESTIMATES if data.get(name) is not None}
-        for name, estimate in estimates.items():
-            if not all(_is_number(value) for value in dataclasses.astuple(estimate)):
-                raise TypeError(f"the estimate of {name} is {data[name]!r}, needed numbers")
-        return cls(**data | estimates)
+        estimates = {name: _checked(Estimate(**data[name])) for name in ESTIMATES if data.get(name) is not None}
+        return _checked(cls(**data | estimates))
 
 
 # Names of the estimates of an `Uncertainty`.
@@ -292,29 +294,73 @@ class EvalResult:
             data = json.loads(line)
             for role in ("gen", "ref"):
                 size, run = data[role]["image_size"], data[role].get("run")
-                data[role] = ImageSource(
-                    **data[role]
-                    | {
-                        "image_size": tuple(size) if size else None,
-                        "run": SampleRun._from_dict(run) if run else None,
-                    }
+                data[role] = _checked(
+                    ImageSource(
+                        **data[role]
+                        | {
+                            "image_size": tuple(size) if size else None,
+                            "run": SampleRun._from_dict(run) if run else None,
+                        }
+                    )
                 )
-            data["extractor"] = ExtractorInfo(**data["extractor"])
+            data["extractor"] = _checked(ExtractorInfo(**data["extractor"]))
             data["warnings"] = tuple(data["warnings"])
             if data.get("uncertainty") is not None:
                 data["uncertainty"] = Uncertainty._from_dict(data["uncertainty"])
-            result = cls(**data)
-        except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"Not an evaluation result ({error}): {line[:80]!r}") from None
-        for name in (*_METRICS, "num_samples"):
-            value = getattr(result, name)
-            if not _is_number(value) and (value is not None or name == "num_samples"):
-                raise ValueError(f"Not an evaluation result ({name} is {value!r}, needed a number): {line[:80]!r}")
-        return result
+            return _checked(cls(**data))
+        except _NOT_OURS as error:
+            raise ValueError(f"Not an evaluation result ({reason(error)}): {line[:80]!r}") from None
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def reason(error: BaseException) -> str:
+    """What an error says, in one line that is not longer than people read."""
+    text = str(error).partition("\n")[0] or type(error).__name__
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite number that a float and 64 bits can hold, and no bool."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _checked(data: _Parsed) -> _Parsed:
+    """A dataclass that was read from JSON, if each field is of its type; a TypeError otherwise."""
+    for name, hint in _hints(type(data)).items():
+        if not _is_of(getattr(data, name), hint):
+            raise TypeError(f"{name} is {repr(getattr(data, name))[:80]}, needed {_in_words(hint)}")
+    return data
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _is_of(value: object, hint: Any) -> bool:
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin is types.UnionType:
+        return any(_is_of(value, part) for part in parts)
+    if origin is tuple and parts[-1] is not ...:
+        return isinstance(value, tuple) and len(value) == len(parts) and all(map(_is_of, value, parts))
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_of(each, parts[0]) for each in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_is_of(each, parts[1]) for each in value.values())
+    if hint in (int, float):
+        return is_number(value) and isinstance(value, int | hint)
+    return isinstance(value, hint)
+
+
+def _in_words(hint: Any) -> str:
+    """Numbers and texts by name, other types as Python writes them."""
+    if typing.get_origin(hint) is types.UnionType:
+        return " or ".join(_in_words(part) for part in typing.get_args(hint))
+    return {float: "a number", int: "an integer", str: "a text", type(None): "null"}.get(hint, str(hint))
 
 
 def append_result(path: str | os.PathLike[str], result: EvalResult) -> None:
@@ -350,8 +396,10 @@ def read_lines(
     Raises
     ------
     ValueError
-        If lines are not understood and `on_bad_line` is None; the message gives the number of each.
+        If lines are not understood and `on_bad_line` is None; the message gives the numbers
+        of the first ten.
     """
+    check_plain(Path(path), "a file of JSON lines")
     parsed, bad = [], []
     # Split at the newline byte alone: a text may hold other characters that Python takes for the end of a line.
     lines = Path(path).read_bytes().split(b"\n")
@@ -363,7 +411,8 @@ def read_lines(
         except ValueError as error:
             bad.append(f"{path}, line {number}: {error}")
     if bad and on_bad_line is None:
-        raise ValueError("\n".join(bad))
+        more = [f"... and {len(bad) - 10:,} more lines"] if len(bad) > 10 else []
+        raise ValueError("\n".join([*bad[:10], *more]))
     for message in bad:
         if on_bad_line is not None:
             on_bad_line(message)

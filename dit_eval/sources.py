@@ -15,19 +15,18 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import os
 import re
 import stat
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, Protocol
+
+from dit_eval.files import BROKEN_ARCHIVE, open_zip
 
 # Kinds of images that people keep; of these, ENCODED_SUFFIXES are scored.
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -47,7 +46,6 @@ _BLOCK = 512  # of a tar
 _STEP = 1 << 20  # bytes passed over at once
 
 Load = Callable[[], bytes]
-_BROKEN = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError, struct.error)
 
 
 class Source(Protocol):
@@ -257,13 +255,13 @@ class ZipSource:
 
     @contextmanager
     def reading(self) -> Iterator[Callable[[Sequence[int]], Iterator[Load]]]:
-        with _open_zip(self.path) as archive:
+        with _opened(self.path) as archive:
 
             def load(index: int) -> bytes:
                 try:
                     with archive.open(self.members[index]) as file:
                         return file.read()  # no more than the directory says, which has been checked
-                except _BROKEN as error:
+                except BROKEN_ARCHIVE as error:
                     raise ValueError(f"{self.where(index)}: {_damaged(error)}") from None
 
             yield lambda indices: (partial(load, i) for i in indices)
@@ -280,7 +278,7 @@ def list_zip(path: Path) -> ZipSource:
         If it holds no images, is damaged, encrypted, or made to do harm.
     """
     listing = _Listing(path=path, archive=True)
-    with _open_zip(path) as archive:
+    with _opened(path) as archive:
         infos = archive.infolist()
     for info in infos:
         name = listing.path_of(info.orig_filename)
@@ -314,24 +312,14 @@ def list_zip(path: Path) -> ZipSource:
     return ZipSource(path=path, names=names, remarks=remarks, members=tuple(members))
 
 
-class _ZipFile(io.BufferedReader):
-    """A zip's bytes for `zipfile`, which reads a directory of any promised size in one piece."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > _MAX_DIRECTORY:
-            raise zipfile.BadZipFile(f"a directory of {size:,} bytes, of which {_MAX_DIRECTORY:,} are allowed")
-        return super().read(size)
-
-
 @contextmanager
-def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    with _ZipFile(io.FileIO(path)) as file:
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    with ExitStack() as stack:
         try:
-            archive = zipfile.ZipFile(file)
-        except (*_BROKEN, ValueError, OverflowError) as error:
+            archive = stack.enter_context(open_zip(path, max_directory=_MAX_DIRECTORY))
+        except BROKEN_ARCHIVE as error:
             raise ValueError(f"{path}: {_damaged(error)}") from None
-        with archive:
-            yield archive
+        yield archive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -487,7 +475,7 @@ class _Stream:
     def _some(self, size: int) -> bytes:
         try:
             data = self._file.read(size)
-        except _BROKEN as error:
+        except BROKEN_ARCHIVE as error:
             raise ValueError(f"{self._path}: {_damaged(error)}") from None
         self.position += len(data)
         if self._compressed and self.position > _FREE + _MAX_RATIO * self._raw.tell():

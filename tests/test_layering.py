@@ -23,7 +23,7 @@ LAYERS = [
     {"images"},
     {"npz"},
     {"workers"},
-    {"stats", "results", "assets", "engines", "sources"},
+    {"stats", "results", "assets", "engines", "sources", "tensors"},
     {"files", "dist"},
     {""},  # dit_eval itself: the version
 ]
@@ -46,6 +46,7 @@ ONLY_IN = {
         "metrics/kernel.py",
         "metrics/manifold.py",
         "metrics/uncertainty.py",
+        "tensors.py",
         "models/dit.py",
         "models/unet.py",
         "models/checkpoints.py",

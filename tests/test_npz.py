@@ -137,3 +137,10 @@ def test_a_file_says_how_it_was_drawn_or_not(tmp_path, images):
         np.savez(tmp_path / "bad.npz", arr_0=images, sample_run=bad)
         with pytest.raises(ValueError, match="sample_run"):
             open_batch(tmp_path / "bad.npz", role="gen")
+
+
+def test_a_run_of_numbers_that_are_no_characters_is_an_error(tmp_path, images):
+    text = np.array([0x7FFFFFFF, 0x41], np.uint32).view("<U2").reshape(())
+    np.savez(tmp_path / "x.npz", arr_0=images, sample_run=text)
+    with pytest.raises(ValueError, match=r"x\.npz: sample_run: "):
+        open_batch(tmp_path / "x.npz", role="gen")

@@ -6,13 +6,18 @@ are those of tensorflow/core/framework/{graph,node_def,attr_value,tensor,tensor_
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from dit_eval.files import check_plain
+
 _FLOAT = 1  # DataType.DT_FLOAT
+_MAX_FILE = 1 << 29  # bytes; ADM's graph has 91 MiB
+_MAX_VALUES = 1 << 26  # floats of all constants together; Inception's network has 24 million
 
 
 def read_constants(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -23,16 +28,22 @@ def read_constants(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     ValueError
         If the file is not a GraphDef, or a constant's data does not fill its shape.
     """
-    data = memoryview(Path(path).read_bytes())
+    path = Path(path)
+    check_plain(path, "a frozen TensorFlow graph")
+    if path.stat().st_size > _MAX_FILE:
+        raise ValueError(f"{path}: {path.stat().st_size:,} bytes; a frozen graph may have {_MAX_FILE:,}.")
+    data = memoryview(path.read_bytes())
     constants: dict[str, np.ndarray] = {}
+    left = _MAX_VALUES
     try:
         for field, node in _fields(data):
             if field != 1 or not isinstance(node, memoryview):  # GraphDef.node
                 continue
             name, op, value = _node(node)
-            if op == "Const" and value is not None and (array := _tensor(value, name)) is not None:
+            if op == "Const" and value is not None and (array := _tensor(value, name, left)) is not None:
+                left -= array.size
                 constants[name] = array
-    except (IndexError, UnicodeDecodeError) as error:
+    except (IndexError, ValueError) as error:
         raise ValueError(f"{path}: not a frozen TensorFlow graph ({error}).") from None
     if not constants:
         raise ValueError(f"{path}: not a frozen TensorFlow graph: it holds no float constants.")
@@ -93,8 +104,8 @@ def _node(data: memoryview) -> tuple[str, str, memoryview | None]:
     return name, op, tensor
 
 
-def _tensor(data: memoryview, name: str) -> np.ndarray | None:
-    """A float32 TensorProto as an array; None for other types."""
+def _tensor(data: memoryview, name: str, most: int) -> np.ndarray | None:
+    """A float32 TensorProto as an array of at most so many values; None for other types."""
     dtype, content = 0, b""
     shape: tuple[int, ...] = ()
     values: list[np.ndarray] = []
@@ -110,13 +121,18 @@ def _tensor(data: memoryview, name: str) -> np.ndarray | None:
     if dtype != _FLOAT:
         return None
     array = np.frombuffer(content, "<f4") if content else np.concatenate(values or [np.zeros(0, "<f4")])
-    count = int(np.prod(shape, dtype=np.int64))
+    count = math.prod(shape)
+    if max(count, array.size) > most:  # a single value may stand for any number of them
+        raise ValueError(f"constants of more than {_MAX_VALUES:,} values")
     if 0 < array.size < count:  # the last value stands for all that follow
         array = np.concatenate([array, np.full(count - array.size, array[-1], "<f4")])
     if array.size != count:
-        raise ValueError(f"Constant {name!r} has {array.size} values for shape {shape}; the graph file is damaged.")
+        raise ValueError(f"constant {name[:80]!r} has {array.size} values for another shape; the file is damaged")
     return array.reshape(shape).astype(np.float32)
 
 
 def _dimension(data: memoryview) -> int:
-    return next((v for f, v in _fields(data) if f == 1 and isinstance(v, int)), 0)
+    size = next((v for f, v in _fields(data) if f == 1 and isinstance(v, int)), 0)
+    if size >> 31:
+        raise ValueError("a dimension that no constant has")
+    return size

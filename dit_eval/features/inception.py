@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
-import warnings
-import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +28,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from dit_eval.assets import sha256_of
 from dit_eval.features.extract import FeatureBatch
 from dit_eval.features.graph_def import read_constants
+from dit_eval.tensors import load_tensors
 
 POOL_DIM, SPATIAL_CHANNELS, SPATIAL_DIM, NUM_CLASSES = 2048, 7, 7 * 17 * 17, 1008
 
@@ -209,12 +207,10 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     if path.suffix == ".pb":
         return _from_graph(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about foreign pickles, which end in the error below
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError) as error:
+        state = load_tensors(path)
+    except ValueError as error:
         raise ValueError(
-            f"{path}: not a PyTorch state dict ({str(error).splitlines()[0]}). Needed torch-fidelity's Inception "
+            f"{path}: not a PyTorch state dict ({error}). Needed torch-fidelity's Inception "
             "weights (.pth) or ADM's classify_image_graph_def.pb: `dit-eval weights fetch inception`."
         ) from None
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import pickle
-import warnings
-import zipfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,16 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dit_eval.assets import sha256_of
 from dit_eval.features.extract import FeatureBatch
+from dit_eval.tensors import load_tensors
 
 _PATCH = 14  # pixels
-_UNREADABLE = (pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError)
 _CPU_MINI_BATCH = 16  # keeps the activations of CLIP's 577 tokens small
 
 
@@ -215,13 +210,9 @@ def read_weights(path: str | os.PathLike[str], network: str) -> dict[str, Tensor
     """
     path = Path(path)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about foreign pickles, which end in the error below
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (*_UNREADABLE, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise _not_the_weights(path, network, f"unreadable: {str(error).partition(chr(10))[0]}") from None
+        state = load_tensors(path)
+    except ValueError as error:
+        raise _not_the_weights(path, network, f"unreadable: {error}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise _not_the_weights(path, network, f"it holds {type(state).__name__}, not a plain state dict of tensors")
     return state

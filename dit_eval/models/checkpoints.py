@@ -10,10 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,11 +18,14 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from dit_eval.files import atomic_file
 from dit_eval.models.dit import MODEL_NAMES, DiT, DiTConfig, named_config
+from dit_eval.results import reason
+from dit_eval.sources import shown
+from dit_eval.tensors import load_tensors
 
 # In the metadata of the safetensors files that we write.
 _CONFIG_KEY = "dit_eval.config"
@@ -73,7 +73,8 @@ def load_dit(path: str | os.PathLike[str], config: DiTConfig, *, weights: Litera
         needed = {name: tuple(value.shape) for name, value in DiT(config).state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     stored_positions = found.pop("pos_embed", None)
-    if stored_positions not in (None, needed["pos_embed"]) and found == {k: needed[k] for k in found if k in needed}:
+    is_table = stored_positions is not None and len(stored_positions) == 3
+    if is_table and stored_positions != needed["pos_embed"] and found == {k: needed[k] for k in found if k in needed}:
         raise ValueError(
             f"{os.fspath(path)}: its position table has {stored_positions[1]} tokens, this model "
             f"{needed['pos_embed'][1]}. The checkpoint is for images of {_image_size(stored_positions[1], config)} px; "
@@ -98,11 +99,14 @@ def read_checkpoint(path: str | os.PathLike[str], *, weights: Literal["ema", "mo
         if not isinstance(chosen, dict):
             raise ValueError(f"{path}: a trainer's file without a state dict under {weights!r}.")
         state = chosen
-    tensors = {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
+    tensors = {str(name).removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
+    odd = next((name for name, value in tensors.items() if not _is_plain(value)), None)
+    if odd is not None:
+        raise ValueError(f"{path}: {odd[:80]!r} holds no plain floating point numbers, as weights do.")
     if any(name.startswith("transformer_blocks.") for name in tensors):
         tensors = _from_diffusers(tensors, path)
     if "x_embedder.proj.weight" not in tensors:
-        some = ", ".join(sorted(map(str, state))[:4]) or "nothing"
+        some = ", ".join(shown(name[:80]) for name in sorted(map(str, state))[:4]) or "nothing"
         raise ValueError(f"{path}: not a checkpoint of a DiT (found {some}, ...; needed x_embedder.proj.weight, ...).")
     return tensors
 
@@ -143,8 +147,8 @@ def stored_config(path: str | os.PathLike[str]) -> DiTConfig | None:
     try:
         text = _metadata(Path(path)).get(_CONFIG_KEY)
         return None if text is None else DiTConfig(**json.loads(text))
-    except (SafetensorError, TypeError, ValueError) as error:
-        raise ValueError(f"{os.fspath(path)}: its configuration cannot be read ({error}).") from None
+    except (SafetensorError, ArithmeticError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{os.fspath(path)}: its configuration cannot be read ({reason(error)}).") from None
 
 
 def training_notes(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -170,8 +174,8 @@ def training_notes(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         if not all(type(count) is int and count > 0 for count in counts):
             raise ValueError(f"{counts[0]!r} steps of {counts[1]!r} images")
         return dict(notes)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{os.fspath(path)}: its notes on training cannot be read ({error}).") from None
+    except (SafetensorError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{os.fspath(path)}: its notes on training cannot be read ({reason(error)}).") from None
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -193,18 +197,17 @@ def read_state(path: Path) -> dict[str, object]:
         If it is neither, or needs anything else to be unpickled.
     """
     try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
         # A trainer's file carries its command line as a Namespace, which is a plain container.
-        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # about foreign pickles, which end in the error below
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: not a PyTorch or safetensors checkpoint ({first}).") from None
+        state = load_tensors(path, containers=(argparse.Namespace,))
+    except ValueError as error:
+        raise ValueError(f"{path}: not a PyTorch or safetensors checkpoint ({error}).") from None
     if not isinstance(state, dict):
         raise ValueError(f"{path}: holds {type(state).__name__}; needed a state dict.")
     return state
+
+
+def _is_plain(value: Tensor) -> bool:
+    return value.device.type == "cpu" and value.layout == torch.strided and value.is_floating_point()
 
 
 def _from_diffusers(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -223,7 +226,7 @@ def _from_diffusers(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]
             state[f"blocks.{index}.{_DIFFUSERS_BLOCK[inner]}.{kind}"] = value
         elif inner in _DIFFUSERS_SHARED:
             ours = f"{_DIFFUSERS_SHARED[inner]}.{kind}"
-            if ours in state and not torch.equal(state[ours], value):
+            if ours in state and (state[ours].dtype != value.dtype or not torch.equal(state[ours], value)):
                 raise ValueError(f"{path}: {name} differs between blocks; a DiT has one for all.")
             state[ours] = value
         elif inner in ("attn1.to_q", "attn1.to_k", "attn1.to_v"):
@@ -233,6 +236,8 @@ def _from_diffusers(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]
     for ours, thirds in parts.items():
         if thirds.keys() != {"q", "k", "v"}:
             raise ValueError(f"{path}: {ours} is incomplete; found {', '.join(sorted(thirds))} of q, k, v.")
+        if len({third.shape for third in thirds.values()}) > 1 or thirds["q"].ndim == 0:
+            raise ValueError(f"{path}: the shapes of q, k and v of {ours} differ.")
         state[ours] = torch.cat([thirds[third] for third in "qkv"])
     return state
 

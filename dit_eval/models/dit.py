@@ -29,6 +29,10 @@ LATENT_FACTOR = 8  # the Stable Diffusion autoencoder shrinks each side by it
 _NORM_EPS = 1e-6
 _FREQUENCIES = 256  # width of the sinusoidal timestep embedding
 
+# Limits far beyond what anyone trains.
+_MOST = {"depth": 1000, "hidden_size": 1 << 16, "num_heads": 1 << 10, "patch_size": 1 << 10, "input_size": 1 << 12,
+         "in_channels": 1 << 10, "num_classes": 1 << 24}  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig:
@@ -64,6 +68,13 @@ class DiTConfig:
             raise ValueError(f"Unknown space {self.space!r}; known: latent, pixel.")
         if self.block not in BLOCK_DESIGNS:
             raise ValueError(f"Unknown block design {self.block!r}; known: {', '.join(BLOCK_DESIGNS)}.")
+        # Whatever a file or a plan says: without these it could ask for a network that no machine builds.
+        for name, most in _MOST.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 1 <= value <= most:
+                raise ValueError(f"Found {name} {str(value)[:40]}; needed an integer from 1 to {most:,}.")
+        if not isinstance(self.label_dropout, int | float) or not 0 <= self.label_dropout <= 1:
+            raise ValueError(f"Found label_dropout {str(self.label_dropout)[:40]}; needed a number from 0 to 1.")
         if self.input_size % self.patch_size:
             raise ValueError(f"An input of {self.input_size} pixels does not divide into patches of {self.patch_size}.")
         if self.hidden_size % self.num_heads or self.hidden_size % 4:

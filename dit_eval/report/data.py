@@ -19,7 +19,7 @@ import pandas as pd
 
 from dit_eval.paper import load_statements, load_table
 from dit_eval.report.counts import Count
-from dit_eval.results import PROTOCOL, EvalResult, read_lines
+from dit_eval.results import PROTOCOL, EvalResult, is_number, read_lines, reason
 
 METRICS = {
     "fid": ("FID", "min"),
@@ -172,7 +172,7 @@ def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: Counter
 def number_of_steps(spacing: str) -> int | None:
     """How many steps a sampler takes that was asked for "250", "10,15,20" or "ddim50"; None for any other text."""
     counts = spacing.removeprefix("ddim").split(",")
-    return sum(map(int, counts)) if all(count.isdigit() for count in counts) else None
+    return sum(map(int, counts)) if all(re.fullmatch("[0-9]{1,9}", count) for count in counts) else None
 
 
 def select(points: pd.DataFrame, **wanted: object) -> pd.DataFrame:
@@ -383,10 +383,9 @@ def _loss_line(line: str) -> dict[str, Any]:
     try:
         data = json.loads(line)
         row = {"model": data["model"], "step": data["step"], **{name: data.get(name) for name in _LOSSES}}
-    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"Not a line of a loss log ({error}): {line[:80]!r}") from None
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"Not a line of a loss log ({reason(error)}): {line[:80]!r}") from None
     numbers = [row["step"], row["loss"], *(row[name] for name in ("mse", "vb") if row[name] is not None)]
-    good = all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers)
-    if not good or not isinstance(row["model"], str):
+    if not all(map(is_number, numbers)) or not isinstance(row["model"], str):
         raise ValueError(f"Not a line of a loss log (needed a model's name, a step and a finite loss): {line[:80]!r}")
     return row

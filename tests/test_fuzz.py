@@ -1,0 +1,39 @@
+"""The fuzzer of the readers: some of its cases, and that it finds what is planted."""
+
+import planted_readers
+import pytest
+from fuzz_readers import READERS, case_bytes, fuzz
+
+SOME = {reader.name: reader for reader in READERS}
+
+
+def test_no_reader_fails_at_a_few_hundred_damaged_files():
+    # `make fuzz` runs twenty times as many.
+    tallies = fuzz(READERS, cases=500, seed=7, processes=1)
+    assert [finding for tally in tallies.values() for finding in tally.findings] == []
+    assert sum(tally.cases for tally in tallies.values()) >= 490
+    assert all(tally.taken < tally.cases for tally in tallies.values()), "every reader refuses something"
+
+
+@pytest.mark.parametrize("name", ["npz", "results", "plan", "tar"])
+def test_cases_are_told_by_their_numbers_and_differ(name):
+    seeds = SOME[name].seeds()
+    made = [case_bytes(SOME[name], seeds, 0, number) for number in range(40)]
+    assert made == [case_bytes(SOME[name], seeds, 0, number) for number in range(40)]
+    assert len(set(made)) > 30
+    assert made != [case_bytes(SOME[name], seeds, 1, number) for number in range(40)]
+
+
+@pytest.mark.parametrize("read", planted_readers.PLANTED, ids=lambda read: read.__name__)
+def test_the_fuzzer_finds_what_is_planted(read):
+    tally = fuzz((planted_readers.planted(read),), cases=1, seed=3, processes=1)[read.__name__]
+    (finding,) = tally.findings
+    assert finding.startswith(f"{read.__name__}, seed 3, case 0: ")
+    assert planted_readers.PLANTED[read] in finding
+
+
+def test_the_fuzzer_leaves_a_good_reader_alone_and_goes_on_after_a_process_that_died():
+    good = fuzz((planted_readers.planted(planted_readers.be_good),), cases=30, seed=0, processes=1)["be_good"]
+    assert (good.cases, good.taken, good.findings) == (30, 0, [])
+    dead = fuzz((planted_readers.planted(planted_readers.die),), cases=3, seed=0, processes=1)["die"]
+    assert (dead.cases, len(dead.findings)) == (3, 3)
