@@ -19,7 +19,7 @@ import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExt
 from dit_eval.assets import sha256_of
 from dit_eval.features.extract import FeatureBatch
 from dit_eval.features.graph_def import read_constants
+from dit_eval.golden import seeded_weights
 
 POOL_DIM, SPATIAL_CHANNELS, SPATIAL_DIM, NUM_CLASSES = 2048, 7, 7 * 17 * 17, 1008
 
@@ -168,7 +169,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     if path.suffix == ".pb":
-        return _from_graph(path)
+        return _from_constants(read_constants(path), path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about foreign pickles, which end in the error below
@@ -181,6 +182,26 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f"{path}: holds {type(state).__name__}, needed a plain state dict of tensors.")
     return state
+
+
+class _Unloaded(FeatureExtractorInceptionV3):
+    """The network as it is built, for the shapes of its weights."""
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> None:
+        """Leaves the weights as they are."""
+
+
+def write_seeded_weights(path: Path, seed: int = 0) -> None:
+    """Write the random weights of `dit_eval.golden` as a state dict that `TorchInception` reads, 96 MB."""
+    empty = io.BytesIO()
+    torch.save({}, empty)
+    empty.seek(0)
+    net = _Unloaded("dit-eval", ["2048"], empty)
+    kernels = ((scope, net.get_submodule(module).conv.weight) for module, scope in _convolutions().items())
+    shapes = [
+        (scope, (kernel.shape[2], kernel.shape[3], kernel.shape[1], kernel.shape[0])) for scope, kernel in kernels
+    ]
+    torch.save(_from_constants(seeded_weights(shapes, seed), path), path)
 
 
 def _network(state: dict[str, torch.Tensor], source: str | os.PathLike[str]) -> FeatureExtractorInceptionV3:
@@ -278,8 +299,8 @@ def _convolutions() -> dict[str, str]:
     return scopes
 
 
-def _from_graph(path: Path) -> dict[str, torch.Tensor]:
-    constants = read_constants(path)
+def _from_constants(constants: dict[str, np.ndarray], path: Path) -> dict[str, torch.Tensor]:
+    """The constants of the graph, of the file `path`, by torch-fidelity's names."""
     state: dict[str, torch.Tensor] = {}
     try:
         for module, scope in _convolutions().items():
