@@ -111,6 +111,24 @@ def image_set(name: str, count: int | None = None) -> np.ndarray:
     return pictures
 
 
+class Probes(NamedTuple):
+    """Images that tell mistakes apart, (N, H, W, 3) uint8: smaller than Inception's 299 pixels, of just that, larger.
+
+    Only `exact` passes through the network without a resize. `large` is made smaller, where antialiasing shows.
+    """
+
+    small: np.ndarray
+    exact: np.ndarray
+    large: np.ndarray
+
+
+def probes() -> Probes:
+    """Two images of 64 pixels, one of 299 and one of 512."""
+    a, b, c, d = image_set("gen-256", 4)
+    large = np.concatenate([np.concatenate([a, b], axis=1), np.concatenate([c, d], axis=1)])[None]
+    return Probes(image_set("gen-64", 2), large[:, 100:399, 100:399], large)
+
+
 # Of these vectors the tests write one with a single `float_val` for the whole shape.
 CONSTANT_VECTOR = "mixed_3/conv/batchnorm/beta"
 NUM_FEATURES, NUM_CLASSES = 2048, 1008

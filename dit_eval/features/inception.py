@@ -11,6 +11,7 @@ caches, one per core at a time, with convolution and ReLU in one kernel.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import pickle
@@ -191,8 +192,13 @@ class _Unloaded(FeatureExtractorInceptionV3):
         """Leaves the weights as they are."""
 
 
-def write_seeded_weights(path: Path, seed: int = 0) -> None:
-    """Write the random weights of `dit_eval.golden` as a state dict that `TorchInception` reads, 96 MB."""
+def write_seeded_weights(path: Path, seed: int = 0) -> str:
+    """Write the random weights of `dit_eval.golden` as a state dict that `TorchInception` reads, 96 MB.
+
+    Returns
+    -------
+    SHA-256 of the arrays, each after its name in the graph, in sorted order.
+    """
     empty = io.BytesIO()
     torch.save({}, empty)
     empty.seek(0)
@@ -201,7 +207,10 @@ def write_seeded_weights(path: Path, seed: int = 0) -> None:
     shapes = [
         (scope, (kernel.shape[2], kernel.shape[3], kernel.shape[1], kernel.shape[0])) for scope, kernel in kernels
     ]
-    torch.save(_from_constants(seeded_weights(shapes, seed), path), path)
+    weights = seeded_weights(shapes, seed)
+    torch.save(_from_constants(weights, path), path)
+    parts = (part for name in sorted(weights) for part in (name.encode(), weights[name].tobytes()))
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _network(state: dict[str, torch.Tensor], source: str | os.PathLike[str]) -> FeatureExtractorInceptionV3:
