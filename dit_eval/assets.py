@@ -29,7 +29,7 @@ class Asset:
     Attributes
     ----------
     name : how the command line calls it
-    kind : "weights" or "reference"
+    kind : "weights", "reference" or "samples"
     filename : name in the cache, or in `reference_stats/` for an embedded one
     url : public address, or None for an embedded file
     sha256 : hexadecimal; None where the publisher states none and nobody here could compute it
@@ -37,7 +37,7 @@ class Asset:
     """
 
     name: str
-    kind: Literal["weights", "reference"]
+    kind: Literal["weights", "reference", "samples"]
     filename: str
     url: str | None
     sha256: str | None
@@ -79,7 +79,7 @@ def assets() -> tuple[Asset, ...]:
     )
 
 
-def asset(name: str, kind: Literal["weights", "reference"] | None = None) -> Asset:
+def asset(name: str, kind: Literal["weights", "reference", "samples"] | None = None) -> Asset:
     """The asset of that name.
 
     Raises

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dit_eval.results import EvalResult, SampleRun, Uncertainty
     from dit_eval.sampling import Decoder
     from dit_eval.study import Engine, Study
+    from dit_eval.verify import Verification
 
 USER_ERROR = 2
 _METRICS = "fid,sfid,is,precision,recall,kid,density,coverage, with dinov2 fd-dinov2, with clip cmmd"
@@ -42,7 +43,7 @@ _IMAGES = (
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0 done, 2 a mistake of the user (one message, no traceback), 130 interrupted."""
+    """Run one command and exit: 0 done, 1 `verify` failed, 2 a mistake of the user (one message, no traceback), 130."""
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
@@ -223,6 +224,8 @@ def _parser() -> argparse.ArgumentParser:
         "--skip-bad-lines", action="store_true", help="leave out lines that are no result, with a warning, and go on"
     )
     report.set_defaults(run=_report)
+
+    _add_verify(commands)
 
     quickstart = commands.add_parser(
         "quickstart",
@@ -411,6 +414,29 @@ def _add_study(commands: Any) -> None:
     action("show", _study_show, "print a plan, to start one of your own from")
     work = action("work", _study_work, "do one task of a study; what engines start, under torchrun or alone")
     work.add_argument("key", metavar="TASK")
+
+
+def _add_verify(commands: Any) -> None:
+    verify = commands.add_parser(
+        "verify",
+        help="check that this installation gives ADM's numbers",
+        description="Score published sample batches and compare with the published numbers; or, with --offline, go "
+        "through the whole chain on a golden set that is made here. Exits with code 1 if a number is off.",
+    )
+    verify.add_argument("--offline", action="store_true", help="without download, in about a minute")
+    verify.add_argument(
+        "--golden",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="adm-g-u-256 or adm-g-128 (default: both); the files are large",
+    )
+    verify.add_argument("--weights", type=Path, metavar="FILE", help="of Inception (default: fetched into the cache)")
+    verify.add_argument("--batch-size", type=int, default=64, metavar="B", help="default: %(default)s")
+    verify.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    verify.add_argument("--cache", type=Path, metavar="DIR", help="keep features here; a second run skips the network")
+    verify.add_argument("--json", metavar="FILE|-", help="also write the checks as one JSON object; - prints only that")
+    verify.set_defaults(run=_verify, extractor="inception", backend="torch", precision="fp32")
 
 
 def _add_on_corrupt(parser: Any) -> None:
@@ -1271,6 +1297,53 @@ def _report(arguments: argparse.Namespace) -> None:
         on_step=_say,
     )
     sys.stdout.write(f"{page}\n")
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    from dit_eval.verify import report_json
+
+    if arguments.offline and (arguments.golden or arguments.weights or arguments.cache):
+        raise ValueError("--offline makes its own images and weights; drop --golden, --weights and --cache.")
+    verifications = _verify_offline(arguments) if arguments.offline else _verify_published(arguments)
+    if arguments.json and arguments.json != "-":
+        _write_text(Path(arguments.json), report_json(verifications) + "\n")
+    if arguments.json == "-":
+        sys.stdout.write(report_json(verifications) + "\n")
+    else:
+        sys.stdout.write("\n".join(item.text() for item in verifications))
+    if not all(item.passed for item in verifications):
+        sys.exit(1)
+
+
+def _verify_offline(arguments: argparse.Namespace) -> list[Verification]:
+    from dit_eval.verify import verify_offline
+
+    return [verify_offline(device=World().device(arguments.device), on_step=_say)]
+
+
+def _verify_published(arguments: argparse.Namespace) -> list[Verification]:
+    from dit_eval.assets import asset
+    from dit_eval.npz import open_batch
+    from dit_eval.verify import goldens, verify_published
+
+    chosen = goldens(arguments.golden)
+    extractor = _extractor(arguments)
+    found = []
+    for golden in chosen:
+        files = {role: _fetch(asset(name)) for role, name in (("gen", golden.gen), ("ref", golden.ref))}
+        with _ProgressBars("features") as bars:
+            found.append(
+                verify_published(
+                    golden,
+                    gen=open_batch(files["gen"], role="gen"),
+                    ref=open_batch(files["ref"], role="ref"),
+                    extractor=extractor,
+                    batch_size=arguments.batch_size,
+                    cache=arguments.cache,
+                    on_progress=bars.update,
+                )
+            )
+    return found
 
 
 def _quickstart(arguments: argparse.Namespace) -> None:

@@ -1,7 +1,9 @@
 """Synthetic image and feature sets for which the ADM evaluator's own numbers are kept in ``goldens/adm.json``.
 
-The sets stand in for photographs and for Inception features: they have the right ranges, vary from item to item, and
-`gen` and `ref` are drawn from distributions that differ but overlap, so that no metric sits at an end of its scale.
+The images are drawn by ``dit_eval.golden``, since ``dit-eval verify --offline`` uses them too; the feature sets and
+stored statistics are made here. They stand in for photographs and for Inception features: they have the right ranges,
+vary from item to item, and `gen` and `ref` are drawn from distributions that differ but overlap, so that no metric sits
+at an end of its scale.
 
 All random numbers are integers of the frozen ``RandomState`` stream. Sums of products are formed from integers small
 enough that float32 holds every partial sum exactly, and everything else is one correctly rounded operation at a time.
@@ -15,101 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dit_eval.golden import image_set
+
 POOL_DIM = 2048
 SPATIAL_DIM = 2023
-
-
-class Style(NamedTuple):
-    """What the pictures of one distribution look like; amplitudes in grey levels of 0..255.
-
-    Attributes
-    ----------
-    colour : lowest and highest value of a channel of the ground colour
-    coarse, fine : amplitude of the smooth colour fields on 5 x 5 and 17 x 17 nodes
-    stripes : amplitude of the stripes; half of the pictures have some
-    blobs : largest number of discs
-    noise_bits : pixel noise is uniform over 2 ** noise_bits values
-    """
-
-    colour: tuple[int, int]
-    coarse: int
-    fine: int
-    stripes: int
-    blobs: int
-    noise_bits: int
-
-
-class ImageSet(NamedTuple):
-    """How one set is drawn: each picture has the set's own style, or with `shared` percent chance the common one."""
-
-    seed: int
-    count: int
-    size: int
-    own: Style
-    shared: int
-
-
-COMMON = Style(colour=(56, 200), coarse=60, fine=20, stripes=40, blobs=3, noise_bits=4)
-REAL = Style(colour=(24, 232), coarse=90, fine=16, stripes=60, blobs=5, noise_bits=2)
-DRAWN = Style(colour=(96, 208), coarse=32, fine=40, stripes=24, blobs=2, noise_bits=6)
-
-IMAGE_SETS = {
-    "gen-64": ImageSet(seed=101, count=72, size=64, own=DRAWN, shared=35),  # 72 = 64 + 8: a short last batch
-    "ref-64": ImageSet(seed=102, count=60, size=64, own=REAL, shared=35),
-    "gen-256": ImageSet(seed=103, count=68, size=256, own=DRAWN, shared=35),
-    "ref-256": ImageSet(seed=104, count=44, size=256, own=REAL, shared=35),
-}
-
-
-def _field(rng: np.random.RandomState, nodes: int, size: int, amplitude: int) -> np.ndarray:
-    """Smooth random colours: values on `nodes` x `nodes` points, interpolated bilinearly; (size, size, 3) float64."""
-    grid = rng.randint(-amplitude, amplitude + 1, size=(nodes, nodes, 3)).astype(np.float64)
-    # Tents over the nodes. `size` is a power of two, so weights and products are exact binary fractions.
-    centres = (2 * np.arange(size) + 1) * (nodes - 1) / (2 * size)  # pixel centres, in nodes
-    weights = np.maximum(1 - np.abs(centres[:, None] - np.arange(nodes)[None, :]), 0)  # (size, nodes)
-    rows = (weights @ grid.reshape(nodes, -1)).reshape(size, nodes, 3)
-    return weights @ rows  # broadcasts over y: (size, nodes) @ (size, nodes, 3)
-
-
-def _picture(rng: np.random.RandomState, style: Style, size: int) -> np.ndarray:
-    """One picture, (size, size, 3) uint8."""
-    y, x = np.mgrid[0:size, 0:size].astype(np.int32) * (256 // size)  # in 1/256 of the picture
-    picture = rng.randint(style.colour[0], style.colour[1] + 1, size=3).astype(np.int32)[None, None, :]
-    field = _field(rng, 5, size, style.coarse) + _field(rng, 17, size, style.fine)
-    picture = picture + np.floor(field).astype(np.int32)
-
-    amplitude = rng.randint(-style.stripes, style.stripes + 1, size=3).astype(np.int32)
-    across, down = rng.randint(-3, 4, size=2)
-    period, phase = 2 * rng.randint(8, 40), rng.randint(0, 256)
-    if rng.randint(0, 2):
-        wave = np.abs((across * x + down * y + phase) % period - period // 2)  # 0 .. period / 2
-        picture = picture + (amplitude * (2 * wave - period // 2)[..., None]) // (period // 2)
-
-    for _ in range(rng.randint(0, style.blobs + 1)):
-        centre_y, centre_x = rng.randint(0, 256, size=2)
-        radius = rng.randint(16, 72)
-        inside = (y - centre_y) ** 2 + (x - centre_x) ** 2 < radius**2
-        picture = np.where(inside[..., None], rng.randint(0, 256, size=3).astype(np.int32), picture)
-
-    width = 2**style.noise_bits
-    noise = rng.randint(0, width, size=(size, size, 3), dtype=np.uint8).astype(np.int32) - width // 2
-    return np.clip(picture + noise, 0, 255).astype(np.uint8)
-
-
-def image_set(name: str) -> np.ndarray:
-    """The images of one set, (N, H, W, 3) uint8.
-
-    Parameters
-    ----------
-    name : "gen-64" (N = 72), "ref-64" (60), "gen-256" (68) or "ref-256" (44)
-    """
-    spec = IMAGE_SETS[name]
-    rng = np.random.RandomState(spec.seed)
-    pictures = np.empty((spec.count, spec.size, spec.size, 3), np.uint8)
-    for i in range(spec.count):
-        style = COMMON if rng.randint(0, 100) < spec.shared else spec.own
-        pictures[i] = _picture(rng, style, spec.size)
-    return pictures
 
 
 def _gaussian(

@@ -9,8 +9,7 @@ the other, and against the unmodified evaluator (see ``goldens/README.md``).
 The name mapping between the two layouts is written out here on its own account. The package has its own mapping;
 that the two were written separately is what makes the comparison worth something.
 
-All numbers come from integers of the frozen ``RandomState`` stream by correctly rounded operations (no sums of floats,
-no logarithms), so every machine draws the same bits.
+The numbers themselves come from ``dit_eval.golden``, with the topology of this module.
 """
 
 from __future__ import annotations
@@ -24,22 +23,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from dit_eval import golden
+from dit_eval.golden import CONSTANT_VECTOR, NUM_FEATURES
+
 if TYPE_CHECKING:
     from tensorflow.core.framework import graph_pb2
 
-NUM_FEATURES = 2048
-NUM_CLASSES = 1008
 BATCHNORM_EPSILON = 0.001
 
-# These two vectors use the less common encodings of a constant; a reader that knows only one of the three fails.
-CONSTANT_VECTOR = "mixed_3/conv/batchnorm/beta"  # one `float_val` that fills the whole shape
+# CONSTANT_VECTOR (one `float_val` that fills the whole shape) and this vector use the less common encodings of a
+# constant; a reader that knows only one of the three fails.
 LISTED_VECTOR = "conv/batchnorm/moving_mean"  # one `float_val` per element
-
-# Found by trial, so that activations neither die nor explode and the pool features resemble the published network's:
-# a gain below 1 makes up for the positive betas, which keep the network from amplifying small differences without
-# end; the last layers get low betas, since what rarely fires differs most from image to image.
-GAIN = 0.92
-CLASS_SPREAD = 0.3
 
 
 class Conv(NamedTuple):
@@ -256,55 +250,9 @@ CONVS: tuple[Conv, ...] = tuple(layer for layer in LAYERS if isinstance(layer, C
 JOINS: dict[str, Join] = {layer.name: layer for layer in LAYERS if isinstance(layer, Join)}
 
 
-def _uniform(rng: np.random.RandomState, low: float, high: float, size: int) -> np.ndarray:
-    """Uniform values, (size,) float32, the same bits everywhere (`RandomState.uniform` may fuse its two operations)."""
-    return (low + rng.random_sample(size) * (high - low)).astype(np.float32)
-
-
-def _centred(rng: np.random.RandomState, shape: tuple[int, ...], centring: float) -> np.ndarray:
-    """Uniform weights of unit variance, `shape` float64, less `centring` x their mean per output (last axis).
-
-    Activations after a Relu are all positive. Weights that sum to zero do not answer to that common level, without
-    which deep random layers give nearly the same features for every image. The sum is one of integers, thus exact.
-    """
-    raw = rng.randint(0, 2**16, size=shape, dtype=np.uint16).reshape(-1, shape[-1])  # (fan in, channels out)
-    total = raw.sum(axis=0, dtype=np.int64)
-    middle = (2**16 - 1) / 2
-    mean = total / raw.shape[0] - middle
-    spread = 2**16 / np.sqrt(12.0)
-    return ((raw - (middle + centring * mean)) / spread).reshape(shape)
-
-
 def seeded_weights(seed: int = 0) -> dict[str, np.ndarray]:
-    """Random weights of the whole network, by the names of the TensorFlow constants.
-
-    Returns
-    -------
-    dict of str to ndarray, float32
-        ``NAME/conv2d_params`` (kh, kw, in, out) and ``NAME/batchnorm/{beta,gamma,moving_mean,moving_variance}`` (out,)
-        for each of the 94 convolutions, ``softmax/weights`` (2048, 1008) and ``softmax/biases`` (1008,): 472 arrays.
-    """
-    rng = np.random.RandomState(seed)
-    weights: dict[str, np.ndarray] = {}
-    last = JOINS["mixed_10/join"].sources
-    for conv in CONVS:
-        width, channels = conv.widths
-        shape = (*conv.kernel, width, channels)
-        fan_in = conv.kernel[0] * conv.kernel[1] * width
-        # Pixels lie around zero already, and their common level is the picture's colour: leave it to the first layer.
-        centring = 0.0 if conv.name == "conv" else 1.0
-        params = _centred(rng, shape, centring) * (GAIN * np.sqrt(2.0 / fan_in))
-        weights[f"{conv.name}/conv2d_params"] = params.astype(np.float32)
-        beta, gamma = ((-0.9, -0.1), (0.7, 1.7)) if conv.name in last else ((0.0, 0.7), (0.6, 1.4))
-        weights[f"{conv.name}/batchnorm/beta"] = _uniform(rng, *beta, channels)
-        weights[f"{conv.name}/batchnorm/gamma"] = _uniform(rng, *gamma, channels)
-        weights[f"{conv.name}/batchnorm/moving_mean"] = _uniform(rng, -0.2, 0.2, channels)
-        weights[f"{conv.name}/batchnorm/moving_variance"] = _uniform(rng, 0.5, 1.5, channels)
-    weights[CONSTANT_VECTOR] = np.full_like(weights[CONSTANT_VECTOR], 0.125)
-    classes = _centred(rng, (NUM_FEATURES, NUM_CLASSES), 1.0) * CLASS_SPREAD
-    weights["softmax/weights"] = classes.astype(np.float32)
-    weights["softmax/biases"] = _uniform(rng, -1.0, 1.0, NUM_CLASSES)
-    return weights
+    """Random weights of the whole network, by the names of the TensorFlow constants (see `dit_eval.golden`)."""
+    return golden.seeded_weights(((conv.name, (*conv.kernel, *conv.widths)) for conv in CONVS), seed)
 
 
 def _constant(graph: graph_pb2.GraphDef, name: str, value: np.ndarray, dtype: int) -> None:

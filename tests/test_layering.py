@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "dit_eval"
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"quickstart"},
+    {"quickstart", "verify"},
     {"study", "cost"},
     {"plan"},
     {"evaluate", "sampling", "training", "report"},
@@ -23,7 +23,7 @@ LAYERS = [
     {"images"},
     {"npz"},
     {"workers"},
-    {"stats", "results", "assets", "engines", "sources", "tensors"},
+    {"stats", "results", "assets", "engines", "sources", "tensors", "golden"},
     {"files", "dist"},
     {""},  # dit_eval itself: the version
 ]

@@ -11,6 +11,7 @@ caches, one per core at a time, with convolution and ReLU in one kernel.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from dit_eval.assets import sha256_of
 from dit_eval.features.extract import FeatureBatch
 from dit_eval.features.graph_def import read_constants
+from dit_eval.golden import seeded_weights
 from dit_eval.tensors import load_tensors
 
 POOL_DIM, SPATIAL_CHANNELS, SPATIAL_DIM, NUM_CLASSES = 2048, 7, 7 * 17 * 17, 1008
@@ -205,7 +207,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     if path.suffix == ".pb":
-        return _from_graph(path)
+        return _from_constants(read_constants(path), path)
     try:
         state = load_tensors(path)
     except ValueError as error:
@@ -216,6 +218,35 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f"{path}: holds {type(state).__name__}, needed a plain state dict of tensors.")
     return state
+
+
+def write_seeded_weights(path: Path, seed: int = 0) -> str:
+    """Write the random weights of `dit_eval.golden` as a state dict that `TorchInception` reads, 96 MB.
+
+    Returns
+    -------
+    SHA-256 of the arrays, each after its name in the graph, in sorted order.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Unloaded(FeatureExtractorInceptionV3):  # type: ignore[misc]  # untyped
+        """The network as it is built, for the shapes of its weights."""
+
+        def load_state_dict(self, *arguments: Any, **options: Any) -> None:
+            """Leaves the weights as they are."""
+
+    empty = io.BytesIO()
+    torch.save({}, empty)
+    empty.seek(0)
+    net = Unloaded("dit-eval", ["2048"], empty)
+    kernels = ((scope, net.get_submodule(module).conv.weight) for module, scope in _convolutions().items())
+    shapes = [
+        (scope, (kernel.shape[2], kernel.shape[3], kernel.shape[1], kernel.shape[0])) for scope, kernel in kernels
+    ]
+    weights = seeded_weights(shapes, seed)
+    torch.save(_from_constants(weights, path), path)
+    parts = (part for name in sorted(weights) for part in (name.encode(), weights[name].tobytes()))
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _check_names(state: dict[str, torch.Tensor], source: str | os.PathLike[str]) -> None:
@@ -338,8 +369,8 @@ def _convolutions() -> dict[str, str]:
     return scopes
 
 
-def _from_graph(path: Path) -> dict[str, torch.Tensor]:
-    constants = read_constants(path)
+def _from_constants(constants: dict[str, np.ndarray], path: Path) -> dict[str, torch.Tensor]:
+    """The constants of the graph, of the file `path`, by torch-fidelity's names."""
     state: dict[str, torch.Tensor] = {}
     try:
         for module, scope in _convolutions().items():
