@@ -259,7 +259,7 @@ def _add_diagnose(commands: Any) -> None:
     published = diagnose.add_argument_group("what the number is compared with")
     published.add_argument("--expect", metavar="NAME", help="a published result, such as dit-xl-2-cfg1.5")
     for option, metric in _PUBLISHED.items():
-        published.add_argument(f"--expect-{option}", type=float, metavar="X", dest=metric, help=f"published {metric}")
+        published.add_argument(f"--expect-{option}", type=float, metavar="X", help=f"published {metric}")
     published.add_argument(
         "--expect-samples", type=int, metavar="N", help="samples that the published number is of (default: 50,000)"
     )
@@ -644,7 +644,8 @@ def _expectation(arguments: argparse.Namespace) -> Expectation | None:
 
     from dit_eval.diagnose import Expectation, expectation
 
-    numbers = {m: getattr(arguments, m) for m in _PUBLISHED.values() if getattr(arguments, m) is not None}
+    given = {metric: getattr(arguments, f"expect_{option}") for option, metric in _PUBLISHED.items()}
+    numbers = {metric: value for metric, value in given.items() if value is not None}
     if arguments.expect_samples is not None and arguments.expect_samples < 1:
         raise ValueError(f"--expect-samples {arguments.expect_samples}: needed at least 1.")
     if arguments.expect is not None:
