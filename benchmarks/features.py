@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from harness import alternate, log, print_environment, report
 
-from dit_eval.features.inception import TorchInception
+from dit_eval.features.inception import POOL_DIM, SPATIAL_DIM, TorchInception
+from dit_eval.stats import RunningStats
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from seeded_inception import seeded_weights, write_graph_def, write_state_dict
@@ -120,6 +121,23 @@ def main() -> None:
             f"{rate:.0f} GFLOP/s of a matrix product ({reached / rate:.0%})\n"
         )
     log(f"{question}: matrix product", {"gflops_per_second": rate})
+    if "dit-eval" in seconds:
+        moments(arguments.batch, statistics.median(seconds["dit-eval"]), arguments.repeats)
+
+
+def moments(batch: int, extraction: float, repeats: int) -> None:
+    """What the streaming moments of pool and spatial features cost beside the network."""
+    features = [np.random.RandomState(0).rand(batch, dim).astype(np.float32) for dim in (POOL_DIM, SPATIAL_DIM)]
+    running = [RunningStats(part.shape[1]) for part in features]
+
+    def update() -> None:
+        for stats, part in zip(running, features, strict=True):
+            stats.update(part)
+
+    question = f"Moments of {batch} images"
+    seconds = alternate({"streaming": update}, repeats)
+    report(question, seconds, "streaming")
+    sys.stdout.write(f"  {statistics.median(seconds['streaming']) / extraction:.1%} of the time of the network\n")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,20 @@
 """What the metrics cost once features are there, against what users run today.
 
-python benchmarks/metrics.py [--rows 10000]
+    python benchmarks/metrics.py [--rows 10000] [--adm CLONE]
+
+CLONE is a checkout of openai/guided-diffusion: its evaluator's precision and recall then run beside ours.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from harness import alternate, print_environment, report
 from scipy import linalg
 
@@ -27,10 +34,39 @@ def features(num: int, seed: int) -> np.ndarray:
     return np.maximum(latent @ mixing + noise + 0.25, 0)
 
 
+def adm_precision_recall(clone: Path) -> Callable[[np.ndarray, np.ndarray], Any]:
+    """ADM's own, from its unchanged file, in a TensorFlow session."""
+    import tensorflow.compat.v1 as tf
+
+    spec = importlib.util.spec_from_file_location("adm_evaluator", clone / "evaluations" / "evaluator.py")
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(f"{clone}: not a checkout of guided-diffusion.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    estimator = module.ManifoldEstimator(tf.Session(config=tf.ConfigProto(allow_soft_placement=True)))
+
+    def both(ref: np.ndarray, gen: np.ndarray) -> Any:
+        radii = [estimator.manifold_radii(part) for part in (ref, gen)]
+        return estimator.evaluate_pr(ref, radii[0], gen, radii[1])
+
+    return both
+
+
+def bare_products(ref: np.ndarray, gen: np.ndarray) -> None:
+    """The three matrix products behind precision and recall, of blocks that fit in memory, and nothing else."""
+    ref_rows, gen_rows = torch.from_numpy(ref), torch.from_numpy(gen)
+    for rows, columns in ((ref_rows, ref_rows), (gen_rows, gen_rows), (ref_rows, gen_rows)):
+        for i in range(0, len(rows), 2048):
+            rows[i : i + 2048] @ columns.T
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=10_000, help="features on each side")
-    rows = parser.parse_args().rows
+    parser.add_argument("--adm", type=Path, metavar="CLONE")
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    rows, repeats = arguments.rows, arguments.repeats
     print_environment()
     gen, ref = features(rows, 1), features(rows, 2)
     stats = []
@@ -39,33 +75,35 @@ def main() -> None:
         running.update(part)
         stats.append(running.finalize())
 
-    def moments() -> None:
-        running = RunningStats(DIM)
-        for i in range(0, 1024, 64):
-            running.update(gen[i : i + 64])
-
+    full, other = stats
+    few = RunningStats(DIM)
+    few.update(gen[:1000])
+    deficient = few.finalize()
+    for question, a in (("", full), (", 1,000 images on one side", deficient)):
+        report(
+            f"Fréchet distance, {DIM} dimensions{question}",
+            alternate(
+                {
+                    "dit-eval": lambda a=a: frechet_distance(gen=a, ref=other),
+                    "scipy.linalg.sqrtm (ADM, pytorch-fid)": lambda a=a: linalg.sqrtm(a.sigma @ other.sigma),
+                },
+                repeats,
+            ),
+            "dit-eval",
+        )
+    candidates: dict[str, Callable[[], Any]] = {
+        "dit-eval, ADM's float16 rule": lambda: precision_recall(gen=gen, ref=ref),
+        "dit-eval, float32": lambda: precision_recall(gen=gen, ref=ref, distances="float32"),
+        "bare float32 matrix products": lambda: bare_products(ref, gen),
+    }
+    if arguments.adm:
+        theirs = adm_precision_recall(arguments.adm)
+        candidates["ADM's evaluator"] = lambda: theirs(ref, gen)
     report(
-        "Moments of 1,024 images, 2048 dimensions",
-        alternate({"streaming, batches of 64": moments}),
-        "streaming, batches of 64",
-    )
-    a, b = stats
-    report(
-        "Fréchet distance, 2048 dimensions",
-        alternate({
-            "dit-eval": lambda: frechet_distance(gen=a, ref=b),
-            "scipy.linalg.sqrtm (ADM, pytorch-fid)": lambda: linalg.sqrtm(a.sigma @ b.sigma),
-        }),
-        "dit-eval",
-    )  # fmt: skip
-    report(
-        f"Precision and recall, {rows:,} x {rows:,} x 2048",
-        alternate({
-            "dit-eval, ADM's float16 rule": lambda: precision_recall(gen=gen, ref=ref),
-            "dit-eval, float32": lambda: precision_recall(gen=gen, ref=ref, distances="float32"),
-        }),
+        f"Precision and recall, {rows:,} x {rows:,} x {DIM}",
+        alternate(candidates, repeats),
         "dit-eval, ADM's float16 rule",
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

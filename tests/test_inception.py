@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from golden_sets import image_set
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from dit_eval.features.graph_def import read_constants
-from dit_eval.features.inception import TorchInception, read_state_dict
+from dit_eval.features.inception import TorchInception, read_state_dict, resize_like_tensorflow
 
 PARTS = ("pool", "spatial", "class_probs")
 
@@ -42,13 +43,73 @@ def test_torch_and_tensorflow_agree(inception_files, torch_inception, name, crop
 
 
 def test_features_do_not_depend_on_the_batch(torch_inception):
-    images = image_set("gen-64")[:9]  # more than one of the mini-batches of 8 that a CPU works through
+    images = image_set("gen-64")[:9]  # more than two of the mini-batches of 4 that a CPU works through
     together = torch_inception(images)
     for size in (1, 5):
         parts = [torch_inception(images[i : i + size]) for i in range(0, 9, size)]
         for part in PARTS:
             apart = np.concatenate([getattr(p, part) for p in parts])
             assert relative_error(apart, getattr(together, part)) < 1e-5  # other kernels for other batch sizes
+
+
+@pytest.mark.parametrize("size", [(64, 64), (256, 256), (299, 299), (512, 512), (200, 77), (1, 1)])
+def test_the_resize_is_that_of_tensorflow_1(size):
+    import tensorflow as tf
+
+    images = np.random.RandomState(0).randint(0, 256, (2, *size, 3), dtype=np.uint8)
+    expected = tf.compat.v1.image.resize_bilinear(tf.constant(images, tf.float32), (299, 299)).numpy()
+    found = resize_like_tensorflow(torch.from_numpy(images), 299).permute(0, 2, 3, 1).numpy()
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-5)  # of 255: some ulps
+
+
+def test_features_are_those_of_the_plain_network(inception_files, torch_inception):
+    # Neither folded nor fused, resized and pooled by torch-fidelity itself.
+    plain = FeatureExtractorInceptionV3("plain", ["2048", "logits_unbiased"], str(inception_files.pth)).eval()
+    spatial = []
+    plain.Mixed_6d.branch1x1.register_forward_hook(lambda module, args, out: spatial.append(out[:, :7]))
+    images = image_set("gen-256")[:5]
+    with torch.inference_mode():
+        pool, logits = plain(torch.from_numpy(images).permute(0, 3, 1, 2))
+    found = torch_inception(images)
+    assert relative_error(found.pool, pool.numpy()) < 1e-4
+    assert relative_error(found.spatial, spatial[0].permute(0, 2, 3, 1).flatten(1).numpy()) < 1e-4
+    assert relative_error(found.class_probs, torch.softmax(logits, 1).numpy()) < 1e-4
+
+
+def test_features_do_not_depend_on_the_number_of_threads(torch_inception):
+    # So that one process with all cores and several with a share each give the same result.
+    images, threads = image_set("gen-64")[:10], torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(torch_inception(images))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    for part in PARTS:
+        for other in found[1:]:
+            np.testing.assert_array_equal(getattr(other, part), getattr(found[0], part))
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("bf16", 8), ("fp16", 11)])
+def test_half_precision_is_close_and_not_equal(inception_files, torch_inception, precision, bits):
+    half = TorchInception(weights=inception_files.pth, precision=precision)
+    images = image_set("gen-64")[:2]
+    exact, found = torch_inception(images), half(images)
+    assert half.precision == precision
+    for part in PARTS:
+        assert getattr(found, part).dtype == np.float32
+        # About a hundred roundings in a row, each of half a unit in the last of so many bits.
+        assert 0 < relative_error(getattr(found, part), getattr(exact, part)) < 50 * 2.0**-bits
+
+
+def test_an_impossible_precision_is_named_before_the_weights_are_read(tmp_path):
+    with pytest.raises(ValueError, match="tf32 is arithmetic of NVIDIA GPUs"):
+        TorchInception(weights=tmp_path / "absent.pth", precision="tf32")
+    with pytest.raises(ValueError, match=r"Unknown precision 'fp8'; known: fp32, tf32, bf16, fp16"):
+        TorchInception(weights=tmp_path / "absent.pth", precision="fp8")
 
 
 def test_constants_are_read_as_tensorflow_reads_them(inception_files):

@@ -147,7 +147,8 @@ class _Rows:
         done = self._done + len(rows)
         if done > len(self._array):  # doubled where nobody knows how many will come, so that copies cost little in all
             larger = np.empty((max(self._expected, done, 2 * len(self._array)), rows.shape[1]), np.float32)
-            larger[: self._done] = self._array[: self._done]
+            if self._done:
+                larger[: self._done] = self._array[: self._done]
             self._array = larger
         self._array[self._done : done] = rows
         self._done = done

@@ -83,7 +83,7 @@ class TorchInception:
         self.weights_sha256 = sha256_of(Path(weights))
         self._dtype = _HALF.get(precision, torch.float32)
         net = _folded(_network(read_state_dict(weights), weights)).requires_grad_(False)
-        self._classifier = net.fc.weight.to(device)
+        self._classifier = net.fc.weight.clone().to(device)  # float32, whatever the network becomes
         # 7 of the block's 192 channels, computed once more at a thousandth of the network's cost: simpler than to pick
         # them up inside the block, which several threads run at once.
         spatial = net.Mixed_6d.branch1x1.conv
