@@ -289,8 +289,9 @@ def _range(case: _Case) -> Iterator[Finding]:
                 explains=("narrow-range", "clipped"),
             )
             return
+    empty = float(case.own.blank.mean())  # told on their own; at worst all of them lie at this end
     for end, name in ((0, "0"), (255, "255")):
-        share, share_ref = values[end] / total, reference[end] / total_ref
+        share, share_ref = max(values[end] / total - empty, 0.0), reference[end] / total_ref
         # A quarter of all values at one end, three times the reference's: half of a range of -1..1 cut off is more.
         if share > 0.25 and share > 3 * share_ref + 0.05:
             yield Finding(
