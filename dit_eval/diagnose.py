@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -207,7 +208,7 @@ def diagnose(
     """
     pixels: dict[str, PixelFacts | None] = {}
     for role, images in (("ref", ref), ("gen", gen)):
-        report = (lambda done, total, role=role: on_progress(role, done, total)) if on_progress else None
+        report = partial(on_progress, role) if on_progress else None
         pixels[role] = read_pixels(images, batch_size=batch_size, on_progress=report) if images.num_images else None
     own, reference = pixels["gen"], pixels["ref"]
     if own is None:

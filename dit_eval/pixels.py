@@ -7,6 +7,7 @@ taken from at most `LOOKED_AT` images, evenly spaced over the set.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -78,7 +79,10 @@ def read_pixels(
     if not total or size is None:
         raise ValueError(f"{images.path}: no images to look at; needed a file or folder with at least one.")
     looked_at = np.unique(np.linspace(0, total - 1, min(LOOKED_AT, total)).round().astype(int))
-    hashes, thumbnails, blank, saturated = [], [], [], []
+    hashes: list[bytes] = []
+    thumbnails: list[np.ndarray] = []
+    blank: list[np.ndarray] = []
+    saturated: list[np.ndarray] = []
     close = _Close(size)
     done = 0
     for batch in images.batches(batch_size):
@@ -199,7 +203,7 @@ def _comb(aligned: np.ndarray, shifted: np.ndarray) -> float:
                 break
             means = [float(np.cos(2 * np.pi / step * c).mean()) for c in near]
             # Three standard errors of the difference: the best of 40 steps is taken.
-            doubt = 3 * np.sqrt(sum(0.5 / len(c) for c in near))
+            doubt = 3 * math.sqrt(sum(0.5 / len(c) for c in near))
             best = max(best, means[0] - max(means[1], 0.0) - doubt)
         found.append(best)
     # The median: pictures with edges on the grid have combs in some coefficients, JPEG in all.
