@@ -366,30 +366,36 @@ def _copies(case: _Case) -> Iterator[Finding]:
 
 
 def _empty(case: _Case) -> Iterator[Finding]:
-    for name, mine, theirs, words, advice in (
-        (
-            *("blank", case.own.blank, None if case.reference is None else case.reference.blank),
-            "are of one colour",
-            "Not-a-numbers in the sampler or decoder (half precision overflows in Stable Diffusion's) come out as "
-            "black or grey images: decode in fp32 or bf16, and draw these again.",
-        ),
-        (
-            *("saturated", case.own.saturated, None if case.reference is None else case.reference.saturated),
-            "are 0 or 255 nearly everywhere",
-            "Guidance far too strong, or values scaled twice, saturate images. Look at them with `dit-eval grid`.",
-        ),
-    ):
-        share, usual = float(mine.mean()), 0.0 if theirs is None else float(theirs.mean())
-        # A thousandth, beyond what the reference has, is fifty images of 50,000.
-        if share > 2 * usual + 1e-3:
-            at = np.flatnonzero(mine)
-            yield Finding(
-                id=name,
-                certainty="certain",
-                found=f"{len(at):,} of {case.own.num_images:,} samples {words} (the first is image {at[0]:,})",
-                advice=advice,
-                share=share,
-            )
+    ref = case.reference
+    blank, usual = float(case.own.blank.mean()), 0.0 if ref is None else float(ref.blank.mean())
+    # A thousandth, beyond what the reference has, is fifty images of 50,000.
+    if blank > 2 * usual + 1e-3:
+        yield Finding(
+            id="blank",
+            certainty="certain",
+            found=f"{_some(case.own.blank)} are of one colour",
+            advice="Not-a-numbers in the sampler or decoder (half precision overflows in Stable Diffusion's) come out "
+            "as black or grey images: decode in fp32 or bf16, and draw these again.",
+            share=blank,
+        )
+    # A drawing in black and white is rare, not impossible: a reference of M images without one leaves 3 / M possible.
+    saturated, usual = float(case.own.saturated.mean()), 0.0
+    if ref is not None:
+        usual = min((float(ref.saturated.sum()) + 3) / ref.num_images, 1.0)
+    if saturated > 2 * usual + 1e-3:
+        yield Finding(
+            id="saturated",
+            certainty="likely",
+            found=f"{_some(case.own.saturated)} are 0 or 255 nearly everywhere",
+            advice="Guidance far too strong, or values scaled twice, saturate images. Look at them with "
+            "`dit-eval grid`.",
+            share=saturated,
+        )
+
+
+def _some(concerned: np.ndarray) -> str:
+    at = np.flatnonzero(concerned)
+    return f"{len(at):,} of {len(concerned):,} samples (the first is image {at[0]:,})"
 
 
 def _colours(case: _Case) -> Iterator[Finding]:
