@@ -385,7 +385,7 @@ def _empty(case: _Case) -> Iterator[Finding]:
     if saturated > 2 * usual + 1e-3:
         yield Finding(
             id="saturated",
-            certainty="likely",
+            certainty="possible" if ref is None else "likely",
             found=f"{_some(case.own.saturated)} are 0 or 255 nearly everywhere",
             advice="Guidance far too strong, or values scaled twice, saturate images. Look at them with "
             "`dit-eval grid`.",
