@@ -292,15 +292,17 @@ def _range(case: _Case) -> Iterator[Finding]:
             return
     empty = float(case.own.blank.mean())  # told on their own; at worst all of them lie at this end
     for end, name in ((0, "0"), (255, "255")):
-        share, share_ref = max(values[end] / total - empty, 0.0), reference[end] / total_ref
+        # Of the channel that has least of it: a single channel that is constant is another cause.
+        at_end, per_channel = case.own.histogram[:, end], case.own.histogram.sum(axis=1)
+        share, share_ref = max(float((at_end / per_channel).min()) - empty, 0.0), reference[end] / total_ref
         # A quarter of all values at one end, three times the reference's: half of a range of -1..1 cut off is more.
         if share > 0.25 and share > 3 * share_ref + 0.05:
             yield Finding(
                 id="clipped",
                 certainty="certain" if share > 0.4 else "likely",
-                found=f"{case.gen.path}: {share:.0%} of the values are {name}, {share_ref:.0%} of the reference's are",
+                found=f"{case.gen.path}: {share:.0%} of the values of each channel are {name}, {share_ref:.0%} of the reference's are",
                 advice="Values were cut off before they were stored: floats in -1..1 need 127.5 x + 128, not 255 x.",
-                explains=("saturated", "colour-order", "orientation", "narrow-range"),
+                explains=("saturated", "constant-channel", "colour-order", "orientation", "narrow-range"),
             )
             return
     ends = np.flatnonzero(reference)[[0, -1]]
