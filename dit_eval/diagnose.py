@@ -300,7 +300,8 @@ def _range(case: _Case) -> Iterator[Finding]:
             yield Finding(
                 id="clipped",
                 certainty="certain" if share > 0.4 else "likely",
-                found=f"{case.gen.path}: {share:.0%} of the values of each channel are {name}, {share_ref:.0%} of the reference's are",
+                found=f"{case.gen.path}: {share:.0%} of the values of each channel are {name}, "
+                f"{share_ref:.0%} of the reference's are",
                 advice="Values were cut off before they were stored: floats in -1..1 need 127.5 x + 128, not 255 x.",
                 explains=("saturated", "constant-channel", "colour-order", "orientation", "narrow-range"),
             )
