@@ -37,12 +37,14 @@ check: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --quiet tests/test_layering.py
 
+# The short set, under ten minutes on two cores; benchmarks/README.md has the long runs.
 bench: $(VENV)/.test
+	$(BIN)/python benchmarks/features.py --repeats 2
+	$(BIN)/python benchmarks/metrics.py --rows 5000 --repeats 1
 	$(BIN)/python benchmarks/memory.py
-	$(BIN)/python benchmarks/memory.py --manifold
-	$(BIN)/python benchmarks/metrics.py
-	$(BIN)/python benchmarks/sampling.py
-	$(BIN)/python benchmarks/flops.py
+	$(BIN)/python benchmarks/sampling.py --steps 4 --repeats 2
+	$(BIN)/python benchmarks/intervals.py
+	$(BIN)/python benchmarks/flops.py --repeats 1
 
 reports: $(VENV)/.core
 	$(BIN)/python reports/metric_response.py

@@ -496,7 +496,7 @@ def _add_extractor_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=64,
         metavar="B",
-        help="images in memory at a time; each core of a CPU takes 4 of them (default: %(default)s)",
+        help="images in memory at a time; each core of a CPU takes 4 or 8 of them (default: %(default)s)",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
 
@@ -1442,8 +1442,10 @@ def _extractor_class(arguments: argparse.Namespace) -> Any:
 
         return DigitsExtractor
     if arguments.extractor in ("dinov2", "clip"):
-        if arguments.backend != "torch":
-            raise ValueError(f"--extractor {arguments.extractor} runs on torch only; drop --backend.")
+        if arguments.backend != "torch" or arguments.precision != "fp32":
+            raise ValueError(
+                f"--extractor {arguments.extractor} runs on torch and in fp32 only; drop --backend and --precision."
+            )
         from dit_eval.features.vit import ClipVision, DinoV2
 
         return DinoV2 if arguments.extractor == "dinov2" else ClipVision
@@ -1469,7 +1471,7 @@ def _extractor(arguments: argparse.Namespace, world: World | None = None) -> Fea
     if arguments.extractor == "digits":
         return extractor(device=device)
     options = {"device": device}
-    if arguments.backend == "torch":
+    if arguments.extractor == "inception" and arguments.backend == "torch":
         from dit_eval.features.inception import check_precision
 
         check_precision(arguments.precision, device)  # before anything is fetched

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -200,9 +201,13 @@ def check_request(
         if metrics is None and metric in usual
     ]
     if gen.pool or gen.spatial:
-        warnings.append(f"{gen.path} carries statistics; they are ignored, its images are scored.")
+        count = _known(gen.num_images)
+        warnings.append(f"{gen.path} carries statistics; they are ignored, its {count:,} images are scored.")
     if (ref.pool or ref.spatial) and not _serves(ref, sizes) and "fd-dinov2" in chosen:
-        warnings.append(f"{ref.path}: its statistics are of another network; FD-DINOv2 is against its images.")
+        count = _known(ref.num_images)
+        warnings.append(
+            f"{ref.path}: its statistics are of another network; FD-DINOv2 is against its {count:,} images."
+        )
     if gen.image_size != ref.image_size and ref.image_size is not None:
         warnings.append(f"gen images are {_size(gen)}, ref images {_size(ref)}: not a published comparison.")
     if sizes.name in ("inception", "dinov2"):
@@ -278,9 +283,7 @@ def evaluate(
     seconds: dict[str, float] = {}
     with _timed(seconds, "checksums"):
         # Of an iterable it is known once the images have been read.
-        gen_sha256, ref_sha256 = world.from_first(
-            lambda: tuple(None if images.read_once else images.sha256() for images in (gen, ref))
-        )
+        gen_sha256, ref_sha256 = world.from_first(lambda: _checksums(gen, ref))
 
     def features(role: str, images: ImageSet, sha256: str | None) -> FeatureSummary:
         report = partial(on_progress, role) if on_progress else None
@@ -441,6 +444,12 @@ def write_reference(
     else:
         write_batch(out, arrays=arrays)
     return len(keep)
+
+
+def _checksums(*sets: ImageSet) -> list[str | None]:
+    """Of each set, at the same time; None of one that is read once."""
+    with ThreadPoolExecutor(len(sets), "checksums") as threads:
+        return list(threads.map(lambda images: None if images.read_once else images.sha256(), sets))
 
 
 def _frechet(gen: GaussianStats | None, ref: GaussianStats | None) -> FrechetDistance:

@@ -458,7 +458,7 @@ class _Stream:
     def __init__(self, path: Path, file: IO[bytes], *, compressed: bool) -> None:
         file.seek(0)
         self._path, self._raw, self._compressed = path, file, compressed
-        self._file: IO[bytes] = gzip.GzipFile(fileobj=file, mode="rb") if compressed else file  # type: ignore[assignment]
+        self._file: IO[bytes] | gzip.GzipFile = gzip.GzipFile(fileobj=file, mode="rb") if compressed else file
         self._size = os.fstat(file.fileno()).st_size
         self.position = 0
 

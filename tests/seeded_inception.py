@@ -15,6 +15,8 @@ no logarithms), so every machine draws the same bits.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -392,6 +394,8 @@ def write_graph_def(path: str | Path, weights: dict[str, np.ndarray]) -> None:
     path : file to write, about 96 MB
     weights : as made by `seeded_weights`
     """
+    with contextlib.suppress(ImportError):  # before TensorFlow: the other order aborts the process
+        importlib.import_module("triton")
     from tensorflow.core.framework import graph_pb2, types_pb2
 
     single, integer, text = types_pb2.DT_FLOAT, types_pb2.DT_INT32, types_pb2.DT_STRING

@@ -270,3 +270,40 @@ def test_weights_are_listed_and_verified(capsys):
 def test_the_package_runs_as_a_module_and_tells_its_version():
     done = subprocess.run([sys.executable, "-m", "dit_eval", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("dit-eval 0.")
+
+
+def test_a_precision_is_refused_where_it_does_not_belong(capsys, no_network_runs):
+    save("gen.npz", arr_0=IMAGES)
+    for options, message in (
+        (["--extractor", "digits", "--precision", "bf16"], "--extractor digits carries its own weights"),
+        (["--extractor", "dinov2", "--precision", "bf16"], "--extractor dinov2 runs on torch and in fp32 only"),
+        (["--backend", "tensorflow", "--precision", "bf16"], "--precision bf16 needs --backend torch"),
+        (["--device", "cpu", "--precision", "tf32"], "tf32 is arithmetic of NVIDIA GPUs"),
+    ):
+        code, out, error = run(capsys, "evaluate", "gen.npz", "--ref", "gen.npz", *options)
+        assert (code, out) == (2, "")
+        assert message in error
+
+
+def test_features_in_half_precision_are_never_called_adms_protocol(capsys, inception_files):
+    save("gen.npz", arr_0=IMAGES)
+    arguments = ["gen.npz", "--ref", "gen.npz", "--weights", inception_files.pth, "--metrics", "is", "--json", "-"]
+    code, out, error = run(capsys, "evaluate", *arguments, "--precision", "bf16", "--no-results")
+    assert code == 0
+    result = json.loads(out)
+    assert result["protocol"] == "adm-2021, features in bf16"
+    assert result["extractor"]["precision"] == "bf16"
+    assert "features in bf16 move every metric" in error
+
+
+@pytest.mark.parametrize("network", ["dinov2", "clip"])
+def test_other_networks_get_no_precision(capsys, no_network_runs, network):
+    # They have one; it was handed to them once, which ended in a traceback.
+    save("gen.npz", arr_0=IMAGES)
+    save("weights.npz", arr_0=IMAGES)
+    code, out, error = run(
+        capsys, "evaluate", "gen.npz", "--ref", "gen.npz", "--extractor", network, "--weights", "weights.npz"
+    )
+    assert (code, out) == (2, "")
+    assert "weights.npz" in error
+    assert "Traceback" not in error

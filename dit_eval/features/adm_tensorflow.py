@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,9 @@ class TensorflowInception:
             raise ValueError(f"{path}: not ADM's Inception graph: softmax/weights (2048, 1008) is missing.")
         # TensorFlow and Triton (which PyTorch imports on many paths) each carry LLVM; with TensorFlow loaded first,
         # Triton's LLVM aborts the process. The other order works.
-        with suppress(ImportError):
-            importlib.import_module("triton")
+        if "tensorflow" not in sys.modules:
+            with suppress(ImportError):
+                importlib.import_module("triton")
         try:
             import tensorflow.compat.v1 as tf
         except ModuleNotFoundError as error:

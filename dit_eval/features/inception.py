@@ -18,6 +18,8 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -25,7 +27,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExtractorInceptionV3
 
 from dit_eval.assets import sha256_of
 from dit_eval.features.extract import FeatureBatch
@@ -34,17 +35,32 @@ from dit_eval.features.graph_def import read_constants
 POOL_DIM, SPATIAL_CHANNELS, SPATIAL_DIM, NUM_CLASSES = 2048, 7, 7 * 17 * 17, 1008
 
 _RESOLUTION = 299
-# What a core of a CPU works through at a time: more images overflow its caches, fewer waste its vector units.
-_CPU_MINI_BATCH = 4
-# ADM takes the spatial features from the first branch of Mixed_6d.
-_BEFORE_SPATIAL = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_1", "Conv2d_3b_1x1", "Conv2d_4a_3x3",
-                   "MaxPool_2", "Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c")  # fmt: skip
+# What a core of a CPU works through at a time. With fewer images the weights, 87 MB, come from memory more often; it is
+# half of them where that leaves cores without work. The stem's activations are large: fewer images stay in the caches.
+_CPU_MINI_BATCH, _CPU_STEM_BATCH = 8, 2
+# ADM takes the spatial features from the first branch of Mixed_6d, the block after these.
+_STEM_LAYERS = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_1", "Conv2d_3b_1x1", "Conv2d_4a_3x3",
+                "MaxPool_2")  # fmt: skip
+_BEFORE_SPATIAL = ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c")
 _AFTER_SPATIAL = ("Mixed_6d", "Mixed_6e", "Mixed_7a", "Mixed_7b", "Mixed_7c")
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16")
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_CONV = ("weight", "bias")
+_P = TypeVar("_P")
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layers:
+    """The network in parts: up to the block with the spatial features, their convolution, the rest, the classifier."""
+
+    stem: torch.nn.Module
+    before: torch.nn.Module
+    spatial: tuple[torch.Tensor, torch.Tensor]
+    after: torch.nn.Module
+    classifier: torch.Tensor  # (1008, 2048), float32 whatever the network is
 
 
 class TorchInception:
@@ -80,45 +96,64 @@ class TorchInception:
         check_precision(precision, device)
         self.device = device
         self.precision = precision
-        self.weights_sha256 = sha256_of(Path(weights))
         self._dtype = _HALF.get(precision, torch.float32)
-        net = _folded(_network(read_state_dict(weights), weights)).requires_grad_(False)
-        self._classifier = net.fc.weight.clone().to(device)  # float32, whatever the network becomes
+        self._weights = Path(weights)
+        self._state = read_state_dict(weights)
+        _check_names(self._state, weights)
+        self.weights_sha256 = sha256_of(self._weights)
+
+    @cached_property
+    def _layers(self) -> _Layers:
+        """The network, built when the first images come: features from a cache do without it."""
+        net = _folded(_network(self._state, self._weights)).requires_grad_(False)
+        self._state = {}
+        classifier = net.get_submodule("fc").get_parameter("weight").clone().to(self.device)
         # 7 of the block's 192 channels, computed once more at a thousandth of the network's cost: simpler than to pick
         # them up inside the block, which several threads run at once.
-        spatial = net.Mixed_6d.branch1x1.conv
-        self._spatial = [t[:SPATIAL_CHANNELS].to(device, self._dtype) for t in (spatial.weight, spatial.bias)]
-        net = net.to(device, self._dtype, memory_format=torch.channels_last)
-        if device == "cpu" and _fuses_convolutions(self._dtype):
+        conv = net.get_submodule("Mixed_6d.branch1x1.conv")
+        spatial = [conv.get_parameter(name)[:SPATIAL_CHANNELS].to(self.device, self._dtype) for name in _CONV]
+        net = net.to(self.device, self._dtype).to(memory_format=torch.channels_last)
+        if self.device == "cpu" and _fuses_convolutions(self._dtype):
             _fuse_convolutions(net)
-        self._before, self._after = (
+        stem, before, after = (
             torch.nn.Sequential(*(net.get_submodule(name) for name in names))
-            for names in (_BEFORE_SPATIAL, _AFTER_SPATIAL)
+            for names in (_STEM_LAYERS, _BEFORE_SPATIAL, _AFTER_SPATIAL)
         )
+        return _Layers(stem=stem, before=before, spatial=(spatial[0], spatial[1]), after=after, classifier=classifier)
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> FeatureBatch:
-        if self.device == "cpu":
-            parts = [images[i : i + _CPU_MINI_BATCH] for i in range(0, len(images), _CPU_MINI_BATCH)]
-            found = _on_all_cores(self._forward, parts)
+        _ = self._layers  # built once, before several threads ask for it
+        on_cpu = self.device == "cpu"
+        if on_cpu:
+            enough = len(images) >= _CPU_MINI_BATCH * torch.get_num_threads()
+            found = _on_all_cores(self._forward, _cut(images, _CPU_MINI_BATCH if enough else _CPU_MINI_BATCH // 2))
         else:
             found = [self._forward(images)]
         pool, spatial = (torch.cat(part) for part in zip(*found, strict=True))
-        probs = torch.softmax(pool @ self._classifier.T, dim=1)
+        probs = _on_all_cores(self._classify, [pool])[0] if on_cpu else self._classify(pool)
         return FeatureBatch(pool=pool.cpu().numpy(), spatial=spatial.cpu().numpy(), class_probs=probs.cpu().numpy())
 
     @torch.inference_mode()  # which is a matter of each thread
     def _forward(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Pool (B, 2048) and spatial features (B, 2023), float32."""
-        x = resize_like_tensorflow(torch.from_numpy(images).to(self.device), _RESOLUTION)
-        x = ((x - 128) / 128).to(self._dtype)
+        pieces = _cut(images, _CPU_STEM_BATCH) if self.device == "cpu" else [images]
         # TF32 convolutions, PyTorch's default on a GPU, would move FID.
         with torch.backends.cudnn.flags(allow_tf32=self.precision == "tf32"):
-            x = self._before(x)
-            spatial = F.conv2d(x, *self._spatial).relu_()
-            x = self._after(x)
+            x = self._layers.before(torch.cat([self._layers.stem(self._input(piece)) for piece in pieces]))
+            spatial = F.conv2d(x, *self._layers.spatial).relu_()
+            x = self._layers.after(x)
         # ADM flattens (17, 17, 7): NHWC order.
         return x.float().mean((2, 3)), spatial.float().permute(0, 2, 3, 1).flatten(1)
+
+    @torch.inference_mode()
+    def _classify(self, pool: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(pool @ self._layers.classifier.T, dim=1)
+
+    def _input(self, images: np.ndarray) -> torch.Tensor:
+        """What the first layer gets, (B, 3, 299, 299) in -1..1."""
+        x = resize_like_tensorflow(torch.from_numpy(images).to(self.device), _RESOLUTION)
+        return ((x - 128) / 128).to(self._dtype)
 
 
 def check_precision(precision: str, device: str) -> None:
@@ -142,11 +177,15 @@ def resize_like_tensorflow(images: torch.Tensor, size: int) -> torch.Tensor:
     return F.interpolate(x, size=(size + 1, size + 1), mode="bilinear", align_corners=True)[:, :, :size, :size]
 
 
-def _on_all_cores(function: Callable[[np.ndarray], _T], parts: list[np.ndarray]) -> list[_T]:
+def _cut(images: np.ndarray, size: int) -> list[np.ndarray]:
+    return [images[i : i + size] for i in range(0, len(images), size)]
+
+
+def _on_all_cores(function: Callable[[_P], _T], parts: list[_P]) -> list[_T]:
     """The function of each part, in order, each part on one core.
 
     That spares the cores from waiting for each other after each layer, and makes the result independent of their
-    number: oneDNN picks its kernels by the threads it may use.
+    number: oneDNN and MKL pick their kernels by the threads they may use.
     """
     cores = torch.get_num_threads()
     if cores == 1:
@@ -183,24 +222,47 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     return state
 
 
-def _network(state: dict[str, torch.Tensor], source: str | os.PathLike[str]) -> FeatureExtractorInceptionV3:
+def _check_names(state: dict[str, torch.Tensor], source: str | os.PathLike[str]) -> None:
+    """Tell another network's weights before anything is done with them; `_network` looks at every shape."""
+    parts = [
+        f"{module}.{part}" for module in _convolutions() for part in ("conv.weight", *(f"bn.{n}" for n in _BATCH_NORM))
+    ]
+    needed = {*parts, "fc.weight", "fc.bias"}
+    found = {name for name in state if not name.endswith(".num_batches_tracked")}
+    if found != needed:
+        name = min(found ^ needed)
+        raise _not_this_network(source, f"{name} is {'missing' if name in needed else 'unknown'}")
+    if state["fc.weight"].shape != (NUM_CLASSES, POOL_DIM):
+        raise _not_this_network(source, f"its classifier has shape {tuple(state['fc.weight'].shape)}")
+
+
+def _not_this_network(source: str | os.PathLike[str], what: str) -> ValueError:
+    return ValueError(
+        f"{os.fspath(source)}: not the weights of the 2015 Inception with 1,008 classes ({what}). torchvision's "
+        "inception_v3 is another network; fetch the right one with `dit-eval weights fetch inception`."
+    )
+
+
+def _network(state: dict[str, torch.Tensor], source: str | os.PathLike[str]) -> torch.nn.Module:
+    # Imported late: it brings torchvision, two seconds that features from a cache do without.
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
     # The constructor reads its weights by itself, and would run pickles: it is handed the checked tensors instead.
     checked = io.BytesIO()
     torch.save(state, checked)
     checked.seek(0)
     try:
-        return FeatureExtractorInceptionV3("dit-eval", ["2048", "logits_unbiased"], checked)
+        net: torch.nn.Module = FeatureExtractorInceptionV3("dit-eval", ["2048", "logits_unbiased"], checked)
     except RuntimeError as error:  # load_state_dict lists every key that is missing, unknown or misshapen
         lines = [line.strip() for line in str(error).splitlines()]
-        raise ValueError(
-            f"{os.fspath(source)}: not the weights of the 2015 Inception with 1,008 classes "
-            f"({' '.join(lines[1:3])[:300]}). torchvision's inception_v3 is another network; fetch the right one with "
-            "`dit-eval weights fetch inception`."
-        ) from None
+        raise _not_this_network(source, " ".join(lines[1:3])[:300]) from None
+    return net
 
 
-def _folded(net: FeatureExtractorInceptionV3) -> FeatureExtractorInceptionV3:
+def _folded(net: torch.nn.Module) -> torch.nn.Module:
     """Fold each batch norm into its convolution: one pass over the activations less, equal to 5e-6 of their scale."""
+    from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d
+
     for module in net.modules():
         if isinstance(module, BasicConv2d):
             module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), torch.nn.Identity()
@@ -236,6 +298,8 @@ def _fuses_convolutions(dtype: torch.dtype) -> bool:
 
 
 def _fuse_convolutions(net: torch.nn.Module) -> None:
+    from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d
+
     for module in list(net.modules()):
         for name, child in module.named_children():
             if isinstance(child, BasicConv2d):
