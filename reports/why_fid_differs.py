@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
@@ -112,6 +113,7 @@ DAMAGES = (
     Damage("jpeg", "JPEG of quality 90", lambda x: jpeg(x, 90)),
     Damage("jpeg", "JPEG of quality 75", lambda x: jpeg(x, 75)),
 )
+CHANCE, OTHER_PORT = "run-seed", "other-port"  # measured for the page alone; no findings
 ONLY_COLOUR = ("grey", "colour-order")  # grey digits have none
 
 
@@ -272,7 +274,7 @@ def _measure_runs(bench: _Bench, ref: Path) -> None:
         ("run-rounding", "truncated in place of rounded", {"rounding": "truncate"}),
         ("run-precision", "bf16 in place of fp32", {"precision": "bf16"}),
         ("run-labels", "balanced labels in place of random ones", {"labels": "balanced"}),
-        ("run-seed", "another seed: what chance alone does", {"global_seed": 1}),
+        (CHANCE, "another seed: what chance alone does", {"global_seed": 1}),
     ):
         bench.add(name, damage, words, before, drawn(**changes))
 
@@ -308,7 +310,62 @@ def measure_inception(folder: Path) -> list[dict[str, Any]]:
     bench.add("result-distances", "float32 distances in place of float16", words, before, exact, "precision", "recall")
     rough = bench.score(sound, ref, extractor=TorchInception(weights=weights, precision="bf16"))
     bench.add("result-precision", "features of both sets in bf16", words, before, rough)
+    _measure_ports(bench, weights, words, sound, ref, before)
     return bench.effects
+
+
+def _measure_ports(bench: _Bench, weights: Path, words: str, sound: Path, ref: Path, before: dict[str, float]) -> None:
+    """What other programs that run the same weights do, against statistics of this one and against their own."""
+    from dit_eval.features.inception import TorchInception
+
+    class Port(TorchInception):
+        """Inception with one thing changed: the resize, or functions of torch.nn.functional."""
+
+        def __init__(self, name: str, *, resize: dict[str, Any] | None = None, **functions: Callable[..., Any]) -> None:
+            super().__init__(weights=weights)
+            self.backend = name  # its features are others in the cache
+            self._resize, self._functions = resize, functions
+
+        def _input(self, images: np.ndarray) -> torch.Tensor:
+            if self._resize is None:
+                return super()._input(images)
+            pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+            return (F.interpolate(pixels, (299, 299), **self._resize).clamp(0, 255) - 128) / 128
+
+        def __call__(self, images: np.ndarray) -> Any:
+            with mock.patch.multiple(F, **self._functions):
+                return super().__call__(images)
+
+    average, largest = F.avg_pool2d, F.max_pool2d
+
+    def padded(x: torch.Tensor, **how: Any) -> torch.Tensor:
+        return average(x, **how | {"count_include_pad": True})
+
+    def averaged(x: torch.Tensor, *sizes: int, **how: Any) -> torch.Tensor:
+        # Only the pool of the last block has stride 1.
+        return average(x, **how, count_include_pad=False) if how.get("stride") == 1 else largest(x, *sizes, **how)
+
+    ports = {
+        "half-pixel bilinear resize": Port("half-pixel", resize={"mode": "bilinear"}),
+        "antialiased bicubic resize, as PIL's": Port("bicubic", resize={"mode": "bicubic", "antialias": True}),
+        "average pools count the padding": Port("padding", avg_pool2d=padded),
+        "the last block averages in place of its maximum": Port("last pool", max_pool2d=averaged),
+    }
+    summary = extract_features(open_images(ref, role="ref"), bench.extractor)
+    stats = {"mu": summary.pool.mu, "sigma": summary.pool.sigma}
+    stats |= {"mu_s": summary.spatial.mu, "sigma_s": summary.spatial.sigma}
+    with np.load(ref) as file:
+        images = file["arr_0"]
+    stored = bench.file(images, **stats)
+    for name, port in ports.items():
+        one = bench.score(sound, stored, extractor=port)
+        bench.add("other-statistics", f"{name}; samples only", words, before, one, "fid", "sfid")
+        both = bench.score(sound, ref, extractor=port)
+        bench.add(OTHER_PORT, f"{name}; samples and reference", words, before, both)
+    turn = np.arange(2023).reshape(17, 17, 7).transpose(2, 0, 1).ravel()
+    wrong = {"mu_s": stats["mu_s"][turn], "sigma_s": stats["sigma_s"][np.ix_(turn, turn)]}
+    swapped = bench.score(sound, bench.file(images, **stats | wrong))
+    bench.add("nchw-statistics", "mu_s, sigma_s in NCHW order", words, before, swapped, "sfid")
 
 
 # What others have published or said of the real protocol: (cause, size, source). None of it was measured here.
@@ -334,18 +391,6 @@ STATED = (
         "README of ADM-evaluation-suite-pytorch",
     ),
     ("ADM's reference for 512 px", "holds 1,000 images, those for 256 px 10,000", "openai/guided-diffusion#19, #66"),
-)
-
-# ADM's unmodified evaluator on TensorFlow, a graph of the true topology with seeded random weights, synthetic images:
-# measured once for this project, before there was code to repeat it with. FID of 20.55, sFID of 144.9.
-EVALUATOR = (
-    ("half-pixel bilinear resize, one side only", "+0.03", "-0.4"),
-    ("antialiased bicubic resize, one side only", "+0.6", "-1.1"),
-    ("average pools count the padding, both sides; one side", "-1.7; +2.2", "-14"),
-    ("last block averages in place of its maximum, both sides; one side", "-2.5; +43", "0"),
-    ("spatial features of the layer before or after the right one", "not measured", "x4.7 or x5.5"),
-    ("spatial features in NCHW order, one side only", "not measured", "x2.5"),
-    ("features in bfloat16", "+0.01", "-0.1"),
 )
 
 _NAMES = {"fid": "FID", "sfid": "sFID", "inception_score": "IS", "precision": "Precision", "recall": "Recall"}
@@ -378,7 +423,9 @@ def page() -> str:
         (
             INCEPTION,
             "Coloured pictures drawn by a program, and the 2015 Inception with random weights (not the trained ones), "
-            "which exaggerates what lies in front of the network. Few images: compare the two sides of an arrow only.",
+            "which exaggerates what lies in front of the network. Few images: compare the two sides of an arrow only. "
+            "Where another program runs the network for samples and reference alike, `diagnose` sees nothing in the "
+            "files; `dit-eval verify` tells.",
         ),
     ):
         mine = [row for row in rows if row["network"] == network]
@@ -393,19 +440,10 @@ def page() -> str:
                     cells = [
                         f"{row['before'][m]:g} → {row['after'][m]:g}" if m in row["before"] else "" for m in METRICS
                     ]
-                    name = "(chance)" if row["id"] == "run-seed" else f"`{row['id']}`"
+                    name = {CHANCE: "(chance)", OTHER_PORT: "(`dit-eval verify`)"}.get(row["id"], f"`{row['id']}`")
                     lines.append(f"| {name} | {row['damage']} | " + " | ".join(cells) + " |")
             lines.append("")
     lines += [
-        "## Measured: ADM's own evaluator, the network changed",
-        "",
-        "The unmodified evaluator on TensorFlow, a graph of the true topology with seeded random weights, synthetic "
-        "images; FID 20.55 and sFID 144.9 where nothing is changed. This is what another port of Inception does.",
-        "",
-        "| what is changed | FID | sFID |",
-        "|---|---|---|",
-        *(f"| {what} | {fid} | {sfid} |" for what, fid, sfid in EVALUATOR),
-        "",
         "## Stated by others: trained Inception, ImageNet",
         "",
         "Not measured here; each with its source.",
