@@ -16,10 +16,11 @@ LAYERS = [
     {"quickstart", "verify"},
     {"study", "cost"},
     {"plan"},
-    {"evaluate", "sampling", "training", "report"},
+    {"evaluate", "diagnose", "sampling", "training", "report"},
     {"data"},
     {"flops"},
     {"features", "metrics", "models", "diffusion", "paper"},
+    {"pixels"},
     {"images"},
     {"npz"},
     {"workers"},
@@ -29,7 +30,7 @@ LAYERS = [
 ]
 GENERATE, MEASURE = (
     {"models", "diffusion", "sampling", "training", "data", "flops"},
-    {"features", "metrics", "evaluate"},
+    {"features", "metrics", "evaluate", "pixels", "diagnose"},
 )
 ONLY_IN = {
     "tensorflow": {"features/adm_tensorflow.py"},
