@@ -16,6 +16,7 @@ LAYERS = [
     {"quickstart"},
     {"study", "cost"},
     {"plan"},
+    {"classes"},
     {"evaluate", "sampling", "training", "report"},
     {"data"},
     {"flops"},
@@ -29,7 +30,7 @@ LAYERS = [
 ]
 GENERATE, MEASURE = (
     {"models", "diffusion", "sampling", "training", "data", "flops"},
-    {"features", "metrics", "evaluate"},
+    {"features", "metrics", "evaluate", "classes"},
 )
 ONLY_IN = {
     "tensorflow": {"features/adm_tensorflow.py"},
