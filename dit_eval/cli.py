@@ -22,10 +22,12 @@ from dit_eval.dist import FirstProcessFailed, World, join
 if TYPE_CHECKING:
     import numpy as np
 
+    from dit_eval.classes import ClassReport
     from dit_eval.cost import Cost
     from dit_eval.data import ImageFolder, TrainingData
     from dit_eval.diagnose import Diagnosis, Expectation
     from dit_eval.features.extract import FeatureExtractor
+    from dit_eval.images import ImageSet
     from dit_eval.models.dit import DiT, DiTConfig
     from dit_eval.npz import ImageBatch
     from dit_eval.plan import Plan
@@ -144,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_evaluate)
 
     _add_diagnose(commands)
+    _add_classes(commands)
 
     stats = commands.add_parser(
         "stats",
@@ -283,6 +286,33 @@ def _add_diagnose(commands: Any) -> None:
         "--json", metavar="FILE|-", help="also write the findings as one JSON object; - prints only that"
     )
     diagnose.set_defaults(run=_diagnose)
+
+
+def _add_classes(commands: Any) -> None:
+    classes = commands.add_parser(
+        "classes",
+        help="find the classes that are worst",
+        description="Compare each class of the samples with the same class of the reference: numbers of images, and a "
+        "kernel distance (KID's) of their features, which needs no covariance. Both sides need labels.",
+    )
+    classes.add_argument("samples", type=Path, metavar="SAMPLES", help=f"generated images with labels: {_IMAGES}")
+    classes.add_argument("--ref", required=True, help="as of `dit-eval evaluate`, with labels")
+    _add_extractor_options(classes)
+    classes.add_argument("--num-samples", type=int, metavar="N", help="use the first N samples")
+    classes.add_argument("--worst", type=int, default=10, metavar="K", help="classes to show (default: %(default)s)")
+    classes.add_argument(
+        "--grid", type=Path, metavar="GRID.png", help="also draw the worst classes beside the reference (PNG and PDF)"
+    )
+    classes.add_argument(
+        "--images", type=int, default=6, metavar="N", help="of a side in a row of the grid (default: %(default)s)"
+    )
+    classes.add_argument(
+        "--cache", type=Path, metavar="DIR", help="keep features here, and take those of `dit-eval evaluate`"
+    )
+    classes.add_argument(
+        "--json", metavar="FILE|-", help="also write the scores of all classes as one JSON object; - prints only that"
+    )
+    classes.set_defaults(run=_classes)
 
 
 def _add_sample(commands: Any) -> None:
@@ -1281,6 +1311,67 @@ def _some_images(batch: ImageBatch, first: int, count: int) -> np.ndarray:
         if begin >= first + count:
             break
     return np.concatenate(kept)
+
+
+def _classes(arguments: argparse.Namespace) -> None:
+    from dit_eval.classes import score_classes
+    from dit_eval.images import open_images
+
+    if arguments.worst < 1 or arguments.images < 1:
+        raise ValueError(f"--worst {arguments.worst}, --images {arguments.images}: needed at least 1 of each.")
+    gen = open_images(arguments.samples, role="gen", num_images=arguments.num_samples)
+    ref = open_images(_reference_path(arguments.ref), role="ref")
+    if arguments.grid and gen.image_size != ref.image_size:
+        raise ValueError(
+            f"{gen.path} and {ref.path} have images of different sizes, and --grid draws them side by side; drop it."
+        )
+    with _ProgressBars("features") as bars:
+        report = score_classes(
+            gen=gen,
+            ref=ref,
+            extractor=_extractor(arguments),
+            batch_size=arguments.batch_size,
+            cache=arguments.cache,
+            on_progress=bars.update,
+        )
+    for warning in report.warnings:
+        _say(f"warning: {warning}")
+    if arguments.grid:
+        for path in _draw_classes(report, gen, ref, arguments):
+            _say(f"written: {path}")
+    if arguments.json:
+        text = report.to_json() + "\n"
+        if arguments.json == "-":
+            sys.stdout.write(text)
+            return
+        _write_text(Path(arguments.json), text)
+    sys.stdout.write(report.text(arguments.worst))
+
+
+def _draw_classes(
+    report: ClassReport, gen: ImageSet, ref: ImageSet, arguments: argparse.Namespace
+) -> tuple[Path, Path]:
+    import numpy as np
+
+    from dit_eval.classes import images_of_class
+    from dit_eval.report.figures import sample_grid_figure, save_figure
+
+    sides = (("sample", gen), ("reference", ref))
+    rows = {}
+    for score in report.worst(arguments.worst):
+        parts = [images_of_class(images, score.label, arguments.images) for _, images in sides]
+        # White where a class has fewer images.
+        full = [
+            np.concatenate([part, np.full((arguments.images - len(part), *part.shape[1:]), 255, np.uint8)])
+            for part in parts
+        ]
+        rows[f"class {score.label}: KID {score.kid:.3g} ± {score.standard_error:.1g}"] = np.concatenate(full)
+    if not rows:
+        raise ValueError("No class has a distance, so there is nothing to draw; see the counts without --grid.")
+    columns = [f"{name} {k + 1}" for name, _ in sides for k in range(arguments.images)]
+    title = f"{gen.path} beside {ref.path}, features of {report.extractor.name}: the {len(rows)} worst classes"
+    figure = sample_grid_figure(rows, columns=columns, title=title)
+    return save_figure(figure, arguments.grid)
 
 
 def _stats(arguments: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ LAYERS = [
     {"quickstart", "verify"},
     {"study", "cost"},
     {"plan"},
+    {"classes"},
     {"evaluate", "diagnose", "sampling", "training", "report"},
     {"data"},
     {"flops"},
@@ -30,7 +31,7 @@ LAYERS = [
 ]
 GENERATE, MEASURE = (
     {"models", "diffusion", "sampling", "training", "data", "flops"},
-    {"features", "metrics", "evaluate", "pixels", "diagnose"},
+    {"features", "metrics", "evaluate", "pixels", "diagnose", "classes"},
 )
 ONLY_IN = {
     "tensorflow": {"features/adm_tensorflow.py"},

@@ -1,0 +1,194 @@
+"""Which classes are worst: one score per class, from the features that `evaluate` keeps in the cache.
+
+report = score_classes(gen=gen, ref=ref, extractor=extractor, cache=Path("cache"))
+for score in report.worst(10):
+    print(score.label, score.kid, score.standard_error)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dit_eval import results
+from dit_eval.evaluate import Progress
+from dit_eval.features.extract import FeatureExtractor, cached_features
+from dit_eval.images import ImageSet
+from dit_eval.metrics.per_class import LEAST_IMAGES, ClassScore, class_scores
+from dit_eval.results import ExtractorInfo, ImageSource
+
+METHOD = "kernel (u.v / D + 1)^3 over all pairs of distinct images of a class, unbiased"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassReport:
+    """Scores of all classes, by ascending label, with their provenance.
+
+    Attributes
+    ----------
+    scores : one for each class that occurs on a side
+    method : what the distance of a class is
+    gen, ref : the two sets
+    extractor : the network behind the features
+    warnings : what a reader of the numbers must know
+    environment, time : where and when
+    """
+
+    scores: tuple[ClassScore, ...]
+    method: str
+    gen: ImageSource
+    ref: ImageSource
+    extractor: ExtractorInfo
+    warnings: tuple[str, ...]
+    environment: dict[str, Any]
+    time: str
+
+    def worst(self, count: int) -> tuple[ClassScore, ...]:
+        """Those that lie farthest from the reference, the farthest first."""
+        known = [score for score in self.scores if score.kid is not None]
+        return tuple(sorted(known, key=lambda score: (-(score.kid or 0.0), score.label))[:count])
+
+    def text(self, count: int = 10) -> str:
+        """The numbers of images and the worst classes, as people read them."""
+        numbers = {
+            "samples": np.array([score.num_gen for score in self.scores]),
+            "reference images": np.array([score.num_ref for score in self.scores]),
+        }
+        lines = [f"{len(self.scores):,} classes, features of {self.extractor.name}"]
+        for what, counts in numbers.items():
+            line = f"  {what}: {counts.sum():,}, {counts.min():,} to {counts.max():,} in a class"
+            missing = int((counts == 0).sum())
+            lines.append(line + (f"; {missing:,} classes have none" if missing else ""))
+        known = np.array([score.kid for score in self.scores if score.kid is not None])
+        if len(known) < len(self.scores):
+            lines.append(
+                f"  {len(self.scores) - len(known):,} classes without a distance: fewer than {LEAST_IMAGES} images"
+            )
+        if len(known):
+            low, middle, high = np.quantile(known, [0.05, 0.5, 0.95])
+            lines.append(f"  KID of a class: median {middle:.4g}, nine tenths within {low:.4g} to {high:.4g}")
+            lines.append("worst classes      KID   standard error   samples   reference")
+            lines += [
+                f"  {score.label:>10}  {score.kid:>9.4g}  {score.standard_error:>13.2g}  {score.num_gen:>8,}  "
+                f"{score.num_ref:>10,}"
+                for score in self.worst(count)
+            ]
+        return "\n".join(lines) + "\n"
+
+    def to_json(self) -> str:
+        """One line of JSON with every field."""
+        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False)
+
+
+def score_classes(
+    *,
+    gen: ImageSet,
+    ref: ImageSet,
+    extractor: FeatureExtractor,
+    batch_size: int = 64,
+    cache: Path | None = None,
+    on_progress: Progress | None = None,
+) -> ClassReport:
+    """Compare each class of the samples with the same class of the reference.
+
+    Parameters
+    ----------
+    gen, ref : opened by `dit_eval.images.open_images`, both with labels and images
+    extractor, batch_size, cache, on_progress : see `dit_eval.evaluate.evaluate`, whose features in the cache serve here
+
+    Raises
+    ------
+    ValueError
+        If a side has no labels, no images, unlabelled images among them, or the two have no class in common; before
+        any network runs.
+    """
+    labels = {role: _labels(images, role) for role, images in (("gen", gen), ("ref", ref))}
+    common = np.intersect1d(*labels.values())
+    if not len(common):
+        found = "; ".join(f"{role} {values.min()} to {values.max()}" for role, values in labels.items())
+        raise ValueError(f"{gen.path} and {ref.path} have no class in common ({found}). Number both sides alike.")
+    features: dict[str, np.ndarray] = {}
+    for role, images in (("ref", ref), ("gen", gen)):
+        summary, _ = cached_features(
+            images,
+            extractor,
+            images_sha256=images.sha256(),
+            cache=cache,
+            batch_size=batch_size,
+            on_progress=partial(on_progress, role) if on_progress else None,
+        )
+        if summary.pool_features is None:
+            raise RuntimeError("The features of a set with images are missing.")
+        features[role] = summary.pool_features
+    scores = class_scores(gen=features["gen"], gen_labels=labels["gen"], ref=features["ref"], ref_labels=labels["ref"])
+    return ClassReport(
+        scores=scores,
+        method=METHOD,
+        gen=_source(gen),
+        ref=_source(ref),
+        extractor=ExtractorInfo(
+            name=extractor.name,
+            weights_sha256=extractor.weights_sha256,
+            backend=extractor.backend,
+            precision=extractor.precision,
+            device=extractor.device,
+        ),
+        warnings=tuple(_warnings(scores, gen, ref)),
+        environment=results.environment(),
+        time=results.now(),
+    )
+
+
+def images_of_class(images: ImageSet, label: int, count: int) -> np.ndarray:
+    """The first images of a class, uint8 (n, H, W, 3) with n up to `count`; reads no others.
+
+    Raises
+    ------
+    ValueError
+        If the set has no labels, or no image of the class.
+    """
+    rows = np.flatnonzero(_labels(images, "images") == label)[:count]
+    if not len(rows):
+        raise ValueError(f"{images.path}: no image of class {label}.")
+    return np.concatenate([batch for k in rows for batch in images.batches(1, first=int(k), last=int(k) + 1)])
+
+
+def _labels(images: ImageSet, role: str) -> np.ndarray:
+    if images.read_once or not images.num_images:
+        raise ValueError(f"{images.path} ({role}) holds no images that can be read again; pass a file or a folder.")
+    if images.labels is None:
+        raise ValueError(
+            f"{images.path} ({role}) has no labels, and classes are compared one by one. Labels are the key arr_1 of "
+            "an npz file, or one folder per class; `dit-eval sample` and `dit-eval stats` keep them."
+        )
+    if images.labels.min() < 0:
+        raise ValueError(f"{images.path} ({role}) has labels below 0; classes are numbered from 0.")
+    return images.labels
+
+
+def _warnings(scores: Sequence[ClassScore], gen: ImageSet, ref: ImageSet) -> list[str]:
+    warnings = [*gen.warnings, *ref.warnings]
+    for role, images, missing in (
+        ("samples", gen, sum(not score.num_gen for score in scores)),
+        ("reference images", ref, sum(not score.num_ref for score in scores)),
+    ):
+        if missing:
+            warnings.append(f"{missing:,} of {len(scores):,} classes have no {role} in {images.path}.")
+    return warnings
+
+
+def _source(images: ImageSet) -> ImageSource:
+    return ImageSource(
+        path=str(images.path),
+        sha256=images.sha256(),
+        num_images=images.num_images or 0,
+        image_size=images.image_size,
+        statistics="computed",
+        run=images.run,
+    )
