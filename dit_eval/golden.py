@@ -70,8 +70,8 @@ def _field(rng: np.random.RandomState, nodes: int, size: int, amplitude: int) ->
     return weights @ rows  # broadcasts over y: (size, nodes) @ (size, nodes, 3)
 
 
-def _picture(rng: np.random.RandomState, style: Style, size: int) -> np.ndarray:
-    """One picture, (size, size, 3) uint8."""
+def picture(rng: np.random.RandomState, style: Style, size: int) -> np.ndarray:
+    """One picture of that style, (size, size, 3) uint8."""
     y, x = np.mgrid[0:size, 0:size].astype(np.int32) * (256 // size)  # in 1/256 of the picture
     picture = rng.randint(style.colour[0], style.colour[1] + 1, size=3).astype(np.int32)[None, None, :]
     field = _field(rng, 5, size, style.coarse) + _field(rng, 17, size, style.fine)
@@ -107,7 +107,7 @@ def image_set(name: str, count: int | None = None) -> np.ndarray:
     pictures = np.empty((spec.count if count is None else count, spec.size, spec.size, 3), np.uint8)
     for i in range(len(pictures)):
         style = COMMON if rng.randint(0, 100) < spec.shared else spec.own
-        pictures[i] = _picture(rng, style, spec.size)
+        pictures[i] = picture(rng, style, spec.size)
     return pictures
 
 

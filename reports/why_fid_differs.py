@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from dit_eval import diagnose
+from dit_eval import diagnose, golden
 from dit_eval.assets import asset, sha256_of
 from dit_eval.evaluate import evaluate
 from dit_eval.features import digits as digits_network
@@ -281,24 +281,18 @@ def _measure_runs(bench: _Bench, ref: Path) -> None:
 
 def pictures(seed: int, count: int, size: int = 64) -> np.ndarray:
     """Coloured pictures of the tests' kind, lit from above, warm rather than blue."""
-    sys.path.insert(0, str(HERE.parent / "tests"))
-    import golden_sets
-
     rng = np.random.RandomState(seed)
-    drawn = np.stack([golden_sets._picture(rng, golden_sets.REAL, size) for _ in range(count)]).astype(np.float64)
+    drawn = np.stack([golden.picture(rng, golden.REAL, size) for _ in range(count)]).astype(np.float64)
     light = (1.0 - 0.65 * np.arange(size) / size)[None, :, None, None] * np.array([1.0, 0.75, 0.4])
     return (drawn * light).clip(0, 255).astype(np.uint8)
 
 
 def measure_inception(folder: Path) -> list[dict[str, Any]]:
     """Effects on pictures of the tests' kind, by an Inception of seeded random weights."""
-    sys.path.insert(0, str(HERE.parent / "tests"))
-    import seeded_inception
-
-    from dit_eval.features.inception import TorchInception
+    from dit_eval.features.inception import TorchInception, write_seeded_weights
 
     weights = folder / "weights.pth"
-    seeded_inception.write_state_dict(weights, seeded_inception.seeded_weights(0))
+    write_seeded_weights(weights)
     bench = _Bench(folder, TorchInception(weights=weights), INCEPTION)
     images, ref = pictures(1, 96), bench.file(pictures(2, 96))
     words = "96 drawn pictures, 64 px, against 96 others"
