@@ -1,8 +1,8 @@
 """The page `why_fid_differs.md`, "Why is my FID not the paper's?", and the measurements behind it and `diagnose`.
 
 python reports/why_fid_differs.py                       the page again, from dit_eval/effects.json
-python reports/why_fid_differs.py measure digits        measure with the digits network (a minute), then the page
-python reports/why_fid_differs.py measure inception     measure with a seeded Inception (minutes), then the page
+python reports/why_fid_differs.py measure digits        measure with the digits network (six minutes), then the page
+python reports/why_fid_differs.py measure inception     measure with a seeded Inception (ten minutes), then the page
 
 Each damage is done to a sound set, and both are scored by `evaluate`. The digits are real and their network is trained,
 so the effects are true ones, of 8 x 8 digits; they are no effects on ImageNet. Pictures and Inception are those of the
