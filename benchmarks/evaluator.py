@@ -11,6 +11,7 @@ the reference too, so that twice as many images pass through the network as are 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import statistics
 import sys
@@ -70,7 +71,12 @@ def main() -> None:
     program = (arguments.adm / "evaluations" / "evaluator.py").resolve()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_files(folder, arguments.images)
+        # In a process of its own: a program's peak memory, as the system counts it, begins at that of its parent.
+        making = multiprocessing.get_context("spawn").Process(target=write_files, args=(folder, arguments.images))
+        making.start()
+        making.join()
+        if making.exitcode:
+            sys.exit("failed: writing the files")
         os.chdir(folder)  # where ADM's program looks for the weights
         files = [str(folder / f"{part}.npz") for part in ("ref", "gen")]
         ours = [sys.executable, "-m", "dit_eval", "evaluate", files[1], "--ref", files[0], "--no-results"]

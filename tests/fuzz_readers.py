@@ -644,7 +644,9 @@ def run_case(reader: Reader, path: Path, tally: Tally) -> str | None:
 
 
 def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    from dit_eval.results import peak_memory_bytes
+
+    return peak_memory_bytes() or 0
 
 
 def _work(pipe: object, state: object, reader: Reader, seed: int) -> None:

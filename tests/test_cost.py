@@ -301,11 +301,12 @@ def test_two_processes_predict_their_share(digits_file, digits_ref, tmp_path):
 def test_memory_of_sampling_is_that_of_the_run(tmp_path):
     # A process of its own for each: the peak of a process never falls.
     code = """\
-import contextlib, resource, sys
+import contextlib, sys
 from dit_eval.cli import main
+from dit_eval.results import peak_memory_bytes
 with contextlib.suppress(SystemExit):
     main(sys.argv[1:])
-sys.stderr.write(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}")
+sys.stderr.write(f"peak {peak_memory_bytes()}")
 """
 
     def peak(*arguments):

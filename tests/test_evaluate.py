@@ -241,6 +241,13 @@ print(peak_memory_bytes())
 """
 
 
+def test_peak_memory_is_not_that_of_the_program_that_launched_this_one():
+    asked = [sys.executable, "-c", "from dit_eval.results import peak_memory_bytes; print(peak_memory_bytes())"]
+    large = np.ones(1 << 29, np.uint8)
+    peak = int(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
+    assert 1e6 < peak < large.nbytes / 2
+
+
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path, digits_ref):
     """2,000 images of 256 px are 393 MB; reading them must not leave them in memory."""
     noise = np.random.RandomState(2).randint(0, 256, (100, 256, 256, 3), dtype=np.uint8)

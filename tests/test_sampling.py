@@ -709,10 +709,9 @@ def test_a_folder_that_cannot_be_written(tmp_path, capsys, monkeypatch, place):
 def test_packing_2000_images_of_256_px_takes_little_memory(tmp_path):
     # A process of its own, so that its peak is that of packing; the pieces are as a finished run leaves them.
     code = f"""
-import dataclasses, json, resource
 import numpy as np
 from pathlib import Path
-from dit_eval.results import SampleRun
+from dit_eval.results import SampleRun, peak_memory_bytes
 from dit_eval.sampling import _Parts
 run = SampleRun.from_json({make_run(random_dit().config, num_images=2000, image_size=256).to_json()!r})
 parts = _Parts(Path({str(tmp_path / "samples.npz")!r}), run)
@@ -721,9 +720,9 @@ rng = np.random.default_rng(0)
 for begin in range(0, 2000, 32):
     count = min(32, 2000 - begin)
     parts.save(begin, rng.integers(0, 256, (count, 256, 256, 3), np.uint8))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_memory_bytes()
 parts.pack(run, np.zeros(2000, np.int64))
-print(json.dumps((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+print((peak_memory_bytes() - before) / 2**20)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 200, "MiB"
