@@ -73,10 +73,11 @@ class ClassReport:
         if len(known):
             low, middle, high = np.quantile(known, [0.05, 0.5, 0.95])
             lines.append(f"  KID of a class: median {middle:.4g}, nine tenths within {low:.4g} to {high:.4g}")
-            lines.append("worst classes      KID   standard error   samples   reference")
+            names = ("worst classes", "KID", "standard error", "samples", "reference")
+            lines.append("  ".join(f"{name:>{max(len(name), 9)}}" for name in names))
             lines += [
-                f"  {score.label:>10}  {score.kid:>9.4g}  {score.standard_error:>13.2g}  {score.num_gen:>8,}  "
-                f"{score.num_ref:>10,}"
+                f"{score.label:>13}  {score.kid:>9.4g}  {score.standard_error:>14.2g}  {score.num_gen:>9,}  "
+                f"{score.num_ref:>9,}"
                 for score in self.worst(count)
             ]
         return "\n".join(lines) + "\n"
@@ -109,7 +110,7 @@ def score_classes(
         any network runs.
     """
     labels = {role: _labels(images, role) for role, images in (("gen", gen), ("ref", ref))}
-    common = np.intersect1d(*labels.values())
+    common = np.intersect1d(labels["gen"], labels["ref"])
     if not len(common):
         found = "; ".join(f"{role} {values.min()} to {values.max()}" for role, values in labels.items())
         raise ValueError(f"{gen.path} and {ref.path} have no class in common ({found}). Number both sides alike.")

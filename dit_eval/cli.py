@@ -1365,11 +1365,12 @@ def _draw_classes(
             np.concatenate([part, np.full((arguments.images - len(part), *part.shape[1:]), 255, np.uint8)])
             for part in parts
         ]
-        rows[f"class {score.label}: KID {score.kid:.3g} ± {score.standard_error:.1g}"] = np.concatenate(full)
+        rows[f"class {score.label}: KID {score.kid:.3g} ± {score.standard_error:.2g}"] = np.concatenate(full)
     if not rows:
         raise ValueError("No class has a distance, so there is nothing to draw; see the counts without --grid.")
     columns = [f"{name} {k + 1}" for name, _ in sides for k in range(arguments.images)]
-    title = f"{gen.path} beside {ref.path}, features of {report.extractor.name}: the {len(rows)} worst classes"
+    names = " beside ".join(Path(images.path).name for _, images in sides)
+    title = f"{names}, features of {report.extractor.name}: the {len(rows)} worst classes"
     figure = sample_grid_figure(rows, columns=columns, title=title)
     return save_figure(figure, arguments.grid)
 

@@ -38,11 +38,11 @@ class Style(NamedTuple):
     noise_bits: int
 
 
-class ImageSet(NamedTuple):
+class SetSpec(NamedTuple):
     """How one set is drawn: each picture has the set's own style, or with `shared` percent chance the common one."""
 
     seed: int
-    count: int
+    num: int
     size: int
     own: Style
     shared: int
@@ -53,10 +53,10 @@ REAL = Style(colour=(24, 232), coarse=90, fine=16, stripes=60, blobs=5, noise_bi
 DRAWN = Style(colour=(96, 208), coarse=32, fine=40, stripes=24, blobs=2, noise_bits=6)
 
 IMAGE_SETS = {
-    "gen-64": ImageSet(seed=101, count=72, size=64, own=DRAWN, shared=35),  # 72 = 64 + 8: a short last batch
-    "ref-64": ImageSet(seed=102, count=60, size=64, own=REAL, shared=35),
-    "gen-256": ImageSet(seed=103, count=68, size=256, own=DRAWN, shared=35),
-    "ref-256": ImageSet(seed=104, count=44, size=256, own=REAL, shared=35),
+    "gen-64": SetSpec(seed=101, num=72, size=64, own=DRAWN, shared=35),  # 72 = 64 + 8: a short last batch
+    "ref-64": SetSpec(seed=102, num=60, size=64, own=REAL, shared=35),
+    "gen-256": SetSpec(seed=103, num=68, size=256, own=DRAWN, shared=35),
+    "ref-256": SetSpec(seed=104, num=44, size=256, own=REAL, shared=35),
 }
 
 
@@ -104,7 +104,7 @@ def image_set(name: str, count: int | None = None) -> np.ndarray:
     """
     spec = IMAGE_SETS[name]
     rng = np.random.RandomState(spec.seed)
-    pictures = np.empty((spec.count if count is None else count, spec.size, spec.size, 3), np.uint8)
+    pictures = np.empty((spec.num if count is None else count, spec.size, spec.size, 3), np.uint8)
     for i in range(len(pictures)):
         style = COMMON if rng.randint(0, 100) < spec.shared else spec.own
         pictures[i] = picture(rng, style, spec.size)

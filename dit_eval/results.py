@@ -328,7 +328,8 @@ def is_number(value: object) -> bool:
 
 def _checked(data: _Parsed) -> _Parsed:
     """A dataclass that was read from JSON, if each field is of its type; a TypeError otherwise."""
-    for name, hint in _hints(type(data)).items():
+    kind: type = type(data)
+    for name, hint in _hints(kind).items():
         if not _is_of(getattr(data, name), hint):
             raise TypeError(f"{name} is {repr(getattr(data, name))[:80]}, needed {_in_words(hint)}")
     return data

@@ -268,7 +268,7 @@ def report_json(verifications: Sequence[Verification]) -> str:
 def _feature_numbers(extractor: FeatureExtractor) -> dict[str, np.ndarray | None]:
     """What the extractor says of the probes, by the name of the check."""
     small, exact, large = (extractor(images) for images in probes())
-    parts = {
+    parts: dict[str, tuple[int, list[np.ndarray | None]]] = {
         "network": (POOL_DIM, [exact.pool]),
         "resize": (POOL_DIM, [small.pool, large.pool]),
         "spatial": (SPATIAL_DIM, [exact.spatial]),
@@ -304,7 +304,8 @@ def _metric_numbers(extractor: FeatureExtractor, folder: Path) -> dict[str, np.n
 
 def _kept(*parts: np.ndarray | None) -> np.ndarray:
     """What the golden file keeps of vectors; of a part that the extractor does not give, nothing."""
-    return np.concatenate([np.ravel(part)[::_EVERY].astype(np.float64) for part in parts if part is not None] or [[]])
+    kept = [np.ravel(part)[::_EVERY].astype(np.float64) for part in parts if part is not None]
+    return np.concatenate([*kept, np.zeros(0)])
 
 
 def _checked(found: dict[str, np.ndarray | None], before: list[Check]) -> list[Check]:

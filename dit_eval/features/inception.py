@@ -95,7 +95,7 @@ class TorchInception:
     def __init__(self, *, weights: str | os.PathLike[str], device: str = "cpu", precision: Precision = "fp32") -> None:
         check_precision(precision, device)
         self.device = device
-        self.precision = precision
+        self.precision: str = precision
         self._dtype = _HALF.get(precision, torch.float32)
         self._weights = Path(weights)
         self._state = read_state_dict(weights)
@@ -229,7 +229,7 @@ def write_seeded_weights(path: Path, seed: int = 0) -> str:
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    class Unloaded(FeatureExtractorInceptionV3):  # type: ignore[misc]  # untyped
+    class Unloaded(FeatureExtractorInceptionV3):
         """The network as it is built, for the shapes of its weights."""
 
         def load_state_dict(self, *arguments: Any, **options: Any) -> None:

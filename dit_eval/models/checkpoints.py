@@ -72,8 +72,8 @@ def load_dit(path: str | os.PathLike[str], config: DiTConfig, *, weights: Litera
     with torch.device("meta"):
         needed = {name: tuple(value.shape) for name, value in DiT(config).state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
-    stored_positions = found.pop("pos_embed", None)
-    is_table = stored_positions is not None and len(stored_positions) == 3
+    stored_positions = found.pop("pos_embed", ())
+    is_table = len(stored_positions) == 3
     if is_table and stored_positions != needed["pos_embed"] and found == {k: needed[k] for k in found if k in needed}:
         raise ValueError(
             f"{os.fspath(path)}: its position table has {stored_positions[1]} tokens, this model "
