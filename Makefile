@@ -55,6 +55,7 @@ reports: $(VENV)/.core
 	$(BIN)/python reports/metric_response.py
 	$(BIN)/python reports/paper.py
 	$(BIN)/python reports/digits.py
+	$(BIN)/python reports/why_fid_differs.py
 
 clean:
 	rm -rf $(VENV)
