@@ -17,6 +17,7 @@ import io
 import math
 import os
 import struct
+import sys
 import warnings
 import zipfile
 import zlib
@@ -467,9 +468,13 @@ def _read_run(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None, path: Path
             f"{path}: {RUN_KEY} is {dtype} {shape}; needed one JSON text of at most {_MAX_TEXT // 4:,} characters."
         )
     text = _read_array(archive, info, path)
+    # NumPy makes strings of numbers that are no characters, and Python fails at them later.
+    letters = np.frombuffer(text.astype(dtype.newbyteorder("=")).tobytes(), np.uint32)
+    if letters.max(initial=0) > sys.maxunicode:
+        raise ValueError(f"{path}: {RUN_KEY}: holds numbers that are no characters.")
     try:
         return SampleRun.from_json(str(text))
-    except (SystemError, ValueError) as error:  # the first is NumPy's, at numbers that are no characters
+    except ValueError as error:
         raise ValueError(f"{path}: {RUN_KEY}: {error}") from None
 
 

@@ -31,6 +31,7 @@ from dit_eval.flops import Workload
 from dit_eval.models.dit import BLOCK_DESIGNS, MODEL_NAMES, DiTConfig, named_config
 from dit_eval.report.counts import count_network
 from dit_eval.results import reason
+from dit_eval.sources import shown
 from dit_eval.training import Recipe
 
 PLAN_FOLDER = Path(__file__).with_name("plans")
@@ -370,9 +371,9 @@ class _Table:
     def error(self, key: str | None, text: str) -> PlanError:
         keys = self._keys if key is None else (*self._keys, key)
         # Lists of tables count from 1 where people read them.
-        where = "".join(f"[{k + 1}]" if isinstance(k, int) else f".{k}" for k in keys).lstrip(".")
+        where = "".join(f"[{k + 1}]" if isinstance(k, int) else f".{_within(k, 80)}" for k in keys).lstrip(".")
         end = "" if text.endswith("?") else "."
-        return PlanError(f"{self._lines.path}, line {self._lines.of(keys)}: {where}: {text}{end}")
+        return PlanError(f"{self._lines.path}, line {self._lines.of(keys)}: {where}: {_within(text, 1000)}{end}")
 
     def value(self, key: str, needed: str, kinds: tuple[type, ...], default: Any = _MISSING) -> Any:
         self._known.append(key)
@@ -443,10 +444,14 @@ class _Table:
 def _shown(value: Any) -> str:
     """A value as a message shows it; Python writes no integer of thousands of digits."""
     try:
-        text = repr(value)
+        return _within(repr(value), 80)
     except ValueError:
         return "a number of thousands of digits"
-    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def _within(text: str, length: int) -> str:
+    """A text that is not longer than people read, none of whose characters moves the cursor."""
+    return shown(text if len(text) <= length else f"{text[:length]}...")
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -107,7 +107,7 @@ class SampleRun:
             If the text is not such a run.
         """
         try:
-            return cls._from_dict(json.loads(text))
+            return cls._from_dict(parse_json(text))
         except _NOT_OURS as error:
             raise ValueError(f"Not the description of a sampling run ({reason(error)}): {text[:80]!r}") from None
 
@@ -291,7 +291,7 @@ class EvalResult:
             If the line is not such a result.
         """
         try:
-            data = json.loads(line)
+            data = parse_json(line)
             for role in ("gen", "ref"):
                 size, run = data[role]["image_size"], data[role].get("run")
                 data[role] = _checked(
@@ -310,6 +310,19 @@ class EvalResult:
             return _checked(cls(**data))
         except _NOT_OURS as error:
             raise ValueError(f"Not an evaluation result ({reason(error)}): {line[:80]!r}") from None
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text holds, if it can be written again: JSON can spell half a character, which no file may hold.
+
+    Raises
+    ------
+    ValueError, RecursionError
+        If it is none.
+    """
+    data = json.loads(text)
+    json.dumps(data, ensure_ascii=False).encode()
+    return data
 
 
 def reason(error: BaseException) -> str:

@@ -215,6 +215,11 @@ HOSTILE = {
         checkpoint(lambda: {"x_embedder.proj.weight": torch.zeros(3, device="meta")}),
         r"x\.pt: .*a tensor without values",
     ),
+    "checkpoint: a name that moves the cursor": (
+        (*SAMPLE, "x.pt"),
+        checkpoint(lambda: {"x_embedder.proj.weight": torch.zeros(1), "\x1b[2J": torch.zeros(1)}),
+        r"unknown \\x1b\[2J",
+    ),
     "checkpoint: packed tensors": ((*SAMPLE, "x.pt"), packed_checkpoint, r"its tensors are packed"),
     "checkpoint: a terabyte on four numbers": ((*SAMPLE, "x.pt"), resized_checkpoint, r"x\.pt: not a "),
     "checkpoint: a header of exabytes": (
@@ -248,11 +253,25 @@ HOSTILE = {
         plan(lambda text: text.replace(b"seeds = [0, 1]", b"seeds = " + str([*range(30_000)]).encode())),
         r"240,000 combinations; a plan may have 100,000 cells",
     ),
+    "plan: a key that moves the cursor": (
+        PLAN,
+        plan(lambda text: text.replace(b"depth = 1\n", b'depth = 1\n"\\u001b[2J" = 1\n')),
+        r"\\x1b\[2J: unknown key",
+    ),
+    "plan: a key of kilobytes": (
+        PLAN, plan(lambda text: text.replace(b"depth = 1\n", b"depth = 1\n" + b"a" * 9000 + b" = 1\n")), r"aaa\.\.\.: ",
+    ),
     # results and loss logs
     "results: brackets": (REPORT, written("x.jsonl", b"[" * 100_000), r"x\.jsonl, line 1: Not an evaluation result"),
     "results: a key of megabytes": (REPORT, result(**{"k" * (8 << 20): 1}), r"line 1: Not an evaluation result \("),
     "results: a list for a number": (REPORT, result(num_reference=[1]), r"num_reference is \[1\], needed an integer"),
     "results: a number beyond floats": (REPORT, result(fid=10**400), r"fid is 1000.*needed a number"),
+    "results: half a character": (
+        REPORT, result(protocol="\ud800"), r"x\.jsonl, line 1: Not an evaluation result",
+    ),
+    "loss log: half a character": (
+        LOSSES, written("x.jsonl", b'{"model": "\\ud800", "loss": 1, "step": 1}'), r"line 1: Not a line",
+    ),
     "results: a device": (REPORT, lambda: os.symlink("/dev/zero", "x.jsonl"), r"x\.jsonl: (not a plain|no such) file"),
     "loss log: a number beyond floats": (
         LOSSES, written("x.jsonl", b'{"model": "x", "loss": 1, "step": 1' + b"0" * 400 + b"}"), r"line 1: Not a line",

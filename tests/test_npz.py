@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from dit_eval.npz import open_batch, write_batch
+from dit_eval.results import SampleRun
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +140,23 @@ def test_a_file_says_how_it_was_drawn_or_not(tmp_path, images):
             open_batch(tmp_path / "bad.npz", role="gen")
 
 
-def test_a_run_of_numbers_that_are_no_characters_is_an_error(tmp_path, images):
-    text = np.array([0x7FFFFFFF, 0x41], np.uint32).view("<U2").reshape(())
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("within", [False, True])
+def test_a_run_of_numbers_that_are_no_characters_is_an_error(tmp_path, images, order, within):
+    whole = sample_run().to_json()
+    letters = np.frombuffer(whole.encode("utf-32-le"), np.uint32).copy()
+    letters[whole.index("ddpm") if within else 0] = 0x7FFFFFFF  # in a value, and where JSON begins
+    text = letters.astype(f"{order}u4").view(f"{order}U{len(whole)}").reshape(())
     np.savez(tmp_path / "x.npz", arr_0=images, sample_run=text)
     with pytest.raises(ValueError, match=r"x\.npz: sample_run: "):
         open_batch(tmp_path / "x.npz", role="gen")
+
+
+def test_a_run_in_the_other_byte_order_is_read(tmp_path, images):
+    run = sample_run()
+    np.savez(tmp_path / "x.npz", arr_0=images, sample_run=np.array(run.to_json()).astype(">U"))
+    assert open_batch(tmp_path / "x.npz", role="gen").run == run
+
+
+def sample_run():
+    return SampleRun(model="DiT-S/2", network={}, checkpoint="x.pt", checkpoint_sha256="", image_size=8)

@@ -263,8 +263,8 @@ def _difference(found: dict[str, tuple[int, ...]], needed: dict[str, tuple[int, 
     missing, unknown = sorted(needed.keys() - found.keys()), sorted(found.keys() - needed.keys())
     shapes_differ = sorted(key for key in found.keys() & needed.keys() if found[key] != needed[key])
     named_keys = (("missing", missing), ("unknown", unknown))
-    notes = [f"{what} {keys[0]} and {len(keys) - 1} more" for what, keys in named_keys if keys]
-    notes += [f"{key} is {found[key]}, needed {needed[key]}" for key in shapes_differ[:2]]
+    notes = [f"{what} {shown(keys[0][:80])} and {len(keys) - 1} more" for what, keys in named_keys if keys]
+    notes += [f"{shown(key)} is {found[key]}, needed {needed[key]}" for key in shapes_differ[:2]]
     return f"not a checkpoint of the model asked for ({'; '.join(notes)})."
 
 

@@ -6,7 +6,6 @@ column is text; it is never guessed. Whether a point is the paper's or measured 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -19,7 +18,7 @@ import pandas as pd
 
 from dit_eval.paper import load_statements, load_table
 from dit_eval.report.counts import Count
-from dit_eval.results import PROTOCOL, EvalResult, is_number, read_lines, reason
+from dit_eval.results import PROTOCOL, EvalResult, is_number, parse_json, read_lines, reason
 
 METRICS = {
     "fid": ("FID", "min"),
@@ -381,7 +380,7 @@ def _steps_in_name(checkpoint: str) -> int | None:
 
 def _loss_line(line: str) -> dict[str, Any]:
     try:
-        data = json.loads(line)
+        data = parse_json(line)
         row = {"model": data["model"], "step": data["step"], **{name: data.get(name) for name in _LOSSES}}
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"Not a line of a loss log ({reason(error)}): {line[:80]!r}") from None
