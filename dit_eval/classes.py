@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dit_eval import results
-from dit_eval.evaluate import Progress
+from dit_eval.evaluate import Progress, extractor_info, image_source
 from dit_eval.features.extract import FeatureExtractor, cached_features
 from dit_eval.images import ImageSet
 from dit_eval.metrics.per_class import LEAST_IMAGES, ClassScore, class_scores
@@ -131,15 +131,9 @@ def score_classes(
     return ClassReport(
         scores=scores,
         method=METHOD,
-        gen=_source(gen),
-        ref=_source(ref),
-        extractor=ExtractorInfo(
-            name=extractor.name,
-            weights_sha256=extractor.weights_sha256,
-            backend=extractor.backend,
-            precision=extractor.precision,
-            device=extractor.device,
-        ),
+        gen=image_source(gen, gen.sha256(), "computed"),
+        ref=image_source(ref, ref.sha256(), "computed"),
+        extractor=extractor_info(extractor),
         warnings=tuple(_warnings(scores, gen, ref)),
         environment=results.environment(),
         time=results.now(),
@@ -182,14 +176,3 @@ def _warnings(scores: Sequence[ClassScore], gen: ImageSet, ref: ImageSet) -> lis
         if missing:
             warnings.append(f"{missing:,} of {len(scores):,} classes have no {role} in {images.path}.")
     return warnings
-
-
-def _source(images: ImageSet) -> ImageSource:
-    return ImageSource(
-        path=str(images.path),
-        sha256=images.sha256(),
-        num_images=images.num_images or 0,
-        image_size=images.image_size,
-        statistics="computed",
-        run=images.run,
-    )

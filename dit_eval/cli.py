@@ -810,12 +810,20 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
     vae = _decoder_path(arguments.vae) if config.space == "latent" else None
     channels = min(3, config.in_channels) if arguments.cfg_channels is None else arguments.cfg_channels
     trained = training_notes(checkpoint)
+    weights = arguments.weights
+    if trained and trained["weights"] != weights:  # a file of `dit-eval train` holds one set, and says which
+        if weights == "model":
+            raise ValueError(
+                f"{checkpoint} holds averaged weights (ema), and --weights model asks for the others: pass the file "
+                f"{checkpoint.name.replace('ema-', 'model-')} beside it."
+            )
+        weights = trained["weights"]
     run = results.SampleRun(
         model=name,
         network=dataclasses.asdict(config),
         checkpoint=checkpoint.name,
         checkpoint_sha256="",  # computed last: it takes a while
-        weights=arguments.weights,
+        weights=weights,
         image_size=config.image_size,
         num_images=arguments.num_fid_samples,
         num_sampling_steps=arguments.num_sampling_steps,

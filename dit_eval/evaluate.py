@@ -360,15 +360,9 @@ def evaluate(
             num_samples=_known(gen.num_images),
             num_reference=ref.num_images if uses_ref_images else None,
             protocol=_protocol(extractor, distances),
-            extractor=ExtractorInfo(
-                name=extractor.name,
-                weights_sha256=extractor.weights_sha256,
-                backend=extractor.backend,
-                precision=extractor.precision,
-                device=extractor.device,
-            ),
-            gen=_source(gen, gen_sha256 or gen.sha256(), "computed"),
-            ref=_source(ref, ref_sha256 or ref.sha256(), "stored" if stored else "computed"),
+            extractor=extractor_info(extractor),
+            gen=image_source(gen, gen_sha256 or gen.sha256(), "computed"),
+            ref=image_source(ref, ref_sha256 or ref.sha256(), "stored" if stored else "computed"),
             fid_raw=fid.raw if fid else None,
             sfid_raw=sfid.raw if sfid else None,
             inception_score_order_free=scores[1],
@@ -502,7 +496,19 @@ def _protocol(extractor: FeatureExtractor, distances: str) -> str:
     return protocol if extractor.precision == "fp32" else f"{protocol}, features in {extractor.precision}"
 
 
-def _source(batch: ImageSet, sha256: str, statistics: str) -> ImageSource:
+def extractor_info(extractor: FeatureExtractor) -> ExtractorInfo:
+    """The network as results name it."""
+    return ExtractorInfo(
+        name=extractor.name,
+        weights_sha256=extractor.weights_sha256,
+        backend=extractor.backend,
+        precision=extractor.precision,
+        device=extractor.device,
+    )
+
+
+def image_source(batch: ImageSet, sha256: str, statistics: str) -> ImageSource:
+    """A set of images as results name it; `statistics` is "stored" or "computed"."""
     return ImageSource(
         path=str(batch.path),
         sha256=sha256,

@@ -883,3 +883,14 @@ def test_figures_of_reports_are_drawn_by_the_pinned_version(papers):
     (item,) = [f for f in FIGURES if f.name == "figure9"]
     rendered = render_figure(item.draw(papers))
     assert (root / "reports/paper/figures/figure9.pdf").read_bytes() == rendered["pdf"]
+
+
+def test_further_metrics_have_columns_where_a_result_has_them():
+    results = [result(sample_run(), 12.0, fd_dinov2=123.4567, kid=0.0001234), result(sample_run(), 12.0)]
+    table = tables.measured_table(measured_points([("line", r) for r in results], count=rough_count))
+    titles = {column.title: column.key for column in table.columns}
+    assert {"FD-DINOv2 ↓", "KID ↓"} <= titles.keys()
+    assert not {"Density ↑", "CMMD ↓"} & titles.keys()
+    first, second = (row.cells for row in table.rows)
+    assert (first["fd_dinov2"], first["kid"]) == ("123.457", "0.00012")
+    assert (second["fd_dinov2"], second["kid"]) == (tables.DASH, tables.DASH)

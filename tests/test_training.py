@@ -342,6 +342,24 @@ def test_the_report_draws_the_curve_of_a_training(sampled, capsys):
     plt.close("all")
 
 
+def test_samples_say_which_set_of_weights_their_file_holds(whole, tmp_path, capsys):
+    options = ["--num-fid-samples", 2, "--num-sampling-steps", 1, "--device", "cpu"]
+    for kind in ("ema", "model"):
+        out = tmp_path / f"{kind}.npz"
+        ckpt = whole / f"{kind}-{STEPS:07d}.safetensors"
+        code, _, error = run(capsys, "sample", "--ckpt", ckpt, "--out", out, *options)
+        assert code == 0, error
+        assert open_batch(out, role="gen").run.weights == kind
+    out = tmp_path / "other.npz"
+    ckpt = whole / f"ema-{STEPS:07d}.safetensors"
+    code, _, error = run(capsys, "sample", "--ckpt", ckpt, "--weights", "model", "--out", out, *options)
+    assert code == 2
+    assert (
+        f"holds averaged weights (ema), and --weights model asks for the others: pass the file model-{STEPS:07d}"
+        in error
+    )
+
+
 def test_a_name_of_ones_own_needs_the_patch_size_of_the_checkpoint(whole, tmp_path, capsys):
     options = ["--num-fid-samples", 4, "--device", "cpu", "--out", tmp_path / "samples.npz"]
     ckpt = whole / f"ema-{STEPS:07d}.safetensors"
@@ -360,7 +378,13 @@ def test_files_of_other_makers_say_nothing_on_training(tmp_path):
     save_dit(tmp_path / "ours.safetensors", model)
     assert training_notes(tmp_path / "released.pt") is None
     assert training_notes(tmp_path / "ours.safetensors") is None
-    for text in ("{", "[]", '{"step": 5}', '{"step": 0, "recipe": {"batch_size": 8}}'):
+    for text in (
+        "{",
+        "[]",
+        '{"step": 5}',
+        '{"step": 0, "recipe": {"batch_size": 8}}',
+        '{"step": 5, "recipe": {"batch_size": 8}, "weights": "both"}',
+    ):
         save_dit(tmp_path / "broken.safetensors", model, notes={NOTES_KEY: text})
         with pytest.raises(ValueError, match=r"broken.safetensors: its notes on training cannot be read"):
             training_notes(tmp_path / "broken.safetensors")

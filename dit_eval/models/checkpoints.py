@@ -173,6 +173,8 @@ def training_notes(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         counts = (notes["step"], notes["recipe"]["batch_size"])
         if not all(type(count) is int and count > 0 for count in counts):
             raise ValueError(f"{counts[0]!r} steps of {counts[1]!r} images")
+        if notes["weights"] not in ("ema", "model"):
+            raise ValueError(f"weights {notes['weights']!r}, neither ema nor model")
         return dict(notes)
     except (SafetensorError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)}: its notes on training cannot be read ({reason(error)}).") from None

@@ -27,6 +27,14 @@ METRICS = {
     "precision": ("Precision", "max"),
     "recall": ("Recall", "max"),
 }
+# Further metrics, in the table of measured results alone: the paper has none of them.
+WITNESSES = {
+    "kid": ("KID", "min"),
+    "density": ("Density", "max"),
+    "coverage": ("Coverage", "max"),
+    "fd_dinov2": ("FD-DINOv2", "min"),
+    "cmmd": ("CMMD", "min"),
+}
 COLUMNS = (
     "source",  # "paper" or "measured"
     "origin",  # where the number stands: a table of the paper, or a line of the user's file
@@ -58,6 +66,7 @@ COLUMNS = (
     # Standard error and 95 % interval of each metric, and FID of infinitely many images, where a result has them.
     *(f"{metric}_{part}" for metric in METRICS for part in ("error", "low", "high")),
     "fid_infinity",
+    *WITNESSES,
 )
 SIZES = ("S", "B", "L", "XL")
 PATCHES = (16, 8, 4, 2, 1)
@@ -146,7 +155,7 @@ def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: Counter
             "image_size": max(result.gen.image_size) if result.gen.image_size else None,
             "num_samples": result.num_samples,
             "protocol": result.protocol,
-            **{name: getattr(result, name) for name in METRICS},
+            **{name: getattr(result, name) for name in (*METRICS, *WITNESSES)},
             **_estimates(result),
         }
         if run is not None:

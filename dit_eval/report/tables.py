@@ -10,7 +10,7 @@ import csv
 import html
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ from dit_eval.report.compute import (
     unit_for,
 )
 from dit_eval.report.counts import count_named
-from dit_eval.report.data import METRICS, Setting, comparable, fid_label, select, steps_text
+from dit_eval.report.data import METRICS, WITNESSES, Setting, comparable, fid_label, select, steps_text
 from dit_eval.report.law import LEAST_MODELS, Law
 
 DASH = "-"
@@ -143,6 +143,7 @@ def measured_table(points: pd.DataFrame) -> Table:
         Column(key="num_samples", title="N"),
         *_metric_columns(best=False),
         Column(key="fid_infinity", title="FID at infinite N ↓"),
+        *_metric_columns(WITNESSES, best=False),
         Column(key="gflops", title="Gflops"),
         Column(key="params_m", title="Params (M)"),
         Column(key="protocol", title="Protocol", text=True),
@@ -156,6 +157,7 @@ def measured_table(points: pd.DataFrame) -> Table:
             "cfg_scale": _number(row["cfg_scale"], 2),
             "decoder": row["decoder"] or DASH,
             "fid_infinity": _number(row["fid_infinity"], 3),
+            **{key: _small_number(row[key], 3) for key in WITNESSES},
             "gflops": _small_number(row["gflops"], 3),
             "params_m": _small_number(row["params_m"], 2),
             "protocol": row["protocol"] or DASH,
@@ -451,10 +453,10 @@ def to_html(table: Table) -> str:
     )
 
 
-def _metric_columns(*, best: bool = True) -> tuple[Column, ...]:
+def _metric_columns(metrics: Mapping[str, tuple[str, str]] = METRICS, *, best: bool = True) -> tuple[Column, ...]:
     return tuple(
         Column(key=key, title=f"{title} {'↓' if way == 'min' else '↑'}", best=way if best else None)
-        for key, (title, way) in METRICS.items()
+        for key, (title, way) in metrics.items()
     )
 
 
