@@ -2,8 +2,10 @@
 
 python benchmarks/flops.py [--repeats 5]
 
-Each repeat is a process of its own, imports included. The peer is PyTorch's own counter on the same models, which gives
-multiply-adds alone, by operator, and knows nothing of normalisation, fvcore's bill, or operators left out.
+Each repeat is a process of its own, imports included. One peer is PyTorch's own counter on the same models, which gives
+multiply-adds alone, by operator, and knows nothing of normalisation, fvcore's bill, or operators left out. The other is
+fvcore alone, as people call it: on a model with weights in memory, whose forward pass it runs, and without the
+operators that it does not know (attention, among others).
 """
 
 from __future__ import annotations
@@ -43,6 +45,21 @@ for name, size, block in sorted(which, key=str):
             given["low_res"] = torch.empty(1, c.in_channels, c.low_res_size, c.low_res_size)
         model(x, torch.zeros(1), y, **given)
 """
+DITS = """
+from dit_eval.flops import count_model
+from dit_eval.models.dit import MODEL_NAMES
+assert all(count_model(name).params for name in MODEL_NAMES)
+"""
+FVCORE = """
+import torch
+from fvcore.nn import FlopCountAnalysis
+from dit_eval.models.dit import DiT, MODEL_NAMES, named_config
+for name in MODEL_NAMES:
+    c = named_config(name)
+    x, label = torch.zeros(1, c.in_channels, c.input_size, c.input_size), torch.zeros(1, dtype=torch.long)
+    analysis = FlopCountAnalysis(DiT(c).eval(), (x, torch.zeros(1), label))
+    assert analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total() > 0
+"""
 TAIL = """
 from dit_eval.results import peak_memory_bytes
 print(peak_memory_bytes())
@@ -68,6 +85,9 @@ def main() -> None:
     names = {"all rows, dit_eval": OURS, "all rows, torch FlopCounterMode": PEER}
     seconds = alternate({name: process(name, code) for name, code in names.items()}, repeats)
     report("counting the 24 models of Tables 1, 4 and 6", seconds, base="all rows, torch FlopCounterMode")
+    names = {"twelve DiTs, dit_eval": DITS, "twelve DiTs, fvcore alone": FVCORE}
+    seconds = alternate({name: process(name, code) for name, code in names.items()}, repeats)
+    report("counting the twelve DiTs at 256 px", seconds, base="twelve DiTs, fvcore alone")
     for name, peak in peaks.items():
         sys.stdout.write(f"  {name:<42} peak {peak / 1e6:,.0f} MB\n")
     log("peak memory of counting", peaks)

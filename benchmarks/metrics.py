@@ -2,13 +2,15 @@
 
     python benchmarks/metrics.py [--rows 10000] [--adm CLONE]
 
-CLONE is a checkout of openai/guided-diffusion: its evaluator's precision and recall then run beside ours.
+CLONE is a checkout of openai/guided-diffusion: its evaluator's precision and recall then run beside ours. If prdc is
+installed (`pip install prdc`), so does it, which gives precision, recall, density and coverage in one call.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import torch
 from harness import alternate, print_environment, report
 from scipy import linalg
 
+from dit_eval.metrics.density_coverage import density_coverage
 from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.manifold import precision_recall
 from dit_eval.stats import RunningStats
@@ -103,6 +106,20 @@ def main() -> None:
         f"Precision and recall, {rows:,} x {rows:,} x {DIM}",
         alternate(candidates, repeats),
         "dit-eval, ADM's float16 rule",
+    )
+    if importlib.util.find_spec("prdc") is None:
+        sys.stdout.write("prdc is not installed: density and coverage have nothing to run beside.\n")
+        return
+    from prdc import compute_prdc
+
+    def all_four() -> None:
+        precision_recall(gen=gen, ref=ref, distances="float32", k=5)
+        density_coverage(gen=gen, ref=ref)
+
+    report(
+        f"Precision, recall, density and coverage, {rows:,} x {rows:,} x {DIM}, float32, k = 5",
+        alternate({"dit-eval": all_four, "prdc": lambda: compute_prdc(ref, gen, nearest_k=5)}, repeats),
+        "dit-eval",
     )
 
 

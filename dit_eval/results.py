@@ -214,7 +214,13 @@ class Uncertainty:
 
     @classmethod
     def _from_dict(cls, data: dict[str, Any]) -> Uncertainty:
-        estimates = {name: _checked(Estimate(**data[name])) for name in ESTIMATES if data.get(name) is not None}
+        estimates = {}
+        for name in ESTIMATES:
+            if data.get(name) is not None:
+                try:
+                    estimates[name] = _checked(Estimate(**data[name]))
+                except TypeError as error:
+                    raise TypeError(f"the estimate of {name}: {error}") from None
         return _checked(cls(**data | estimates))
 
 
