@@ -1,11 +1,11 @@
 """How long does a whole evaluation take, and in how much memory, against ADM's evaluator?
 
-    python benchmarks/evaluator.py --adm CLONE [--images 2000] [--repeats 5]
+    python benchmarks/evaluator.py --adm CLONE [--images 2000] [--reference 2000] [--repeats 5]
 
 CLONE is a checkout of openai/guided-diffusion, whose evaluator.py runs as it is. Both programs score the same samples
-of 256 px against the same reference, which holds statistics and as many images again, each in a fresh process, in turn.
-The network has seeded random weights: they cost what the published ones cost. Precision and recall need the images of
-the reference too, so that twice as many images pass through the network as are scored.
+of 256 px against the same reference, which holds statistics and images, each in a fresh process, in turn. The network
+has seeded random weights: they cost what the published ones cost. Precision and recall need the images of the reference
+too, so that they pass through the network as well.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from seeded_inception import seeded_weights, write_graph_def
 SIZE = 256
 
 
-def write_files(folder: Path, count: int) -> None:
+def write_files(folder: Path, num_gen: int, num_ref: int) -> None:
     """Samples and a reference of smooth random images, statistics of a made-up Gaussian, and the weights."""
     rng = np.random.RandomState(0)
-    for name in ("gen", "ref"):
+    for name, count in (("gen", num_gen), ("ref", num_ref)):
         coarse = rng.randint(0, 256, (count, 16, 16, 3), dtype=np.uint8)
         images = np.repeat(np.repeat(coarse, SIZE // 16, 1), SIZE // 16, 2)
         arrays = {}
@@ -65,6 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--adm", type=Path, required=True, metavar="CLONE")
     parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--reference", type=int, default=2000, metavar="N", help="images in the reference")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     print_environment()
@@ -72,7 +73,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         # In a process of its own: a program's peak memory, as the system counts it, begins at that of its parent.
-        making = multiprocessing.get_context("spawn").Process(target=write_files, args=(folder, arguments.images))
+        making = multiprocessing.get_context("spawn").Process(
+            target=write_files, args=(folder, arguments.images, arguments.reference)
+        )
         making.start()
         making.join()
         if making.exitcode:
@@ -90,7 +93,9 @@ def main() -> None:
                 runs[label].append(seconds_and_peak(command, folder))
                 sys.stdout.write(f"  {label}: {runs[label][-1][0]:.1f} s, {runs[label][-1][1] / 1e9:.2f} GB\n")
                 sys.stdout.flush()
-    question = f"Evaluation of {arguments.images:,} images of {SIZE} px against a stored reference"
+    question = (
+        f"Evaluation of {arguments.images:,} images of {SIZE} px against statistics and {arguments.reference:,} images"
+    )
     medians = {
         label: [statistics.median(column) for column in zip(*found, strict=True)] for label, found in runs.items()
     }
