@@ -113,7 +113,12 @@ class SampleRun:
 
     @classmethod
     def _from_dict(cls, data: dict[str, Any]) -> SampleRun:
-        return _checked(cls(**data | {"earlier_environments": tuple(data.get("earlier_environments", ()))}))
+        run = _checked(cls(**data | {"earlier_environments": tuple(data.get("earlier_environments", ()))}))
+        for field_ in dataclasses.fields(run):
+            value = getattr(run, field_.name)
+            if isinstance(value, str) and not value.isprintable():  # it is shown on terminals
+                raise TypeError(f"{field_.name} is {value[:80]!a}, which is no line of text")
+        return run
 
     def differences(self, other: SampleRun) -> list[str]:
         """What makes image i of the two runs differ, as "name: mine, theirs"; environments are not compared."""

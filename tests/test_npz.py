@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import zipfile
 
@@ -149,6 +150,13 @@ def test_a_run_of_numbers_that_are_no_characters_is_an_error(tmp_path, images, o
     text = letters.astype(f"{order}u4").view(f"{order}U{len(whole)}").reshape(())
     np.savez(tmp_path / "x.npz", arr_0=images, sample_run=text)
     with pytest.raises(ValueError, match=r"x\.npz: sample_run: "):
+        open_batch(tmp_path / "x.npz", role="gen")
+
+
+def test_a_run_that_would_move_the_cursor_is_an_error(tmp_path, images):
+    run = dataclasses.replace(sample_run(), model="DiT\x1b[2J")
+    np.savez(tmp_path / "x.npz", arr_0=images, sample_run=np.array(run.to_json()))
+    with pytest.raises(ValueError, match=r"x\.npz: sample_run: .*model is 'DiT\\x1b\[2J', which is no line of text"):
         open_batch(tmp_path / "x.npz", role="gen")
 
 
