@@ -182,7 +182,7 @@ def change_json(data: bytes, rng: np.random.Generator) -> bytes:
     def visit(node: object) -> None:
         for key in node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
             places.append((node, key))
-            visit(node[key])  # type: ignore[index]
+            visit(node[key])
 
     visit(value)
     for _ in range(int(rng.choice([1, 1, 2, 3]))):
@@ -190,11 +190,11 @@ def change_json(data: bytes, rng: np.random.Generator) -> bytes:
         kind = rng.integers(8)
         with contextlib.suppress(LookupError):
             if kind == 0:
-                del node[key]  # type: ignore[attr-defined]
+                del node[key]
             elif kind == 1 and isinstance(node, dict):
                 node[str(_VALUES[rng.integers(len(_VALUES))])] = 1
             else:
-                node[key] = _VALUES[rng.integers(len(_VALUES))]  # type: ignore[index]
+                node[key] = _VALUES[rng.integers(len(_VALUES))]
     return json.dumps(value).encode()
 
 
@@ -368,9 +368,9 @@ def pytorch_seeds() -> list[bytes]:
 def safetensors_seeds() -> list[bytes]:
     from safetensors.torch import save
 
-    state = {name: value.contiguous() for name, value in _tiny_dit().items()}  # type: ignore[attr-defined]
+    state = {name: value.contiguous() for name, value in _tiny_dit().items()}
     notes = {"step": 3, "weights": "ema", "recipe": {"batch_size": 8}}
-    metadata = {"dit_eval.config": json.dumps(asdict(_tiny_config())), "dit_eval.training": json.dumps(notes)}  # type: ignore[call-overload]
+    metadata = {"dit_eval.config": json.dumps(asdict(_tiny_config())), "dit_eval.training": json.dumps(notes)}
     return [save(state, metadata=metadata), save({"x_embedder.proj.weight": state["x_embedder.proj.weight"]})]
 
 
@@ -490,7 +490,7 @@ def read_npz(path: Path) -> None:
     refused: ValueError | None = None
     for role in ("gen", "ref"):
         try:
-            batch = open_batch(path, role=role)  # type: ignore[arg-type]
+            batch = open_batch(path, role=role)
             for images in batch.batches(2):
                 assert images.shape[1:] == (*(batch.image_size or ()), 3)
             batch.sha256()
@@ -518,7 +518,7 @@ def read_constants(path: Path) -> None:
 def read_pytorch(path: Path) -> None:
     from dit_eval.models.checkpoints import load_dit
 
-    load_dit(path, _tiny_config())  # type: ignore[arg-type]
+    load_dit(path, _tiny_config())
 
 
 def read_safetensors(path: Path) -> None:
@@ -526,7 +526,7 @@ def read_safetensors(path: Path) -> None:
 
     training_notes(path)
     config = stored_config(path)
-    load_dit(path, _tiny_config())  # type: ignore[arg-type]
+    load_dit(path, _tiny_config())
     assert config is None or config.depth > 0
 
 
@@ -668,15 +668,15 @@ def _work(pipe: object, state: object, reader: Reader, seed: int) -> None:
                 reader.read(path)
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY + _STARTED,) * 2)
-        while (cases := pipe.recv()) is not None:  # type: ignore[attr-defined]
+        while (cases := pipe.recv()) is not None:
             tally = Tally()
             for number in cases:
                 path.write_bytes(case_bytes(reader, seeds, seed, number))
-                state[0], state[1] = number, time.monotonic()  # type: ignore[index]
+                state[0], state[1] = number, time.monotonic()
                 if problem := run_case(reader, path, tally):
                     tally.findings.append(f"{reader.name}, seed {seed}, case {number}: {problem}")
-            state[0] = -1  # type: ignore[index]
-            pipe.send(tally)  # type: ignore[attr-defined]
+            state[0] = -1
+            pipe.send(tally)
 
 
 def fuzz(
