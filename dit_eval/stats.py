@@ -6,14 +6,24 @@ Everything the metrics need of an image set is a `FeatureSummary`; the same type
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 
 import numpy as np
+from scipy.linalg import lapack
+
+# Statistics are often kept as float32. Rounding each entry s by at most u |s|, u = 2^-24, moves an eigenvalue by at
+# most u times the Frobenius norm, which is no more than u times the trace. Twice that is allowed, for sums made in
+# float32. Of 300 images in 2,048 dimensions, the least eigenvalue over the trace was -7e-10 where a float64 covariance
+# was stored as float32, -6e-8 where it was E[x x^T] - E[x] E[x]^T in float32, and -5e-6 where it was stored as float16.
+_ROUNDING = 2.0**-23
 
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianStats:
-    """Mean and covariance of a feature set.
+    """Mean and covariance of a feature set; what can be none is refused.
+
+    A covariance is symmetric and has no negative eigenvalue, give or take the rounding of float32. That is found by a
+    Cholesky decomposition of sigma plus the rounding allowed, which takes 0.1 s at D = 2,048.
 
     Attributes
     ----------
@@ -21,25 +31,77 @@ class GaussianStats:
     sigma : float64 (D, D), normalised by num - 1
     num : number of images behind it, or None if unknown (ADM's reference files do not say).
         The rank of sigma is at most num - 1, which the Fréchet distance relies on.
+    names : of mu and sigma in messages; not kept
+
+    Raises
+    ------
+    ValueError
+        If they are no mean and covariance; the message says what was found: type, shapes, NaN, two entries that differ,
+        a negative variance, a correlation above 1, or a negative eigenvalue.
     """
 
     mu: np.ndarray
     sigma: np.ndarray
     num: int | None = None
+    names: InitVar[tuple[str, str]] = ("the mean", "the covariance")
 
-    def __post_init__(self) -> None:
-        mu, sigma = np.asarray(self.mu, dtype=np.float64), np.asarray(self.sigma, dtype=np.float64)
-        if mu.ndim != 1 or sigma.shape != (mu.size, mu.size):
+    def __post_init__(self, names: tuple[str, str]) -> None:
+        mu, sigma = _real(names[0], self.mu), _real(names[1], self.sigma)
+        if mu.ndim != 1 or sigma.shape != (mu.size, mu.size) or not mu.size:
             raise ValueError(
-                f"A mean of shape {mu.shape} and a covariance of shape {sigma.shape} do not belong together; "
-                "needed (D,) and (D, D)."
+                f"{names[0]} of shape {mu.shape} and {names[1]} of shape {sigma.shape} do not belong together; needed "
+                "(D,) and (D, D)."
             )
+        with np.errstate(over="ignore"):
+            if not np.isfinite(4.0 * (mu @ mu) + (mu.size * np.abs(sigma).max()) ** 2):
+                raise ValueError(f"{names[0]} or {names[1]} holds numbers whose squares are beyond float64.")
+        fault = _fault(sigma)
+        if fault:
+            raise ValueError(f"{names[1]} is no covariance: {fault}. Make the statistics again, in float64.")
         object.__setattr__(self, "mu", mu)
         object.__setattr__(self, "sigma", sigma)
 
     @property
     def dim(self) -> int:
         return self.mu.size
+
+
+def _real(name: str, numbers: np.ndarray) -> np.ndarray:
+    """Finite real numbers as float64."""
+    found = np.asarray(numbers)
+    if found.dtype.kind not in "fiu":
+        raise ValueError(f"{name} is {found.dtype}; needed real numbers.")
+    found = found.astype(np.float64, copy=False)
+    if not np.isfinite(found).all():
+        raise ValueError(f"{name} holds NaN or infinite values; needed finite numbers.")
+    return found
+
+
+def _fault(sigma: np.ndarray) -> str:
+    """What makes a matrix of finite numbers no covariance; empty if nothing does."""
+    apart = np.abs(sigma - sigma.T) - 1e-4 * np.abs(sigma.T)
+    if apart.max() > 1e-6 * np.abs(sigma).max():
+        i, j = np.unravel_index(apart.argmax(), apart.shape)
+        return f"it is not symmetric, entry {i}, {j} is {sigma[i, j]:.6g} and {j}, {i} is {sigma[j, i]:.6g}"
+    variances = sigma.diagonal()
+    allowed = _ROUNDING * float(np.abs(variances).sum())
+    if variances.min() < -allowed:
+        return f"the variance of feature {variances.argmin()} is {variances.min():.6g}, and none is below 0"
+    lifted = (sigma + sigma.T) / 2  # which the decomposition writes over
+    lifted[np.diag_indices_from(lifted)] += allowed + np.finfo(np.float64).tiny
+    if lapack.dpotrf(lifted.T, lower=1, clean=0, overwrite_a=1)[1] == 0:
+        return ""
+    deviations = np.sqrt(variances.clip(min=0.0))
+    beyond = np.abs(sigma) - np.outer(deviations, deviations)
+    np.fill_diagonal(beyond, 0.0)
+    if beyond.max() > allowed:
+        i, j = np.unravel_index(beyond.argmax(), beyond.shape)
+        return (
+            f"entry {i}, {j} is {sigma[i, j]:.6g}, where the variances {variances[i]:.6g} and {variances[j]:.6g} of "
+            f"the two features allow {deviations[i] * deviations[j]:.6g} (a correlation above 1)"
+        )
+    least, *_, most = np.linalg.eigvalsh(sigma)
+    return f"its eigenvalues go from {least:.6g} to {most:.6g}, and none is below 0 but for rounding"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +189,13 @@ class RunningStats:
         Raises
         ------
         ValueError
-            If fewer than two images were seen: their covariance does not exist.
+            If fewer than two images were seen, whose covariance does not exist, or the features are not finite.
         """
         if self.num < 2:
             raise ValueError(f"Found {self.num} image(s); a covariance needs at least 2.")
-        return GaussianStats(mu=self._mean.copy(), sigma=self._scatter / (self.num - 1), num=self.num)
+        return GaussianStats(
+            mu=self._mean.copy(),
+            sigma=self._scatter / (self.num - 1),
+            num=self.num,
+            names=("the mean of the features", "the covariance of the features"),
+        )

@@ -121,6 +121,20 @@ REF_ERRORS = {
     "covariance of another shape": (STATISTICS | {"sigma": np.eye(63)}, r"mu has shape \(64,\) and sigma \(63, 63\)"),
     "mean without covariance": ({"mu": np.zeros(64)}, r"holds mu but no sigma"),
     "asymmetric covariance": (STATISTICS | {"sigma": np.triu(np.ones((64, 64)))}, r"not symmetric"),
+    "correlation above 1": (
+        STATISTICS | {"sigma": np.eye(64) + np.diag([1.5, *[0.0] * 62], 1) + np.diag([1.5, *[0.0] * 62], -1)},
+        r"bad\.npz: sigma is no covariance: entry 0, 1 is 1\.5, where the variances 1 and 1 of the two features allow",
+    ),
+    "negative variance": (
+        STATISTICS | {"sigma_s": np.diag([*[1.0] * 111, -0.25])},
+        r"sigma_s is no covariance: the variance of feature 111 is -0\.25",
+    ),
+    "negative eigenvalue": (
+        STATISTICS | {"sigma": 1.1 * np.eye(64) - 0.1 * np.ones((64, 64))},  # 1.1, and 1.1 - 64 x 0.1
+        r"sigma is no covariance: its eigenvalues go from -5\.3 to 1\.1, and none is below 0.*in float64",
+    ),
+    "complex covariance": (STATISTICS | {"sigma": 1j * np.eye(64)}, r"sigma is complex128; needed floating point"),
+    "squares beyond float64": (STATISTICS | {"mu": np.full(64, 1e160)}, r"mu or sigma holds numbers whose squares are"),
     "integer statistics": (STATISTICS | {"mu": np.zeros(64, int)}, r"mu is int64"),
     "another network": (
         {"mu": np.zeros(2048), "sigma": np.eye(2048)},

@@ -90,6 +90,19 @@ def test_a_second_run_with_a_cache_skips_the_network(result, sample_file, tmp_pa
     assert_same(third, first, rel=0)
 
 
+def test_kept_statistics_that_are_no_covariance_are_made_again(sample_file, tmp_path, digits_ref, digits_extractor):
+    gen = open_batch(sample_file, role="gen", num_images=40)
+    first = evaluate(gen=gen, ref=open_batch(digits_ref, role="ref"), extractor=digits_extractor, cache=tmp_path)
+    for entry in tmp_path.glob("features-*.npz"):
+        with np.load(entry) as kept:
+            arrays = {**kept}
+        np.savez(entry, **arrays | {"sigma": arrays["sigma"] - np.eye(len(arrays["sigma"]))})
+    counting = Counting(digits_extractor)
+    again = evaluate(gen=gen, ref=open_batch(digits_ref, role="ref"), extractor=counting, cache=tmp_path)
+    assert counting.seen == 40 + 1297
+    assert_same(again, first, rel=0)
+
+
 def test_stored_statistics_stand_for_the_reference(result, sample_file, tmp_path, digits_ref, digits_extractor):
     with np.load(digits_ref) as ref:
         images, statistics = ref["arr_0"], {key: ref[key] for key in ("mu", "sigma", "mu_s", "sigma_s")}

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy import linalg
 
+from dit_eval.metrics import frechet
 from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.stats import GaussianStats
 
@@ -91,3 +92,52 @@ def test_swapped_pool_and_spatial_statistics_are_named():
     spatial = GaussianStats(mu=np.zeros(2023), sigma=np.eye(2023))
     with pytest.raises(ValueError, match=r"2048-dimensional.*pool features.*2023 .spatial features"):
         frechet_distance(gen=pool, ref=spatial)
+
+
+@pytest.fixture(scope="module")
+def few():
+    """Two sets of 60 images in 400 dimensions, and their distance from the singular values of the two data sets."""
+    rng = np.random.RandomState(8)
+    scale = np.arange(1, 401) ** -0.7
+    gen, ref = (rng.gamma(0.5, size=(60, 400)) * scale + shift for shift in (0.0, 0.02))
+    factors = [(x - x.mean(axis=0)) / np.sqrt(59) for x in (gen, ref)]
+    traces = sum(np.sum(f**2) for f in factors)
+    exact = np.sum((gen.mean(axis=0) - ref.mean(axis=0)) ** 2) + traces
+    return gen, ref, exact - 2 * linalg.svdvals(factors[0] @ factors[1].T).sum(), traces
+
+
+def as_stored(stats, dtype):
+    """Statistics as a file of that type holds them, which does not say the number of images."""
+    return GaussianStats(mu=stats.mu.astype(dtype), sigma=stats.sigma.astype(dtype))
+
+
+def summed_in_float32(features):
+    centred = (features - features.mean(axis=0)).astype(np.float32)
+    return GaussianStats(mu=features.mean(axis=0), sigma=centred.T @ centred / np.float32(len(features) - 1))
+
+
+@pytest.mark.parametrize("stored", [lambda x: as_stored(fit(x), np.float32), summed_in_float32])
+def test_statistics_of_float32_pass_though_their_eigenvalues_go_below_0(few, stored):
+    gen, ref, exact, traces = few
+    rounded = stored(ref)
+    assert linalg.eigvalsh(rounded.sigma)[0] < -1e-11 * np.trace(rounded.sigma), "what float64 never gives"
+    assert frechet_distance(gen=fit(gen), ref=rounded).value == pytest.approx(exact, rel=2e-6)
+    assert frechet_distance(gen=rounded, ref=as_stored(fit(gen), np.float64)).value == pytest.approx(exact, rel=2e-5)
+    itself = frechet_distance(gen=rounded, ref=rounded)
+    assert itself.value == 0.0
+    assert -20 * 2**-23 * traces < itself.raw < 0.0, "sqrt(400) times the rounding of float32"
+
+
+def test_statistics_of_float16_are_too_coarse(few):
+    with pytest.raises(ValueError, match=r"no covariance: its eigenvalues go from -\S+ to \S+, .* in float64"):
+        as_stored(fit(few[1]), np.float16)
+
+
+def test_a_distance_clearly_below_0_is_an_error(few, monkeypatch):
+    gen = fit(few[0])
+    true = frechet._trace_of_root
+    monkeypatch.setattr(frechet, "_trace_of_root", lambda a, b: true(a, b) + 1e-7 * np.trace(a.sigma))
+    assert frechet_distance(gen=gen, ref=gen).value == 0.0, "sqrt(400) x 2^-23 x 2 tr is 4.8e-6 tr"
+    monkeypatch.setattr(frechet, "_trace_of_root", lambda a, b: 1.001 * true(a, b))
+    with pytest.raises(ValueError, match=r"The distance comes out as -0\.\d+, and rounding explains no less than -"):
+        frechet_distance(gen=gen, ref=gen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,11 @@ from dit_eval.stats import GaussianStats
 # The eigenvalues are right to a few ulps of the traces, summed over up to some thousand dimensions. A distance
 # below this share of the traces is rounding, not a difference between the two sets.
 _RESOLUTION = 1e-11
+# A covariance that was rounded to float32 has eigenvalues below 0; their sum is at most u sqrt(D) times its trace (the
+# nuclear norm of D x D is at most sqrt(D) times the Frobenius norm), u = 2^-24. They are left out of the roots and not
+# of the traces, so that the distance may come out below 0 by as much. Twice that is allowed, which also covers the
+# roots of what should be 0: each is up to sqrt(2^-53) of the largest eigenvalue.
+_ROUNDING = 2.0**-23
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +55,7 @@ def frechet_distance(*, gen: GaussianStats, ref: GaussianStats) -> FrechetDistan
     Raises
     ------
     ValueError
-        If the dimensions differ.
+        If the dimensions differ, or the distance comes out below 0 by more than rounding explains.
 
     References
     ----------
@@ -65,6 +71,12 @@ def frechet_distance(*, gen: GaussianStats, ref: GaussianStats) -> FrechetDistan
     mean_term = float(np.sum((gen.mu - ref.mu) ** 2))
     traces = float(np.trace(gen.sigma) + np.trace(ref.sigma))
     raw = mean_term + traces - 2.0 * _trace_of_root(gen, ref)
+    below = -_ROUNDING * math.sqrt(gen.dim) * (traces + mean_term)
+    if raw < below:
+        raise ValueError(
+            f"The distance comes out as {raw:.6g}, and rounding explains no less than {below:.2g}: the statistics of "
+            "gen or ref are too coarse, or no covariance. Make them again, in float64."
+        )
     value = raw if raw > _RESOLUTION * (traces + mean_term) else 0.0
     return FrechetDistance(value=value, raw=raw)
 
@@ -84,12 +96,18 @@ def _trace_of_root(a: GaussianStats, b: GaussianStats) -> float:
 def _root(sigma: np.ndarray, rank: int) -> np.ndarray:
     """A matrix A (D, at most `rank`) with A A^T = sigma: Cholesky's, ten times faster than that of eigenvectors.
 
-    Pivoting puts the largest remaining variance first, so that what is rounding noise comes last and is left out.
+    Pivoting puts the largest remaining variance first, so that what is rounding noise comes last and is left out. Where
+    that noise is of float32 and the rank not known, Cholesky's steps make it up to ten times larger, which shows as
+    variance that the factor does not give back; then eigenvectors are taken, and eigenvalues below 0 left out.
     """
     lower, pivots, found, _ = lapack.dpstrf(sigma, lower=1)
     factor = np.empty((len(sigma), min(rank, int(found))))
     factor[pivots - 1] = np.tril(lower)[:, : factor.shape[1]]
-    return factor
+    variance = float(np.trace(sigma))
+    if rank < len(sigma) or abs(variance - float((factor**2).sum())) <= _RESOLUTION * variance:
+        return factor
+    values, vectors = linalg.eigh(sigma)
+    return vectors[:, values > 0.0] * np.sqrt(values[values > 0.0])
 
 
 def _rank_bound(stats: GaussianStats) -> int:
