@@ -1,9 +1,11 @@
-"""Files that appear whole or not at all, and archives that are opened within bounds."""
+"""Files that appear whole or not at all, names that any text may become, and archives that are opened within bounds."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import re
 import struct
 import uuid
 import zipfile
@@ -18,6 +20,29 @@ BROKEN_ARCHIVE = (
     *(OSError, EOFError, ValueError, OverflowError, RuntimeError, NotImplementedError),
     *(struct.error, zipfile.BadZipFile, zlib.error),
 )
+
+_SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+# Names that Windows keeps for devices, and what the end of a slug that was made looks like.
+_TAKEN = re.compile(r"con|prn|aux|nul|com[0-9]|lpt[0-9]|(.*-)?[0-9a-f]{16}")
+_LONGEST_SLUG = 40
+
+
+def slug(text: str) -> str:
+    """A text as a part of file names, ids and links: a-z, 0-9 and hyphens, at most 57 characters, never none.
+
+    A short text of nothing else is its own slug. Any other gives its words and 16 digits of its SHA-256, so that two
+    texts have two slugs, also where upper and lower case are one.
+
+    Examples
+    --------
+    >>> slug("adm-2021"), slug("x/../../evil")
+    ('adm-2021', 'x-evil-314e3fe9b95b5a23')
+    """
+    if len(text) <= _LONGEST_SLUG and _SLUG.fullmatch(text) and not _TAKEN.fullmatch(text):
+        return text
+    words = re.sub(r"[^a-z0-9]+", "-", text.lower())[:_LONGEST_SLUG].strip("-")
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return f"{words}-{digest}" if words else digest
 
 
 @contextmanager

@@ -38,6 +38,7 @@ PLAN_FOLDER = Path(__file__).with_name("plans")
 
 _MAX_FILE = 1 << 18  # bytes of a plan
 _MAX_CELLS = 100_000
+_LONGEST_NAME = 120  # characters of a file name that people read; file systems end at 255 bytes, endings included
 _FAMILY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*-(S|B|L|XL)/\d+")  # as the report reads size and patch
 _SIZES = ("depth", "hidden_size", "num_heads", "patch_size")
 
@@ -698,7 +699,7 @@ def _key(words: list[str], settings: Mapping[str, Any]) -> str:
 
     text = json.dumps({name: plain(value) for name, value in settings.items()}, sort_keys=True)
     readable = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", word) for word in words if word)
-    return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return f"{readable[:_LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _name_of(location: str | None) -> str | None:

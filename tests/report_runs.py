@@ -3,8 +3,11 @@
 import dataclasses
 import json
 import math
+import os
+import shutil
 
 import numpy as np
+import pytest
 
 from dit_eval.npz import RUN_KEY, write_batch
 from dit_eval.results import EvalResult, ExtractorInfo, ImageSource, SampleRun
@@ -166,3 +169,18 @@ def write_grid(folder):
         results.append(dataclasses.replace(result(run, fid_of(gflops, 400_000)), gen=dataclasses.replace(
             result(run, 1.0).gen, path=path.name)))  # fmt: skip
     return results
+
+
+def start_browser(profile):
+    """A headless Chromium that logs what it prints and fetches; where there is none, the test is skipped but for CI."""
+    if not (shutil.which("chromium") and shutil.which("chromedriver")) and not os.environ.get("CI"):
+        pytest.skip("needs chromium and chromedriver")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"):
+        options.add_argument(argument)
+    options.binary_location = shutil.which("chromium")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))

@@ -22,6 +22,7 @@ from report_runs import (
     mini_results,
     result,
     sample_run,
+    start_browser,
     synthetic_results,
     write_grid,
     write_losses,
@@ -799,19 +800,10 @@ def test_the_law_is_told_where_its_points_are(mini_page):
 
 def test_the_browser_finds_nothing_wrong(written, tmp_path):
     """No error, every image drawn, tables that sort, room on a phone, dark mode, print; the page alone, off line."""
-    if not (shutil.which("chromium") and shutil.which("chromedriver")) and not os.environ.get("CI"):
-        pytest.skip("needs chromium and chromedriver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
     from selenium.webdriver.common.by import By
 
+    browser = start_browser(tmp_path / "profile")
     lonely = shutil.copy(written, tmp_path / "index.html")  # without the files beside it
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(argument)
-    options.binary_location = shutil.which("chromium")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
         browser.execute_cdp_cmd("Network.enable", {})
         browser.get(f"file://{lonely}")

@@ -19,6 +19,7 @@ import pandas as pd
 from dit_eval.paper import load_statements, load_table
 from dit_eval.report.counts import Count
 from dit_eval.results import PROTOCOL, EvalResult, is_number, parse_json, read_lines, reason
+from dit_eval.sources import shown
 
 METRICS = {
     "fid": ("FID", "min"),
@@ -162,7 +163,7 @@ def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: Counter
             counted = count(run.network)
             row |= _parts_of_name(run.model, result.protocol, row["image_size"])
             row |= {
-                "block": run.network.get("block"),
+                "block": block if isinstance(block := run.network.get("block"), str) else None,
                 "gflops": counted.gflops if counted else None,
                 "params_m": counted.params_m if counted else None,
                 "training_steps": run.training_steps or _steps_in_name(run.checkpoint),
@@ -367,7 +368,9 @@ def _parts_of_name(model: str, protocol: str, image_size: float | None) -> dict[
 
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    # No text of a results file moves a cursor, breaks a line of a table or turns the direction of what follows.
+    plain = [{key: shown(value) if isinstance(value, str) else value for key, value in row.items()} for row in rows]
+    frame = pd.DataFrame(plain, columns=list(COLUMNS))
     numbers = [name for name in COLUMNS if name not in _TEXT_COLUMNS]
     texts = list(_TEXT_COLUMNS)
     frame[numbers] = frame[numbers].astype(float)

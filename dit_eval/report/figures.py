@@ -15,16 +15,19 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 
 from dit_eval.results import EvalResult
+from dit_eval.sources import shown
 
 # Okabe & Ito's colours and a marker each: told apart by colour-blind readers and in grey.
 _STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))
 # Ink of the figures of `paper_figures`, and what stands in its place on a dark page.
 INK, SOFT, GRID, PAPER = "#1a1a1a", "#5c5c5c", "#dcdcdc", "#ffffff"
 _DARK = {INK: "#ececec", SOFT: "#a8adb5", GRID: "#363b44", PAPER: "#171a20", "#882255": "#d4699c", "#0072b2": "#58a6d8"}
+_FONT = "DejaVu Sans"  # comes with matplotlib, so that every machine draws the same
 _RC: Any = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that every machine draws the same
+    "font.family": _FONT,
     "font.size": 8,
     "axes.labelsize": 8,
     "axes.titlesize": 8,
@@ -73,6 +76,19 @@ def styled(draw: Callable[_Arguments, _Returned]) -> Callable[_Arguments, _Retur
             return draw(*args, **kwargs)
 
     return wrapped
+
+
+def lettering(text: str, *, longest: int = 40) -> str:
+    """A text of a file or of a user as a figure may draw it: a line of so many characters, and no mathematics.
+
+    What the font has no sign for becomes U+FFFD. Dollar signs are drawn as they are; matplotlib takes what stands
+    between two of them for a formula, and raises where it is none.
+    """
+    text = shown(text)
+    text = text if len(text) <= longest else f"{text[: longest - 3]}..."
+    font = get_font(findfont(_FONT))
+    drawn = "".join(sign if font.get_char_index(ord(sign)) else "\ufffd" for sign in text)
+    return drawn.replace("$", r"\$")
 
 
 def new_figure(width: float, height: float, *, columns: int = 1, rows: int = 1) -> Any:
@@ -140,7 +156,7 @@ def sample_grid_figure(
     """
     if len({len(images) for images in rows.values()}) != 1:
         raise ValueError("Rows of a grid need the same number of images.")
-    names, stacks = list(rows), list(rows.values())
+    names, stacks = [lettering(name, longest=120) for name in rows], list(rows.values())
     if len(rows) == 1:  # fold the only row into a square
         across = math.ceil(math.sqrt(len(stacks[0])))
         stacks = [stacks[0][i : i + across] for i in range(0, len(stacks[0]), across)]
@@ -157,11 +173,11 @@ def sample_grid_figure(
             axis.imshow(image, interpolation="nearest" if image.shape[0] < 64 else "antialiased")
             axis.set_axis_off()
             if columns and r == 0:
-                axis.set_title(columns[c], fontsize=8, pad=3)
+                axis.set_title(lettering(columns[c]), fontsize=8, pad=3)
         middle = 1 - (top + (r + 0.5) * cell) / height
         figure.text((margin - 0.08) / width, middle, names[r], ha="right", va="center", fontsize=9)
     if title:
-        figure.text(0.5, 1 - 0.05 / height, title, ha="center", va="top", fontsize=9)
+        figure.text(0.5, 1 - 0.05 / height, lettering(title, longest=400), ha="center", va="top", fontsize=9)
     return figure
 
 

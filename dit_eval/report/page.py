@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 import dit_eval
-from dit_eval.files import atomic_file
+from dit_eval.files import atomic_file, slug
 from dit_eval.npz import open_batch
 from dit_eval.paper import load_notes
 from dit_eval.report import paper_figures, tables
@@ -26,6 +26,7 @@ from dit_eval.report.figures import render_figure
 from dit_eval.report.law import Law, scaling_law
 from dit_eval.report.tables import Table
 from dit_eval.results import EvalResult
+from dit_eval.sources import shown
 
 _DATA_TYPES = {"csv": "text/csv", "jsonl": "application/jsonl"}
 
@@ -71,12 +72,15 @@ def write_report(
     FileExistsError
         If a file is there already, and not `force`.
     ValueError
-        If a line is no result and `on_bad_line` is None.
+        If a line is no result and `on_bad_line` is None, or a folder in `out` is a link that leads out of it.
     """
     out = Path(out)
     _refuse_existing([out / "index.html"], force)
     files = report_files(results=results, losses=losses, on_bad_line=on_bad_line, on_step=on_step)
     _refuse_existing([out / name for name in files], force)
+    for folder in {(out / name).parent for name in files}:
+        if not folder.resolve().is_relative_to(out.resolve()):
+            raise ValueError(f"{folder} is a link that leads out of {out}; remove it, or choose another --out.")
     for name, content in files.items():  # the page comes last: where it is, the rest is complete
         target = out / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -106,6 +110,8 @@ def report_files(
         if path is not None and not Path(path).is_file():
             raise FileNotFoundError(f"--{name} {path}: no such file.")
     loss_log = read_losses(losses, on_bad_line=skip) if losses is not None else None
+    if loss_log is not None:
+        loss_log = loss_log.assign(model=loss_log["model"].map(shown))
     points = published_points()
     measured: list[EvalResult] = []
     if results is not None:
@@ -150,9 +156,9 @@ def report_files(
                 files[f"tables/{table.name}.{ending}"] = write(table).encode()
     for figure in (figure for figures in drawn for figure in figures):
         files |= {f"figures/{figure.name}.{ending}": content for ending, content in figure.files.items()}
-    files["data/points.csv"] = points.to_csv(index=False, lineterminator="\n").encode()
+    files["data/points.csv"] = _csv(points)
     if loss_log is not None:
-        files["data/losses.csv"] = loss_log.to_csv(index=False, lineterminator="\n").encode()
+        files["data/losses.csv"] = _csv(loss_log)
     sources = [Path(path) for path in (results, losses) if path is not None]
     files["index.html"] = _page(
         where, groups, laws, scaling, sampling, drawn, files=files, measured=measured, bad=bad, sources=sources
@@ -168,8 +174,13 @@ _WRITERS: dict[str, Callable[[Table], str]] = {
 }
 
 
+def _csv(frame: pd.DataFrame) -> bytes:
+    plain = frame.map(lambda value: tables.no_formula(value) if isinstance(value, str) else value)
+    return plain.to_csv(index=False, lineterminator="\n").encode()
+
+
 def _refuse_existing(paths: Iterable[Path], force: bool) -> None:
-    there = [path for path in paths if path.exists()]
+    there = [path for path in paths if os.path.lexists(path)]
     if there and not force:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
         raise FileExistsError(f"{there[0]}{more} exists already. Choose another --out, or write over it with --force.")
@@ -202,7 +213,7 @@ def _laws(setting: Setting) -> list[Law]:
 
 def _ending(setting: Setting) -> str:
     """What the file names of a setting end with."""
-    return "" if setting.is_papers else f"-{setting.protocol.replace(' ', '-')}-{setting.image_size}"
+    return "" if setting.is_papers else f"-{slug(setting.protocol)}-{setting.image_size}"
 
 
 def _setting_of_losses(where: Sequence[Setting], losses: pd.DataFrame) -> int:
@@ -257,9 +268,10 @@ def _images_of_one_seed(setting: Setting, results: list[EvalResult], folder: Pat
     groups: dict[str, dict[str, np.ndarray]] = {}
     for result in results:
         run = result.gen.run
-        if run is None or result.protocol != setting.protocol or run.image_size != setting.image_size:
+        if run is None or shown(result.protocol) != setting.protocol or run.image_size != setting.image_size:
             continue
-        path = next((p for p in (Path(result.gen.path), folder / result.gen.path) if p.is_file()), None)
+        # `isfile` takes a name that no file can have for one that is not there.
+        path = next((p for p in (Path(result.gen.path), folder / result.gen.path) if os.path.isfile(p)), None)
         name = model_name(run.model)
         if path is None or name is None or run.network.get("block") != "adaln-zero":
             continue
@@ -328,10 +340,15 @@ def _page(
     )
     lines = "".join(f"<li>{html.escape(line)}</li>" for line in bad)
     warning = f'<div class="warning"><b>Lines left out</b><ul>{lines}</ul></div>' if bad else ""
+    # Should a text of the results ever get through, it runs nothing and fetches nothing.
+    digest = base64.b64encode(hashlib.sha256(f"\n{script}".encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
+    policy += "base-uri 'none'; form-action 'none'"
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>Diffusion transformers: the paper's tables and figures</title>
@@ -432,7 +449,7 @@ def _provenance(measured: list[EvalResult], sources: list[Path], files: Mapping[
     ]
     for path in sources:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        parts.append(f"<p>Measured: {html.escape(path.name)}, SHA-256 <code>{digest}</code>.</p>")
+        parts.append(f"<p>Measured: {html.escape(shown(path.name))}, SHA-256 <code>{digest}</code>.</p>")
     made = []
     for number, result in enumerate(measured, start=1):
         run, features = result.gen.run, result.extractor
@@ -447,8 +464,8 @@ def _provenance(measured: list[EvalResult], sources: list[Path], files: Mapping[
             "warnings": "; ".join(result.warnings) or "none",
         }
         title = run.summary() if run else Path(result.gen.path).name
-        listed = "".join(f"<dt>{key}</dt><dd>{html.escape(value)}</dd>" for key, value in facts.items())
-        made.append(f"<details><summary>{number}. {html.escape(title)}</summary><dl>{listed}</dl></details>")
+        listed = "".join(f"<dt>{key}</dt><dd>{html.escape(shown(value))}</dd>" for key, value in facts.items())
+        made.append(f"<details><summary>{number}. {html.escape(shown(title))}</summary><dl>{listed}</dl></details>")
     if made:
         parts.append(f"<details><summary>How each measured result was made</summary>{''.join(made)}</details>")
     links = "".join(_data_link(name, files) for name in files if name.startswith("data/"))

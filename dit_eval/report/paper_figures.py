@@ -38,7 +38,7 @@ from dit_eval.report.data import (
     select,
     steps_text,
 )
-from dit_eval.report.figures import INK, PAPER, SOFT, new_figure, styled
+from dit_eval.report.figures import INK, PAPER, SOFT, lettering, new_figure, styled
 
 # Colours that colour-blind readers tell apart (Okabe & Ito; Tol's wine), from light to dark with model size.
 SIZE_COLOURS = {"S": "#E69F00", "B": "#56B4E9", "L": "#009E73", "XL": "#882255"}
@@ -98,7 +98,7 @@ def fid_by_model(setting: Setting) -> Figure | None:
         else:
             axis.scatter(x, row.fid, s=area, color=colour, alpha=0.25, linewidth=0, zorder=2)
             axis.scatter(x, row.fid, s=area, facecolor="none", edgecolor=colour, linewidth=1.2, zorder=3)
-    axis.set_xticks(range(len(sizes)), [f"{_prefix(points)}{size}" for size in sizes])
+    axis.set_xticks(range(len(sizes)), [lettering(f"{_prefix(points)}{size}") for size in sizes])
     axis.set_xlim(-0.5, len(sizes) - 0.45)
     _pad_y(axis, _extent(points, "fid"), 0.12)
     axis.set_ylabel(f"{fid_label(setting.num_samples)} ↓")
@@ -207,7 +207,7 @@ def block_designs(setting: Setting) -> Figure | None:
     left.set_ylim(-0.7, len(order) - 0.4)
     left.set_xlim(0, (2.3 if curves is None or not both else 1.95) * widest)
     left.set_xticks([x for x in left.get_xticks() if x <= 1.05 * widest])
-    left.set_xlabel(f"{fid_label(setting.num_samples)} ↓ of {model} at {steps_text(steps)} training steps")
+    left.set_xlabel(f"{fid_label(setting.num_samples)} ↓ of {lettering(model)} at {steps_text(steps)} training steps")
     left.grid(False, axis="y")
     if curves is not None:
         shown = designs[designs["training_steps"] <= max(steps, measured["training_steps"].max())]
@@ -259,7 +259,7 @@ def training_curves(setting: Setting) -> Figure | None:
                     xs.append(row.training_steps * scale)
                     ys.append(row.fid)
                     names.append(f"{row.size if by == 'size' else f'/{row.patch:.0f}'}  {row.fid:.1f}")
-            axis.set_title(title, fontsize=8)
+            axis.set_title(lettering(title), fontsize=8)
             axis.set_xlim(0, 1.62 * farthest)
             axis.set_xticks(np.linspace(0, farthest, 3), [f"{x:g}" for x in np.linspace(0, farthest, 3)])
             _pad_y(axis, _extent(points, "fid"), 0.08, bottom=0)
@@ -534,7 +534,7 @@ def size_patch_grid(images: Mapping[str, np.ndarray], *, caption: str) -> Figure
             if r == 0:
                 axis.set_title(f"patch size {patch}", fontsize=8)
             if c == 0:
-                axis.set_ylabel(f"{prefix}{size}", fontsize=8)
+                axis.set_ylabel(lettering(f"{prefix}{size}"), fontsize=8)
     _footer(figure, caption)
     return figure
 
@@ -758,6 +758,8 @@ def _thin_ticks(axis: Axes) -> None:
 def _handle(
     colour: str, marker: str, label: str, *, face: str | None = None, line: Any = "none", size: float = 6
 ) -> Line2D:
+    label = lettering(label)
+    label = f" {label}" if label.startswith("_") else label  # matplotlib leaves such a name out of legends
     drawn = Line2D([], [], color=colour, linestyle=line, marker=marker, markersize=size, label=label)
     drawn.set_markerfacecolor(face or colour)
     return drawn
@@ -767,6 +769,7 @@ def _legend(axis: Axes, handles: Sequence[Line2D], *, loc: Any, ncols: int = 1) 
     legend = axis.legend(
         handles=list(handles), loc=loc, ncols=ncols, fontsize=7, frameon=False, handletextpad=0.4, labelspacing=0.35
     )
+    legend.set_in_layout(False)  # one that is larger than its panel leaves the panel its room
     for text in legend.get_texts():
         text.set_path_effects([_HALO])
 
@@ -805,7 +808,7 @@ def _caption(figure: Figure, points: pd.DataFrame, *, published: str, extra: str
 
 def _footer(figure: Figure, text: str) -> None:
     width = int(figure.get_figwidth() * 72 / (0.6 * _CAPTION))
-    figure.supxlabel(textwrap.fill(text, width), fontsize=_CAPTION, color=SOFT, x=0.5)
+    figure.supxlabel(textwrap.fill(lettering(text, longest=400), width), fontsize=_CAPTION, color=SOFT, x=0.5)
 
 
 def _stack_labels(axis: Axes, xs: Sequence[float], ys: Sequence[float], names: Sequence[str]) -> None:
@@ -819,7 +822,7 @@ def _stack_labels(axis: Axes, xs: Sequence[float], ys: Sequence[float], names: S
     place = -math.inf
     for y, x, name in sorted(zip(ys, xs, names, strict=True)):
         place = max(place + gap, y)
-        axis.annotate(name, (x, y), (x + 0.07 * axis.get_xlim()[1], place), fontsize=6.8, va="center",
+        axis.annotate(lettering(name), (x, y), (x + 0.07 * axis.get_xlim()[1], place), fontsize=6.8, va="center",
                       annotation_clip=False)  # fmt: skip
 
 
@@ -852,7 +855,7 @@ def _place_labels(
     taken += [legend.get_window_extent()] if legend is not None else []
     taken += [text.get_window_extent() for text in axis.texts if text.get_text()]
     frame = axis.get_window_extent()
-    for number, (x, y, name) in enumerate(zip(xs, ys, names, strict=True)):
+    for number, (x, y, name) in enumerate(zip(xs, ys, map(lettering, names), strict=True)):
         near = reach[number] if reach else 6.0
         best: tuple[float, Text] | None = None
         for away in (near, near + 4.0, near + 9.0):

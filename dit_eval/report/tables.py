@@ -10,6 +10,7 @@ import csv
 import html
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -150,7 +151,8 @@ def measured_table(points: pd.DataFrame) -> Table:
     )
     rows = []
     for row in select(points, source="measured").to_dict("records"):
-        sampling = DASH if _missing(row["sampler"]) else f"{row['sampler'].upper()} {row['sampling_steps']:.0f}"
+        steps = "" if _missing(row["sampling_steps"]) else f" {row['sampling_steps']:.0f}"
+        sampling = DASH if _missing(row["sampler"]) else f"{row['sampler'].upper()}{steps}"
         cells = _metric_cells(row, digits=3) | {
             "model": row["model"] + ("" if row["block"] in (None, "adaln-zero") else f" {row['block']}"),
             "sampling": sampling,
@@ -337,24 +339,25 @@ def law_tables(laws: Iterable[Law]) -> list[Table]:
 
 
 def to_markdown(table: Table) -> str:
-    """GitHub's Markdown: best values bold, notes below."""
-    lines = [f"**{table.title}**", ""]
-    lines.append("| " + " | ".join(_pipe(c.title) for c in table.columns) + " |")
+    """GitHub's Markdown: best values bold, notes below. Of a text, nothing is taken for Markdown, HTML or a link."""
+    lines = [f"**{_markdown(table.title)}**", ""]
+    lines.append("| " + " | ".join(_markdown(c.title) for c in table.columns) + " |")
     lines.append("|" + "|".join(":--" if c.text else "--:" for c in table.columns) + "|")
     for index, row in enumerate(table.rows):
         cells = []
         for place, column in enumerate(table.columns):
-            text = _pipe(row.cells[column.key])
+            text = _markdown(row.cells[column.key])
             text = f"**{text}**" if (index, column.key) in table.best else text
             if place == 0:
                 text = f"*{text}* (measured)" if row.measured and table.mixed else text
                 text += f"<sup>{','.join(_letter(n) for n in sorted(row.notes))}</sup>" if row.notes else ""
             cells.append(text)
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", table.about] if table.about else []
+    lines += ["", _markdown(table.about)] if table.about else []
     general = set(table.general_notes())
     for number, note in enumerate(table.notes):
-        lines += ["", note if number in general else f"<sup>{_letter(number)}</sup> {note}"]
+        text = _markdown(note)
+        lines += ["", text if number in general else f"<sup>{_letter(number)}</sup> {text}"]
     return "\n".join(lines) + "\n"
 
 
@@ -398,7 +401,10 @@ def to_latex(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """The same columns, then the source of each row and whether it was measured; an empty field for a dash."""
+    """The same columns, then the source of each row and whether it was measured; an empty field for a dash.
+
+    A text that a spreadsheet would take for a formula begins with an apostrophe.
+    """
     target = io.StringIO()
     writer = csv.writer(target, lineterminator="\n")
     # A number and its standard error are two columns.
@@ -410,9 +416,15 @@ def to_csv(table: Table) -> str:
         for column in table.columns:
             number, _, error = row.cells[column.key].partition(" ± ") if column.key in errors else (
                 row.cells[column.key], "", "")  # fmt: skip
-            cells += ["" if number == DASH else number, *([error] if column.key in errors else [])]
-        writer.writerow([*cells, row.source, "yes" if row.measured else "no"])
+            cells += ["" if number == DASH else no_formula(number), *([error] if column.key in errors else [])]
+        writer.writerow([*cells, no_formula(row.source), "yes" if row.measured else "no"])
     return target.getvalue()
+
+
+def no_formula(text: str) -> str:
+    """A text for a cell of a CSV file; one that a spreadsheet would run has an apostrophe before it. Numbers stay."""
+    begins = {text[:1], text.lstrip()[:1]}
+    return f"'{text}" if begins & _FORMULA and not _SIGNED_NUMBER.fullmatch(text) else text
 
 
 def to_html(table: Table) -> str:
@@ -786,8 +798,15 @@ def _letter(number: int) -> str:
     return chr(ord("a") + number)
 
 
-def _pipe(text: str) -> str:
-    return text.replace("|", "\\|").replace("*", "\\*")
+# What spreadsheets take for the beginning of a formula: four signs, their wide forms, and spaces that they drop.
+_FORMULA = frozenset("=+-@＝＋－＠\t\r\n")
+_SIGNED_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+# What means something inside a line of GitHub's Markdown; of addresses that it makes links of, a sign that they need.
+_MARKS = re.compile(r"[\\`*_\[\]<>&|~@]|:(?=//)|(?<=www)\.", re.IGNORECASE)
+
+
+def _markdown(text: str) -> str:
+    return _MARKS.sub(r"\\\g<0>", text)
 
 
 _TEX = {
@@ -811,6 +830,9 @@ _TEX = {
 
 
 def _tex(text: str) -> str:
-    """Text for LaTeX; characters outside ASCII that it does not know become "?"."""
-    escaped = "".join(_TEX.get(character, character) for character in text)
+    """Text for LaTeX; characters outside ASCII that it does not know become "?".
+
+    A row may begin with it: a bracket or a star there would belong to the command that ended the row before.
+    """
+    escaped = ("{}" if text.lstrip()[:1] in ("[", "*") else "") + "".join(_TEX.get(c, c) for c in text)
     return escaped.encode("ascii", "replace").decode()
