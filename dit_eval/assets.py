@@ -18,6 +18,8 @@ from typing import Literal
 
 from filelock import FileLock
 
+from dit_eval.suggest import did_you_mean
+
 _CHUNK = 1 << 20  # bytes
 _TIMEOUT = 30  # seconds without an answer before a server counts as unreachable
 
@@ -89,7 +91,8 @@ def asset(name: str, kind: Literal["weights", "reference", "samples"] | None = N
     """
     known = {a.name: a for a in assets() if kind in (None, a.kind)}
     if name not in known:
-        raise ValueError(f"No {kind or 'file'} called {name!r}; known: {', '.join(known)}.")
+        hint = did_you_mean(name, known, also={item.filename: item.name for item in known.values()})
+        raise ValueError(f"No {kind or 'file'} called {name!r}; known: {', '.join(known)}.{hint}")
     return known[name]
 
 
