@@ -35,6 +35,7 @@ class Asset:
     filename : name in the cache, or in `reference_stats/` for an embedded one
     url : public address, or None for an embedded file
     sha256 : hexadecimal; None where the publisher states none and nobody here could compute it
+    size : rounded, such as "2.7 GB"; None where it is not known before the file is here
     note : what it holds
     """
 
@@ -44,6 +45,7 @@ class Asset:
     url: str | None
     sha256: str | None
     note: str
+    size: str | None = None
 
     @property
     def path(self) -> Path:
@@ -76,6 +78,7 @@ def assets() -> tuple[Asset, ...]:
             url=e.get("url"),
             sha256=e.get("sha256"),
             note=e["note"],
+            size=e.get("size"),
         )
         for e in entries
     )
