@@ -697,7 +697,9 @@ def _integers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected integers with commas between, such as 100,200.") from None
+        raise argparse.ArgumentTypeError(
+            f"invalid: {text!r}; expected integers with commas between, such as 100,200."
+        ) from None
 
 
 def _add_extractor_options(parser: argparse.ArgumentParser) -> None:
@@ -1270,12 +1272,13 @@ def _encode(arguments: argparse.Namespace) -> None:
 def _encode_setup(arguments: argparse.Namespace) -> tuple[ImageFolder, Path, str]:
     """Images, autoencoder and its SHA-256: everything a user may have got wrong."""
     from dit_eval.assets import sha256_of
-    from dit_eval.data import list_images
+    from dit_eval.data import check_latents_folder, list_images
     from dit_eval.models.dit import LATENT_FACTOR
 
     World().device(arguments.device)
     if arguments.image_size % LATENT_FACTOR or arguments.image_size < LATENT_FACTOR:
         raise ValueError(f"--image-size {arguments.image_size}: needed a multiple of {LATENT_FACTOR}.")
+    check_latents_folder(arguments.out)
     folder = list_images(arguments.folder, image_size=arguments.image_size)
     vae = _decoder_path(arguments.vae)
     return folder, vae, sha256_of(vae)

@@ -486,6 +486,7 @@ class _Parts:
 
         Returns the run as it will be recorded, or None if the file is complete already.
         """
+        _Parts(self.out, self._run).earlier()  # what is refused leaves nothing behind
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)  # a killed process lets go of it
