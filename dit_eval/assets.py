@@ -18,6 +18,8 @@ from typing import Literal
 
 from filelock import FileLock
 
+from dit_eval.suggest import did_you_mean
+
 _CHUNK = 1 << 20  # bytes
 _TIMEOUT = 30  # seconds without an answer before a server counts as unreachable
 
@@ -33,6 +35,7 @@ class Asset:
     filename : name in the cache, or in `reference_stats/` for an embedded one
     url : public address, or None for an embedded file
     sha256 : hexadecimal; None where the publisher states none and nobody here could compute it
+    size : rounded, such as "2.7 GB"; None where it is not known before the file is here
     note : what it holds
     """
 
@@ -42,6 +45,7 @@ class Asset:
     url: str | None
     sha256: str | None
     note: str
+    size: str | None = None
 
     @property
     def path(self) -> Path:
@@ -74,6 +78,7 @@ def assets() -> tuple[Asset, ...]:
             url=e.get("url"),
             sha256=e.get("sha256"),
             note=e["note"],
+            size=e.get("size"),
         )
         for e in entries
     )
@@ -89,7 +94,8 @@ def asset(name: str, kind: Literal["weights", "reference", "samples"] | None = N
     """
     known = {a.name: a for a in assets() if kind in (None, a.kind)}
     if name not in known:
-        raise ValueError(f"No {kind or 'file'} called {name!r}; known: {', '.join(known)}.")
+        hint = did_you_mean(name, known, also={item.filename: item.name for item in known.values()})
+        raise ValueError(f"No {kind or 'file'} called {name!r}; known: {', '.join(known)}.{hint}")
     return known[name]
 
 

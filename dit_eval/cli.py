@@ -6,18 +6,21 @@ Heavy packages are imported inside the commands that need them, so that `dit-eva
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
+import math
 import os
 import re
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import dit_eval
 from dit_eval.dist import FirstProcessFailed, World, join
+from dit_eval.files import check_ending, check_folder_name, refuse_existing
+from dit_eval.suggest import did_you_mean, nearest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from dit_eval.study import Engine, Study
     from dit_eval.verify import Verification
 
+_T = TypeVar("_T")
+
 USER_ERROR = 2
 _METRICS = "fid,sfid,is,precision,recall,kid,density,coverage, with dinov2 fd-dinov2, with clip cmmd"
 # Option of `diagnose` after --expect-, and the metric.
@@ -51,6 +56,32 @@ _IMAGES = (
     "an npz (arr_0, uint8 NHWC); a folder, .zip, .tar or .tar.gz of PNGs, in the order of their names (2.png before "
     "10.png); or a saved Hugging Face dataset"
 )
+
+
+# Options of ADM's, DiT's, pytorch-fid's, torch-fidelity's and other programs, and what does the same here.
+_ELSEWHERE = {
+    **dict.fromkeys(("--ref-batch", "--reference", "--real", "--input2"), "--ref"),
+    **dict.fromkeys(("--sample-batch", "--samples", "--gen", "--fake", "--input1"), "SAMPLES"),
+    **dict.fromkeys(("--output", "--outdir", "--output-dir", "--save-dir", "--sample-dir", "--results-dir"), "--out"),
+    **dict.fromkeys(("--num-samples", "--num-images"), "--num-fid-samples"),
+    **dict.fromkeys(("--model-path", "--checkpoint"), "--ckpt"),
+    **dict.fromkeys(("--data-path", "--data-dir"), "--data"),
+    **dict.fromkeys(("--cuda", "--gpu"), "--device cuda"),
+    "--cache-root": "--cache",
+    "--ckpt-every": "--save-every",
+    "--cpu": "--device cpu",
+    "--feature-extractor": "--extractor",
+    "--fid": "--metrics fid",
+    "--global-batch-size": "--batch-size",
+    "--guidance-scale": "--cfg-scale",
+    "--isc": "--metrics is",
+    "--kid": "--metrics kid",
+    "--learning-rate": "--lr",
+    "--prc": "--metrics precision,recall",
+    "--tf32": "--precision tf32",
+    "--timestep-respacing": "--num-sampling-steps",
+    "--use-ddim": "--sampler ddim",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -73,21 +104,122 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with a suggestion for a command or choice that is nearly right."""
+    """argparse that takes no abbreviations, and says what was meant by an unknown option, argument or choice."""
+
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        given = sys.argv[1:] if args is None else list(args)
+        self._check(given)
+        return super().parse_known_args(given, namespace)
+
+    def _check(self, given: Sequence[str]) -> None:
+        """Find unknown options, and arguments too many, before argparse misses another one for that reason."""
+        options = {name: action for action in self._actions for name in action.option_strings}
+        arguments = [action for action in self._actions if not action.option_strings]
+        used, found = set(), []
+        left = list(given)
+        while left:
+            text = left.pop(0)
+            if text == "--":
+                found += left
+                break
+            if not _is_option(text):
+                found.append(text)
+                if arguments and arguments[0].nargs == argparse.PARSER:
+                    return  # the rest is of that command
+                continue
+            name, joined, _ = text.partition("=")
+            if name not in options:
+                self._refuse_option(name, [*options], [str(action.metavar) for action in arguments])
+            used.add(name)
+            values = 0 if joined else _count_values(options[name].nargs, left)
+            left = left[values:]
+        most = math.inf if any(action.nargs in ("*", "+") for action in arguments) else len(arguments)
+        if len(found) <= most:
+            return
+        if len(found) == 2 and "--ref" in options and "--ref" not in used:
+            ref, samples = map(_quoted, found)
+            self.error(
+                f"expected SAMPLES and --ref REF, got two paths. ADM's evaluator takes the reference first; here: "
+                f"{self.prog} {samples} --ref {ref}"
+            )
+        expected = ", ".join(str(action.metavar) for action in arguments) or "none"
+        self.error(f"unexpected argument {found[len(arguments)]!r}; expected {expected}.")
+
+    def _refuse_option(self, name: str, options: Sequence[str], arguments: Sequence[str]) -> NoReturn:
+        known = [*options, *arguments]
+        also = {other: ours for other, ours in _ELSEWHERE.items() if ours.partition(" ")[0] in known}
+        near = nearest(name, options, also=also)
+        hint = "" if near is None else f" Did you mean {near!r}?"
+        if near in arguments:
+            hint = f" {near} stands without an option: {self.prog} {near}"
+        elif near is None and "COMMAND" in arguments:
+            hint = " Options of a command come after its name."
+        self.error(f"unknown option {name!r}.{hint}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            near = difflib.get_close_matches(str(value), [str(c) for c in action.choices], n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            known = ", ".join(str(c) for c in action.choices)
-            raise argparse.ArgumentError(action, f"unknown choice {value!r}; known: {known}.{hint}")
+            choices = [str(c) for c in action.choices]
+            hint = did_you_mean(str(value), choices)
+            raise argparse.ArgumentError(action, f"unknown choice {value!r}; known: {', '.join(choices)}.{hint}")
+
+
+def _is_option(text: str) -> bool:
+    """Whether argparse takes a text for an option, and not for a value."""
+    if not text.startswith("-") or text == "-" or " " in text.partition("=")[0]:
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return True
+    return False
+
+
+def _count_values(nargs: int | str | None, left: Sequence[str]) -> int:
+    """How many of the texts after an option are its values."""
+    there = next((i for i, text in enumerate(left) if _is_option(text)), len(left))
+    return there if nargs in ("*", "+") else min(there, nargs if isinstance(nargs, int) else 1)
+
+
+def _quoted(text: str) -> str:
+    """A path as one types it."""
+    return shlex.quote(text) if text.isprintable() else ascii(text)
+
+
+def _file(*endings: str) -> Callable[[str], Path]:
+    """The type of an option that names a file to write; its ending is looked at before anything is done."""
+
+    def path(text: str) -> Path:
+        return _checked(lambda: check_ending(Path(text), *endings), Path(text))
+
+    return path
+
+
+def _json_file(text: str) -> str:
+    """The type of --json: a file to write, or "-"."""
+    return text if text == "-" else _checked(lambda: check_ending(Path(text), ".json"), text)
+
+
+def _folder(text: str) -> Path:
+    """The type of an option that names a folder to write."""
+    return _checked(lambda: check_folder_name(Path(text)), Path(text))
+
+
+def _checked(check: Callable[[], None], value: _T) -> _T:
+    try:
+        check()
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return value
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="dit-eval",
         description="Evaluate diffusion transformers: FID, sFID, Inception Score, precision and recall as ADM's suite.",
-        epilog="Results go to stdout, progress and warnings to stderr; a mistake of yours exits with code 2.",
+        epilog="Results go to stdout, progress and warnings to stderr; a mistake of yours exits with code 2. "
+        "The ending of a file to write says its format; another ending is refused. What --out names is never written "
+        "over: sample, train, encode, study run and quickstart go on with what is theirs, stats, grid and report need "
+        "--force. --json, and --grid of sample and classes, are written anew each time; --results grows by a line.",
     )
     parser.add_argument("--version", action="version", version=f"dit-eval {dit_eval.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -125,11 +257,11 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-size-mismatch", action="store_true", help="score samples against a reference of another resolution"
     )
     evaluate.add_argument(
-        "--cache", type=Path, metavar="DIR", help="keep features here; a second run skips the network"
+        "--cache", type=_folder, metavar="DIR", help="keep features here; a second run skips the network"
     )
     evaluate.add_argument(
         "--results",
-        type=Path,
+        type=_file(".jsonl"),
         default=Path("results.jsonl"),
         metavar="FILE",
         help="append to FILE (default: %(default)s)",
@@ -141,7 +273,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--no-results", action="store_true", help="append to no file")
     evaluate.add_argument(
-        "--json", metavar="FILE|-", help="also write the result as one JSON object; - prints only that"
+        "--json", type=_json_file, metavar="FILE|-", help="also write the result as one JSON object; - prints only that"
     )
     evaluate.set_defaults(run=_evaluate)
 
@@ -154,7 +286,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Make a reference batch: statistics over all images, and some images for precision and recall.",
     )
     stats.add_argument("images", type=Path, metavar="IMAGES", help=f"real images, all of one size: {_IMAGES}")
-    stats.add_argument("--out", type=Path, required=True, metavar="REFERENCE.npz")
+    stats.add_argument("--out", type=_file(".npz"), required=True, metavar="REFERENCE.npz")
+    stats.add_argument("--force", action="store_true", help="write over an earlier file")
     stats.add_argument(
         "--num-images",
         type=int,
@@ -185,12 +318,21 @@ def _parser() -> argparse.ArgumentParser:
         default="paper",
         help="the one that is compared with the published figure (default: %(default)s)",
     )
-    flops.add_argument("--json", metavar="FILE|-", help="also write the rows as one JSON object; - prints only that")
+    flops.add_argument(
+        "--json", type=_json_file, metavar="FILE|-", help="also write the rows as one JSON object; - prints only that"
+    )
     flops.set_defaults(run=_flops)
 
     weights = commands.add_parser("weights", help="list, fetch or verify public weights and reference batches")
     actions = weights.add_subparsers(dest="action", required=True, metavar="ACTION")
-    actions.add_parser("list", help="what there is, and what is on this machine").set_defaults(run=_weights_list)
+    listed = actions.add_parser(
+        "list",
+        help="what there is, where it is from, and what is on this machine",
+        description="List the public files: address, file, path here, size, SHA-256. A machine without network can be "
+        "brought a file from its address to its path.",
+    )
+    listed.add_argument("--json", action="store_true", help="print one JSON object")
+    listed.set_defaults(run=_weights_list)
     for action, run, text in (
         ("fetch", _weights_fetch, "download into the cache (goes on where it stopped, checked, atomic)"),
         ("verify", _weights_verify, "check a file in the cache"),
@@ -209,10 +351,14 @@ def _parser() -> argparse.ArgumentParser:
     grid = commands.add_parser(
         "grid",
         help="look at samples: one file, or the same noise and labels through several models",
-        description="Draw images of sample files as a PNG (and PDF): one file in a square, several in a row each.",
+        description="Draw images of sample files as a PNG and a PDF beside it: one file in a square, several in a row "
+        "each.",
     )
     grid.add_argument("samples", type=Path, nargs="+", metavar="SAMPLES.npz")
-    grid.add_argument("--out", type=Path, required=True, metavar="GRID.png")
+    grid.add_argument(
+        "--out", type=_file(".png", ".pdf"), required=True, metavar="GRID.png", help="both are written: .png and .pdf"
+    )
+    grid.add_argument("--force", action="store_true", help="write over earlier files")
     grid.add_argument("--first", type=int, default=0, metavar="I", help="index of the first image (default: 0)")
     grid.add_argument("--count", type=int, metavar="N", help="images of each file (default: 36; 8 of several files)")
     grid.set_defaults(run=_grid)
@@ -229,10 +375,13 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--losses",
         type=Path,
-        metavar="FILE",
-        help='loss log of a training: lines as {"model": .., "step": .., "loss": ..}',
+        nargs="+",
+        action="extend",
+        metavar="RUN",
+        help='folders or log.jsonl of `dit-eval train`; or other loss logs: lines as {"model": .., "step": .., "loss": '
+        '..}, where "model" may be left out',
     )
-    report.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="default: %(default)s")
+    report.add_argument("--out", type=_folder, default=Path("report"), metavar="DIR", help="default: %(default)s")
     report.add_argument("--force", action="store_true", help="write over an earlier report")
     report.add_argument(
         "--skip-bad-lines", action="store_true", help="leave out lines that are no result, with a warning, and go on"
@@ -247,7 +396,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Draw digits from a DiT; score them beside real, blurred, noisy and class-collapsed ones; train "
         "four small DiTs and see what more compute buys.",
     )
-    quickstart.add_argument("--out", type=Path, default=Path("quickstart"), metavar="DIR", help="default: %(default)s")
+    quickstart.add_argument(
+        "--out", type=_folder, default=Path("quickstart"), metavar="DIR", help="default: %(default)s"
+    )
     quickstart.add_argument("--no-study", action="store_true", help="leave out the scaling study, the longest part")
     quickstart.set_defaults(run=_quickstart)
     return parser
@@ -283,7 +434,10 @@ def _add_diagnose(commands: Any) -> None:
     )
     _add_extractor_options(diagnose)
     diagnose.add_argument(
-        "--json", metavar="FILE|-", help="also write the findings as one JSON object; - prints only that"
+        "--json",
+        type=_json_file,
+        metavar="FILE|-",
+        help="also write the findings as one JSON object; - prints only that",
     )
     diagnose.set_defaults(run=_diagnose)
 
@@ -301,16 +455,22 @@ def _add_classes(commands: Any) -> None:
     classes.add_argument("--num-samples", type=int, metavar="N", help="use the first N samples")
     classes.add_argument("--worst", type=int, default=10, metavar="K", help="classes to show (default: %(default)s)")
     classes.add_argument(
-        "--grid", type=Path, metavar="GRID.png", help="also draw the worst classes beside the reference (PNG and PDF)"
+        "--grid",
+        type=_file(".png", ".pdf"),
+        metavar="GRID.png",
+        help="also draw the worst classes beside the reference: GRID.png and GRID.pdf",
     )
     classes.add_argument(
         "--images", type=int, default=6, metavar="N", help="of a side in a row of the grid (default: %(default)s)"
     )
     classes.add_argument(
-        "--cache", type=Path, metavar="DIR", help="keep features here, and take those of `dit-eval evaluate`"
+        "--cache", type=_folder, metavar="DIR", help="keep features here, and take those of `dit-eval evaluate`"
     )
     classes.add_argument(
-        "--json", metavar="FILE|-", help="also write the scores of all classes as one JSON object; - prints only that"
+        "--json",
+        type=_json_file,
+        metavar="FILE|-",
+        help="also write the scores of all classes as one JSON object; - prints only that",
     )
     classes.set_defaults(run=_classes)
 
@@ -367,8 +527,13 @@ def _add_sample(commands: Any) -> None:
     how.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help="default: %(default)s")
     how.add_argument("--compile", action="store_true", help="run the model through torch.compile")
     how.add_argument("--device", default="auto", help="cpu or cuda (default: a GPU per process if there are any)")
-    how.add_argument("--out", type=Path, required=True, metavar="SAMPLES.npz")
-    how.add_argument("--grid", type=Path, metavar="GRID.png", help="also draw the first images")
+    how.add_argument("--out", type=_file(".npz"), required=True, metavar="SAMPLES.npz")
+    how.add_argument(
+        "--grid",
+        type=_file(".png", ".pdf"),
+        metavar="GRID.png",
+        help="also draw the first images: GRID.png and GRID.pdf",
+    )
     how.add_argument("--dry-run", action="store_true", help="predict time, memory and disk from a short trial")
     sample.set_defaults(run=_sample)
 
@@ -420,7 +585,7 @@ def _add_train(commands: Any) -> None:
     recipe.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help="default: %(default)s")
     recipe.add_argument("--compile", action="store_true", help="run the model through torch.compile")
     how = train.add_argument_group("how")
-    how.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkpoints, log.jsonl, run.json")
+    how.add_argument("--out", type=_folder, required=True, metavar="DIR", help="checkpoints, log.jsonl, run.json")
     how.add_argument("--save-at", type=_integers, default=(), metavar="N,N", help="steps after which to save weights")
     how.add_argument("--save-every", type=int, default=50_000, metavar="N", help="and regularly (default: %(default)s)")
     how.add_argument("--log-every", type=int, default=100, metavar="N", help="default: %(default)s")
@@ -439,7 +604,7 @@ def _add_encode(commands: Any) -> None:
         "posterior, on one process or many (torchrun). The same command goes on after a crash.",
     )
     encode.add_argument("folder", type=Path, metavar="FOLDER", help="images, or a folder of them for each class")
-    encode.add_argument("--out", type=Path, required=True, metavar="LATENTS", help="a folder; for `train --data`")
+    encode.add_argument("--out", type=_folder, required=True, metavar="LATENTS", help="a folder; for `train --data`")
     encode.add_argument("--image-size", type=int, default=256, metavar="PX", help="centre crop (default: %(default)s)")
     encode.add_argument(
         "--vae",
@@ -469,7 +634,7 @@ def _add_study(commands: Any) -> None:
         return command
 
     run = action("run", _study_run, "do what is missing of a study, in a folder that survives interruptions")
-    run.add_argument("--out", type=Path, metavar="DIR", help="folder of the study")
+    run.add_argument("--out", type=_folder, metavar="DIR", help="folder of the study")
     run.add_argument("--dry-run", action="store_true", help="check the plan, print its tasks and cost, do nothing")
     run.add_argument("--data", metavar="LATENTS|NPZ|DIR", help="training data, in place of the plan's")
     run.add_argument("--ref", metavar="NPZ|NAME", help="reference batch, in place of the plan's")
@@ -510,8 +675,12 @@ def _add_verify(commands: Any) -> None:
     verify.add_argument("--weights", type=Path, metavar="FILE", help="of Inception (default: fetched into the cache)")
     verify.add_argument("--batch-size", type=int, default=64, metavar="B", help="default: %(default)s")
     verify.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
-    verify.add_argument("--cache", type=Path, metavar="DIR", help="keep features here; a second run skips the network")
-    verify.add_argument("--json", metavar="FILE|-", help="also write the checks as one JSON object; - prints only that")
+    verify.add_argument(
+        "--cache", type=_folder, metavar="DIR", help="keep features here; a second run skips the network"
+    )
+    verify.add_argument(
+        "--json", type=_json_file, metavar="FILE|-", help="also write the checks as one JSON object; - prints only that"
+    )
     verify.set_defaults(run=_verify, extractor="inception", backend="torch", precision="fp32")
 
 
@@ -525,7 +694,12 @@ def _add_on_corrupt(parser: Any) -> None:
 
 
 def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(",") if part.strip())
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"invalid: {text!r}; expected integers with commas between, such as 100,200."
+        ) from None
 
 
 def _add_extractor_options(parser: argparse.ArgumentParser) -> None:
@@ -796,8 +970,7 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
     """What to draw, its labels, and the files of model and decoder: everything a user may have got wrong."""
     import dataclasses
 
-    if arguments.out.suffix != ".npz":
-        raise ValueError(f"--out {arguments.out}: needed a name that ends in .npz.")
+    _check_checkpoint_name(arguments.ckpt)
     if arguments.per_proc_batch_size < 1:
         raise ValueError(f"--per-proc-batch-size {arguments.per_proc_batch_size}: needed at least 1.")
     from dit_eval import results
@@ -865,10 +1038,7 @@ def _network(arguments: argparse.Namespace) -> tuple[str, DiTConfig, Path]:
     from dit_eval.models.checkpoints import stored_config
     from dit_eval.models.dit import BLOCK_DESIGNS, named_config, paper_name
 
-    if arguments.block not in (None, *BLOCK_DESIGNS):
-        near = difflib.get_close_matches(arguments.block, BLOCK_DESIGNS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"--block {arguments.block}: unknown; known: {', '.join(BLOCK_DESIGNS)}.{hint}")
+    _check_block(arguments.block, BLOCK_DESIGNS)
     public = [item.name for item in assets() if item.kind == "weights" and item.name.startswith("dit-")]
     options = (("block", arguments.block), ("num_classes", arguments.num_classes))
     asked = {field: value for field, value in options if value is not None}
@@ -903,6 +1073,23 @@ def _network(arguments: argparse.Namespace) -> tuple[str, DiTConfig, Path]:
     if wrong:
         raise ValueError(f"{path}: of another model ({'; '.join(wrong)}). Leave the options out to take what it says.")
     return arguments.model or paper_name(stored) or path.stem, stored, path
+
+
+def _check_checkpoint_name(ckpt: str | None) -> None:
+    """That --ckpt is a public name, or looks like a file; the reader of checkpoints says what is wrong with a file."""
+    from dit_eval.assets import assets
+
+    public = [item.name for item in assets() if item.kind == "weights" and item.name.startswith("dit-")]
+    if ckpt is not None and ckpt not in public and not Path(ckpt).suffix and not Path(ckpt).exists():
+        raise FileNotFoundError(
+            f"--ckpt {ckpt}: neither a file nor a public checkpoint; known: {', '.join(public)}."
+            f"{did_you_mean(Path(ckpt).name, public)}"
+        )
+
+
+def _check_block(block: str | None, known: Sequence[str]) -> None:
+    if block is not None and block not in known:
+        raise ValueError(f"--block {block}: unknown; known: {', '.join(known)}.{did_you_mean(block, known)}")
 
 
 def _decoder_path(vae: str) -> Path:
@@ -1022,8 +1209,7 @@ def _training_config(arguments: argparse.Namespace, data: TrainingData) -> DiTCo
 
     from dit_eval.models.dit import BLOCK_DESIGNS, DiTConfig, named_config
 
-    if arguments.block not in BLOCK_DESIGNS:
-        raise ValueError(f"--block {arguments.block}: unknown; known: {', '.join(BLOCK_DESIGNS)}.")
+    _check_block(arguments.block, BLOCK_DESIGNS)
     if not 0 <= arguments.label_dropout < 1:
         raise ValueError(f"--label-dropout {arguments.label_dropout}: needed 0 or more, and less than 1.")
     channels, side, _ = data.shape
@@ -1086,12 +1272,13 @@ def _encode(arguments: argparse.Namespace) -> None:
 def _encode_setup(arguments: argparse.Namespace) -> tuple[ImageFolder, Path, str]:
     """Images, autoencoder and its SHA-256: everything a user may have got wrong."""
     from dit_eval.assets import sha256_of
-    from dit_eval.data import list_images
+    from dit_eval.data import check_latents_folder, list_images
     from dit_eval.models.dit import LATENT_FACTOR
 
     World().device(arguments.device)
     if arguments.image_size % LATENT_FACTOR or arguments.image_size < LATENT_FACTOR:
         raise ValueError(f"--image-size {arguments.image_size}: needed a multiple of {LATENT_FACTOR}.")
+    check_latents_folder(arguments.out)
     folder = list_images(arguments.folder, image_size=arguments.image_size)
     vae = _decoder_path(arguments.vae)
     return folder, vae, sha256_of(vae)
@@ -1111,6 +1298,7 @@ def _study_run(arguments: argparse.Namespace) -> None:
     from dit_eval.study import Study, check_study, find_sources
 
     study = Study(plan, arguments.out)
+    study.check_folder()
     sources = find_sources(
         plan,
         train=arguments.data,
@@ -1160,7 +1348,9 @@ def _study_status(arguments: argparse.Namespace) -> None:
     from dit_eval.plan import load_plan
     from dit_eval.study import Study
 
-    rows = Study(load_plan(arguments.plan), arguments.out).status()
+    study = Study(load_plan(arguments.plan), arguments.out)
+    study.check_begun()
+    rows = study.status()
     if arguments.json:
         tasks = [
             {
@@ -1207,6 +1397,7 @@ def _study_report(arguments: argparse.Namespace) -> None:
     from dit_eval.study import Study
 
     study = Study(load_plan(arguments.plan), arguments.out)
+    study.check_begun()
     if not study.collect():
         raise ValueError(f"{study.folder}: no cell is done; run the study first.")
     page = write_report(
@@ -1280,6 +1471,9 @@ def _duration(seconds: float) -> str:
 
 
 def _grid(arguments: argparse.Namespace) -> None:
+    from dit_eval.report.figures import picture_files
+
+    refuse_existing(picture_files(arguments.out), force=arguments.force)
     count = arguments.count or (36 if len(arguments.samples) == 1 else 8)
     _draw_grid(arguments.samples, arguments.out, first=arguments.first, count=count)
 
@@ -1386,7 +1580,10 @@ def _draw_classes(
 def _stats(arguments: argparse.Namespace) -> None:
     from dit_eval.images import open_images
 
+    refuse_existing([arguments.out], force=arguments.force)
     images = open_images(arguments.images, role="gen")
+    if arguments.out.exists() and arguments.out.samefile(arguments.images):
+        raise ValueError(f"--out {arguments.out}: the images are read from it; name another.")
     from dit_eval.evaluate import write_reference
 
     with _ProgressBars("features") as bars:
@@ -1499,12 +1696,40 @@ def _format_flops(rows: list[ComplexityRow], operators: list[Any], convention: A
 
 
 def _weights_list(arguments: argparse.Namespace) -> None:
-    from dit_eval.assets import assets, cache_dir
+    from dit_eval.assets import assets, cache_dir, sha256_of
 
+    files, lines = [], []
     for item in assets():
-        state = "here" if item.path.is_file() else "not here"
-        sys.stdout.write(f"{item.name:<16} {item.kind:<10} {state:<9} {item.note}\n")
-    sys.stdout.write(f"cache: {cache_dir()} (set DIT_EVAL_CACHE to move it)\n")
+        # Embedded files are small, and have no publisher who could state it.
+        sha256 = sha256_of(item.path) if item.url is None else item.sha256
+        size = item.path.stat().st_size if item.path.is_file() else None
+        state = "not here" if size is None else "here"
+        files.append(
+            {
+                "name": item.name,
+                "kind": item.kind,
+                "state": state,
+                "url": item.url,
+                "file": item.filename,
+                "path": str(item.path),
+                "size": item.size,
+                "size_bytes": size,
+                "sha256": sha256,
+                "note": item.note,
+            }
+        )
+        shown = item.size or "-" if size is None else _bytes(size)
+        lines += [
+            f"{item.name:<16} {item.kind:<10} {state:<9} {shown:>9}  {item.note}",
+            f"    address  {item.url or 'none: it comes with dit-eval'}",
+            f"    file     {item.filename}",
+            f"    path     {item.path}",
+            f"    sha256   {sha256 or '- (the publisher states none)'}",
+        ]
+    if arguments.json:
+        sys.stdout.write(json.dumps({"cache": str(cache_dir()), "files": files}, ensure_ascii=False) + "\n")
+        return
+    sys.stdout.write("\n".join([*lines, f"cache: {cache_dir()} (set DIT_EVAL_CACHE to move it)"]) + "\n")
 
 
 def _weights_fetch(arguments: argparse.Namespace) -> None:
@@ -1593,14 +1818,19 @@ def _reference_path(ref: str) -> Path:
     """A path, or the name of a public reference batch (fetched when it is not here yet)."""
     from dit_eval.assets import asset, assets
 
-    names = [a.name for a in assets() if a.kind == "reference"]
+    files = {a.filename: a.name for a in assets() if a.kind == "reference"}
+    names = [*files.values()]
     if Path(ref).is_file() or (Path(ref).exists() and ref not in names):  # ./digits is a folder of that name
         return Path(ref)
     if ref in names:
         return _fetch(asset(ref, "reference"))
+    if Path(ref).name in files:
+        name = files[Path(ref).name]
+        raise FileNotFoundError(f"--ref {ref}: no such file. By name it is found in the cache or fetched: --ref {name}")
     if Path(ref).suffix or os.sep in ref:
         return Path(ref)  # opening it says that it is not there
-    raise ValueError(f"--ref {ref}: neither a file nor a known reference; known: {', '.join(names)}.")
+    hint = did_you_mean(ref, names)
+    raise ValueError(f"--ref {ref}: neither a file nor a known reference; known: {', '.join(names)}.{hint}")
 
 
 def _extractor_class(arguments: argparse.Namespace) -> Any:

@@ -483,6 +483,12 @@ def encode(
         lock.release()
 
 
+def check_latents_folder(out: Path) -> None:
+    """ValueError if something else than latents is where latents are to be written."""
+    if out.exists() and not (out / _INDEX).is_file():
+        raise ValueError(f"{out}: exists and is no folder of latents; name another --out.")
+
+
 def _begin(out: Path, parts: Path, settings: dict[str, Any], lock: FileLock, note: Callable[[str], None]) -> int | None:
     """Keep other runs away, and compare what is there with what is asked for; the number of images if all is done."""
     try:
@@ -492,8 +498,7 @@ def _begin(out: Path, parts: Path, settings: dict[str, Any], lock: FileLock, not
         raise ValueError(f"{out}: another process is encoding into it; wait for it, or name another.") from None
     except OSError as error:
         raise OSError(f"{out}: cannot be written ({error.strerror}); name another --out.") from None
-    if out.exists() and not (out / _INDEX).is_file():
-        raise ValueError(f"{out}: exists and is no folder of latents; name another --out.")
+    check_latents_folder(out)
     described = out / _INDEX if out.exists() else parts / "settings.json"
     if described.exists():
         there = json.loads(described.read_text(encoding="utf-8"))

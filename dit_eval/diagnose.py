@@ -25,6 +25,7 @@ from dit_eval.images import ImageSet, from_batches
 from dit_eval.metrics.inception_score import SPLIT_SIZE
 from dit_eval.pixels import PixelFacts, read_pixels
 from dit_eval.results import EvalResult
+from dit_eval.suggest import did_you_mean
 
 Certainty = Literal["certain", "likely", "possible"]
 _RANK: dict[str, int] = {"certain": 0, "likely": 1, "possible": 2}
@@ -167,7 +168,10 @@ def expectation(name: str) -> Expectation:
     """
     known = expectations()
     if name not in known:
-        raise ValueError(f"No published result called {name!r}; known: {', '.join(known)}. Or pass --expect-fid X.")
+        raise ValueError(
+            f"No published result called {name!r}; known: {', '.join(known)}. Or pass --expect-fid X."
+            f"{did_you_mean(name, known)}"
+        )
     return known[name]
 
 

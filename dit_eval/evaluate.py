@@ -40,12 +40,15 @@ from dit_eval.metrics.uncertainty import estimate_uncertainty
 from dit_eval.npz import write_batch
 from dit_eval.results import PROTOCOL, EvalResult, ExtractorInfo, ImageSource, Uncertainty
 from dit_eval.stats import FeatureSummary, GaussianStats
+from dit_eval.suggest import did_you_mean
 
 _T = TypeVar("_T")
 
 _ADM = ("fid", "sfid", "is", "precision", "recall")
 _WITNESSES = ("kid", "density", "coverage", "fd-dinov2", "cmmd")
 METRICS = _ADM + _WITNESSES
+# What results, torch-fidelity and others call them; for suggestions.
+_OTHER_NAMES = {"inception_score": "is", "isc": "is", "prc": "precision", "fdd": "fd-dinov2"}
 # What a network other than Inception gives by default, and at all: a metric is defined on its source's network.
 _OF_NETWORK = {"dinov2": ("fd-dinov2", "kid", "density", "coverage"), "clip": ("cmmd",)}
 _K = 3  # neighbours of improved precision and recall
@@ -173,7 +176,8 @@ def check_request(
     """
     unknown = [m for m in metrics or () if m not in METRICS]
     if unknown or (metrics is not None and not metrics):
-        raise ValueError(f"Unknown metric {', '.join(unknown) or '(none)'}; known: {', '.join(METRICS)}.")
+        hint = did_you_mean(unknown[0], METRICS, also=_OTHER_NAMES) if unknown else ""
+        raise ValueError(f"Unknown metric {', '.join(unknown) or '(none)'}; known: {', '.join(METRICS)}.{hint}")
     usual, suited = _suited(sizes.name)
     for metric in metrics or ():
         if metric not in suited:

@@ -1,4 +1,12 @@
-"""Files that appear whole or not at all, names that any text may become, and archives that are opened within bounds."""
+"""Files that appear whole or not at all, names that any text may become, and archives that are opened within bounds.
+
+One rule holds for what commands write, wherever they write it (`check_ending`, `check_folder_name`, `refuse_existing`):
+
+- The ending of a file's name says its format. Another ending is refused before any work; none is added or exchanged.
+- `--out` is never written over. Commands that may take long (sample, train, encode, study, quickstart) go on with what
+  is theirs and refuse the rest; the others (stats, grid, report) refuse, or replace it with `--force`.
+- What accompanies a result is replaced: `--json`, and `--grid` of sample and classes. `--results` grows by a line.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +18,7 @@ import struct
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -43,6 +51,13 @@ def slug(text: str) -> str:
     words = re.sub(r"[^a-z0-9]+", "-", text.lower())[:_LONGEST_SLUG].strip("-")
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     return f"{words}-{digest}" if words else digest
+
+
+# Endings that no folder has. A folder of such a name is a mistake: its user expects a file.
+_OF_FILES = {
+    *(".npz", ".npy", ".json", ".jsonl", ".toml", ".txt", ".csv", ".log", ".md", ".tex", ".html", ".pdf", ".png"),
+    *(".jpg", ".jpeg", ".svg", ".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".zip", ".tar", ".gz"),
+}
 
 
 @contextmanager
@@ -104,3 +119,46 @@ def check_plain(path: Path, needed: str) -> None:
         raise FileNotFoundError(f"{path}: no such file; needed {needed}.")
     if not path.is_file():
         raise ValueError(f"{path}: not a plain file; needed {needed}.")
+
+
+def check_ending(path: Path, *endings: str) -> None:
+    """That the ending of a file to write is one of those (".png") that say what it will hold.
+
+    A device or pipe, such as /dev/stdout, has none and passes.
+
+    Raises
+    ------
+    ValueError
+        With a name that would do.
+    """
+    if path.suffix not in endings and (path.is_file() or not path.exists()):
+        good = path.with_suffix(endings[0]).name if path.name else f"NAME{endings[0]}"
+        raise ValueError(f"{path}: expected a name that ends in {' or '.join(endings)}, such as {good}.")
+
+
+def check_folder_name(path: Path) -> None:
+    """That a folder to write has no file's name, and is no file.
+
+    Raises
+    ------
+    ValueError
+        If the name ends like a file's (report.html), unless a folder of that name is there; or if a file is there.
+    """
+    if path.is_file():
+        raise ValueError(f"{path}: is a file; expected a folder.")
+    if path.suffix in _OF_FILES and not path.is_dir():
+        raise ValueError(f"{path}: expected the name of a folder, such as {path.with_suffix('').name}.")
+
+
+def refuse_existing(paths: Iterable[Path], *, force: bool) -> None:
+    """Refuse to write over files, unless that is wanted.
+
+    Raises
+    ------
+    FileExistsError
+        With the first of those that are there, and how many more are.
+    """
+    there = [path for path in paths if path.exists()]
+    if there and not force:
+        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
+        raise FileExistsError(f"{there[0]}{more} exists already. Choose another --out, or write over it with --force.")

@@ -23,7 +23,6 @@ thread in which nothing is traced.
 
 from __future__ import annotations
 
-import difflib
 import math
 import warnings
 from collections import Counter
@@ -43,6 +42,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dit_eval.models.dit import MODEL_NAMES, BlockDesign, DiT, DiTConfig, named_config
 from dit_eval.models.unet import UNETS, UNet, UNetConfig
+from dit_eval.suggest import did_you_mean
 
 with warnings.catch_warnings():
     # fvcore scripts a loss function of its own when it is imported; nothing that is used here.
@@ -198,9 +198,7 @@ def check_model(
         return config
     if name not in MODEL_NAMES:
         known = [*MODEL_NAMES, *UNETS]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"Unknown model {name!r}; known: {', '.join(known)}.{hint}")
+        raise ValueError(f"Unknown model {name!r}; known: {', '.join(known)}.{did_you_mean(name, known)}")
     return named_config(name, image_size=256 if image_size is None else image_size, block=block or "adaln-zero")
 
 

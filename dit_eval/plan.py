@@ -12,7 +12,6 @@ Here a plan is read, checked to the last key, and turned into trainings and cell
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import math
@@ -32,6 +31,7 @@ from dit_eval.models.dit import BLOCK_DESIGNS, MODEL_NAMES, DiTConfig, named_con
 from dit_eval.report.counts import count_network
 from dit_eval.results import reason
 from dit_eval.sources import shown
+from dit_eval.suggest import did_you_mean, nearest
 from dit_eval.training import Recipe
 
 PLAN_FOLDER = Path(__file__).with_name("plans")
@@ -223,7 +223,8 @@ class Plan:
         for task in self.tasks:
             if task.key == key:
                 return task
-        raise ValueError(f"{self.path}: has no task {key}; the plan was changed since. Run the study again.")
+        hint = did_you_mean(key, [task.key for task in self.tasks])
+        raise ValueError(f"{self.path}: has no task {key}; the plan was changed since. Run the study again.{hint}")
 
     def resources(self, task: Task) -> TaskResources:
         """What a task gets: every `[[resources]]` that fits it, later ones over earlier ones."""
@@ -270,8 +271,7 @@ def load_plan(plan: str | os.PathLike[str]) -> Plan:
     if os.fspath(plan) in known:
         embedded = known[os.fspath(plan)]
         return parse_plan(embedded.read_text(encoding="utf-8"), embedded)
-    near = difflib.get_close_matches(os.fspath(plan), known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(path.name.removesuffix(".toml"), known)
     raise FileNotFoundError(f"{plan}: neither a file nor an embedded plan; known: {', '.join(known)}.{hint}")
 
 
@@ -456,8 +456,8 @@ def _within(text: str, length: int) -> str:
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(word, known)
+    return "" if near is None else f"; did you mean {near!r}?"
 
 
 def _data(table: _Table, folder: Path) -> Data:

@@ -47,7 +47,13 @@ def quickstart(out: Path, *, on_step: Callable[[str], None], study: bool = True)
     ----------
     on_step : called with a line on what is being done
     study : run the study, which takes most of the time
+
+    Raises
+    ------
+    FileExistsError
+        If `out` holds files that are of no quickstart.
     """
+    _refuse_other(out)
     heldout = open_batch(asset("digits-heldout").path, role="gen")
     ref = open_batch(asset("digits").path, role="ref")
     images = np.concatenate(list(heldout.batches(500)))
@@ -111,6 +117,14 @@ def quickstart(out: Path, *, on_step: Callable[[str], None], study: bool = True)
     if not all(verdicts.values()):
         raise ValueError(f"A metric did not move as it must; please report this.\n{text}")
     return text
+
+
+def _refuse_other(out: Path) -> None:
+    """Refuse a folder of other files, some of which the quickstart might write over; its first file tells its own."""
+    if not (out / "samples" / "held-out.npz").is_file():
+        for path in out.rglob("*"):
+            if path.is_file():
+                raise FileExistsError(f"{path}: of no quickstart, which could write over it. Name another --out.")
 
 
 def _run_study(out: Path, on_step: Callable[[str], None]) -> Study:

@@ -36,6 +36,7 @@ from dit_eval.files import atomic_file
 from dit_eval.models.dit import DiT, arithmetic, guided
 from dit_eval.npz import RUN_KEY, batch_bytes, open_batch, write_batch
 from dit_eval.results import SampleRun
+from dit_eval.suggest import did_you_mean
 
 _LABEL_STREAM = 1 << 63
 _CPU_BATCH = 8  # images at a time through the network on a CPU
@@ -74,7 +75,8 @@ def read_labels(path: str | os.PathLike[str], *, num_images: int, num_classes: i
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'--labels {path}: no such file; needed a file, "random" or "balanced".')
+        hint = did_you_mean(path.name, ("random", "balanced"))
+        raise FileNotFoundError(f'--labels {path}: no such file; needed a file, "random" or "balanced".{hint}')
     try:
         if path.suffix in (".npy", ".npz"):
             loaded = np.load(path, allow_pickle=False)
@@ -484,6 +486,7 @@ class _Parts:
 
         Returns the run as it will be recorded, or None if the file is complete already.
         """
+        _Parts(self.out, self._run).earlier()  # what is refused leaves nothing behind
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)  # a killed process lets go of it

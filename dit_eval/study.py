@@ -47,6 +47,7 @@ from dit_eval.npz import open_batch
 from dit_eval.plan import Cell, Plan, Speed, Task, Training, label, parse_plan
 from dit_eval.results import EvalResult, SampleRun, environment, read_lines
 from dit_eval.sampling import ImageSampler, check_run, draw_labels, images_drawn, sample_npz
+from dit_eval.suggest import did_you_mean
 from dit_eval.training import check_training, steps_done, train, weights_of_step
 from dit_eval.workers import LocalEngine
 
@@ -177,6 +178,26 @@ class Study:
         done = steps_done(self.training_folder(task.training))
         return done >= task.training_steps and self.checkpoint(task).exists()
 
+    def check_begun(self) -> None:
+        """FileNotFoundError if no study was begun in the folder; results of others there are not looked at."""
+        if not (self.folder / "study.json").is_file():
+            what = "no study there" if self.folder.exists() else "no such folder"
+            raise FileNotFoundError(
+                f"{self.folder}: {what}; begin a study by `dit-eval study run PLAN --out {self.folder}`."
+            )
+
+    def check_folder(self) -> None:
+        """FileExistsError if files that a study would write over lie in a folder in which none was begun."""
+        if (self.folder / "study.json").is_file():
+            return
+        names = ("results.jsonl", "losses.jsonl", "failures.json", "study.json", "plan.toml")
+        there = [self.folder / name for name in names if (self.folder / name).exists()]
+        plan = self.folder / "plan.toml"
+        if there == [plan] and plan.read_bytes() == self.plan.text.encode():  # of a run that ended at once
+            return
+        if there:
+            raise FileExistsError(f"{there[0]}: of no study, which would write over it. Name another --out.")
+
     def missing(self) -> list[Task]:
         """Tasks to do: trainings first, then cells, the most work first, so that workers finish together."""
         left = [task for task in self.plan.tasks if not self.is_done(task)]
@@ -256,10 +277,13 @@ class Study:
         ------
         ValueError
             If another process runs this study.
+        FileExistsError
+            If the folder holds files of others under a study's names.
         StudyFailed
             If tasks failed; all others are done.
         """
         note = on_note or (lambda _: None)
+        self.check_folder()
         with self._alone():
             self._refuse_other(sources)
             self._begin(sources)
@@ -625,7 +649,8 @@ def find_sources(
             raise ValueError(f"{plan.path} leaves the {what} open; pass {option}.")
         if Path(given).exists() or given not in names:
             if not Path(given).exists():
-                raise FileNotFoundError(f"{option} {given}: no such file or folder ({what}).")
+                hint = "" if Path(given).suffix or os.sep in given else did_you_mean(given, names)
+                raise FileNotFoundError(f"{option} {given}: no such file or folder ({what}).{hint}")
             return os.path.abspath(given)
         if names[given].url is not None and not names[given].path.is_file():
             note(f"fetching {given}")

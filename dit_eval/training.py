@@ -530,8 +530,11 @@ class _Folder:
         self._environment = json.loads(json.dumps(environment()))
         known = []
         if settings.exists():
-            there = json.loads(settings.read_text(encoding="utf-8"))
-            known = there.pop("environments")
+            try:
+                there = json.loads(settings.read_text(encoding="utf-8"))
+                known = there.pop("environments")
+            except (AttributeError, KeyError, TypeError, ValueError):
+                raise ValueError(f"{settings}: written by another program; name another --out.") from None
             if differences := _differences(self._described, there):
                 raise ValueError(
                     f"{self.path} is of another run: {'; '.join(differences)} (now, there). Name another --out, or "
@@ -539,6 +542,8 @@ class _Folder:
                 )
         elif any(self.path.glob("*.safetensors")):
             raise ValueError(f"{self.path}: holds weights and no run.json; name another --out.")
+        elif self._log.exists():
+            raise ValueError(f"{self._log}: a log that no run.json belongs to; name another --out.")
         done = steps_done(self.path)
         if done >= steps:
             if not self.weights("ema", steps).exists():

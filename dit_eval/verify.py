@@ -29,6 +29,7 @@ from dit_eval.metrics.inception_score import inception_score
 from dit_eval.npz import open_batch, write_batch
 from dit_eval.results import environment
 from dit_eval.stats import GaussianStats
+from dit_eval.suggest import did_you_mean
 
 _EVERY = 5  # the golden file keeps one value in so many of a long vector
 _REPEATS = 100  # of each image's probabilities, for an Inception Score of two splits
@@ -134,7 +135,8 @@ def goldens(names: Sequence[str] = ()) -> list[Golden]:
     known = {entry["name"]: Golden(**entry) for entry in _table()["published"]}
     for name in names:
         if name not in known:
-            raise ValueError(f"No golden set called {name!r}; known: {', '.join(known)}. Or pass --offline.")
+            hint = did_you_mean(name, known)
+            raise ValueError(f"No golden set called {name!r}; known: {', '.join(known)}. Or pass --offline.{hint}")
     return [known[name] for name in names or known]
 
 

@@ -1,6 +1,7 @@
 """The command line as a user meets it, above all when something is wrong."""
 
 import dataclasses
+import hashlib
 import io
 import json
 import re
@@ -10,6 +11,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dit_eval import assets
 from dit_eval.cli import main
@@ -267,6 +269,43 @@ def test_stats_refuses_what_it_cannot_make(capsys, count, keep):
     check_error(outcome, r"statistics need at least 2 images")
 
 
+def test_every_row_of_the_weights_says_where_it_is_from_and_where_it_goes(capsys, tmp_path):
+    here = tmp_path / "cache" / "VIRTUAL_imagenet64_labeled.npz"
+    here.parent.mkdir()
+    here.write_bytes(b"x" * 2_500_000)
+    code, text, _ = run(capsys, "weights", "list")
+    assert code == 0
+    address = (
+        "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+    )
+    inception = text[: text.index("inception-graph")].split("\n")
+    assert re.match(r"inception +weights +not here +95\.6 MB  Inception of 2015-12-05", inception[0])
+    assert inception[1:5] == [
+        f"    address  {address}",
+        "    file     weights-inception-2015-12-05-6726825d.pth",
+        f"    path     {tmp_path / 'cache' / 'weights-inception-2015-12-05-6726825d.pth'}",
+        "    sha256   6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    ]
+    assert re.search(r"imagenet64 +reference +here +2\.50 MB  ", text)
+    assert re.search(r"imagenet128 +reference +not here +-  ", text), "nobody states its size"
+    assert "sha256   - (the publisher states none)" in text
+    code, text, _ = run(capsys, "weights", "list", "--json")
+    listed = json.loads(text)
+    rows = {row["name"]: row for row in listed["files"]}
+    assert listed["cache"] == str(tmp_path / "cache")
+    assert all(set(row) == set(rows["inception"]) for row in rows.values())
+    assert (rows["inception"]["url"], rows["inception"]["state"]) == (address, "not here")
+    assert (rows["inception"]["size"], rows["inception"]["size_bytes"]) == ("95.6 MB", None)
+    assert (rows["imagenet64"]["state"], rows["imagenet64"]["size_bytes"]) == ("here", 2_500_000)
+    with open(rows["digits"]["path"], "rb") as file:
+        assert rows["digits"]["sha256"] == hashlib.sha256(file.read()).hexdigest()
+    assert rows["digits"]["url"] is None
+    # Four bytes for each parameter: 675,129,632 of DiT-XL/2 with its position table (Table 4: 675 M), and 83,653,863 of
+    # Stable Diffusion's autoencoder.
+    assert rows["dit-xl-2-256"]["size"] == f"{675_129_632 * 4 / 1e9:.1f} GB"
+    assert rows["sd-vae-ft-mse"]["size"] == f"{83_653_863 * 4 / 1e6:.0f} MB"
+
+
 def test_weights_are_listed_and_verified(capsys):
     code, out, _ = run(capsys, "weights", "list")
     assert code == 0
@@ -321,3 +360,197 @@ def test_other_networks_get_no_precision(capsys, no_network_runs, network):
     assert (code, out) == (2, "")
     assert "weights.npz" in error
     assert "Traceback" not in error
+
+
+# ---- names, options and the order of arguments
+
+LINE_ERRORS = {
+    # unknown options, before what is missing
+    ("evaluate", "a.npz", "--ref", "digits", "--metric", "fid"): "unknown option '--metric'. Did you mean '--metrics'?",
+    ("evaluate", "a.npz", "--Metrics=fid"): "unknown option '--Metrics'. Did you mean '--metrics'?",
+    ("evaluate", "a.npz", "--ref", "digits", "--batch_size", 8): "'--batch_size'. Did you mean '--batch-size'?",
+    ("evaluate", "a.npz", "--ref_batch", "digits"): "unknown option '--ref_batch'. Did you mean '--ref'?",
+    ("evaluate", "--sample_batch", "a.npz"): "SAMPLES stands without an option: dit-eval evaluate SAMPLES",
+    ("evaluate", "--input1", "a", "--input2", "b"): "SAMPLES stands without an option: dit-eval evaluate SAMPLES",
+    ("evaluate", "a.npz", "--input2", "b.npz"): "unknown option '--input2'. Did you mean '--ref'?",
+    ("evaluate", "a.npz", "--gpu", 0): "unknown option '--gpu'. Did you mean '--device cuda'?",
+    ("evaluate", "a.npz", "--isc"): "unknown option '--isc'. Did you mean '--metrics is'?",
+    ("evaluate", "a.npz", "--feature-extractor", "x"): "Did you mean '--extractor'?",
+    ("evaluate", "a.npz", "--xyzzy"): "unknown option '--xyzzy'.\n",
+    ("evaluate", "a.npz", "-b", 8): "unknown option '-b'.",
+    ("sample", "--out", "a.npz", "--cfg", 4): "unknown option '--cfg'. Did you mean '--cfg-scale'?",
+    ("sample", "--out", "a.npz", "--timestep_respacing", 250): "Did you mean '--num-sampling-steps'?",
+    ("sample", "--out", "a.npz", "--num-samples", 9): "Did you mean '--num-fid-samples'?",
+    ("sample", "--sample-dir", "a.npz"): "unknown option '--sample-dir'. Did you mean '--out'?",
+    ("sample", "--out", "a.npz", "--seed", 1): "Did you mean '--global-seed'?",
+    ("sample", "--out", "a.npz", "--tf32"): "Did you mean '--precision tf32'?",
+    ("train", "--data-path", "x", "--out", "y"): "unknown option '--data-path'. Did you mean '--data'?",
+    ("train", "--data", "x", "--out", "y", "--global-batch-size", 8): "Did you mean '--batch-size'?",
+    ("study", "run", "digits", "--output", "x"): "unknown option '--output'. Did you mean '--out'?",
+    ("--verison",): "dit-eval: error: unknown option '--verison'. Did you mean '--version'?",
+    ("--ref", "digits", "evaluate", "a.npz"): "unknown option '--ref'. Options of a command come after its name.",
+    # arguments
+    ("evaluate", "r.npz", "my samples.npz"): "here: dit-eval evaluate 'my samples.npz' --ref r.npz\n",
+    ("evaluate", "imagenet256", "--num-samples", 9, "s.npz"): "here: dit-eval evaluate s.npz --ref imagenet256\n",
+    ("diagnose", "r.npz", "s.npz"): "here: dit-eval diagnose s.npz --ref r.npz\n",
+    ("classes", "r.npz", "s.npz"): "here: dit-eval classes s.npz --ref r.npz\n",
+    ("evaluate", "a.npz", "b.npz", "--ref", "digits"): "unexpected argument 'b.npz'; expected SAMPLES.",
+    ("weights", "list", "digits"): "unexpected argument 'digits'; expected none.",
+    ("evaluate", "a.npz"): "the following arguments are required: --ref",
+    ("evaluate", "--ref", "digits"): "the following arguments are required: SAMPLES",
+    # commands and choices
+    ("Evaluate", "a.npz"): "unknown choice 'Evaluate'; known: evaluate, diagnose, .* Did you mean 'evaluate'?",
+    ("eval", "a.npz"): "Did you mean 'evaluate'?",
+    ("weights", "LIST"): "unknown choice 'LIST'; known: list, fetch, verify. Did you mean 'list'?",
+    ("study", "stats", "x"): "Did you mean 'status'?",
+    ("evaluate", "a.npz", "--ref", "digits", "--extractor", "DINO_v2"): "Did you mean 'dinov2'?",
+    ("sample", "--out", "a.npz", "--sampler", "DDIM"): "Did you mean 'ddim'?",
+    ("evaluate", "a.npz", "--ref", "digits", "--distances", "adm_float16"): "Did you mean 'adm-float16'?",
+    # names
+    ("evaluate", "good.npz", "--ref", "ImageNet-256"): "neither a file nor a known .* Did you mean 'imagenet256'?",
+    ("evaluate", "good.npz", "--ref", "x/VIRTUAL_imagenet512.npz"): "no such file.* fetched: --ref imagenet512\n",
+    ("classes", "good.npz", "--ref", "Digits_heldout"): "Did you mean 'digits-heldout'?",
+    ("evaluate", "good.npz", *DIGITS, "--metrics", "inception_score"): "Unknown metric .* Did you mean 'is'?",
+    ("evaluate", "good.npz", *DIGITS, "--metrics", "FID,FD_DINOv2"): "Did you mean 'fd-dinov2'?",
+    ("evaluate", "good.npz", *DIGITS, "--metrics", "recal"): "Did you mean 'recall'?",
+    ("sample", "--model", "dit-xl-2", "--out", "a.npz"): "Unknown model 'dit-xl-2'; .* Did you mean 'DiT-XL/2'?",
+    ("sample", "--ckpt", "dit_xl_2_256", "--out", "a.npz"): "neither a file .* Did you mean 'dit-xl-2-256'?",
+    ("sample", "--ckpt", "dit-digits", "--block", "AdaLN_Zero", "--out", "a.npz"): "Did you mean 'adaln-zero'?",
+    ("sample", "--ckpt", "dit-digits", "--labels", "Balanced", "--out", "a.npz"): "no such file.* mean 'balanced'?",
+    ("encode", "pictures", "--vae", "MSE", "--out", "l"): "MSE: no autoencoder there; .* Did you mean 'mse'?",
+    ("train", "--model", "DIT_B_4", "--data", "x", "--out", "y"): "Unknown model 'DIT_B_4'.* Did you mean 'DiT-B/4'?",
+    ("flops", "dit_xl_2_256"): "Unknown model 'dit_xl_2_256'; .* Did you mean 'DiT-XL/2'?",
+    ("flops", "ADM-u-256"): "Did you mean 'ADM-U-256-upsampler'?",
+    ("flops", "DiT-S/2", "--block", "cross_attention"): "Unknown block design .* Did you mean 'cross-attention'?",
+    ("weights", "fetch", "DiT-XL/2-512"): "No file called 'DiT-XL/2-512'; .* Did you mean 'dit-xl-2-512'?",
+    ("weights", "fetch", "VIRTUAL_imagenet64_labeled.npz"): "Did you mean 'imagenet64'?",
+    ("verify", "--golden", "ADM_G_128"): "No golden set called 'ADM_G_128'.* Did you mean 'adm-g-128'?",
+    ("diagnose", "good.npz", "--ref", "digits", "--expect", "DiT-XL/2-cfg1.5"): "Did you mean 'dit-xl-2-cfg1.5'?",
+    ("study", "show", "Paper_256"): "neither a file nor an embedded plan.* Did you mean 'paper-256'?",
+}
+
+
+@pytest.mark.usefixtures("no_network_runs")
+@pytest.mark.parametrize("line", LINE_ERRORS, ids=lambda line: " ".join(map(str, line)))
+def test_a_line_that_is_nearly_right_is_told_what_was_meant(capsys, tmp_path, line):
+    save("good.npz", arr_0=IMAGES, arr_1=np.arange(20))
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(IMAGES[0]).save("pictures/0.png")
+    pattern = "".join(".*" if part == ".*" else re.escape(part) for part in re.split(r"(\.\*)", LINE_ERRORS[line]))
+    check_error(run(capsys, *line), pattern)
+
+
+def test_a_value_may_look_like_anything_but_an_option(capsys):
+    check_error(run(capsys, "train", "--data", "x", "--out", "y", "--lr", "-1e-4"), r"argument --lr: expected one arg")
+    code, _, err = run(capsys, "grid", "--out", "g.png", "--", "--odd.npz")
+    assert (code, "--odd.npz: no such file" in err) == (2, True), err
+
+
+# ---- what is written, and what is not written over
+
+
+FORMATS = {
+    ("stats", "real.npz", "--out"): ("ref", "ref.txt", "ref.NPZ"),
+    ("sample", "--ckpt", "dit-digits", "--out"): ("samples", "samples.png"),
+    ("sample", "--ckpt", "dit-digits", "--out", "s.npz", "--grid"): ("grid", "grid.jpg"),
+    ("grid", "real.npz", "--out"): ("grid", "grid.jpg", "grid.svg", ".png"),
+    ("classes", "real.npz", *DIGITS, "--grid"): ("grid.npz",),
+    ("evaluate", "real.npz", *DIGITS, "--json"): ("result", "result.txt", "real.npz"),
+    ("evaluate", "real.npz", *DIGITS, "--results"): ("results.json", "real.npz"),
+    ("diagnose", "real.npz", *DIGITS, "--json"): ("result.txt",),
+    ("classes", "real.npz", *DIGITS, "--json"): ("result.txt",),
+    ("flops", "DiT-S/2", "--json"): ("flops.csv",),
+    ("verify", "--offline", "--json"): ("verify.txt",),
+    ("report", "--out"): ("report.html", "real.npz"),
+    ("train", "--data", "x", "--out"): ("model.pt", "run.safetensors", "real.npz"),
+    ("encode", "x", "--out"): ("latents.npz",),
+    ("study", "run", "digits", "--out"): ("study.toml",),
+    ("quickstart", "--out"): ("index.html",),
+    ("evaluate", "real.npz", *DIGITS, "--cache"): ("features.npz",),
+}
+
+
+@pytest.mark.usefixtures("no_network_runs")
+@pytest.mark.parametrize("line", FORMATS, ids=lambda line: f"{line[0]} {line[-1]}")
+def test_another_ending_than_the_formats_is_refused_before_any_work(capsys, tmp_path, line):
+    save("real.npz", arr_0=IMAGES)
+    before = (tmp_path / "real.npz").read_bytes()
+    for name in FORMATS[line]:
+        told = (
+            rf"argument {line[-1]}: {re.escape(name)}: (expected (a|the) name .*such as|is a file; expected a folder)"
+        )
+        check_error(run(capsys, *line, name), told)
+    assert [path.name for path in tmp_path.iterdir()] == ["real.npz"], "nothing is made under that name or another"
+    assert (tmp_path / "real.npz").read_bytes() == before
+
+
+@pytest.mark.usefixtures("no_network_runs")
+@pytest.mark.parametrize(
+    ("line", "there"),
+    [
+        (("stats", "real.npz", "--extractor", "digits", "--out", "ref.npz"), "ref.npz"),
+        (("grid", "real.npz", "--count", 4, "--out", "g.png"), "g.png"),
+        (("grid", "real.npz", "--count", 4, "--out", "g.png"), "g.pdf"),
+        (("grid", "real.npz", "--count", 4, "--out", "g.pdf"), "g.png"),
+        (("report", "--out", "r"), "r/index.html"),
+        (("sample", "--ckpt", "dit-digits", "--num-fid-samples", 1, "--out", "s.npz"), "s.npz"),
+        (("encode", "pictures", "--vae", "vae.safetensors", "--out", "l"), "l/notes.txt"),
+        (("quickstart", "--out", "q"), "q/results.jsonl"),
+        (("study", "run", "digits-small", "--out", "q"), "q/results.jsonl"),
+        (("study", "run", "digits-small", "--out", "q"), "q/plan.toml"),
+        (("study", "report", "digits-small", "--out", "q"), "q/results.jsonl"),
+        (("study", "status", "digits-small", "--out", "q"), "q/results.jsonl"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else value,
+)
+def test_what_is_there_is_not_written_over(capsys, tmp_path, line, there):
+    save("real.npz", arr_0=IMAGES)
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(IMAGES[0]).save("pictures/0.png")
+    (tmp_path / "vae.safetensors").write_bytes(b"")
+    mine = tmp_path / there
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_bytes(b"mine")
+    check_error(
+        run(capsys, *line), r"exists|of no (study|quickstart)|no study there|s\.npz: not a zip|no folder of latents"
+    )
+    assert mine.read_bytes() == b"mine"
+    assert [path for path in mine.parent.iterdir() if path.name.startswith((mine.stem, "index"))] == [mine]
+
+
+def test_force_writes_over_an_earlier_file_and_never_over_the_images(capsys, tmp_path):
+    save("real.npz", arr_0=IMAGES)
+    for name in ("ref.npz", "g.png", "g.pdf"):
+        (tmp_path / name).write_bytes(b"mine")
+    assert run(capsys, "stats", "real.npz", "--extractor", "digits", "--out", "ref.npz", "--force")[0] == 0
+    with np.load("ref.npz") as file:
+        assert np.array_equal(file["arr_0"], IMAGES)
+    code, out, _ = run(capsys, "grid", "real.npz", "--count", 4, "--out", "g.pdf", "--force")
+    assert (code, out) == (0, "g.png g.pdf\n")
+    assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "g.pdf").read_bytes().startswith(b"%PDF")
+    before = (tmp_path / "real.npz").read_bytes()
+    outcome = run(capsys, "stats", "real.npz", "--extractor", "digits", "--out", "real.npz", "--force")
+    check_error(outcome, r"real\.npz: the images are read from it; name another")
+    assert (tmp_path / "real.npz").read_bytes() == before
+
+
+def test_pictures_keep_dots_of_their_names(capsys, tmp_path):
+    save("real.npz", arr_0=IMAGES)
+    code, out, _ = run(capsys, "grid", "real.npz", "--count", 1, "--out", "cfg1.5.png")
+    assert (code, out) == (0, "cfg1.5.png cfg1.5.pdf\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"real.npz", "cfg1.5.png", "cfg1.5.pdf"}
+
+
+def test_json_is_written_anew(capsys, tmp_path):
+    (tmp_path / "flops.json").write_text("of an earlier run")
+    assert run(capsys, "flops", "DiT-S/8", "--json", "flops.json")[0] == 0
+    assert '"DiT-S/8"' in (tmp_path / "flops.json").read_text()
+
+
+def test_the_rule_of_outputs_is_in_the_help(capsys):
+    code, out, _ = run(capsys, "--help")
+    words = " ".join(out.split())
+    assert not code
+    assert "The ending of a file to write says its format; another ending is refused." in words
+    assert "What --out names is never written over" in words

@@ -26,7 +26,7 @@ LAYERS = [
     {"npz"},
     {"workers"},
     {"stats", "results", "assets", "engines", "sources", "tensors", "golden"},
-    {"files", "dist"},
+    {"files", "dist", "suggest"},
     {""},  # dit_eval itself: the version
 ]
 GENERATE, MEASURE = (

@@ -820,7 +820,7 @@ def test_grids(whole, tmp_path, capsys):
         assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
     apart = tmp_path / "apart.npz"
     assert run(capsys, *command(apart, "--global-seed", 5))[0] == 0
-    _, _, error = run(capsys, "grid", whole, apart, "--out", two)
+    _, _, error = run(capsys, "grid", whole, apart, "--out", two, "--force")
     assert "differ in seed or labels" in error
-    code, _, error = run(capsys, "grid", whole, "--out", two, "--first", 30, "--count", 20)
+    code, _, error = run(capsys, "grid", whole, "--out", two, "--first", 30, "--count", 20, "--force")
     assert (code, "40 images; needed 50" in error) == (2, True)

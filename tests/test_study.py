@@ -336,9 +336,17 @@ def test_status_of_what_is_not_finished(whole, copy, tmp_path, capsys):
     assert rows[cell.name]["state"] == "ready"
     waiting = rows["micro-S/4, 40 steps of training, 8 of sampling, 16 images"]
     assert (waiting["state"], waiting["done_share"], waiting["result"]) == ("waiting", 0.0, None)
-    _, output, _ = run(capsys, "study", "status", whole.plan, "--out", tmp_path / "nowhere")
-    assert "0 of 10 done" in output
+    for action in ("status", "report"):
+        code, output, error = run(capsys, "study", action, whole.plan, "--out", tmp_path / "nowhere")
+        assert (code, output) == (2, "")
+        assert f"{tmp_path / 'nowhere'}: no such folder; begin a study by `dit-eval study run PLAN --out" in error
     assert not (tmp_path / "nowhere").exists()
+    code, _, error = run(capsys, "study", "work", tmp_path / "nowhere", run_.key)
+    assert (code, "no study there" in error) == (2, True)
+    with pytest.raises(FileNotFoundError, match=r"--ref Digits-Held_out: no such file .* mean 'digits-heldout'\?"):
+        find_sources(plan, ref="Digits-Held_out", device="cpu")
+    code, _, error = run(capsys, "study", "work", copy, run_.key.upper())
+    assert (code, f"Did you mean {run_.key!r}?" in error) == (2, True)
 
 
 def test_report(copy, whole, capsys):

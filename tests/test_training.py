@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import shutil
 import subprocess
 import sys
 from copy import deepcopy
@@ -27,8 +28,8 @@ from dit_eval.diffusion import Diffusion
 from dit_eval.models.checkpoints import NOTES_KEY, load_dit, save_dit, stored_config, training_notes
 from dit_eval.models.dit import DiT, DiTConfig
 from dit_eval.npz import open_batch
-from dit_eval.report.counts import count_network
-from dit_eval.report.data import published_points, read_measured, settings
+from dit_eval.report.counts import Count, count_network
+from dit_eval.report.data import published_points, read_losses, read_measured, settings
 from dit_eval.report.paper_figures import FIGURES
 from dit_eval.training import Batch, Recipe, Trainer, draw_batch, train
 
@@ -342,6 +343,64 @@ def test_the_report_draws_the_curve_of_a_training(sampled, capsys):
     plt.close("all")
 
 
+def test_the_report_takes_the_log_and_the_folder_that_train_writes(data, tmp_path, capsys, monkeypatch):
+    reported = {}
+    out = tmp_path / "warm"
+    request = {"config": tiny(), "data": data, "recipe": Recipe(batch_size=8), "log_every": 4}
+    train(out, **request, steps=12, on_progress=lambda step, _, loss: reported.update({step: loss}))
+    losses = read_losses(out / "log.jsonl")
+    assert losses["model"].unique().tolist() == ["warm"], "no model of the paper: the folder names it"
+    assert dict(zip(losses["step"], losses["loss"], strict=True)) == {step: reported[step] for step in (4, 8, 12)}
+    assert (losses["mse"] + losses["vb"]).tolist() == pytest.approx(losses["loss"].tolist(), rel=1e-6)
+    pandas.testing.assert_frame_equal(read_losses(out), losses)
+    pandas.testing.assert_frame_equal(read_losses([out, out / "log.jsonl"]), losses)
+
+    # The command draws it; the paper's figures and counts, which take a while, are on something else.
+    monkeypatch.setattr("dit_eval.report.tables.count_named", lambda *_: Count(gflops=1.0, params_m=1.0))
+    monkeypatch.setattr("dit_eval.report.page._draw_setting", lambda *_: [])
+    shutil.copytree(out, tmp_path / "cold")
+    monkeypatch.chdir(tmp_path)
+    code, _, error = run(capsys, "report", "--out", "drawn", "--losses", "warm/log.jsonl", "--losses", "cold", "cold")
+    assert code == 0, error
+    assert Path("drawn/figures/figure13.pdf").is_file()
+    table = pandas.read_csv("drawn/data/losses.csv")
+    expected = [reported[step] for step in (4, 8, 12)]
+    assert table.groupby("model")["loss"].apply(list).to_dict() == {"cold": expected, "warm": expected}
+
+
+def test_the_log_of_a_model_of_the_paper_has_its_name(tmp_path):
+    def written(folder, *lines, **config):
+        (tmp_path / folder).mkdir()
+        # Table 1 of the paper: DiT-B has 12 layers, width 768, 12 heads.
+        shape = {"depth": 12, "hidden_size": 768, "num_heads": 12, "patch_size": 4}
+        (tmp_path / folder / "run.json").write_text(json.dumps({"config": shape | config}))
+        path = tmp_path / folder / "log.jsonl"
+        path.write_text("".join(json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in lines))
+        return path
+
+    one, two = written("one", (100, 0.2), (200, 0.1)), written("two", (100, 0.3), (100, 0.4))
+    losses = read_losses(one)
+    assert losses[["model", "step", "loss"]].to_numpy().tolist() == [["DiT-B/4", 100, 0.2], ["DiT-B/4", 200, 0.1]]
+    design = written("design", (100, 0.5), block="cross-attention")
+    assert read_losses(design)["model"].tolist() == ["DiT-B/4 cross-attention"]
+    # Two runs of one model are two curves; of two lines of a step the later counts, as after a crash.
+    both = read_losses([one, two.parent, design])
+    assert both[["model", "step", "loss"]].to_numpy().tolist() == [
+        ["DiT-B/4 (one)", 100, 0.2],
+        ["DiT-B/4 (one)", 200, 0.1],
+        ["DiT-B/4 (two)", 100, 0.4],
+        ["DiT-B/4 cross-attention", 100, 0.5],
+    ]
+    moved = tmp_path / "baseline.jsonl"
+    shutil.copy(one, moved)
+    assert read_losses(moved)["model"].unique().tolist() == ["baseline"]
+    for damage in ("{", "[]", '{"config": 1}', '{"config": {"depth": 0}}', "\xff"):
+        (one.parent / "run.json").write_text(damage, encoding="latin-1")
+        assert read_losses(one)["model"].unique().tolist() == ["one"]
+    with pytest.raises(FileNotFoundError, match=r"holds neither log\.jsonl, .* nor losses\.jsonl"):
+        read_losses(tmp_path)
+
+
 def test_samples_say_which_set_of_weights_their_file_holds(whole, tmp_path, capsys):
     options = ["--num-fid-samples", 2, "--num-sampling-steps", 1, "--device", "cpu"]
     for kind in ("ema", "model"):
@@ -617,6 +676,22 @@ def test_mistakes_are_explained_before_any_work(odd_data, tmp_path, capsys, monk
     assert re.search(said, error), error
     assert "Traceback" not in error
     assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("log.jsonl", r"log\.jsonl: a log that no run\.json belongs"),
+        ("run.json", r"run\.json: written by another prog"),
+    ],
+)
+def test_files_of_other_programs_are_not_written_over(tmp_path, capsys, monkeypatch, name, said):
+    monkeypatch.setattr(Trainer, "step", lambda *_: pytest.fail("a step was done"))
+    (tmp_path / name).write_text('{"step": 1, "loss": 0.5}\n')
+    code, _, error = run(capsys, *command(tmp_path))
+    assert code == 2
+    assert re.search(said, error), error
+    assert (tmp_path / name).read_text() == '{"step": 1, "loss": 0.5}\n'
 
 
 def test_a_batch_that_does_not_divide_is_refused(forks, tmp_path):

@@ -7,7 +7,6 @@ N batch, C channels, H W input height and width, p patch size, T = (H / p) (W / 
 
 from __future__ import annotations
 
-import difflib
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from dit_eval.suggest import did_you_mean
 
 BlockDesign = Literal["adaln-zero", "adaln", "cross-attention", "in-context"]
 BLOCK_DESIGNS: tuple[BlockDesign, ...] = ("adaln-zero", "adaln", "cross-attention", "in-context")
@@ -67,7 +68,8 @@ class DiTConfig:
         if self.space not in ("latent", "pixel"):
             raise ValueError(f"Unknown space {self.space!r}; known: latent, pixel.")
         if self.block not in BLOCK_DESIGNS:
-            raise ValueError(f"Unknown block design {self.block!r}; known: {', '.join(BLOCK_DESIGNS)}.")
+            hint = did_you_mean(str(self.block), BLOCK_DESIGNS)
+            raise ValueError(f"Unknown block design {self.block!r}; known: {', '.join(BLOCK_DESIGNS)}.{hint}")
         # Whatever a file or a plan says: without these it could ask for a network that no machine builds.
         for name, most in _MOST.items():
             value = getattr(self, name)
@@ -102,9 +104,8 @@ def named_config(name: str, *, image_size: int = 256, block: BlockDesign = "adal
         If there is no such model (the message suggests the nearest), or the image size is no multiple of 8.
     """
     if name not in MODEL_NAMES:
-        near = difflib.get_close_matches(name, MODEL_NAMES, n=1, cutoff=0.3)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"Unknown model {name!r}; known: {', '.join(MODEL_NAMES)}.{hint}")
+        known, hint = ", ".join(MODEL_NAMES), did_you_mean(name, MODEL_NAMES)
+        raise ValueError(f"Unknown model {name!r}; known: {known}.{hint}")
     if image_size % LATENT_FACTOR:
         raise ValueError(f"Image size {image_size}: needed a multiple of {LATENT_FACTOR}, the autoencoder's factor.")
     size, patch = name.removeprefix("DiT-").split("/")

@@ -8,7 +8,6 @@ N batch, C channels, H W input height and width, E width of the embedding, S len
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +15,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from dit_eval.suggest import did_you_mean
 
 Resample = Callable[[Tensor], Tensor]
 
@@ -119,9 +120,7 @@ def named_unet(name: str) -> UNetConfig:
         If there is no such model; the message suggests the nearest.
     """
     if name not in UNETS:
-        near = difflib.get_close_matches(name, UNETS, n=1, cutoff=0.3)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"Unknown U-Net {name!r}; known: {', '.join(UNETS)}.{hint}")
+        raise ValueError(f"Unknown U-Net {name!r}; known: {', '.join(UNETS)}.{did_you_mean(name, UNETS)}")
     return UNETS[name]
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dit_eval.models.checkpoints import read_state
 from dit_eval.models.dit import LATENT_FACTOR
+from dit_eval.suggest import did_you_mean
 
 SCALE = 0.18215
 LATENT_CHANNELS = 4
@@ -133,7 +134,7 @@ def weights_file(path: Path) -> Path:
     if found is None:
         raise FileNotFoundError(
             f"{path}: no autoencoder there; needed a weights file, a folder with {_WEIGHTS}.safetensors and "
-            f"config.json, or one of {', '.join(DECODERS)}."
+            f"config.json, or one of {', '.join(DECODERS)}.{did_you_mean(path.name, DECODERS)}"
         )
     return found
 

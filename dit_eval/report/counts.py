@@ -40,6 +40,21 @@ def count_named(name: str, image_size: int | None = None, block: Any = None) -> 
     return Count(gflops=operations / 1e9, params_m=params / 1e6)
 
 
+def paper_name(network: dict[str, Any]) -> str | None:
+    """Name of a network of the paper, with a block design other than adaLN-Zero after it; None if it is none of it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the network is no DiT's.
+    """
+    from dit_eval.models import dit
+
+    config = dit.DiTConfig(**network)
+    name = dit.paper_name(config)
+    return name if name is None or config.block == "adaln-zero" else f"{name} {config.block}"
+
+
 def count_network(network: dict[str, Any]) -> Count | None:
     """Count a network that a `SampleRun` describes; None if it is no DiT."""
     key = json.dumps(network, sort_keys=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from dit_eval.paper import load_statements, load_table
-from dit_eval.report.counts import Count
+from dit_eval.report.counts import Count, paper_name
 from dit_eval.results import PROTOCOL, EvalResult, is_number, parse_json, read_lines, reason
 from dit_eval.sources import shown
 
@@ -79,6 +80,7 @@ _MODEL = re.compile(r"([^/]+)-(S|B|L|XL)/(1|2|4|8|16)")
 _PAPERS_MODEL = re.compile(r"DiT-(S|B|L|XL)/(2|4|8)")
 _PAPERS_SIZES = (256, 512)  # pixels
 _LOSSES = ("loss", "mse", "vb")
+_LOGS = ("log.jsonl", "losses.jsonl")  # of a training, of a study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,7 @@ def model_name(text: str) -> ModelName | None:
 
 
 # A network of a SampleRun -> its Gflops and parameters; None if it cannot be counted.
-Counter = Callable[[dict[str, Any]], Count | None]
+CountNetwork = Callable[[dict[str, Any]], Count | None]
 
 
 def published_points() -> pd.DataFrame:
@@ -138,7 +140,7 @@ def published_points() -> pd.DataFrame:
     return _with_compute(points)
 
 
-def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: Counter) -> pd.DataFrame:
+def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: CountNetwork) -> pd.DataFrame:
     """A point for each result, in order.
 
     Parameters
@@ -192,7 +194,7 @@ def select(points: pd.DataFrame, **wanted: object) -> pd.DataFrame:
 
 
 def read_measured(
-    path: str | os.PathLike[str], *, count: Counter, on_bad_line: Callable[[str], None] | None = None
+    path: str | os.PathLike[str], *, count: CountNetwork, on_bad_line: Callable[[str], None] | None = None
 ) -> tuple[pd.DataFrame, list[EvalResult]]:
     """The points of a results file, and the results themselves; see `dit_eval.results.read_lines` for bad lines."""
     name = Path(path).name
@@ -201,22 +203,77 @@ def read_measured(
     return points, [result for _, result in lines]
 
 
-def read_losses(path: str | os.PathLike[str], *, on_bad_line: Callable[[str], None] | None = None) -> pd.DataFrame:
-    """A training's loss log: JSON lines such as `{"model": "DiT-B/4", "step": 100, "loss": 0.16, "mse": 0.15}`.
+def read_losses(
+    logs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    on_bad_line: Callable[[str], None] | None = None,
+) -> pd.DataFrame:
+    """Loss logs of trainings: JSON lines such as `{"model": "DiT-B/4", "step": 100, "loss": 0.16, "mse": 0.15}`.
 
     `model` names the curve, `step` counts training steps, `loss` is the training loss there; `mse` (of the predicted
-    noise) and `vb` (the variational bound, bits) are optional. Other keys are ignored.
+    noise) and `vb` (the variational bound, bits) are optional. Other keys are ignored. Lines without `model`, as
+    `dit-eval train` writes them, are of the model that `run.json` beside the log describes, if it is one of the paper;
+    else they have the name of the run's folder, or of a log that is not called log.jsonl.
+
+    Parameters
+    ----------
+    logs : one or several, see `loss_log`. A name that several of them have gets the name of its folder or file in
+        brackets: they are curves of their own.
 
     Returns
     -------
     pandas.DataFrame
-        Columns model, step, loss, mse, vb, ordered by model and step. Of two lines with one model and step, as a
-        training that was resumed writes, the later counts.
+        Columns model, step, loss, mse, vb, ordered by model and step. Of two lines of a log with one model and step,
+        as a training that was resumed writes, the later counts.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such log.
+    ValueError
+        As `dit_eval.results.read_lines`.
     """
-    rows = [row for _, row in read_lines(path, _loss_line, on_bad_line=on_bad_line)]
-    frame = pd.DataFrame(rows, columns=["model", "step", *_LOSSES])
-    frame = frame.drop_duplicates(["model", "step"], keep="last")
-    return frame.sort_values(["model", "step"], kind="stable").reset_index(drop=True)
+    given = [logs] if isinstance(logs, str | os.PathLike) else logs
+    files = {path.resolve(): path for path in map(loss_log, given)}.values()  # each once
+    columns = ["model", "step", *_LOSSES]
+    frames = []
+    for path in files:
+        lines = read_lines(path, _loss_line, on_bad_line=on_bad_line)
+        frame = pd.DataFrame([row for _, row in lines], columns=columns)
+        if frame["model"].isna().any():
+            frame["model"] = frame["model"].fillna(_name_of_run(path))
+        frames.append(frame.drop_duplicates(["model", "step"], keep="last"))
+    seen = Counter(name for frame in frames for name in frame["model"].unique())
+    several = [name for name, count in seen.items() if count > 1]
+    places = {path: _place(path) for path in files}
+    for path, frame in zip(files, frames, strict=True):
+        alike = [*places.values()].count(places[path]) > 1
+        place = str(path) if alike else places[path]
+        frame["model"] = [f"{name} ({place})" if name in several else name for name in frame["model"]]
+    filled = [frame for frame in frames if len(frame)]
+    whole = pd.concat(filled) if filled else pd.DataFrame(columns=columns)
+    return whole.sort_values(["model", "step"], kind="stable").reset_index(drop=True)
+
+
+def loss_log(path: str | os.PathLike[str]) -> Path:
+    """The log that a path means: itself, or in a folder log.jsonl (of a training) or losses.jsonl (of a study).
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is neither.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"--losses {path}: no such file or folder.")
+    if not path.is_dir():
+        return path
+    for name in _LOGS:
+        if (path / name).is_file():
+            return path / name
+    raise FileNotFoundError(
+        f"--losses {path}: holds neither log.jsonl, as the folder of a training does, nor losses.jsonl of a study."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -390,13 +447,29 @@ def _steps_in_name(checkpoint: str) -> int | None:
     return int(name[1]) if name else None
 
 
+def _name_of_run(log: Path) -> str:
+    """What to call the model of a loss log that does not name it."""
+    try:
+        described = parse_json((log.parent / "run.json").read_text(encoding="utf-8"))
+        name = paper_name(described["config"])
+    except (OSError, KeyError, RecursionError, TypeError, ValueError):  # none there, or of another program
+        name = None
+    return name or _place(log)
+
+
+def _place(log: Path) -> str:
+    """The name that tells a log from others: its folder's if it is called as all are."""
+    path = log.resolve()
+    return path.parent.name if path.name in _LOGS and path.parent.name else path.stem
+
+
 def _loss_line(line: str) -> dict[str, Any]:
     try:
         data = parse_json(line)
-        row = {"model": data["model"], "step": data["step"], **{name: data.get(name) for name in _LOSSES}}
+        row = {"model": data.get("model"), "step": data["step"], **{name: data.get(name) for name in _LOSSES}}
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"Not a line of a loss log ({reason(error)}): {line[:80]!r}") from None
     numbers = [row["step"], row["loss"], *(row[name] for name in ("mse", "vb") if row[name] is not None)]
-    if not all(map(is_number, numbers)) or not isinstance(row["model"], str):
-        raise ValueError(f"Not a line of a loss log (needed a model's name, a step and a finite loss): {line[:80]!r}")
+    if not all(map(is_number, numbers)) or not isinstance(row["model"], str | None):
+        raise ValueError(f"Not a line of a loss log (expected a step, a finite loss, a model's name): {line[:80]!r}")
     return row

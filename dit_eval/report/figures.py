@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
+from dit_eval.files import atomic_file
 from dit_eval.results import EvalResult
 from dit_eval.sources import shown
 
@@ -181,13 +182,20 @@ def sample_grid_figure(
     return figure
 
 
+def picture_files(path: Path) -> tuple[Path, Path]:
+    """The two files of a picture that `path` names, by either ending or none: .png and .pdf."""
+    stem = path.with_suffix("") if path.suffix in (".png", ".pdf") else path
+    return stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")
+
+
 def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
-    """Write `path` with the endings .png and .pdf, and return both."""
-    written = (path.with_suffix(".png"), path.with_suffix(".pdf"))
+    """Write a picture as PNG and as PDF, `picture_files(path)`, and return both."""
+    written = picture_files(path)
     for target in written:
         # Without a date in the PDF the same data gives the same bytes.
         metadata = {"CreationDate": None} if target.suffix == ".pdf" else None
-        figure.savefig(target, dpi=160, metadata=metadata)
+        with atomic_file(target) as file:
+            figure.savefig(file, format=target.suffix[1:], dpi=160, metadata=metadata)
     plt.close(figure)
     return written
 

@@ -15,13 +15,22 @@ import numpy as np
 import pandas as pd
 
 import dit_eval
-from dit_eval.files import atomic_file, slug
+from dit_eval.files import atomic_file, refuse_existing, slug
 from dit_eval.npz import open_batch
 from dit_eval.paper import load_notes
 from dit_eval.report import paper_figures, tables
 from dit_eval.report.compute import compare_pairs, pareto_front
 from dit_eval.report.counts import count_network
-from dit_eval.report.data import Setting, model_name, published_points, read_losses, read_measured, select, settings
+from dit_eval.report.data import (
+    Setting,
+    loss_log,
+    model_name,
+    published_points,
+    read_losses,
+    read_measured,
+    select,
+    settings,
+)
 from dit_eval.report.figures import render_figure
 from dit_eval.report.law import Law, scaling_law
 from dit_eval.report.tables import Table
@@ -47,7 +56,7 @@ def write_report(
     *,
     out: str | os.PathLike[str],
     results: str | os.PathLike[str] | None = None,
-    losses: str | os.PathLike[str] | None = None,
+    losses: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     force: bool = False,
     on_bad_line: Callable[[str], None] | None = None,
     on_step: Callable[[str], None] | None = None,
@@ -60,7 +69,7 @@ def write_report(
     Parameters
     ----------
     results : `results.jsonl` of `dit-eval evaluate`; None for the paper's numbers alone
-    losses : loss log of a training, see `data.read_losses`
+    losses : one or several loss logs or folders of trainings, see `data.read_losses`
     force : write over files of an earlier report
     on_bad_line : see `dit_eval.results.read_lines`
     on_step : called with a line on what is being done
@@ -75,9 +84,9 @@ def write_report(
         If a line is no result and `on_bad_line` is None, or a folder in `out` is a link that leads out of it.
     """
     out = Path(out)
-    _refuse_existing([out / "index.html"], force)
+    refuse_existing([out / "index.html"], force=force)
     files = report_files(results=results, losses=losses, on_bad_line=on_bad_line, on_step=on_step)
-    _refuse_existing([out / name for name in files], force)
+    refuse_existing([out / name for name in files], force=force)
     for folder in {(out / name).parent for name in files}:
         if not folder.resolve().is_relative_to(out.resolve()):
             raise ValueError(f"{folder} is a link that leads out of {out}; remove it, or choose another --out.")
@@ -92,7 +101,7 @@ def write_report(
 def report_files(
     *,
     results: str | os.PathLike[str] | None = None,
-    losses: str | os.PathLike[str] | None = None,
+    losses: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     on_bad_line: Callable[[str], None] | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> dict[str, bytes]:
@@ -106,12 +115,17 @@ def report_files(
             on_bad_line(message)
 
     skip = None if on_bad_line is None else skipped
-    for name, path in (("results", results), ("losses", losses)):
-        if path is not None and not Path(path).is_file():
-            raise FileNotFoundError(f"--{name} {path}: no such file.")
-    loss_log = read_losses(losses, on_bad_line=skip) if losses is not None else None
-    if loss_log is not None:
-        loss_log = loss_log.assign(model=loss_log["model"].map(shown))
+    if results is not None and not Path(results).is_file():
+        what = "a folder; expected results.jsonl" if Path(results).is_dir() else "no such file"
+        raise FileNotFoundError(f"--results {results}: {what}.")
+    logs: Sequence[str | os.PathLike[str]] = (
+        () if losses is None else (losses,) if isinstance(losses, str | os.PathLike) else losses
+    )
+    curves = read_losses(logs, on_bad_line=skip) if logs else None
+    if curves is not None and curves.empty:
+        say(f"no losses yet in {', '.join(map(str, logs))}, so there is no figure of them")
+    if curves is not None:
+        curves = curves.assign(model=curves["model"].map(shown))
     points = published_points()
     measured: list[EvalResult] = []
     if results is not None:
@@ -135,9 +149,9 @@ def report_files(
     say("drawing figures")
     folder = Path(results).parent if results is not None else Path()
     drawn = [_draw_setting(setting, measured, folder) for setting in where]
-    loss_figure = None if loss_log is None else paper_figures.loss_curves(loss_log)
-    if loss_figure is not None and loss_log is not None:
-        place = _setting_of_losses(where, loss_log)
+    loss_figure = None if curves is None else paper_figures.loss_curves(curves)
+    if loss_figure is not None and curves is not None:
+        place = _setting_of_losses(where, curves)
         drawn[place].append(
             _Drawn(
                 name="figure13" + _ending(where[place]),
@@ -157,9 +171,9 @@ def report_files(
     for figure in (figure for figures in drawn for figure in figures):
         files |= {f"figures/{figure.name}.{ending}": content for ending, content in figure.files.items()}
     files["data/points.csv"] = _csv(points)
-    if loss_log is not None:
-        files["data/losses.csv"] = _csv(loss_log)
-    sources = [Path(path) for path in (results, losses) if path is not None]
+    if curves is not None:
+        files["data/losses.csv"] = _csv(curves)
+    sources = [*([] if results is None else [Path(results)]), *map(loss_log, logs)]
     files["index.html"] = _page(
         where, groups, laws, scaling, sampling, drawn, files=files, measured=measured, bad=bad, sources=sources
     ).encode()
@@ -177,13 +191,6 @@ _WRITERS: dict[str, Callable[[Table], str]] = {
 def _csv(frame: pd.DataFrame) -> bytes:
     plain = frame.map(lambda value: tables.no_formula(value) if isinstance(value, str) else value)
     return plain.to_csv(index=False, lineterminator="\n").encode()
-
-
-def _refuse_existing(paths: Iterable[Path], force: bool) -> None:
-    there = [path for path in paths if os.path.lexists(path)]
-    if there and not force:
-        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        raise FileExistsError(f"{there[0]}{more} exists already. Choose another --out, or write over it with --force.")
 
 
 def _own_names(where: Iterable[Setting], analysis: Mapping[str, list[Table]]) -> dict[str, list[Table]]:
