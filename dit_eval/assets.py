@@ -93,10 +93,16 @@ def asset(name: str, kind: Literal["weights", "reference", "samples"] | None = N
     return known[name]
 
 
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+def sha256_of(path: Path, on_progress: Callable[[int, int], None] | None = None) -> str:
+    """Hexadecimal SHA-256 of a file; `on_progress` is called with (bytes read, bytes in all)."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        total = os.fstat(file.fileno()).st_size
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            if on_progress:
+                on_progress(file.tell(), total)
+    return digest.hexdigest()
 
 
 def verify(item: Asset, path: Path | None = None) -> str:

@@ -45,7 +45,7 @@ from dit_eval.models.checkpoints import load_dit
 from dit_eval.models.vae import DECODERS, Autoencoder, weights_file
 from dit_eval.npz import open_batch
 from dit_eval.plan import Cell, Plan, Speed, Task, Training, label, parse_plan
-from dit_eval.results import EvalResult, SampleRun, environment, read_lines
+from dit_eval.results import EvalResult, SampleRun, environment, json_text, read_lines
 from dit_eval.sampling import ImageSampler, check_run, draw_labels, images_drawn, sample_npz
 from dit_eval.training import check_training, steps_done, train, weights_of_step
 from dit_eval.workers import LocalEngine
@@ -303,7 +303,7 @@ class Study:
             self._tidy()
             count = self.collect()
             with atomic_file(self.folder / "failures.json") as file:
-                file.write(json.dumps(failures, ensure_ascii=False, indent=1).encode())
+                file.write(json.dumps(failures, indent=1).encode())
         if failures:
             lines = [f"  {self.plan.task(key).name}: {reason}" for key, reason in failures.items()]
             kept = total - len(self.missing())
@@ -425,7 +425,7 @@ class Study:
         path = self._done_file(task)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
-            file.write(json.dumps(about, ensure_ascii=False, allow_nan=False).encode())
+            file.write(json_text(about).encode())
 
     def _refuse_other(self, sources: Sources) -> None:
         """Refuse files other than those of finished tasks; of files that are named at run time, keys know nothing."""

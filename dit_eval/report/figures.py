@@ -16,6 +16,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from dit_eval.files import atomic_file
 from dit_eval.results import EvalResult
 
 # Okabe & Ito's colours and a marker each: told apart by colour-blind readers and in grey.
@@ -171,7 +172,8 @@ def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
     for target in written:
         # Without a date in the PDF the same data gives the same bytes.
         metadata = {"CreationDate": None} if target.suffix == ".pdf" else None
-        figure.savefig(target, dpi=160, metadata=metadata)
+        with atomic_file(target) as file:
+            figure.savefig(file, dpi=160, metadata=metadata, format=target.suffix[1:])
     plt.close(figure)
     return written
 

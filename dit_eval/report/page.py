@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 import dit_eval
-from dit_eval.files import atomic_file
+from dit_eval.files import atomic_file, named
 from dit_eval.npz import open_batch
 from dit_eval.paper import load_notes
 from dit_eval.report import paper_figures, tables
@@ -259,7 +259,8 @@ def _images_of_one_seed(setting: Setting, results: list[EvalResult], folder: Pat
         run = result.gen.run
         if run is None or result.protocol != setting.protocol or run.image_size != setting.image_size:
             continue
-        path = next((p for p in (Path(result.gen.path), folder / result.gen.path) if p.is_file()), None)
+        texts = (result.gen.path, named(result.gen.path))
+        path = next((p for text in texts for p in (Path(text), folder / text) if p.is_file()), None)
         name = model_name(run.model)
         if path is None or name is None or run.network.get("block") != "adaln-zero":
             continue
