@@ -73,8 +73,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def _exit_code(arguments: argparse.Namespace) -> int:
     try:
         arguments.run(arguments)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        _flush_stdout()
     except FirstProcessFailed:
         return USER_ERROR  # process 0 says why
     except _NotWritten:
@@ -147,9 +146,7 @@ def _tell(text: str, *files: _File) -> None:
         except OSError as error:
             kept, what = _kept(file), f"{file.option} {file.path} could not be written ({error.strerror or error})"
             if not (text or kept):
-                raise OSError(
-                    f"{what}, and neither could another file. Make room and run the same command again."
-                ) from None
+                raise OSError(f"{what}, nor kept elsewhere. Make room and run the same command again.") from None
             _say(f"warning: {what}. {kept}")
             everywhere = False
         else:
@@ -175,6 +172,19 @@ def _printed(text: str) -> bool:
     return True
 
 
+def _flush_stdout() -> None:
+    """Write what waits for stdout, so that a full disk is noticed here."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _give_up_stdout()
+        _say(f"warning: stdout could not be written ({error.strerror}).")
+        raise _NotWritten from None
+
+
 def _give_up_stdout() -> None:
     """Drop what waits to be written, which would fail once more at the end of the process."""
     with suppress(AttributeError, OSError, ValueError):
@@ -184,7 +194,7 @@ def _give_up_stdout() -> None:
 
 
 def _kept(file: _File) -> str:
-    """Write a file into the folder for temporary files, and say where; else show what it holds; "" if neither can be."""
+    """Write a file into the folder for temporary files, and say where; else show what it holds, if that is a text."""
     try:
         folder = Path(tempfile.mkdtemp(prefix="dit-eval-"))
         with suppress(OSError):
@@ -274,8 +284,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="dit-eval",
         description="Evaluate diffusion transformers: FID, sFID, Inception Score, precision and recall as ADM's suite.",
-        epilog="Results go to stdout, progress and warnings to stderr. Exit codes: 0: done; 1: verify failed; 2: a mistake "
-        "of yours, or a failure; 3: the result is printed but could not be written everywhere; 130: interrupted.",
+        epilog="Results go to stdout, progress and warnings to stderr. Exit codes: 0: done; 1: verify failed; 2: a "
+        "mistake of yours, or a failure; 3: the result is printed but could not be written everywhere; "
+        "130: interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"dit-eval {dit_eval.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -778,14 +789,14 @@ def _evaluation_setup(arguments: argparse.Namespace, world: World) -> dict[str, 
 
         count = min(count, open_images(arguments.samples, role="gen").num_images or count)
     gen = _open_images(arguments.samples, "gen", count)
+    if world.rank == 0:
+        _check_evaluation_destinations(arguments)
     ref = _open_images(_reference_path(arguments.ref), "ref")
     _header(_network_line(arguments))
     from dit_eval.evaluate import check_request
 
     request: dict[str, Any] = {"metrics": arguments.metrics, "allow_size_mismatch": arguments.allow_size_mismatch}
     check_request(gen=gen, ref=ref, sizes=_extractor_class(arguments), **request)
-    if world.rank == 0:
-        _check_evaluation_destinations(arguments)
     return {"gen": gen, "ref": ref, "extractor": _extractor(arguments, world), **request}
 
 
@@ -866,11 +877,11 @@ def _tell_result(arguments: argparse.Namespace, result: EvalResult) -> None:
 
 def _diagnose(arguments: argparse.Namespace) -> None:
     gen = _open_images(arguments.samples, "gen", arguments.num_samples)
+    _check_destination("--json", arguments.json)
     ref = _open_images(_reference_path(arguments.ref), "ref")
     from dit_eval.diagnose import diagnose
 
     expect = _expectation(arguments)
-    _check_destination("--json", arguments.json)
     extractor = _extractor(arguments) if arguments.network else None
     with Progress(names={"ref": "ref images", "gen": "gen images"}, in_bytes=("checksum",)) as progress:
         result = _result_of(arguments, gen, progress)
@@ -1537,14 +1548,14 @@ def _classes(arguments: argparse.Namespace) -> None:
     if arguments.worst < 1 or arguments.images < 1:
         raise ValueError(f"--worst {arguments.worst}, --images {arguments.images}: needed at least 1 of each.")
     gen = _open_images(arguments.samples, "gen", arguments.num_samples)
+    _check_destination("--json", arguments.json)
+    _check_destination("--grid", arguments.grid)
+    _check_destination("--cache", arguments.cache, folder=True)
     ref = _open_images(_reference_path(arguments.ref), "ref")
     if arguments.grid and gen.image_size != ref.image_size:
         raise ValueError(
             f"{gen.path} and {ref.path} have images of different sizes, and --grid draws them side by side; drop it."
         )
-    _check_destination("--json", arguments.json)
-    _check_destination("--grid", arguments.grid)
-    _check_destination("--cache", arguments.cache, folder=True)
     _header(_network_line(arguments))
     from dit_eval.classes import score_classes
 
