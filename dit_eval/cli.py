@@ -255,17 +255,16 @@ def _header(text: str) -> None:
 
 def _open_images(path: Path, role: Literal["gen", "ref"], num_images: int | None = None) -> ImageBatch | ImageFiles:
     """Open a set of images, and say what it is."""
+    # At once: to load NumPy takes a moment, and to list an archive a while.
+    _header(f"{role}  {path}" + (f", {size_text(path.stat().st_size)}" if path.is_file() else ""))
     from dit_eval.images import open_images
 
-    stored = f", {size_text(path.stat().st_size)}" if path.is_file() else ""
-    if path.exists() and path.suffix != ".npz":  # to list its files may take a while
-        _header(f"{role}  {path}{stored}: listing")
     images = open_images(path, role=role, num_images=num_images)
     size = "x".join(str(side) for side in reversed(images.image_size or ()))
     what = f"{images.num_images:,} images of {size} px" if images.num_images else "no images"
     if images.num_images < images.num_stored:
         what = f"the first {images.num_images:,} of {images.num_stored:,} images of {size} px"
-    _header(f"{role}  {path}: {what}{stored}{', with statistics' if images.pool or images.spatial else ''}")
+    _header(f"{role}  {what}{', with statistics' if images.pool or images.spatial else ''}")
     return images
 
 
@@ -1891,7 +1890,7 @@ def _extractor(arguments: argparse.Namespace, world: World | None = None) -> Fea
 def _network_line(arguments: argparse.Namespace) -> str:
     """The network as it is asked for; its device is known once PyTorch is loaded."""
     runs = "" if arguments.extractor != "inception" else f" on {arguments.backend}, {arguments.precision}"
-    return f"network  {arguments.extractor}{runs}"
+    return f"network  {arguments.extractor}{runs}: loading"
 
 
 def _fetch(item: Any, url: str | None = None) -> Path:
