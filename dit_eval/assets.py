@@ -18,6 +18,8 @@ from typing import Literal
 
 from filelock import FileLock
 
+from dit_eval.files import check_folder
+
 _CHUNK = 1 << 20  # bytes
 _TIMEOUT = 30  # seconds without an answer before a server counts as unreachable
 
@@ -140,6 +142,8 @@ def fetch(item: Asset, *, url: str | None = None, on_progress: Callable[[int, in
 
     Raises
     ------
+    OSError
+        If nothing can be written in the cache.
     ConnectionError
         If the address cannot be reached; the message says how to bring the file by hand.
     ValueError
@@ -152,7 +156,10 @@ def fetch(item: Asset, *, url: str | None = None, on_progress: Callable[[int, in
         if item.sha256 is not None:
             verify(item)
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        check_folder(target.parent)
+    except OSError as error:
+        raise OSError(f"{error}. Set DIT_EVAL_CACHE to a folder that you can write in.") from None
     partial = target.with_name(target.name + ".part")
     with FileLock(f"{target}.lock"):
         if target.is_file():  # another process brought it meanwhile

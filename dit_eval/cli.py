@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TextIO
 
 import dit_eval
 from dit_eval.dist import FirstProcessFailed, World, join
-from dit_eval.files import check_folder, check_target
+from dit_eval.files import check_folder, check_target, displayable
 from dit_eval.progress import Progress, duration, size_text, write_stderr
 
 if TYPE_CHECKING:
@@ -1035,9 +1035,9 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
             )
         weights = trained["weights"]
     run = results.SampleRun(
-        model=name,
+        model=displayable(name),
         network=dataclasses.asdict(config),
-        checkpoint=checkpoint.name,
+        checkpoint=displayable(checkpoint.name),
         checkpoint_sha256="",  # computed last: it takes a while
         weights=weights,
         image_size=config.image_size,
@@ -1046,7 +1046,7 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
         sampler=arguments.sampler,
         cfg_scale=arguments.cfg_scale,
         cfg_channels=None if arguments.cfg_scale == 1.0 else channels,
-        vae=Path(arguments.vae).name if vae else None,
+        vae=displayable(Path(arguments.vae).name) if vae else None,
         vae_tiling=bool(vae) and arguments.vae_tiling,
         labels=arguments.labels if arguments.labels in ("random", "balanced") else "file",
         rounding=arguments.rounding,
@@ -1292,7 +1292,7 @@ def _encode(arguments: argparse.Namespace) -> None:
                 folder,
                 arguments.out,
                 encoder=encoder,
-                vae=Path(arguments.vae).name,
+                vae=displayable(Path(arguments.vae).name),
                 vae_sha256=sha256,
                 scale=SCALE,
                 dtype="float16" if arguments.half else "float32",
@@ -1320,7 +1320,8 @@ def _encode_setup(arguments: argparse.Namespace) -> tuple[ImageFolder, Path, str
     folder = list_images(arguments.folder, image_size=arguments.image_size)
     _check_destination("--out", arguments.out.absolute().parent, folder=True)
     vae = _decoder_path(arguments.vae)
-    return folder, vae, sha256_of(vae)
+    with Progress(in_bytes=("checksum",)) as progress:
+        return folder, vae, sha256_of(vae, partial(progress.update, "checksum"))
 
 
 def _study_run(arguments: argparse.Namespace) -> None:

@@ -6,7 +6,6 @@ import io
 import os
 import re
 import struct
-import unicodedata
 import uuid
 import zipfile
 import zlib
@@ -98,27 +97,23 @@ def displayable(text: object) -> str:
     File names may hold bytes that are no UTF-8, and characters that move the cursor. They become backslash escapes, the
     byte E9 `\xe9`; `named` goes the other way.
     """
-    return "".join(_escaped(c) if unicodedata.category(c) in _NOT_SHOWN else c for c in str(text))
+    return "".join(c if c.isprintable() else _escaped(ord(c)) for c in str(text))
 
 
 def named(text: str) -> str:
     """The path that `displayable` made this text of, if there was anything to escape in it."""
 
     def meant(escape: re.Match[str]) -> str:
-        code = int(escape[1] or escape[2], 16)
+        code = int(escape[1] or escape[2] or escape[3], 16)
         return chr(code + 0xDC00 if escape[1] and code > 127 else code)  # as `os.fsdecode` has bytes that are no text
 
-    return re.sub(r"\\x([0-9a-f]{2})|\\u([0-9a-f]{4})", meant, text)
+    return re.sub(r"\\x([0-9a-f]{2})|\\u([0-9a-f]{4})|\\U(000[0-9a-f]{5}|0010[0-9a-f]{4})", meant, text)
 
 
-_NOT_SHOWN = {"Cc", "Cs", "Zl", "Zp"}  # control characters, halves of characters, and two ends of lines
-
-
-def _escaped(character: str) -> str:
-    code = ord(character)
+def _escaped(code: int) -> str:
     if 0xDC80 <= code <= 0xDCFF:
         return f"\\x{code - 0xDC00:02x}"
-    return f"\\x{code:02x}" if code < 128 else f"\\u{code:04x}"
+    return f"\\x{code:02x}" if code < 128 else f"\\u{code:04x}" if code < 1 << 16 else f"\\U{code:08x}"
 
 
 def _partial(path: Path) -> Path:

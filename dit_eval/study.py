@@ -39,7 +39,7 @@ from dit_eval.dist import World, cores, gpu_count
 from dit_eval.engines import Outcome, Resources
 from dit_eval.evaluate import evaluate
 from dit_eval.features.extract import FeatureExtractor
-from dit_eval.files import atomic_file
+from dit_eval.files import atomic_file, check_target
 from dit_eval.flops import gpu_hours
 from dit_eval.models.checkpoints import load_dit
 from dit_eval.models.vae import DECODERS, Autoencoder, weights_file
@@ -326,11 +326,14 @@ class Study:
         ------
         ValueError
             If the plan has no such task, another process is at it, or it cannot be done.
+        OSError
+            If what it finds cannot be written; before the work, as far as that can be told.
         """
         world, task = world or World(), self.plan.task(key)
         with self._held(task, world):
             if world.from_first(lambda: self.is_done(task)):
                 return
+            world.from_first(lambda: check_target(self._done_file(task)))
             if isinstance(task, Training):
                 self._train(task, world, on_progress)
             else:

@@ -34,6 +34,7 @@ def _own_folder(tmp_path, monkeypatch, digits):
     np.savez(tmp_path / "g.npz", digits.images[:20])
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("DIT_EVAL_CACHE", NOWHERE)
     monkeypatch.chdir(tmp_path)
 
 
@@ -309,7 +310,7 @@ def test_names_that_are_no_utf_8(capsys, monkeypatch):
         (b"plain \xe5\x9b\xbe.npz", "plain 图.npz"),
         (b"\xff\x80", r"\xff\x80"),
         (b"a\x1b[2Jb\n", r"a\x1b[2Jb\x0a"),
-        ("\x85\u2028".encode(), r"\u0085\u2028"),
+        ("\x85\u2028\u3000\U000e0001".encode(), r"\u0085\u2028\u3000\U000e0001"),
     ],
 )
 def test_displayable_names_lead_back(name, shown):
@@ -335,6 +336,7 @@ SIBLINGS = {
     "diagnose --json": ["diagnose", "g.npz", "--ref", "digits", "--json", f"{NOWHERE}/d.json"],
     "flops --json": ["flops", "DiT-S/8", "--json", f"{NOWHERE}/f.json"],
     "verify --json": ["verify", "--offline", "--json", f"{NOWHERE}/v.json"],
+    "weights fetch": ["weights", "fetch", "inception"],
     "verify --cache": ["verify", "--cache", NOWHERE],
     "grid --out": ["grid", "g.npz", "--out", f"{NOWHERE}/g.png"],
     "report --out": ["report", "--out", NOWHERE],
@@ -358,7 +360,7 @@ def test_every_command_asks_before_the_work(capsys, monkeypatch, digits, case):
 
     for place, name in (
         (DigitsExtractor, "__call__"),
-        (assets, "fetch"),
+        (assets, "_download"),
         (assets, "sha256_of"),
         (evaluate, "checksums"),
         (verify, "verify_offline"),
@@ -370,9 +372,8 @@ def test_every_command_asks_before_the_work(capsys, monkeypatch, digits, case):
         monkeypatch.setattr(f"dit_eval.{late}", work)
     code, out, err = run(capsys, *SIBLINGS[case])
     assert (code, out) == (2, "")
-    assert re.search(rf"error: {case.split()[-1]} \S*/proc\S* cannot be written: no file can be made in /proc", err), (
-        err
-    )
+    option = "" if case == "weights fetch" else f"{case.split()[-1]} "
+    assert re.search(rf"error: {option}\S*/proc\S* cannot be written: no file can be made in /proc", err), err
 
 
 def test_statistics_that_cannot_be_written_are_kept(capsys, network):
