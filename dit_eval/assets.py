@@ -18,6 +18,7 @@ from typing import Literal
 
 from filelock import FileLock
 
+from dit_eval.files import check_folder
 from dit_eval.suggest import did_you_mean
 
 _CHUNK = 1 << 20  # bytes
@@ -99,10 +100,16 @@ def asset(name: str, kind: Literal["weights", "reference", "samples"] | None = N
     return known[name]
 
 
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+def sha256_of(path: Path, on_progress: Callable[[int, int], None] | None = None) -> str:
+    """Hexadecimal SHA-256 of a file; `on_progress` is called with (bytes read, bytes in all)."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        total = os.fstat(file.fileno()).st_size
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            if on_progress:
+                on_progress(file.tell(), total)
+    return digest.hexdigest()
 
 
 def verify(item: Asset, path: Path | None = None) -> str:
@@ -140,6 +147,8 @@ def fetch(item: Asset, *, url: str | None = None, on_progress: Callable[[int, in
 
     Raises
     ------
+    OSError
+        If nothing can be written in the cache.
     ConnectionError
         If the address cannot be reached; the message says how to bring the file by hand.
     ValueError
@@ -152,7 +161,10 @@ def fetch(item: Asset, *, url: str | None = None, on_progress: Callable[[int, in
         if item.sha256 is not None:
             verify(item)
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        check_folder(target.parent)
+    except OSError as error:
+        raise OSError(f"{error}. Set DIT_EVAL_CACHE to a folder that you can write in.") from None
     partial = target.with_name(target.name + ".part")
     with FileLock(f"{target}.lock"):
         if target.is_file():  # another process brought it meanwhile

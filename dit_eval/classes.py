@@ -7,8 +7,7 @@ for score in report.worst(10):
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dit_eval import results
-from dit_eval.evaluate import Progress, extractor_info, image_source
+from dit_eval.evaluate import Progress, announce, checksums, extractor_info, image_source
 from dit_eval.features.extract import FeatureExtractor, cached_features
 from dit_eval.images import ImageSet
 from dit_eval.metrics.per_class import LEAST_IMAGES, ClassScore, class_scores
@@ -84,7 +83,7 @@ class ClassReport:
 
     def to_json(self) -> str:
         """One line of JSON with every field."""
-        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False)
+        return results.json_text(asdict(self))
 
 
 def score_classes(
@@ -95,13 +94,15 @@ def score_classes(
     batch_size: int = 64,
     cache: Path | None = None,
     on_progress: Progress | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> ClassReport:
     """Compare each class of the samples with the same class of the reference.
 
     Parameters
     ----------
     gen, ref : opened by `dit_eval.images.open_images`, both with labels and images
-    extractor, batch_size, cache, on_progress : see `dit_eval.evaluate.evaluate`, whose features in the cache serve here
+    extractor, batch_size, cache, on_progress, on_note : see `dit_eval.evaluate.evaluate`, whose features in the cache
+        serve here
 
     Raises
     ------
@@ -115,15 +116,23 @@ def score_classes(
         found = "; ".join(f"{role} {values.min()} to {values.max()}" for role, values in labels.items())
         raise ValueError(f"{gen.path} and {ref.path} have no class in common ({found}). Number both sides alike.")
     features: dict[str, np.ndarray] = {}
-    for role, images in (("ref", ref), ("gen", gen)):
-        summary, _ = cached_features(
+    sets = {"ref": ref, "gen": gen}
+    if on_progress:
+        announce(on_progress, sets)
+    sha256 = {role: text or "" for role, text in zip(sets, checksums(ref, gen, on_progress=on_progress), strict=True)}
+    for role, images in sets.items():
+        report = partial(on_progress, role) if on_progress else None
+        summary, kept = cached_features(
             images,
             extractor,
-            images_sha256=images.sha256(),
+            images_sha256=sha256[role],
             cache=cache,
             batch_size=batch_size,
-            on_progress=partial(on_progress, role) if on_progress else None,
+            on_progress=report,
+            on_note=on_note,
         )
+        if kept and report and images.num_images:
+            report(images.num_images, images.num_images)
         if summary.pool_features is None:
             raise RuntimeError("The features of a set with images are missing.")
         features[role] = summary.pool_features
@@ -131,8 +140,8 @@ def score_classes(
     return ClassReport(
         scores=scores,
         method=METHOD,
-        gen=image_source(gen, gen.sha256(), "computed"),
-        ref=image_source(ref, ref.sha256(), "computed"),
+        gen=image_source(gen, sha256["gen"], "computed"),
+        ref=image_source(ref, sha256["ref"], "computed"),
         extractor=extractor_info(extractor),
         warnings=tuple(_warnings(scores, gen, ref)),
         environment=results.environment(),

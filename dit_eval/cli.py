@@ -6,20 +6,32 @@ Heavy packages are imported inside the commands that need them, so that `dit-eva
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TextIO, TypeVar
 
 import dit_eval
 from dit_eval.dist import FirstProcessFailed, World, join
-from dit_eval.files import check_ending, check_folder_name, refuse_existing
+from dit_eval.files import (
+    check_ending,
+    check_folder,
+    check_folder_name,
+    check_target,
+    displayable,
+    refuse_existing,
+)
+from dit_eval.progress import Progress, duration, size_text, write_stderr
 from dit_eval.suggest import did_you_mean, nearest
 
 if TYPE_CHECKING:
@@ -30,7 +42,7 @@ if TYPE_CHECKING:
     from dit_eval.data import ImageFolder, TrainingData
     from dit_eval.diagnose import Diagnosis, Expectation
     from dit_eval.features.extract import FeatureExtractor
-    from dit_eval.images import ImageSet
+    from dit_eval.images import ImageFiles, ImageSet
     from dit_eval.models.dit import DiT, DiTConfig
     from dit_eval.npz import ImageBatch
     from dit_eval.plan import Plan
@@ -42,7 +54,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-USER_ERROR = 2
+USER_ERROR, NOT_WRITTEN = 2, 3
 _METRICS = "fid,sfid,is,precision,recall,kid,density,coverage, with dinov2 fd-dinov2, with clip cmmd"
 # Option of `diagnose` after --expect-, and the metric.
 _PUBLISHED = {
@@ -52,6 +64,7 @@ _PUBLISHED = {
     "precision": "precision",
     "recall": "recall",
 }
+_FEATURES = {"ref": "ref features", "gen": "gen features"}
 _IMAGES = (
     "an npz (arr_0, uint8 NHWC); a folder, .zip, .tar or .tar.gz of PNGs, in the order of their names (2.png before "
     "10.png); or a saved Hugging Face dataset"
@@ -85,22 +98,211 @@ _ELSEWHERE = {
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0 done, 1 `verify` failed, 2 a mistake of the user (one message, no traceback), 130."""
-    arguments = _parser().parse_args(argv)
+    """Run one command and exit.
+
+    0: done. 1: `verify` failed. 2: a mistake of the user, or a failure (one message, no traceback). 3: done, and the
+    result is printed, but could not be written everywhere; warnings say where it is kept. 130: interrupted.
+    """
+    with _any_text(sys.stdout), _any_text(sys.stderr):
+        sys.exit(_exit_code(_parser().parse_args(argv)))
+
+
+def _exit_code(arguments: argparse.Namespace) -> int:
     try:
         arguments.run(arguments)
+        _flush_stdout()
     except FirstProcessFailed:
-        sys.exit(USER_ERROR)  # process 0 says why
+        return USER_ERROR  # process 0 says why
+    except _NotWritten:
+        return NOT_WRITTEN
+    except BrokenPipeError:  # nobody reads stdout any more, as after `| head`
+        _give_up_stdout()
+        return NOT_WRITTEN
     except (ValueError, OSError, ModuleNotFoundError) as error:
         if os.environ.get("DIT_EVAL_TRACEBACK"):
             raise
         rank = World.from_environment().rank
         _say(f"dit-eval: error{f' in process {rank}' if rank else ''}: {error}")
-        sys.exit(USER_ERROR)
+        return USER_ERROR
     except KeyboardInterrupt:
         _say("dit-eval: interrupted")
-        sys.exit(130)
-    sys.exit(0)
+        return 130
+    return 0
+
+
+@contextmanager
+def _any_text(stream: TextIO | None) -> Iterator[None]:
+    """Let a stream take any text: what its encoding has no character for becomes a backslash escape."""
+    if not isinstance(stream, io.TextIOWrapper):
+        yield
+        return
+    before = stream.errors
+    stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        with suppress(OSError, ValueError):  # it is closed, or full
+            stream.reconfigure(errors=before)
+
+
+class _NotWritten(Exception):
+    """A result is printed, but could not be written everywhere; the user has been told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """A file that a result goes into, once it is printed.
+
+    Attributes
+    ----------
+    option, path : by which the user named it
+    write : writes it under a path, or raises an OSError
+    text : what it holds, to be shown where it can be written nowhere; "" for pictures
+    told : what to print when it is written
+    """
+
+    option: str
+    path: Path
+    write: Callable[[Path], object]
+    text: str = ""
+    told: str = ""
+
+
+def _tell(text: str, *files: _File) -> None:
+    """Print a result, then write it into files; where one cannot be written, keep it elsewhere.
+
+    Raises
+    ------
+    _NotWritten
+        At the end, if something could not be written.
+    """
+    everywhere = _printed(text)
+    for file in files:
+        try:
+            file.write(file.path)
+        except OSError as error:
+            kept, what = _kept(file), f"{file.option} {file.path} could not be written ({error.strerror or error})"
+            if not (text or kept):
+                raise OSError(f"{what}, nor kept elsewhere. Make room and run the same command again.") from None
+            _say(f"warning: {what}. {kept}")
+            everywhere = False
+        else:
+            everywhere = _printed(file.told) and everywhere
+    if not everywhere:
+        raise _NotWritten
+
+
+def _printed(text: str) -> bool:
+    """Print on stdout, or, if that takes nothing, on stderr; whether it was stdout."""
+    if not text:
+        return True
+    try:
+        if sys.stdout is None:
+            raise OSError("it is closed")
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        _give_up_stdout()
+        _say(f"warning: stdout could not be written ({getattr(error, 'strerror', None) or error}). It was to show:")
+        _say(text.rstrip("\n"))
+        return False
+    return True
+
+
+def _flush_stdout() -> None:
+    """Write what waits for stdout, so that a full disk is noticed here."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _give_up_stdout()
+        _say(f"warning: stdout could not be written ({error.strerror}).")
+        raise _NotWritten from None
+
+
+def _give_up_stdout() -> None:
+    """Drop what waits to be written, which would fail once more at the end of the process."""
+    with suppress(AttributeError, OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def _kept(file: _File) -> str:
+    """Write a file into the folder for temporary files, and say where; else show what it holds, if that is a text."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="dit-eval-"))
+        with suppress(OSError):
+            file.write(folder / file.path.name)
+            return f"It is kept as {folder / file.path.name}."
+        folder.rmdir()
+    except OSError:  # there is no such folder, or it cannot be emptied again
+        pass
+    return f"It was to hold:\n{file.text.rstrip()}" if file.text else ""
+
+
+def _json_file(path: str | None, text: str) -> list[_File]:
+    """The file of `--json`, if one is named."""
+    if path in (None, "-"):
+        return []
+    return [_File(option="--json", path=Path(path), write=lambda target: _write_text(target, text), text=text)]
+
+
+def _tell_json(path: str | None, json_line: str, text: str, *files: _File) -> None:
+    """Print a result as text, or as JSON alone with `--json -`, then write it into files."""
+    if path != "-":
+        _tell(text, *_json_file(path, f"{json_line}\n"), *files)
+        return
+    try:
+        json_line.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:  # JSON has escapes of its own
+        json_line = "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in json_line)
+    _tell(f"{json_line}\n", *(replace(file, told="") for file in files))
+
+
+def _check_destination(
+    option: str, path: str | Path | None, *, append: bool = False, folder: bool = False, instead: str = ""
+) -> None:
+    """That what an option names can be written; asked before the work. None and "-" name nothing.
+
+    Raises
+    ------
+    ValueError
+        With what is in the way, and what to do.
+    """
+    if path is None or path == "-":
+        return
+    try:
+        if folder:
+            check_folder(Path(path))
+        else:
+            check_target(Path(path), append=append)
+    except OSError as error:
+        what = "a folder" if folder else "a file in a folder"
+        raise ValueError(f"{option} {error}. Name {what} that you can write in{instead}.") from None
+
+
+def _header(text: str) -> None:
+    """A line on what is about to be done, of one process."""
+    if World.from_environment().rank == 0:
+        _say(text)
+
+
+def _open_images(path: Path, role: Literal["gen", "ref"], num_images: int | None = None) -> ImageBatch | ImageFiles:
+    """Open a set of images, and say what it is."""
+    # At once: to load NumPy takes a moment, and to list an archive a while.
+    _header(f"{role}  {path}" + (f", {size_text(path.stat().st_size)}" if path.is_file() else ""))
+    from dit_eval.images import open_images
+
+    images = open_images(path, role=role, num_images=num_images)
+    size = "x".join(str(side) for side in reversed(images.image_size or ()))
+    what = f"{images.num_images:,} images of {size} px" if images.num_images else "no images"
+    if images.num_images < images.num_stored:
+        what = f"the first {images.num_images:,} of {images.num_stored:,} images of {size} px"
+    _header(f"{role}  {what}{', with statistics' if images.pool or images.spatial else ''}")
+    return images
 
 
 class _Parser(argparse.ArgumentParser):
@@ -216,10 +418,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="dit-eval",
         description="Evaluate diffusion transformers: FID, sFID, Inception Score, precision and recall as ADM's suite.",
-        epilog="Results go to stdout, progress and warnings to stderr; a mistake of yours exits with code 2. "
-        "The ending of a file to write says its format; another ending is refused. What --out names is never written "
-        "over: sample, train, encode, study run and quickstart go on with what is theirs, stats, grid and report need "
-        "--force. --json, and --grid of sample and classes, are written anew each time; --results grows by a line.",
+        epilog="Results go to stdout, progress and warnings to stderr. Exit codes: 0: done; 1: verify failed; 2: a "
+        "mistake of yours, or a failure; 3: the result is printed but could not be written everywhere; "
+        "130: interrupted. The ending of a file to write says its format; another ending is refused. What --out names "
+        "is never written over: sample, train, encode, study run and quickstart go on with what is theirs, stats, grid "
+        "and report need --force. --json, and --grid of sample and classes, are written anew each time; --results "
+        "grows by a line.",
     )
     parser.add_argument("--version", action="version", version=f"dit-eval {dit_eval.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -741,7 +945,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             return
         from dit_eval.evaluate import evaluate
 
-        with _ProgressBars("features") as bars:
+        with Progress(names=_FEATURES, in_bytes=("checksums",)) as progress:
             result = evaluate(
                 **setup,
                 distances=arguments.distances,
@@ -749,7 +953,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
                 batch_size=arguments.batch_size,
                 cache=arguments.cache,
                 world=world,
-                on_progress=bars.update if world.rank == 0 else None,
+                on_progress=progress.update if world.rank == 0 else None,
+                on_note=progress.note,
             )
         if world.rank == 0:
             _tell_result(arguments, result)
@@ -757,18 +962,33 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _evaluation_setup(arguments: argparse.Namespace, world: World) -> dict[str, Any]:
     """Files, request and extractor: everything a user may have got wrong."""
-    from dit_eval.images import open_images
-
     count = arguments.num_samples
     if arguments.dry_run and count is not None:  # what is not drawn yet can be predicted from what is
+        from dit_eval.images import open_images
+
         count = min(count, open_images(arguments.samples, role="gen").num_images or count)
-    gen = open_images(arguments.samples, role="gen", num_images=count)
-    ref = open_images(_reference_path(arguments.ref), role="ref")
+    gen = _open_images(arguments.samples, "gen", count)
+    if world.rank == 0:
+        _check_evaluation_destinations(arguments)
+    ref = _open_images(_reference_path(arguments.ref), "ref")
+    _header(_network_line(arguments))
     from dit_eval.evaluate import check_request
 
     request: dict[str, Any] = {"metrics": arguments.metrics, "allow_size_mismatch": arguments.allow_size_mismatch}
     check_request(gen=gen, ref=ref, sizes=_extractor_class(arguments), **request)
     return {"gen": gen, "ref": ref, "extractor": _extractor(arguments, world), **request}
+
+
+def _check_evaluation_destinations(arguments: argparse.Namespace) -> None:
+    _check_destination("--json", arguments.json)
+    if arguments.dry_run:
+        return
+    _check_destination("--cache", arguments.cache, folder=True)
+    if not arguments.no_results:
+        instead = ", or pass --no-results to have the result printed only"
+        _check_destination("--results", arguments.results, append=True, instead=instead)
+        if arguments.json not in (None, "-") and Path(arguments.json).resolve() == arguments.results.resolve():
+            raise ValueError(f"--json {arguments.json}: the file of --results, which it would replace. Name another.")
 
 
 def _tell_evaluation_cost(arguments: argparse.Namespace, setup: dict[str, Any], world: World) -> None:
@@ -790,12 +1010,8 @@ def _tell_evaluation_cost(arguments: argparse.Namespace, setup: dict[str, Any], 
     )
     if world.rank:
         return
-    if arguments.json == "-":
-        sys.stdout.write(cost.to_json() + "\n")
-        return
-    if arguments.json:
-        _write_text(Path(arguments.json), cost.to_json() + "\n")
-    sys.stdout.write(_format_cost_of_run(f"to score {arguments.num_samples or gen.num_images:,} samples", cost))
+    what = f"to score {arguments.num_samples or gen.num_images:,} samples"
+    _tell_json(arguments.json, cost.to_json(), _format_cost_of_run(what, cost))
 
 
 def _format_cost_of_run(what: str, cost: Cost) -> str:
@@ -803,70 +1019,61 @@ def _format_cost_of_run(what: str, cost: Cost) -> str:
     by = "one process" if cost.processes == 1 else f"{cost.processes} processes"
 
     def text(seconds: float) -> str:
-        return f"{seconds:.2f} s" if seconds < 10 else _duration(seconds)
+        return f"{seconds:.2f} s" if seconds < 10 else duration(seconds)
 
     lines = [f"{what}, in {by}: about {text(cost.total)}"]
     lines += [f"  {phase:<24}{text(seconds):>10}" for phase, seconds in cost.seconds.items()]
     each = [f"{cost.seconds_per_1000:,.1f} s"]
-    each += [f"{_bytes(cost.memory_per_1000)} of memory"] if cost.memory_per_1000 else []
-    each += [f"{_bytes(cost.disk_per_1000)} of disk"] if cost.disk_per_1000 else []
+    each += [f"{size_text(cost.memory_per_1000)} of memory"] if cost.memory_per_1000 else []
+    each += [f"{size_text(cost.disk_per_1000)} of disk"] if cost.disk_per_1000 else []
     lines.append(f"  1,000 images through the network, in one process: {', '.join(each)}")
     if cost.memory_bytes is not None:
-        lines.append(f"  memory of a process at its peak: {_bytes(cost.memory_bytes)}")
+        lines.append(f"  memory of a process at its peak: {size_text(cost.memory_bytes)}")
     if cost.gpu_memory_bytes is not None:
-        lines.append(f"  memory of its GPU at its peak: {_bytes(cost.gpu_memory_bytes)}")
+        lines.append(f"  memory of its GPU at its peak: {size_text(cost.gpu_memory_bytes)}")
     if cost.disk_bytes:
-        lines.append(f"  disk: {_bytes(cost.disk_bytes)}, {_bytes(cost.disk_peak_bytes)} while it is packed")
+        lines.append(f"  disk: {size_text(cost.disk_bytes)}, {size_text(cost.disk_peak_bytes)} while it is packed")
     lines += [f"measured now: {trial}" for trial in cost.trials]
     lines.append(f"not in it: {cost.left_out}")
     return "\n".join(lines) + "\n"
 
 
-def _bytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
-
-
 def _tell_result(arguments: argparse.Namespace, result: EvalResult) -> None:
     for warning in result.warnings:
         _say(f"warning: {warning}")
-    appended = None if arguments.no_results else arguments.results
-    if appended is not None:
-        from dit_eval.results import append_result
+    from dit_eval.results import append_result
 
-        append_result(appended, result)
-    if arguments.json == "-":
-        sys.stdout.write(result.to_json() + "\n")
-        return
-    if arguments.json:
-        _write_text(Path(arguments.json), result.to_json() + "\n")
-    sys.stdout.write(_format_result(result, appended))
+    appended = _File(
+        option="--results",
+        path=arguments.results,
+        write=lambda path: append_result(path, result),
+        text=result.to_json(),
+        told=f"appended to {arguments.results}\n",
+    )
+    files = [] if arguments.no_results else [appended]
+    _tell_json(arguments.json, result.to_json(), _format_result(result), *files)
 
 
 def _diagnose(arguments: argparse.Namespace) -> None:
+    gen = _open_images(arguments.samples, "gen", arguments.num_samples)
+    _check_destination("--json", arguments.json)
+    ref = _open_images(_reference_path(arguments.ref), "ref")
     from dit_eval.diagnose import diagnose
-    from dit_eval.images import open_images
 
     expect = _expectation(arguments)
-    gen = open_images(arguments.samples, role="gen", num_images=arguments.num_samples)
-    ref = open_images(_reference_path(arguments.ref), role="ref")
-    result = _result_of(arguments, gen)
-    with _ProgressBars("images") as bars:
+    extractor = _extractor(arguments) if arguments.network else None
+    with Progress(names={"ref": "ref images", "gen": "gen images"}, in_bytes=("checksum",)) as progress:
+        result = _result_of(arguments, gen, progress)
         diagnosis = diagnose(
             gen=gen,
             ref=ref,
             expect=expect,
             result=result,
-            extractor=_extractor(arguments) if arguments.network else None,
+            extractor=extractor,
             batch_size=arguments.batch_size,
-            on_progress=bars.update,
+            on_progress=progress.update,
         )
-    if arguments.json:
-        text = diagnosis.to_json() + "\n"
-        if arguments.json == "-":
-            sys.stdout.write(text)
-            return
-        _write_text(Path(arguments.json), text)
-    sys.stdout.write(_format_diagnosis(diagnosis))
+    _tell_json(arguments.json, diagnosis.to_json(), _format_diagnosis(diagnosis))
 
 
 def _expectation(arguments: argparse.Namespace) -> Expectation | None:
@@ -891,7 +1098,7 @@ def _expectation(arguments: argparse.Namespace) -> Expectation | None:
     return expect
 
 
-def _result_of(arguments: argparse.Namespace, gen: Any) -> EvalResult | None:
+def _result_of(arguments: argparse.Namespace, gen: ImageSet, progress: Progress) -> EvalResult | None:
     """The latest result of these very samples in the file of results."""
     from dit_eval.results import read_results
 
@@ -900,7 +1107,7 @@ def _result_of(arguments: argparse.Namespace, gen: Any) -> EvalResult | None:
         if arguments.results is not None:
             raise FileNotFoundError(f"--results {path}: no such file.")
         return None
-    sha256 = gen.sha256()
+    sha256 = gen.sha256(partial(progress.update, "checksum"))
     skip = None if arguments.results is not None else lambda _: None
     found = [result for result in read_results(path, on_bad_line=skip) if result.gen.sha256 == sha256]
     if arguments.results is not None and not found:
@@ -949,21 +1156,32 @@ def _sample(arguments: argparse.Namespace) -> None:
             if world.rank == 0:
                 sys.stdout.write(_format_cost_of_run(f"to draw {cost.images:,} images of {run.summary()}", cost))
             return
-        with _ProgressBars("images") as bars:
+        with Progress(names={run.model: f"{run.model} images"}) as progress:
             sample_npz(
                 arguments.out,
                 sampler=ImageSampler(model, run, decode=decode),
                 labels=labels,
                 batch_size=arguments.per_proc_batch_size,
                 world=world,
-                on_progress=lambda done, total: bars.update(run.model, done, total),
-                on_note=_say,
+                on_progress=partial(progress.update, run.model),
+                on_note=progress.note,
             )
         if world.rank == 0:
             images = f"{run.num_images:,} images, {run.image_size} px"
-            sys.stdout.write(f"{arguments.out}: {images}, {run.summary()}\n")
-            if arguments.grid:
-                _draw_grid([arguments.out], arguments.grid, first=0, count=min(36, run.num_images))
+            _tell(f"{arguments.out}: {images}, {run.summary()}\n", *_sample_grid(arguments, min(36, run.num_images)))
+
+
+def _sample_grid(arguments: argparse.Namespace, count: int) -> list[_File]:
+    """The picture of `sample --grid`, if one is asked for."""
+    if arguments.grid is None:
+        return []
+    return [
+        _File(
+            option="--grid",
+            path=arguments.grid,
+            write=lambda path: _draw_grid([arguments.out], path, first=0, count=count),
+        )
+    ]
 
 
 def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, tuple[Path, Path | None]]:
@@ -973,6 +1191,10 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
     _check_checkpoint_name(arguments.ckpt)
     if arguments.per_proc_batch_size < 1:
         raise ValueError(f"--per-proc-batch-size {arguments.per_proc_batch_size}: needed at least 1.")
+    _header(f"sample: {arguments.num_fid_samples:,} images of {arguments.ckpt or arguments.model or 'DiT-XL/2'}")
+    if not arguments.dry_run:
+        _check_destination("--out", arguments.out)
+        _check_destination("--grid", arguments.grid)
     from dit_eval import results
     from dit_eval.assets import sha256_of
     from dit_eval.models.checkpoints import training_notes
@@ -992,9 +1214,9 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
             )
         weights = trained["weights"]
     run = results.SampleRun(
-        model=name,
+        model=displayable(name),
         network=dataclasses.asdict(config),
-        checkpoint=checkpoint.name,
+        checkpoint=displayable(checkpoint.name),
         checkpoint_sha256="",  # computed last: it takes a while
         weights=weights,
         image_size=config.image_size,
@@ -1003,7 +1225,7 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
         sampler=arguments.sampler,
         cfg_scale=arguments.cfg_scale,
         cfg_channels=None if arguments.cfg_scale == 1.0 else channels,
-        vae=Path(arguments.vae).name if vae else None,
+        vae=displayable(Path(arguments.vae).name) if vae else None,
         vae_tiling=bool(vae) and arguments.vae_tiling,
         labels=arguments.labels if arguments.labels in ("random", "balanced") else "file",
         rounding=arguments.rounding,
@@ -1021,12 +1243,15 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
         labels, labels_sha256 = read_labels(arguments.labels, **size)
     else:
         labels, labels_sha256 = draw_labels(arguments.labels, seed=run.global_seed, **size), None
-    run = dataclasses.replace(
-        run,
-        labels_sha256=labels_sha256,
-        checkpoint_sha256=sha256_of(checkpoint),
-        vae_sha256=sha256_of(vae) if vae else None,
-    )
+    _header(f"model  {run.model}, {run.image_size} px, on {run.device}: checkpoint {checkpoint}")
+    with Progress(in_bytes=("checksum",)) as progress:
+        report = partial(progress.update, "checksum")
+        run = dataclasses.replace(
+            run,
+            labels_sha256=labels_sha256,
+            checkpoint_sha256=sha256_of(checkpoint, report),
+            vae_sha256=sha256_of(vae, report) if vae else None,
+        )
     return run, labels, (checkpoint, vae)
 
 
@@ -1114,20 +1339,21 @@ def _load_generator(run: SampleRun, sources: tuple[Path, Path | None], device: s
 
 def _train(arguments: argparse.Namespace) -> None:
     with join() as world:
+        _header(f"train: {arguments.steps:,} steps on {arguments.data}, in {arguments.out}")
         world.share_cores()
         setup = world.first_then_all(lambda: _training_setup(arguments, world))
         from dit_eval.training import train
 
-        with _ProgressBars("steps", unit="step") as bars:
+        with Progress("steps") as progress:
             end = train(
                 arguments.out,
                 **setup,
                 world=world,
                 num_workers=arguments.num_workers,
-                on_progress=lambda done, total, loss: bars.update(
+                on_progress=lambda done, total, loss: progress.update(
                     "training", done, total, "" if loss is None else f"loss {loss:.4f}"
                 ),
-                on_note=bars.note,
+                on_note=progress.note,
             )
         if world.rank == 0:
             words = [f"{end.steps:,} steps"]
@@ -1165,6 +1391,8 @@ def _training_setup(arguments: argparse.Namespace, world: World) -> dict[str, An
         from dit_eval.models.dit import named_config
 
         named_config(arguments.model)  # a wrong name is told before the data are read
+    if world.rank == 0:
+        _check_destination("--out", arguments.out, folder=True)
     data = _training_data(arguments, world)
     config = _training_config(arguments, data)
     setup: dict[str, Any] = {
@@ -1196,7 +1424,9 @@ def _training_data(arguments: argparse.Namespace, world: World) -> TrainingData:
             f"--data {path}: images, and {arguments.model} is a model of latents. Encode them once: "
             f"dit-eval encode {path} --out LATENTS --image-size {arguments.image_size or 256}"
         )
-    data = open_data(path, image_size=arguments.image_size, channels=1 if arguments.grey else 3)
+    with Progress(in_bytes=("checksum",)) as progress:
+        report = partial(progress.update, "checksum") if world.rank == 0 else None
+        data = open_data(path, image_size=arguments.image_size, channels=1 if arguments.grey else 3, on_progress=report)
     if isinstance(data, ImageFolder) and arguments.on_corrupt == "skip":
         note = _say if world.rank == 0 else (lambda _: None)
         return data.without_corrupt(note, num_workers=arguments.num_workers)
@@ -1233,6 +1463,7 @@ def _training_config(arguments: argparse.Namespace, data: TrainingData) -> DiTCo
 
 def _encode(arguments: argparse.Namespace) -> None:
     with join() as world:
+        _header(f"encode: images of {arguments.folder}, into {arguments.out}")
         folder, vae, sha256 = world.from_first(lambda: _encode_setup(arguments))
         world.share_cores()
         import torch
@@ -1248,20 +1479,20 @@ def _encode(arguments: argparse.Namespace) -> None:
                 mean, std = autoencoder.encode(torch.from_numpy(images).to(device))
             return mean.cpu().numpy(), std.cpu().numpy()
 
-        with _ProgressBars("images") as bars:
+        with Progress() as progress:
             kept = encode(
                 folder,
                 arguments.out,
                 encoder=encoder,
-                vae=Path(arguments.vae).name,
+                vae=displayable(Path(arguments.vae).name),
                 vae_sha256=sha256,
                 scale=SCALE,
                 dtype="float16" if arguments.half else "float32",
                 on_corrupt=arguments.on_corrupt,
                 world=world,
                 num_workers=arguments.num_workers,
-                on_progress=lambda done, total: bars.update("encoded", done, total),
-                on_note=bars.note,
+                on_progress=partial(progress.update, "encoded"),
+                on_note=progress.note,
             )
         if world.rank == 0:
             classes = f"{len(folder.classes):,} classes" if folder.classes else "no class folders"
@@ -1280,11 +1511,14 @@ def _encode_setup(arguments: argparse.Namespace) -> tuple[ImageFolder, Path, str
         raise ValueError(f"--image-size {arguments.image_size}: needed a multiple of {LATENT_FACTOR}.")
     check_latents_folder(arguments.out)
     folder = list_images(arguments.folder, image_size=arguments.image_size)
+    _check_destination("--out", arguments.out.absolute().parent, folder=True)
     vae = _decoder_path(arguments.vae)
-    return folder, vae, sha256_of(vae)
+    with Progress(in_bytes=("checksum",)) as progress:
+        return folder, vae, sha256_of(vae, partial(progress.update, "checksum"))
 
 
 def _study_run(arguments: argparse.Namespace) -> None:
+    _header(f"study: plan {arguments.plan}" + ("" if arguments.out is None else f", in {arguments.out}"))
     from dit_eval.plan import load_plan
 
     plan = load_plan(arguments.plan)
@@ -1295,6 +1529,7 @@ def _study_run(arguments: argparse.Namespace) -> None:
         return
     if arguments.out is None:
         raise ValueError("--out DIR is missing: the folder of the study.")
+    _check_destination("--out", arguments.out, folder=True)
     from dit_eval.study import Study, check_study, find_sources
 
     study = Study(plan, arguments.out)
@@ -1309,16 +1544,16 @@ def _study_run(arguments: argparse.Namespace) -> None:
     )
     check_study(plan, sources)
     _say(_format_cost(plan, study.missing()))
-    with _ProgressBars("tasks", unit="task") as bars, ExitStack() as stack:
+    with Progress("tasks", time_left=False) as progress, ExitStack() as stack:  # the study knows the time left better
         engine, workers = _study_engine(arguments, study, stack)
         count = study.run(
             engine,
             sources,
             workers=workers,
             interval=1.0 if arguments.engine == "local" else 5.0,
-            on_note=bars.note,
-            on_progress=lambda done, total, left: bars.update(
-                plan.name, done, total, "" if left is None else f"about {_duration(left)} left"
+            on_note=progress.note,
+            on_progress=lambda done, total, left: progress.update(
+                plan.name, done, total, "" if left is None else f"about {duration(left)} left"
             ),
         )
     sys.stdout.write(
@@ -1370,7 +1605,7 @@ def _study_status(arguments: argparse.Namespace) -> None:
     table = [("task", "state", "Gflops", "time left", "FID")]
     for row in rows:
         state = row.state if row.state in ("done", "waiting", "ready") else f"{row.state} {row.done_share:.0%}"
-        left = "" if row.state == "done" else "?" if row.seconds_left is None else _duration(row.seconds_left)
+        left = "" if row.state == "done" else "?" if row.seconds_left is None else duration(row.seconds_left)
         fid = f"{row.result.fid:.3f}" if row.result and row.result.fid is not None else ""
         table.append((row.task.name, state, f"{row.gflops:,.0f}", left, fid))
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
@@ -1381,7 +1616,7 @@ def _study_status(arguments: argparse.Namespace) -> None:
     counts = {state: states.count(state) for state in ("done", "running", "failed")}
     known = [row.seconds_left for row in rows if row.seconds_left is not None]
     seconds = sum(known) if len(known) == len(rows) else 0.0
-    total = f", about {_duration(seconds)} of one worker left" if seconds else ""
+    total = f", about {duration(seconds)} of one worker left" if seconds else ""
     sys.stdout.write(
         f"{counts['done']} of {len(rows)} done, {counts['running']} running, {counts['failed']} failed{total}\n"
     )
@@ -1425,8 +1660,8 @@ def _study_work(arguments: argparse.Namespace) -> None:
         study = Study.open(arguments.plan)
         task = study.plan.task(arguments.key)
         world.share_cores(study.plan.resources(task).threads)
-        with _ProgressBars("", unit="") as bars:
-            study.work(arguments.key, world=world, on_progress=lambda done, total: bars.update(task.name, done, total))
+        with Progress("images" if task in study.plan.cells else "steps") as progress:
+            study.work(arguments.key, world=world, on_progress=partial(progress.update, task.name))
 
 
 def _format_plan(plan: Plan) -> str:
@@ -1463,17 +1698,11 @@ def _format_cost(plan: Plan, tasks: list[Any]) -> str:
     return text
 
 
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-
-
 def _grid(arguments: argparse.Namespace) -> None:
     from dit_eval.report.figures import picture_files
 
     refuse_existing(picture_files(arguments.out), force=arguments.force)
+    _check_destination("--out", arguments.out)
     count = arguments.count or (36 if len(arguments.samples) == 1 else 8)
     _draw_grid(arguments.samples, arguments.out, first=arguments.first, count=count)
 
@@ -1516,42 +1745,44 @@ def _some_images(batch: ImageBatch, first: int, count: int) -> np.ndarray:
 
 
 def _classes(arguments: argparse.Namespace) -> None:
-    from dit_eval.classes import score_classes
-    from dit_eval.images import open_images
-
     if arguments.worst < 1 or arguments.images < 1:
         raise ValueError(f"--worst {arguments.worst}, --images {arguments.images}: needed at least 1 of each.")
-    gen = open_images(arguments.samples, role="gen", num_images=arguments.num_samples)
-    ref = open_images(_reference_path(arguments.ref), role="ref")
+    gen = _open_images(arguments.samples, "gen", arguments.num_samples)
+    _check_destination("--json", arguments.json)
+    _check_destination("--grid", arguments.grid)
+    _check_destination("--cache", arguments.cache, folder=True)
+    ref = _open_images(_reference_path(arguments.ref), "ref")
     if arguments.grid and gen.image_size != ref.image_size:
         raise ValueError(
             f"{gen.path} and {ref.path} have images of different sizes, and --grid draws them side by side; drop it."
         )
-    with _ProgressBars("features") as bars:
+    _header(_network_line(arguments))
+    from dit_eval.classes import score_classes
+
+    extractor = _extractor(arguments)
+    with Progress(names=_FEATURES, in_bytes=("checksums",)) as progress:
         report = score_classes(
             gen=gen,
             ref=ref,
-            extractor=_extractor(arguments),
+            extractor=extractor,
             batch_size=arguments.batch_size,
             cache=arguments.cache,
-            on_progress=bars.update,
+            on_progress=progress.update,
+            on_note=progress.note,
         )
     for warning in report.warnings:
         _say(f"warning: {warning}")
-    if arguments.grid:
-        for path in _draw_classes(report, gen, ref, arguments):
-            _say(f"written: {path}")
-    if arguments.json:
-        text = report.to_json() + "\n"
-        if arguments.json == "-":
-            sys.stdout.write(text)
-            return
-        _write_text(Path(arguments.json), text)
-    sys.stdout.write(report.text(arguments.worst))
+
+    def draw(path: Path) -> None:
+        for written in _draw_classes(report, gen, ref, arguments, path):
+            _say(f"written: {written}")
+
+    files = [_File(option="--grid", path=arguments.grid, write=draw)] if arguments.grid else []
+    _tell_json(arguments.json, report.to_json(), report.text(arguments.worst), *files)
 
 
 def _draw_classes(
-    report: ClassReport, gen: ImageSet, ref: ImageSet, arguments: argparse.Namespace
+    report: ClassReport, gen: ImageSet, ref: ImageSet, arguments: argparse.Namespace, path: Path
 ) -> tuple[Path, Path]:
     import numpy as np
 
@@ -1574,30 +1805,31 @@ def _draw_classes(
     names = " beside ".join(Path(images.path).name for _, images in sides)
     title = f"{names}, features of {report.extractor.name}: the {len(rows)} worst classes"
     figure = sample_grid_figure(rows, columns=columns, title=title)
-    return save_figure(figure, arguments.grid)
+    return save_figure(figure, path)
 
 
 def _stats(arguments: argparse.Namespace) -> None:
-    from dit_eval.images import open_images
-
     refuse_existing([arguments.out], force=arguments.force)
-    images = open_images(arguments.images, role="gen")
+    images = _open_images(arguments.images, "gen")
     if arguments.out.exists() and arguments.out.samefile(arguments.images):
         raise ValueError(f"--out {arguments.out}: the images are read from it; name another.")
-    from dit_eval.evaluate import write_reference
+    _check_destination("--out", arguments.out)
+    _header(_network_line(arguments))
+    from dit_eval.evaluate import make_reference
 
-    with _ProgressBars("features") as bars:
-        kept = write_reference(
+    extractor = _extractor(arguments)
+    with Progress(names={"ref": "ref features"}) as progress:
+        reference = make_reference(
             images=images,
-            out=arguments.out,
-            extractor=_extractor(arguments),
+            extractor=extractor,
             num_images=arguments.num_images,
             batch_size=arguments.batch_size,
-            on_progress=bars.update,
+            on_progress=progress.update,
         )
     for warning in images.warnings:
         _say(f"warning: {warning}")
-    sys.stdout.write(f"{arguments.out}: statistics of {images.num_images:,} images, {kept:,} images kept\n")
+    kept = f"statistics of {images.num_images:,} images, {len(reference.kept):,} images kept"
+    _tell("", _File(option="--out", path=arguments.out, write=reference.write, told=f"{arguments.out}: {kept}\n"))
 
 
 def _flops(arguments: argparse.Namespace) -> None:
@@ -1605,23 +1837,21 @@ def _flops(arguments: argparse.Namespace) -> None:
         raise ValueError("Name the models to count, such as DiT-XL/2 or ADM-256, or pass --all; one of the two.")
     if arguments.all and (arguments.image_size or arguments.block):
         raise ValueError("--all counts the paper's models as they are; drop --image-size and --block.")
+    _check_destination("--json", arguments.json)
+    _header(f"flops: counting {', '.join(arguments.models) or 'every model of Tables 1, 4 and 6'}")
     from dit_eval.flops import FlopCount, check_model, count_model
     from dit_eval.report.complexity import counted_row, paper_rows
 
     options = {"image_size": arguments.image_size, "block": arguments.block}
     for name in arguments.models:
         check_model(name, **options)
-    from tqdm import tqdm
-
     counts: list[FlopCount] = []
-    seldom = 0.1 if sys.stderr.isatty() else 30
     total = len(arguments.models) or None
-    with tqdm(total=total, unit="model", file=sys.stderr, leave=False, mininterval=seldom) as bar:
+    with Progress("models") as progress:
 
         def count(name: str, **which: Any) -> FlopCount:
-            bar.set_description(name, refresh=False)
+            progress.update("counting", len(counts), total, name)
             counts.append(count_model(name, **which))
-            bar.update()
             return counts[-1]
 
         if arguments.all:
@@ -1629,13 +1859,8 @@ def _flops(arguments: argparse.Namespace) -> None:
         else:
             rows = [counted_row(name, count(name, **options), **options) for name in arguments.models]
     operators = [] if arguments.all else [count.by_operator for count in counts]
-    if arguments.json:
-        text = json.dumps(_flops_object(rows, operators, arguments.convention), ensure_ascii=False) + "\n"
-        if arguments.json == "-":
-            sys.stdout.write(text)
-            return
-        _write_text(Path(arguments.json), text)
-    sys.stdout.write(_format_flops(rows, operators, arguments.convention))
+    found = json.dumps(_flops_object(rows, operators, arguments.convention), ensure_ascii=False)
+    _tell_json(arguments.json, found, _format_flops(rows, operators, arguments.convention))
 
 
 def _flops_object(rows: list[ComplexityRow], operators: list[Any], convention: Any) -> dict[str, Any]:
@@ -1748,6 +1973,8 @@ def _weights_verify(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
+    _check_destination("--out", arguments.out, folder=True)
+    _header(f"report: into {arguments.out}")
     from dit_eval.report.page import write_report
 
     page = write_report(
@@ -1762,18 +1989,21 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> None:
-    from dit_eval.verify import report_json
-
     if arguments.offline and (arguments.golden or arguments.weights or arguments.cache):
         raise ValueError("--offline makes its own images and weights; drop --golden, --weights and --cache.")
+    _check_destination("--json", arguments.json)
+    _check_destination("--cache", arguments.cache, folder=True)
+    _header(f"verify: {'the golden set that is made here' if arguments.offline else 'published sample batches'}")
+    from dit_eval.verify import report_json
+
     verifications = _verify_offline(arguments) if arguments.offline else _verify_published(arguments)
-    if arguments.json and arguments.json != "-":
-        _write_text(Path(arguments.json), report_json(verifications) + "\n")
-    if arguments.json == "-":
-        sys.stdout.write(report_json(verifications) + "\n")
-    else:
-        sys.stdout.write("\n".join(item.text() for item in verifications))
-    if not all(item.passed for item in verifications):
+    passed = all(item.passed for item in verifications)
+    try:
+        _tell_json(arguments.json, report_json(verifications), "\n".join(item.text() for item in verifications))
+    except _NotWritten:
+        if passed:
+            raise
+    if not passed:
         sys.exit(1)
 
 
@@ -1785,7 +2015,6 @@ def _verify_offline(arguments: argparse.Namespace) -> list[Verification]:
 
 def _verify_published(arguments: argparse.Namespace) -> list[Verification]:
     from dit_eval.assets import asset
-    from dit_eval.npz import open_batch
     from dit_eval.verify import goldens, verify_published
 
     chosen = goldens(arguments.golden)
@@ -1793,22 +2022,26 @@ def _verify_published(arguments: argparse.Namespace) -> list[Verification]:
     found = []
     for golden in chosen:
         files = {role: _fetch(asset(name)) for role, name in (("gen", golden.gen), ("ref", golden.ref))}
-        with _ProgressBars("features") as bars:
+        gen, ref = _open_images(files["gen"], "gen"), _open_images(files["ref"], "ref")
+        with Progress(names=_FEATURES, in_bytes=("checksums",)) as progress:
             found.append(
                 verify_published(
                     golden,
-                    gen=open_batch(files["gen"], role="gen"),
-                    ref=open_batch(files["ref"], role="ref"),
+                    gen=gen,
+                    ref=ref,
                     extractor=extractor,
                     batch_size=arguments.batch_size,
                     cache=arguments.cache,
-                    on_progress=bars.update,
+                    on_progress=progress.update,
+                    on_note=progress.note,
                 )
             )
     return found
 
 
 def _quickstart(arguments: argparse.Namespace) -> None:
+    _check_destination("--out", arguments.out, folder=True)
+    _header(f"quickstart: into {arguments.out}")
     from dit_eval.quickstart import quickstart
 
     sys.stdout.write(quickstart(arguments.out, study=not arguments.no_study, on_step=_say))
@@ -1871,6 +2104,7 @@ def _extractor(arguments: argparse.Namespace, world: World | None = None) -> Fea
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size {arguments.batch_size}: needed at least 1.")
     extractor, device = _extractor_class(arguments), (world or World()).device(arguments.device)
+    _header(f"device  {device}")
     if arguments.extractor == "digits":
         return extractor(device=device)
     options = {"device": device}
@@ -1890,62 +2124,22 @@ def _extractor(arguments: argparse.Namespace, world: World | None = None) -> Fea
     return extractor(weights=weights, **options)
 
 
-def _fetch(item: Any, url: str | None = None) -> Path:
-    from tqdm import tqdm
+def _network_line(arguments: argparse.Namespace) -> str:
+    """The network as it is asked for; its device is known once PyTorch is loaded."""
+    runs = "" if arguments.extractor != "inception" else f" on {arguments.backend}, {arguments.precision}"
+    return f"network  {arguments.extractor}{runs}: loading"
 
+
+def _fetch(item: Any, url: str | None = None) -> Path:
     from dit_eval.assets import fetch
 
     if item.url is None or item.path.is_file():
         return fetch(item)
-    with tqdm(desc=item.name, unit="B", unit_scale=True, file=sys.stderr, leave=False) as bar:
-
-        def show(done: int, total: int | None) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        return fetch(item, url=url, on_progress=show)
+    with Progress(in_bytes=(item.name,)) as progress:
+        return fetch(item, url=url, on_progress=partial(progress.update, item.name))
 
 
-class _ProgressBars:
-    """A bar per set of images, or of steps, on stderr; on a log file, a line every half minute."""
-
-    def __init__(self, what: str, *, unit: str = "img") -> None:
-        self._what, self._unit = what, unit
-        self._bars: dict[str, Any] = {}
-
-    def __enter__(self) -> _ProgressBars:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for bar in self._bars.values():
-            bar.close()
-
-    def note(self, text: str) -> None:
-        """A line of its own, above the bars."""
-        from tqdm import tqdm
-
-        tqdm.write(text, file=sys.stderr)
-
-    def update(self, role: str, done: int, total: int | None, remark: str = "") -> None:
-        from tqdm import tqdm
-
-        if role not in self._bars:
-            self._bars[role] = tqdm(
-                total=total,
-                initial=done,  # so that the rate is of this run, not of what an earlier one had finished
-                desc=f"{role} {self._what}",
-                unit=self._unit,
-                file=sys.stderr,
-                leave=False,
-                mininterval=0.1 if sys.stderr.isatty() else 30,
-            )
-        self._bars[role].set_postfix_str(remark, refresh=False)
-        self._bars[role].update(done - self._bars[role].n)
-        if done == total:
-            self._bars[role].close()
-
-
-def _format_result(result: EvalResult, appended: Path | None) -> str:
+def _format_result(result: EvalResult) -> str:
     """The result as people read it; see design of the output in the README."""
     extractor = result.extractor.name
     count = f"{result.num_samples // 1000}K" if result.num_samples % 1000 == 0 else str(result.num_samples)
@@ -1982,8 +2176,6 @@ def _format_result(result: EvalResult, appended: Path | None) -> str:
     if commit:
         version += f" ({commit[:7]}{', changed' if result.environment['dirty'] else ''})"
     tail = [result.protocol, f"{extractor} on {result.extractor.backend}, {result.extractor.device}", version]
-    if appended is not None:
-        tail.append(f"appended to {appended}")
     lines.append(" · ".join(tail))
     return "\n".join(lines) + "\n"
 
@@ -2036,4 +2228,4 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
+    write_stderr(f"{text}\n")

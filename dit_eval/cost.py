@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import time
 import zlib
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.inception_score import inception_score, order_free_inception_score
 from dit_eval.metrics.manifold import precision_recall
 from dit_eval.npz import ImageBatch
-from dit_eval.results import peak_memory_bytes
+from dit_eval.results import json_text, peak_memory_bytes
 from dit_eval.sampling import ImageSampler, batches_left, disk_bytes
 from dit_eval.stats import GaussianStats
 
@@ -79,7 +78,7 @@ class Cost:
 
     def to_json(self) -> str:
         """One line of JSON with every field and the total seconds."""
-        return json.dumps({"total_seconds": self.total, **dataclasses.asdict(self)}, ensure_ascii=False)
+        return json_text({"total_seconds": self.total, **dataclasses.asdict(self)})
 
 
 def evaluation_cost(

@@ -27,6 +27,7 @@ from dit_eval.dist import World
 from dit_eval.files import atomic_file
 from dit_eval.images import UNREADABLE
 from dit_eval.npz import open_batch
+from dit_eval.results import json_text
 from dit_eval.sources import IMAGE_SUFFIXES
 
 OnCorrupt = Literal["skip", "refuse"]
@@ -119,7 +120,11 @@ class ArrayData:
 
 
 def open_data(
-    path: str | os.PathLike[str], *, image_size: int | None = None, channels: Literal[1, 3] = 3
+    path: str | os.PathLike[str],
+    *,
+    image_size: int | None = None,
+    channels: Literal[1, 3] = 3,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> TrainingData:
     """Training data of any kind: latents, an npz of images, or a folder of images.
 
@@ -127,6 +132,7 @@ def open_data(
     ----------
     image_size : side of the crop, for a folder of images
     channels : 1 to take the grey images of an npz as one channel
+    on_progress : called with (bytes, bytes in all) while the checksum of an npz is computed
 
     Raises
     ------
@@ -138,7 +144,7 @@ def open_data(
     if (path / _INDEX).is_file() or (not path.exists() and parts.exists()):
         return Latents(path)
     if path.is_file():
-        return open_npz(path, channels=channels)
+        return open_npz(path, channels=channels, on_progress=on_progress)
     if not path.exists():
         raise FileNotFoundError(f"{path}: neither latents, nor an npz, nor a folder of images.")
     if image_size is None:
@@ -146,12 +152,18 @@ def open_data(
     return list_images(path, image_size=image_size)
 
 
-def open_npz(path: str | os.PathLike[str], *, channels: Literal[1, 3] = 3) -> ArrayData:
+def open_npz(
+    path: str | os.PathLike[str],
+    *,
+    channels: Literal[1, 3] = 3,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> ArrayData:
     """The images of an ADM batch file with labels in `arr_1`; without labels, all are of class 0.
 
     Parameters
     ----------
     channels : 1 to take grey images (three equal channels) as one channel
+    on_progress : see `open_data`
 
     Raises
     ------
@@ -171,7 +183,7 @@ def open_npz(path: str | os.PathLike[str], *, channels: Literal[1, 3] = 3) -> Ar
     labels = np.zeros(len(images), np.int64) if batch.labels is None else batch.labels
     if labels.min() < 0:
         raise ValueError(f"{path}: label {labels.min()} in arr_1; needed 0 or more.")
-    identity = {"kind": "npz", "sha256": batch.sha256(), "images": len(images), "channels": channels}
+    identity = {"kind": "npz", "sha256": batch.sha256(on_progress), "images": len(images), "channels": channels}
     return ArrayData(images=images, labels=labels, identity=identity)
 
 
@@ -208,7 +220,8 @@ class ImageFolder:
 
     @property
     def identity(self) -> dict[str, Any]:
-        listing = hashlib.sha256("\n".join([*self.classes, "", *self.files]).encode()).hexdigest()
+        names = "\n".join([*self.classes, "", *self.files]).encode(errors="surrogateescape")  # the bytes of the names
+        listing = hashlib.sha256(names).hexdigest()
         return {"kind": "folder", "listing_sha256": listing, "images": len(self), "image_size": self.image_size}
 
     def __len__(self) -> int:
@@ -600,9 +613,9 @@ def _finish(folder: ImageFolder, out: Path, parts: Path, settings: dict[str, Any
     with atomic_file(parts / "labels.npy") as file:
         np.lib.format.write_array(file, folder.labels[kept], allow_pickle=False)
     with atomic_file(parts / "files.txt") as file:
-        file.write("".join(f"{folder.files[i]}\n" for i in kept).encode())
+        file.write("".join(f"{folder.files[i]}\n" for i in kept).encode(errors="surrogateescape"))
     with atomic_file(parts / _INDEX) as file:
-        file.write(json.dumps(index, ensure_ascii=False).encode())
+        file.write(json_text(index).encode())
     os.replace(parts, out)
     return len(kept)
 

@@ -24,7 +24,7 @@ from dit_eval.features.extract import FeatureExtractor, extract_features
 from dit_eval.images import ImageSet, from_batches
 from dit_eval.metrics.inception_score import SPLIT_SIZE
 from dit_eval.pixels import PixelFacts, read_pixels
-from dit_eval.results import EvalResult
+from dit_eval.results import EvalResult, json_text
 from dit_eval.suggest import did_you_mean
 
 Certainty = Literal["certain", "likely", "possible"]
@@ -129,7 +129,7 @@ class Diagnosis:
 
     def to_json(self) -> str:
         """One line of JSON with every field."""
-        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False)
+        return json_text(asdict(self))
 
 
 def expectations() -> dict[str, Expectation]:
@@ -211,7 +211,11 @@ def diagnose(
         If there is no sample image, or one of the files cannot be read.
     """
     pixels: dict[str, PixelFacts | None] = {}
-    for role, images in (("ref", ref), ("gen", gen)):
+    sets = {"ref": ref, "gen": gen}
+    for role, images in sets.items():
+        if on_progress and images.num_images:
+            on_progress(role, 0, images.num_images)  # so that the time left is of both
+    for role, images in sets.items():
         report = partial(on_progress, role) if on_progress else None
         pixels[role] = read_pixels(images, batch_size=batch_size, on_progress=report) if images.num_images else None
     own, reference = pixels["gen"], pixels["ref"]

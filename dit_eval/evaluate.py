@@ -11,11 +11,13 @@ Fréchet distances, Inception Score of the samples alone, precision and recall b
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Literal, Protocol, TypeVar
 
 import numpy as np
@@ -68,7 +70,11 @@ class FeatureSizes(Protocol):
 
 
 class Progress(Protocol):
-    """Called while features are extracted: role ("ref" or "gen"), images done, images in all (None while unknown)."""
+    """Called with what is being done, how much of it is done, and how much it is (None while unknown).
+
+    First "ref" and "gen", where images pass through the network, with 0 images done. Then "checksums" in bytes; "ref"
+    and "gen" in images, at once with all of them where a cache has their features; "metrics", without numbers.
+    """
 
     def __call__(self, role: str, done: int, total: int | None, /) -> None: ...
 
@@ -252,6 +258,7 @@ def evaluate(
     allow_size_mismatch: bool = False,
     world: World | None = None,
     on_progress: Progress | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> EvalResult:
     """Score a sample batch against a reference batch by ADM's protocol, and by that of each further witness.
 
@@ -269,7 +276,8 @@ def evaluate(
         `dit_eval.metrics.uncertainty`): about as long again as the metrics, and 0.4 GB of spatial features for sFID
     allow_size_mismatch : accept gen and ref images of different sizes
     world : the processes that share the images, all of which call this and get the result
-    on_progress : called while features are extracted
+    on_progress : see `Progress`
+    on_note : called with a line if the features cannot be kept in `cache`, which is no error
 
     Raises
     ------
@@ -285,14 +293,17 @@ def evaluate(
     )
     chosen, _ = request()
     seconds: dict[str, float] = {}
+    stored, uses_ref_images = _serves(ref, extractor), uses_reference_images(chosen, ref=ref, sizes=extractor)
+    if on_progress:
+        announce(on_progress, {"ref": ref if uses_ref_images else None, "gen": gen})
     with _timed(seconds, "checksums"):
         # Of an iterable it is known once the images have been read.
-        gen_sha256, ref_sha256 = world.from_first(lambda: _checksums(gen, ref))
+        gen_sha256, ref_sha256 = world.from_first(lambda: checksums(gen, ref, on_progress=on_progress))
 
     def features(role: str, images: ImageSet, sha256: str | None) -> FeatureSummary:
         report = partial(on_progress, role) if on_progress else None
         with _timed(seconds, f"{role} features"):
-            summary, _ = cached_features(
+            summary, kept = cached_features(
                 images,
                 extractor,
                 images_sha256=sha256,
@@ -301,10 +312,12 @@ def evaluate(
                 keep_spatial=intervals and role == "gen" and "sfid" in chosen,
                 world=world,
                 on_progress=report,
+                on_note=on_note,
             )
+            if kept and report and images.num_images:
+                report(images.num_images, images.num_images)
         return summary
 
-    stored, uses_ref_images = _serves(ref, extractor), uses_reference_images(chosen, ref=ref, sizes=extractor)
     # An iterable is read in any case: nothing but its images tells what it was.
     ref_features = features("ref", ref, ref_sha256) if uses_ref_images or ref.read_once else FeatureSummary()
     if stored:
@@ -322,6 +335,8 @@ def evaluate(
         )
 
     def score() -> EvalResult:
+        if on_progress:
+            on_progress("metrics", 0, None)
         warnings.extend(gen.warnings + ref.warnings)
         with _timed(seconds, "metrics"):
             fid = _frechet(gen_features.pool, ref_features.pool) if "fid" in chosen else None
@@ -389,6 +404,38 @@ def evaluate(
     return world.from_first(score)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A reference batch in ADM's layout, not written yet.
+
+    Attributes
+    ----------
+    images : all of them
+    kept : indices of those that the file keeps, ascending
+    arrays : what it holds beside them, by key: `mu sigma mu_s sigma_s` (float64), and labels `arr_1`
+    batch_size : images in memory at a time while it is written
+    """
+
+    images: ImageSet
+    kept: np.ndarray
+    arrays: dict[str, np.ndarray]
+    batch_size: int
+
+    def write(self, path: Path) -> None:
+        """Write the npz atomically; the images are read once more."""
+        if not len(self.kept):
+            write_batch(path, arrays=self.arrays)
+            return
+        height, width = _known(self.images.image_size)
+        write_batch(path, images=self._kept_batches(), shape=(len(self.kept), height, width, 3), arrays=self.arrays)
+
+    def _kept_batches(self) -> Iterator[np.ndarray]:
+        begin = 0
+        for batch in self.images.batches(self.batch_size):
+            yield batch[self.kept[(self.kept >= begin) & (self.kept < begin + len(batch))] - begin]
+            begin += len(batch)
+
+
 def write_reference(
     *,
     images: ImageSet,
@@ -398,11 +445,27 @@ def write_reference(
     batch_size: int = 64,
     on_progress: Progress | None = None,
 ) -> int:
-    """Make a reference batch in ADM's layout, and return how many images it keeps.
+    """Make a reference batch, see `make_reference`, write it atomically, and return how many images it keeps."""
+    reference = make_reference(
+        images=images, extractor=extractor, num_images=num_images, batch_size=batch_size, on_progress=on_progress
+    )
+    reference.write(out)
+    return len(reference.kept)
+
+
+def make_reference(
+    *,
+    images: ImageSet,
+    extractor: FeatureExtractor,
+    num_images: int = 10_000,
+    batch_size: int = 64,
+    on_progress: Progress | None = None,
+) -> Reference:
+    """Make a reference batch in ADM's layout.
 
     `mu sigma mu_s sigma_s` (float64) cover all images, without the last two where the network has no spatial features;
     `arr_0` keeps `num_images` of them for precision and recall, evenly spaced over the file, so that a class-ordered
-    file does not lose its last classes. The file is written atomically.
+    file does not lose its last classes.
 
     Raises
     ------
@@ -423,31 +486,42 @@ def write_reference(
     report = partial(on_progress, "ref") if on_progress else None
     summary = extract_features(images, extractor, batch_size=batch_size, on_progress=report)
     pool = _known(summary.pool)
-    height, width = _known(images.image_size)
     keep = np.unique(np.linspace(0, images.num_images - 1, min(num_images, images.num_images)).round().astype(int))
     arrays = {"mu": pool.mu, "sigma": pool.sigma}
     if summary.spatial is not None:
         arrays |= {"mu_s": summary.spatial.mu, "sigma_s": summary.spatial.sigma}
     if images.labels is not None and len(keep):
         arrays["arr_1"] = images.labels[keep]
-
-    def kept_batches() -> Iterator[np.ndarray]:
-        begin = 0
-        for batch in images.batches(batch_size):
-            yield batch[keep[(keep >= begin) & (keep < begin + len(batch))] - begin]
-            begin += len(batch)
-
-    if len(keep):
-        write_batch(out, images=kept_batches(), shape=(len(keep), height, width, 3), arrays=arrays)
-    else:
-        write_batch(out, arrays=arrays)
-    return len(keep)
+    return Reference(images=images, kept=keep, arrays=arrays, batch_size=batch_size)
 
 
-def _checksums(*sets: ImageSet) -> list[str | None]:
-    """Of each set, at the same time; None of one that is read once."""
+def announce(on_progress: Progress, sets: Mapping[str, ImageSet | None]) -> None:
+    """Report the numbers of images that will be passed over, as far as they are known, before anything is done."""
+    for role, images in sets.items():
+        if images is not None and images.num_images:
+            on_progress(role, 0, images.num_images)
+
+
+def checksums(*sets: ImageSet, on_progress: Progress | None = None) -> list[str | None]:
+    """SHA-256 of each set, at the same time; None of one that is read once.
+
+    Parameters
+    ----------
+    on_progress : called with ("checksums", bytes read of all sets, bytes in all)
+    """
+    lock, read = Lock(), dict[int, tuple[int, int]]()
+
+    def checksum(number: int) -> str | None:
+        def report(done: int, total: int) -> None:
+            with lock:
+                read[number] = (done, total)
+                if on_progress:
+                    on_progress("checksums", *map(sum, zip(*read.values(), strict=True)))
+
+        return None if sets[number].read_once else sets[number].sha256(report)
+
     with ThreadPoolExecutor(len(sets), "checksums") as threads:
-        return list(threads.map(lambda images: None if images.read_once else images.sha256(), sets))
+        return list(threads.map(checksum, range(len(sets))))
 
 
 def _frechet(gen: GaussianStats | None, ref: GaussianStats | None) -> FrechetDistance:

@@ -64,9 +64,15 @@ _OF_FILES = {
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its name, and replaces an earlier one, only when all is on the disk.
 
-    Until then it is `.NAME.*.part` beside it, and gone if an error comes; only a killed process leaves it.
+    Until then it is `.NAME.*.part` beside it, and gone if an error comes; only a killed process leaves it. A link stays
+    a link, to the new file. A pipe or device is written into as it is.
     """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    if is_stream(path):
+        with open(path, "ab") as file:
+            yield file
+        return
+    path = _followed(path)
+    partial = _partial(path)
     try:
         with open(partial, "xb") as file:
             yield file
@@ -76,6 +82,107 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def check_target(path: Path, *, append: bool = False) -> None:
+    """That a file can be written under this name, found by trying: made or replaced, or, with `append`, added to.
+
+    Missing folders are made. What is there is left as it is.
+
+    Raises
+    ------
+    OSError
+        With what is in the way.
+    """
+    target = _followed(path)
+    try:
+        if is_stream(path):  # to open it may wait for a reader
+            return
+        if target.is_dir():
+            raise OSError("it is a folder")
+        if path.is_symlink() and not target.parent.is_dir():  # of a disk that is not mounted, perhaps
+            raise OSError(f"it is a link to {target}, and there is no folder {target.parent}")
+        if append and target.exists():
+            open(target, "ab").close()
+            return
+        _try(_partial(target))
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {_obstacle(target.parent, error)}") from None
+
+
+def check_folder(path: Path) -> None:
+    """That files can be written in a folder, found by trying. It is made where it is missing.
+
+    Raises
+    ------
+    OSError
+        With what is in the way.
+    """
+    try:
+        _try(_partial(path / "trial"))
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {_obstacle(path, error)}") from None
+
+
+def is_stream(path: Path) -> bool:
+    """Whether there is something else than a file or folder: a pipe, a device, or an open file as `/dev/stdout`."""
+    opened = str(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
+    return path.exists() and not path.is_dir() and (opened or not path.is_file())
+
+
+def displayable(text: object) -> str:
+    r"""A path or other text as any file and terminal can take it, on one line.
+
+    File names may hold bytes that are no UTF-8, and characters that move the cursor. They become backslash escapes, the
+    byte E9 `\xe9`; `named` goes the other way.
+    """
+    return "".join(c if c.isprintable() else _escaped(ord(c)) for c in str(text))
+
+
+def named(text: str) -> str:
+    """The path that `displayable` made this text of, if there was anything to escape in it."""
+
+    def meant(escape: re.Match[str]) -> str:
+        code = int(escape[1] or escape[2] or escape[3], 16)
+        return chr(code + 0xDC00 if escape[1] and code > 127 else code)  # as `os.fsdecode` has bytes that are no text
+
+    return re.sub(r"\\x([0-9a-f]{2})|\\u([0-9a-f]{4})|\\U(000[0-9a-f]{5}|0010[0-9a-f]{4})", meant, text)
+
+
+def _escaped(code: int) -> str:
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 128 else f"\\u{code:04x}" if code < 1 << 16 else f"\\U{code:08x}"
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+
+
+def _followed(path: Path) -> Path:
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def _try(trial: Path) -> None:
+    """Write a byte into a new file, and remove it."""
+    trial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(trial, "xb") as file:
+            file.write(b"\0")
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        trial.unlink(missing_ok=True)
+
+
+def _obstacle(folder: Path, error: OSError) -> str:
+    """Why nothing can be written in a folder, in words."""
+    if error.errno is None:
+        return str(error)
+    there = next((part for part in (folder, *folder.parents) if os.path.lexists(part)), folder)
+    if not there.is_dir():
+        return f"{there} is {'a link to nothing' if there.is_symlink() else 'a file, not a folder'}"
+    return f"no file can be made in {there.absolute()} ({error.strerror})"
 
 
 @contextmanager

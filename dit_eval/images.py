@@ -92,8 +92,13 @@ class ImageSet(Protocol):
         """Yield the images in order as uint8 (B, H, W, 3), from `first` and to before `last`; the last may be short."""
         ...
 
-    def sha256(self) -> str:
-        """What tells these images from others: of an npz, the file's own checksum."""
+    def sha256(self, on_progress: Callable[[int, int], None] | None = None) -> str:
+        """What tells these images from others: of an npz, the file's own checksum.
+
+        Parameters
+        ----------
+        on_progress : called with (bytes read, bytes in all, which may be an estimate)
+        """
         ...
 
 
@@ -249,11 +254,15 @@ class ImageFiles:
                 while batch := list(islice(images, batch_size)):
                     yield np.stack(batch)
 
-    def sha256(self) -> str:
+    def sha256(self, on_progress: Callable[[int, int], None] | None = None) -> str:
         """SHA-256 of the SHA-256 of each file: of the lines `sha256sum FILE | cut -c-64` in their order.
 
         The same files in the same order have the same checksum in a folder, a zip, a tar and a saved dataset, whatever
         their names, dates and packing.
+
+        Parameters
+        ----------
+        on_progress : called with (bytes read, bytes in all, as the files so far let expect)
 
         Raises
         ------
@@ -262,15 +271,21 @@ class ImageFiles:
         """
         if not self._digests:
 
-            def digest(load: Load) -> tuple[str, bool]:
+            def digest(load: Load) -> tuple[str, bool, int]:
                 data = load()
-                return hashlib.sha256(data).hexdigest(), is_jpeg(data)
+                return hashlib.sha256(data).hexdigest(), is_jpeg(data), len(data)
 
             if self._source.digests is not None:
                 found = list(self._source.digests[: self.num_images])
             else:
+                found, read = [], 0
                 with self._source.reading() as loads:
-                    found = list(_in_turn((partial(digest, load) for load in loads(range(self.num_images))), 64))
+                    tasks = (partial(digest, load) for load in loads(range(self.num_images)))
+                    for text, jpeg, size in _in_turn(tasks, 64):
+                        found.append((text, jpeg))
+                        read += size
+                        if on_progress:
+                            on_progress(read, read * self.num_images // len(found))
             self._jpegs.update(index for index, (_, jpeg) in enumerate(found) if jpeg)
             self._digests.extend(text for text, _ in found)
         return hashlib.sha256("".join(f"{text}\n" for text in self._digests).encode()).hexdigest()
@@ -339,8 +354,8 @@ class ImageStream:
             yield rest
         self.num_images, self._ended = count, True
 
-    def sha256(self) -> str:
-        """SHA-256 of the SHA-256 of each image's bytes, H x W x 3, as lines of text.
+    def sha256(self, on_progress: Callable[[int, int], None] | None = None) -> str:
+        """SHA-256 of the SHA-256 of each image's bytes, H x W x 3, as lines of text; known without reading them again.
 
         Raises
         ------

@@ -21,7 +21,7 @@ import sys
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,8 +123,12 @@ class ImageBatch:
             return np.memmap(self.path, np.uint8, "r", start, (self.num_images, *self._images.shape[1:]))
         return np.concatenate(list(self.batches(1024)))
 
-    def sha256(self) -> str:
+    def sha256(self, on_progress: Callable[[int, int], None] | None = None) -> str:
         """SHA-256 of the file, after checking the stored images against the zip's own checksum on the way.
+
+        Parameters
+        ----------
+        on_progress : called with (bytes read, bytes in all)
 
         Raises
         ------
@@ -134,6 +138,7 @@ class ImageBatch:
         digest = hashlib.sha256()
         member, crc, position = self._images, 0, 0
         with open(self.path, "rb") as file:
+            total = os.fstat(file.fileno()).st_size
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
                 if member is not None and member.stored:
@@ -142,6 +147,8 @@ class ImageBatch:
                     if begin < end:
                         crc = zlib.crc32(memoryview(chunk)[begin:end], crc)
                 position += len(chunk)
+                if on_progress:
+                    on_progress(position, total)
         if member is not None and member.stored and crc != member.info.CRC:
             raise ValueError(f"{self.path}: the images do not match the file's own checksum; the file is damaged.")
         return digest.hexdigest()

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import types
 import typing
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import dit_eval
-from dit_eval.files import check_plain
+from dit_eval.files import check_plain, displayable, is_stream
 
 PROTOCOL = "adm-2021"
 # How sampling makes noise; a change of the rule is a change of all images and needs another text.
@@ -95,7 +96,7 @@ class SampleRun:
 
     def to_json(self) -> str:
         """One line of JSON with every field."""
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
+        return json_text(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> SampleRun:
@@ -290,7 +291,7 @@ class EvalResult:
 
     def to_json(self) -> str:
         """One line of JSON with every field; numbers in full precision."""
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
+        return json_text(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, line: str) -> EvalResult:
@@ -321,6 +322,19 @@ class EvalResult:
             return _checked(cls(**data))
         except _NOT_OURS as error:
             raise ValueError(f"Not an evaluation result ({reason(error)}): {line[:80]!r}") from None
+
+
+def json_text(data: Any) -> str:
+    """One line of JSON, in characters that every UTF-8 file can take; see `dit_eval.files.displayable` for the others.
+
+    Raises
+    ------
+    ValueError
+        If a number is NaN or infinite.
+    """
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    # Of a file name that is no UTF-8. They stand within strings, where a backslash is written twice.
+    return re.sub("[\ud800-\udfff]", lambda half: displayable(half[0]).replace("\\", "\\\\"), text)
 
 
 def parse_json(text: str) -> Any:
@@ -389,17 +403,32 @@ def _in_words(hint: Any) -> str:
 
 
 def append_result(path: str | os.PathLike[str], result: EvalResult) -> None:
-    """Add a result as one line; a line that an earlier crash left unfinished is closed first."""
-    path = Path(path)
+    """Add a result as one line; a line that an earlier crash left unfinished is closed first.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; the file is then as before.
+    """
+    path, line = Path(path), result.to_json().encode() + b"\n"
+    if is_stream(path):
+        with open(path, "ab") as file:
+            file.write(line)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab+") as file:
-        if file.tell():
+    with open(path, "ab+", buffering=0) as file:
+        size = written = file.seek(0, os.SEEK_END)
+        if size:
             file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        file.write(result.to_json().encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        try:
+            while written < size + len(line):
+                written += file.write(line[written - size :])
+            os.fsync(file.fileno())
+        except OSError:
+            if os.fstat(file.fileno()).st_size == written:  # nobody has added a line since
+                file.truncate(size)
+            raise
 
 
 def read_results(path: str | os.PathLike[str], *, on_bad_line: Callable[[str], None] | None = None) -> list[EvalResult]:

@@ -39,13 +39,13 @@ from dit_eval.dist import World, cores, gpu_count
 from dit_eval.engines import Outcome, Resources
 from dit_eval.evaluate import evaluate
 from dit_eval.features.extract import FeatureExtractor
-from dit_eval.files import atomic_file
+from dit_eval.files import atomic_file, check_target
 from dit_eval.flops import gpu_hours
 from dit_eval.models.checkpoints import load_dit
 from dit_eval.models.vae import DECODERS, Autoencoder, weights_file
 from dit_eval.npz import open_batch
 from dit_eval.plan import Cell, Plan, Speed, Task, Training, label, parse_plan
-from dit_eval.results import EvalResult, SampleRun, environment, read_lines
+from dit_eval.results import EvalResult, SampleRun, environment, json_text, read_lines
 from dit_eval.sampling import ImageSampler, check_run, draw_labels, images_drawn, sample_npz
 from dit_eval.suggest import did_you_mean
 from dit_eval.training import check_training, steps_done, train, weights_of_step
@@ -327,7 +327,7 @@ class Study:
             self._tidy()
             count = self.collect()
             with atomic_file(self.folder / "failures.json") as file:
-                file.write(json.dumps(failures, ensure_ascii=False, indent=1).encode())
+                file.write(json.dumps(failures, indent=1).encode())
         if failures:
             lines = [f"  {self.plan.task(key).name}: {reason}" for key, reason in failures.items()]
             kept = total - len(self.missing())
@@ -350,11 +350,14 @@ class Study:
         ------
         ValueError
             If the plan has no such task, another process is at it, or it cannot be done.
+        OSError
+            If what it finds cannot be written; before the work, as far as that can be told.
         """
         world, task = world or World(), self.plan.task(key)
         with self._held(task, world):
             if world.from_first(lambda: self.is_done(task)):
                 return
+            world.from_first(lambda: check_target(self._done_file(task)))
             if isinstance(task, Training):
                 self._train(task, world, on_progress)
             else:
@@ -449,7 +452,7 @@ class Study:
         path = self._done_file(task)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
-            file.write(json.dumps(about, ensure_ascii=False, allow_nan=False).encode())
+            file.write(json_text(about).encode())
 
     def _refuse_other(self, sources: Sources) -> None:
         """Refuse files other than those of finished tasks; of files that are named at run time, keys know nothing."""

@@ -27,7 +27,7 @@ from dit_eval.golden import image_set, probes
 from dit_eval.images import ImageSet
 from dit_eval.metrics.inception_score import inception_score
 from dit_eval.npz import open_batch, write_batch
-from dit_eval.results import environment
+from dit_eval.results import environment, json_text
 from dit_eval.stats import GaussianStats
 from dit_eval.suggest import did_you_mean
 
@@ -149,6 +149,7 @@ def verify_published(
     batch_size: int = 64,
     cache: Path | None = None,
     on_progress: Progress | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Verification:
     """Score a published sample batch and compare with the published numbers.
 
@@ -156,7 +157,7 @@ def verify_published(
     ----------
     gen, ref : the two files, opened
     extractor : with the published weights
-    batch_size, cache, on_progress : see `dit_eval.evaluate.evaluate`
+    batch_size, cache, on_progress, on_note : see `dit_eval.evaluate.evaluate`
     """
     result = evaluate(
         gen=gen,
@@ -166,6 +167,7 @@ def verify_published(
         batch_size=batch_size,
         cache=cache,
         on_progress=on_progress,
+        on_note=on_note,
     )
     found = {metric: float(getattr(result, metric)) for metric in golden.metrics}
     hint = "run `dit-eval verify --offline`: it tells where the computation goes wrong; if it passes, compare the files"
@@ -264,7 +266,7 @@ def report_json(verifications: Sequence[Verification]) -> str:
         "verifications": [one(item) for item in verifications],
         "environment": environment(),
     }
-    return json.dumps(report)
+    return json_text(report)
 
 
 def _feature_numbers(extractor: FeatureExtractor) -> dict[str, np.ndarray | None]:

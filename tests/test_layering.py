@@ -26,7 +26,7 @@ LAYERS = [
     {"npz"},
     {"workers"},
     {"stats", "results", "assets", "engines", "sources", "tensors", "golden"},
-    {"files", "dist", "suggest"},
+    {"files", "dist", "progress", "suggest"},
     {""},  # dit_eval itself: the version
 ]
 GENERATE, MEASURE = (
@@ -39,7 +39,6 @@ ONLY_IN = {
     "timm": {"features/vit.py"},
     "matplotlib": {"report/figures.py", "report/paper_figures.py"},
     "argparse": {"cli.py", "models/checkpoints.py"},
-    "tqdm": {"cli.py"},
     "torch": {
         "features/inception.py",
         "features/digits.py",

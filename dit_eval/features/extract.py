@@ -190,6 +190,7 @@ def cached_features(
     keep_spatial: bool = False,
     world: World | None = None,
     on_progress: Callable[[int, int | None], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> tuple[FeatureSummary, bool]:
     """`extract_features`, or its earlier result from the folder `cache`.
 
@@ -198,7 +199,7 @@ def cached_features(
     An entry is keyed by the content of the images, the number of images used, the extractor, its weights, backend,
     device kind and precision; the batch size does not matter. An unreadable entry, or
     one without the spatial features that `keep_spatial` asks for, is made again. Images without checksum, of an
-    iterable, are not kept.
+    iterable, are not kept. Where an entry cannot be written, `on_note` is called with the reason, and that is all.
 
     Returns
     -------
@@ -232,7 +233,15 @@ def cached_features(
     if world.from_first(lambda: kept is not None):
         return kept or FeatureSummary(), True
     summary = extract()
-    world.from_first(lambda: write_batch(entry, arrays=_entry_arrays(summary, json.dumps(parts))))
+
+    def keep() -> None:
+        try:
+            write_batch(entry, arrays=_entry_arrays(summary, json.dumps(parts)))
+        except OSError as error:
+            if on_note:
+                on_note(f"warning: {entry}: the features could not be kept ({error.strerror or error}).")
+
+    world.from_first(keep)
     return summary, False
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 import dit_eval
-from dit_eval.files import atomic_file, refuse_existing, slug
+from dit_eval.files import atomic_file, named, refuse_existing, slug
 from dit_eval.npz import open_batch
 from dit_eval.paper import load_notes
 from dit_eval.report import paper_figures, tables
@@ -278,7 +278,8 @@ def _images_of_one_seed(setting: Setting, results: list[EvalResult], folder: Pat
         if run is None or shown(result.protocol) != setting.protocol or run.image_size != setting.image_size:
             continue
         # `isfile` takes a name that no file can have for one that is not there.
-        path = next((p for p in (Path(result.gen.path), folder / result.gen.path) if os.path.isfile(p)), None)
+        texts = (result.gen.path, named(result.gen.path))
+        path = next((p for text in texts for p in (Path(text), folder / text) if os.path.isfile(p)), None)
         name = model_name(run.model)
         if path is None or name is None or run.network.get("block") != "adaln-zero":
             continue

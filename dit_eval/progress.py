@@ -1,0 +1,193 @@
+"""How far a command is, on stderr: a line that is drawn again and again on a terminal, lines at intervals in a log."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TextIO
+
+_OFTEN, _SELDOM = 0.1, 30.0  # seconds between two lines, on a terminal and in a log
+_BAR = 20  # characters
+
+
+class Progress:
+    """All phases of a piece of work: one line, one time left.
+
+    Images of all phases count together, as far as their numbers are known; phases in bytes count alone.
+
+    Parameters
+    ----------
+    unit : of the phases, such as "images"
+    names : phase, as it is reported, to what to call it
+    in_bytes : phases that count bytes
+    time_left : tell the time left, as the pace so far has it
+    stream : stderr by default
+    clock : seconds
+    """
+
+    def __init__(
+        self,
+        unit: str = "images",
+        *,
+        names: Mapping[str, str] | None = None,
+        in_bytes: tuple[str, ...] = (),
+        time_left: bool = True,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._unit, self._names, self._in_bytes, self._time_left = unit, names or {}, in_bytes, time_left
+        self._stream = sys.stderr if stream is None else stream
+        self._terminal = self._stream is not None and self._stream.isatty()
+        self._clock, self._lock = clock, threading.RLock()
+        self._phases: dict[str, _Phase] = {}
+        self._phase = ""
+        self._told_at: float | None = None
+        self._line = ""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._clear()
+            self._line = ""
+
+    def note(self, text: str) -> None:
+        """A line of its own, that stays."""
+        with self._lock:
+            self._clear()
+            self._write(f"{text}\n")
+            if self._line:
+                self._write(self._line)
+
+    def update(self, phase: str, done: int, total: int | None, remark: str = "") -> None:
+        """Report a phase: how much is done of how much, `total` None where nobody knows.
+
+        A phase of which nothing is done yet counts in the total from then on. What a phase has done at its first
+        report, of an earlier run or a cache, counts as no work of this run.
+        """
+        with self._lock:
+            now, before = self._clock(), self._phases.get(phase)
+            if before is None:
+                self._phases[phase] = _Phase(done=done, total=total, seen_at=now if done else None)
+            else:
+                before.report(done, total, now)
+            changed, self._phase = phase != self._phase, phase
+            if not self._terminal and not done and total is not None:
+                return
+            ended = done == total
+            due = self._told_at is None or now - self._told_at >= (_OFTEN if self._terminal else _SELDOM)
+            if due or changed or ended:
+                self._told_at = now
+                self._tell(phase, remark)
+
+    def _tell(self, phase: str, remark: str) -> None:
+        text = self._text(phase, remark, bar=self._terminal)
+        if self._terminal:
+            self._clear()
+            self._line = text[: self._columns() - 1]
+            self._write(self._line)
+        else:
+            self._write(text + "\n")
+
+    def _text(self, phase: str, remark: str, *, bar: bool) -> str:
+        own = self._phases[phase]
+        together = [own] if phase in self._in_bytes else self._counted()
+        done = sum(each.done for each in together)
+        total = None if any(each.total is None for each in together) else sum(each.total or 0 for each in together)
+        unit = "bytes" if phase in self._in_bytes else self._unit
+        name = self._names.get(phase, phase)
+        if own.total is None and not own.done:
+            return f"{name} {remark}".rstrip()
+        if unit == "bytes":
+            amounts = f"{size_text(done)}{f' of {size_text(total)}' if total else ''}"
+        else:
+            amounts = f"{done:,}{f' of {total:,}' if total else ''} {unit}"
+        parts = [f"{done / total:.0%}" if total else "", amounts]
+        spent, worked = (sum(getattr(each, key) for each in together) for key in ("seconds", "worked"))
+        if worked and spent:
+            rate = worked / spent
+            parts.append(f"{size_text(round(rate))}/s" if unit == "bytes" else f"{_short(rate)} {unit}/s")
+            left = 0.0 if total is None or not self._time_left else (total - done) / rate
+            if left >= 1:
+                parts.append(f"about {duration(left)} left")
+        text = ", ".join(part for part in (*parts, remark) if part)
+        if bar and total:
+            filled = _BAR * done // total
+            return f"{name} [{'#' * filled}{'.' * (_BAR - filled)}] {text}"
+        return f"{name}: {text}"
+
+    def _counted(self) -> list[_Phase]:
+        """Phases that count together; one that has no numbers, such as "metrics", does not."""
+        return [
+            each
+            for phase, each in self._phases.items()
+            if phase not in self._in_bytes and (each.total is not None or each.done)
+        ]
+
+    def _columns(self) -> int:
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns or 80
+        except (OSError, ValueError):
+            return 80
+
+    def _clear(self) -> None:
+        if self._line:
+            self._write("\r" + " " * len(self._line) + "\r")
+
+    def _write(self, text: str) -> None:
+        write_stderr(text, self._stream)
+
+
+@dataclass
+class _Phase:
+    """What is done of a phase, and what of it was seen being done, in how many seconds."""
+
+    done: int
+    total: int | None
+    seen_at: float | None  # the latest report of work
+    worked: int = 0
+    seconds: float = 0.0
+
+    def report(self, done: int, total: int | None, now: float) -> None:
+        if done > self.done:
+            if self.seen_at is not None:
+                self.worked += done - self.done
+                self.seconds += now - self.seen_at
+            self.seen_at = now
+        self.done, self.total = done, total
+
+
+def write_stderr(text: str, stream: TextIO | None = None) -> None:
+    """Write to stderr at once; where that is closed or full, there is nobody to tell."""
+    stream = sys.stderr if stream is None else stream
+    if stream is not None:
+        try:
+            stream.write(text)
+            stream.flush()
+        except (OSError, ValueError):
+            pass
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that people would say it in."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def size_text(count: int) -> str:
+    """A number of bytes in MB or GB."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
+
+
+def _short(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"
