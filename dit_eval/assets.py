@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
+import json
 import os
 import tomllib
 import urllib.error
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock
+
+from dit_eval.files import atomic_file
 
 _CHUNK = 1 << 20  # bytes
 _TIMEOUT = 30  # seconds without an answer before a server counts as unreachable
@@ -34,6 +38,7 @@ class Asset:
     url : public address, or None for an embedded file
     sha256 : hexadecimal; None where the publisher states none and nobody here could compute it
     note : what it holds
+    protocol : of a reference, the protocol whose published numbers are against it, such as "adm-2021"
     """
 
     name: str
@@ -42,10 +47,16 @@ class Asset:
     url: str | None
     sha256: str | None
     note: str
+    protocol: str | None = None
 
     @property
     def path(self) -> Path:
         return (embedded_dir() if self.url is None else cache_dir()) / self.filename
+
+    @property
+    def record_path(self) -> Path:
+        """Where `fetch` notes what it brought from the official address."""
+        return self.path.with_name(f"{self.filename}.fetched.json")
 
 
 def cache_dir() -> Path:
@@ -74,6 +85,7 @@ def assets() -> tuple[Asset, ...]:
             url=e.get("url"),
             sha256=e.get("sha256"),
             note=e["note"],
+            protocol=e.get("protocol"),
         )
         for e in entries
     )
@@ -97,6 +109,33 @@ def sha256_of(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def recorded_sha256(item: Asset) -> str | None:
+    """SHA-256 of what `fetch` brought from the official address of this file; None where it noted nothing of the kind.
+
+    The file itself may have been replaced since: compare with its own checksum.
+    """
+    try:
+        record = json.loads(item.record_path.read_text(encoding="utf-8"))
+        found = record["sha256"] if record["url"] == item.url else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def identify(sha256: str, kind: Literal["weights", "reference", "samples"]) -> Asset | None:
+    """The public file with this checksum: as the manifest pins it, as `fetch` recorded it, or as it comes embedded."""
+    for item in assets():
+        if item.kind != kind:
+            continue
+        if item.url is None:
+            known = sha256_of(item.path) if item.path.is_file() else None
+        else:
+            known = item.sha256 or recorded_sha256(item)
+        if known == sha256:
+            return item
+    return None
 
 
 def verify(item: Asset, path: Path | None = None) -> str:
@@ -125,11 +164,13 @@ def fetch(item: Asset, *, url: str | None = None, on_progress: Callable[[int, in
     """Make sure a public file is in the cache, and return its path.
 
     A download goes to `<file>.part`, goes on where an earlier one stopped, is checked against the pinned SHA-256
-    and only then takes its name. Processes that ask for the same file at once wait for each other.
+    and only then takes its name. Processes that ask for the same file at once wait for each other. Where no SHA-256 is
+    pinned, what came from the official address is noted beside the file (`<file>.fetched.json`: address, size, SHA-256,
+    time), by which it can be told from another file of its name.
 
     Parameters
     ----------
-    url : another address of the same file (a mirror)
+    url : another address of the same file (a mirror); what it sends is checked against a pinned SHA-256, but not noted
     on_progress : called with (bytes so far, bytes in all or None)
 
     Raises
@@ -147,7 +188,9 @@ def fetch(item: Asset, *, url: str | None = None, on_progress: Callable[[int, in
             verify(item)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".part")
+    official = url in (None, item.url)
+    # A mirror's bytes must not be continued by the official ones, and be noted as those.
+    partial = target.with_name(target.name + (".part" if official else ".mirror.part"))
     with FileLock(f"{target}.lock"):
         if target.is_file():  # another process brought it meanwhile
             return target
@@ -165,7 +208,14 @@ def fetch(item: Asset, *, url: str | None = None, on_progress: Callable[[int, in
                 f"What {url or item.url} sent is not {item.name}: its SHA-256 is {found}, needed {item.sha256}. "
                 "It was deleted; is there a proxy or a login page in between?"
             )
+        size = partial.stat().st_size
+        item.record_path.unlink(missing_ok=True)  # of an earlier file
         os.replace(partial, target)
+        if official and item.sha256 is None:
+            time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            record = {"url": item.url, "size": size, "sha256": found, "time": time}
+            with atomic_file(item.record_path) as file:
+                file.write(json.dumps(record).encode() + b"\n")
     return target
 
 

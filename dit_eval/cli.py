@@ -1751,6 +1751,8 @@ def _format_result(result: EvalResult, appended: Path | None) -> str:
     version = f"dit_eval {result.environment['dit_eval']}"
     if commit:
         version += f" ({commit[:7]}{', changed' if result.environment['dirty'] else ''})"
+    if result.badge is not None:
+        lines.append(f"as published: {result.badge.text()}")
     tail = [result.protocol, f"{extractor} on {result.extractor.backend}, {result.extractor.device}", version]
     if appended is not None:
         tail.append(f"appended to {appended}")

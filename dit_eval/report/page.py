@@ -21,7 +21,16 @@ from dit_eval.paper import load_notes
 from dit_eval.report import paper_figures, tables
 from dit_eval.report.compute import compare_pairs, pareto_front
 from dit_eval.report.counts import count_network
-from dit_eval.report.data import Setting, model_name, published_points, read_losses, read_measured, select, settings
+from dit_eval.report.data import (
+    Setting,
+    model_name,
+    published_points,
+    read_losses,
+    read_measured,
+    select,
+    settings,
+    shown_protocol,
+)
 from dit_eval.report.figures import render_figure
 from dit_eval.report.law import Law, scaling_law
 from dit_eval.report.tables import Table
@@ -257,7 +266,7 @@ def _images_of_one_seed(setting: Setting, results: list[EvalResult], folder: Pat
     groups: dict[str, dict[str, np.ndarray]] = {}
     for result in results:
         run = result.gen.run
-        if run is None or result.protocol != setting.protocol or run.image_size != setting.image_size:
+        if run is None or shown_protocol(result) != setting.protocol or run.image_size != setting.image_size:
             continue
         path = next((p for p in (Path(result.gen.path), folder / result.gen.path) if p.is_file()), None)
         name = model_name(run.model)
