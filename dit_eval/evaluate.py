@@ -248,20 +248,25 @@ def _few_warnings(gen: ImageSet, ref: ImageSet, chosen: Sequence[str], sizes: Fe
             f"precision and recall against {ref.num_images:,} reference images do not compare with those against "
             "ADM's 10,000."
         )
-    computed = not _serves(ref, sizes)
-    for metrics, dim in ((("fid", "fd-dinov2"), sizes.pool_dim), (("sfid",), sizes.spatial_dim)):
-        names = [_TITLES[metric] for metric in metrics if metric in chosen]
-        for images, what in ((gen, "samples"), (ref, "reference images")):
-            # Centred features of N images span at most N - 1 directions.
-            if names and dim is not None and _fewer(images, dim + 1) and (images is gen or computed):
-                warnings.append(
-                    f"{images.num_images:,} {what} and {dim:,} feature dimensions: the covariance behind {names[0]} is "
-                    f"singular, and {names[0]} hangs on their number. Take more than {dim:,}."
-                )
+    dims = {
+        "FID": ("fid", sizes.pool_dim),
+        "sFID": ("sfid", sizes.spatial_dim),
+        "FD-DINOv2": ("fd-dinov2", sizes.pool_dim),
+    }
+    for images, what in ((gen, "samples"), *([] if _serves(ref, sizes) else [(ref, "reference images")])):
+        # Centred features of N images span at most N - 1 directions.
+        few = {
+            title: dim
+            for title, (metric, dim) in dims.items()
+            if metric in chosen and dim is not None and _fewer(images, dim + 1)
+        }
+        if few:
+            warnings.append(
+                f"{images.num_images:,} {what} and {' and '.join(f'{dim:,}' for dim in few.values())} feature "
+                f"dimensions: the covariance behind {' and '.join(few)} is singular, and the distance hangs on their "
+                f"number. Take more than {max(few.values()):,}."
+            )
     return warnings
-
-
-_TITLES = {"fid": "FID", "sfid": "sFID", "fd-dinov2": "FD-DINOv2"}
 
 
 def evaluate(
@@ -351,7 +356,7 @@ def evaluate(
         gen_source = image_source(gen, gen_sha256 or gen.sha256(), "computed")
         ref_source = image_source(ref, ref_sha256 or ref.sha256(), "stored" if stored else "computed")
         warnings.extend(gen.warnings + ref.warnings)
-        warnings.extend(_against_itself(gen_source, ref_source, gen_features.pool, ref_features.pool))
+        warnings.extend(against_itself(gen_source, ref_source, gen_features.pool, ref_features.pool))
         with _timed(seconds, "metrics"):
             fid = _frechet(gen_features.pool, ref_features.pool) if "fid" in chosen else None
             sfid = _frechet(gen_features.spatial, ref_features.spatial) if "sfid" in chosen else None
@@ -502,8 +507,8 @@ def _frechet(gen: GaussianStats | None, ref: GaussianStats | None) -> FrechetDis
     return frechet_distance(gen=_known(gen), ref=_known(ref))
 
 
-def _against_itself(
-    gen: ImageSource, ref: ImageSource, gen_pool: GaussianStats | None, ref_pool: GaussianStats | None
+def against_itself(
+    gen: ImageSource, ref: ImageSource, gen_pool: GaussianStats | None = None, ref_pool: GaussianStats | None = None
 ) -> list[str]:
     """A warning if the reference is the samples, or was made of them: by checksums, or because the features say so."""
     advice = "The score says nothing of a model; pass real images, or statistics of them, as the reference."

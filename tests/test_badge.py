@@ -18,7 +18,9 @@ from seeded_inception import CONVS, seeded_weights
 
 from dit_eval.assets import asset, identify, recorded_sha256
 from dit_eval.badge import CONVOLUTIONS_SHA256, make_badge, protocol_name, reference_protocol
+from dit_eval.classes import score_classes
 from dit_eval.cli import main
+from dit_eval.diagnose import diagnose, expectation
 from dit_eval.evaluate import check_request, evaluate, write_reference
 from dit_eval.features.extract import FeatureBatch
 from dit_eval.features.inception import TorchInception, convolutions_sha256, read_state_dict
@@ -427,7 +429,9 @@ def test_fewer_images_than_dimensions_are_told(tmp_path, dim, least):
     np.savez(tmp_path / "x.npz", arr_0=np.zeros((least, 8, 8, 3), np.uint8))
     enough = open_batch(tmp_path / "x.npz", role="gen")
     few = open_batch(tmp_path / "x.npz", role="gen", num_images=dim)
-    advice = f"the covariance behind {title} is singular, and {title} hangs on their number. Take more than {dim:,}."
+    advice = (
+        f"the covariance behind {title} is singular, and the distance hangs on their number. Take more than {dim:,}."
+    )
 
     def told(gen, ref):
         return [w for w in check_request(gen=gen, ref=ref, sizes=sizes, metrics=[metric])[1] if "singular" in w]
@@ -435,6 +439,45 @@ def test_fewer_images_than_dimensions_are_told(tmp_path, dim, least):
     assert told(few, enough) == [f"{dim:,} samples and {dim:,} feature dimensions: {advice}"]
     assert told(enough, few) == [f"{dim:,} reference images and {dim:,} feature dimensions: {advice}"]
     assert told(enough, enough) == []
+
+
+def test_fid_and_sfid_are_told_of_in_one_line(tmp_path, digits_extractor):
+    np.savez(tmp_path / "x.npz", arr_0=np.zeros((100, 8, 8, 3), np.uint8))  # 64 < 100 < 112
+    gen, few = (open_batch(tmp_path / "x.npz", role="gen", num_images=n) for n in (100, 50))
+
+    def told(images):
+        found = check_request(gen=images, ref=gen, sizes=digits_extractor)[1]
+        return [w.partition(" is singular")[0] for w in found if "singular" in w and "samples" in w]
+
+    assert told(gen) == ["100 samples and 112 feature dimensions: the covariance behind sFID"]
+    assert told(few) == ["50 samples and 64 and 112 feature dimensions: the covariance behind FID and sFID"]
+
+
+def test_classes_against_themselves_are_told(tmp_path, digits, digits_extractor):
+    np.savez(tmp_path / "a.npz", arr_0=digits.images[:200], arr_1=digits.labels[:200])
+    np.savez(tmp_path / "b.npz", arr_0=digits.images[200:], arr_1=digits.labels[200:])
+    a, b = (open_batch(tmp_path / f"{name}.npz", role="gen") for name in "ab")
+    warnings = score_classes(gen=a, ref=a, extractor=digits_extractor).warnings
+    assert any("are scored against themselves" in w for w in warnings)
+    assert not score_classes(gen=a, ref=b, extractor=digits_extractor).warnings
+
+
+def test_diagnose_tells_of_other_weights_and_another_reference(tmp_path, pictures):
+    np.savez(tmp_path / "a.npz", arr_0=pictures)
+    a = open_batch(tmp_path / "a.npz", role="gen")
+
+    def told(given):
+        found = diagnose(gen=a, ref=a, expect=expectation("dit-xl-2-cfg1.5"), result=given).findings
+        return {f.id: f.found for f in found if f.id in ("result-weights", "result-reference")}
+
+    inception = ExtractorInfo(name="inception", weights_sha256=OTHER, backend="torch", precision="fp32", device="cpu")
+    sound = dataclasses.replace(result(None, 2.3), extractor=inception)
+    assert told(sound) == {}
+    assert told(dataclasses.replace(sound, badge=None)) == {}, "not known"
+    assert told(dataclasses.replace(sound, badge=badge(weights="unknown", reference="own"))) == {
+        "result-weights": "the result's weights are not known to be the published ones (unknown)",
+        "result-reference": "the result's reference is not known to be ADM's (own)",
+    }
 
 
 def test_every_network_tells_of_few_samples_in_words_of_its_own(tmp_path, digits_extractor):
