@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
+import json
 import os
 import tomllib
 import urllib.error
@@ -18,7 +20,7 @@ from typing import Literal
 
 from filelock import FileLock
 
-from dit_eval.files import check_folder
+from dit_eval.files import atomic_file, check_folder
 from dit_eval.suggest import did_you_mean
 
 _CHUNK = 1 << 20  # bytes
@@ -38,6 +40,7 @@ class Asset:
     sha256 : hexadecimal; None where the publisher states none and nobody here could compute it
     size : rounded, such as "2.7 GB"; None where it is not known before the file is here
     note : what it holds
+    protocol : of a reference, the protocol whose published numbers are against it, such as "adm-2021"
     """
 
     name: str
@@ -47,10 +50,16 @@ class Asset:
     sha256: str | None
     note: str
     size: str | None = None
+    protocol: str | None = None
 
     @property
     def path(self) -> Path:
         return (embedded_dir() if self.url is None else cache_dir()) / self.filename
+
+    @property
+    def record_path(self) -> Path:
+        """Where `fetch` notes what it brought from the official address."""
+        return self.path.with_name(f"{self.filename}.fetched.json")
 
 
 def cache_dir() -> Path:
@@ -80,6 +89,7 @@ def assets() -> tuple[Asset, ...]:
             sha256=e.get("sha256"),
             note=e["note"],
             size=e.get("size"),
+            protocol=e.get("protocol"),
         )
         for e in entries
     )
@@ -112,6 +122,33 @@ def sha256_of(path: Path, on_progress: Callable[[int, int], None] | None = None)
     return digest.hexdigest()
 
 
+def recorded_sha256(item: Asset) -> str | None:
+    """SHA-256 of what `fetch` brought from the official address of this file; None where it noted nothing of the kind.
+
+    The file itself may have been replaced since: compare with its own checksum.
+    """
+    try:
+        record = json.loads(item.record_path.read_text(encoding="utf-8"))
+        found = record["sha256"] if record["url"] == item.url else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def identify(sha256: str, kind: Literal["weights", "reference", "samples"]) -> Asset | None:
+    """The public file with this checksum: as the manifest pins it, as `fetch` recorded it, or as it comes embedded."""
+    for item in assets():
+        if item.kind != kind:
+            continue
+        if item.url is None:
+            known = sha256_of(item.path) if item.path.is_file() else None
+        else:
+            known = item.sha256 or recorded_sha256(item)
+        if known == sha256:
+            return item
+    return None
+
+
 def verify(item: Asset, path: Path | None = None) -> str:
     """Check a file against the manifest and return its SHA-256.
 
@@ -138,11 +175,13 @@ def fetch(item: Asset, *, url: str | None = None, on_progress: Callable[[int, in
     """Make sure a public file is in the cache, and return its path.
 
     A download goes to `<file>.part`, goes on where an earlier one stopped, is checked against the pinned SHA-256
-    and only then takes its name. Processes that ask for the same file at once wait for each other.
+    and only then takes its name. Processes that ask for the same file at once wait for each other. Where no SHA-256 is
+    pinned, what came from the official address is noted beside the file (`<file>.fetched.json`: address, size, SHA-256,
+    time), by which it can be told from another file of its name.
 
     Parameters
     ----------
-    url : another address of the same file (a mirror)
+    url : another address of the same file (a mirror); what it sends is checked against a pinned SHA-256, but not noted
     on_progress : called with (bytes so far, bytes in all or None)
 
     Raises
@@ -165,7 +204,9 @@ def fetch(item: Asset, *, url: str | None = None, on_progress: Callable[[int, in
         check_folder(target.parent)
     except OSError as error:
         raise OSError(f"{error}. Set DIT_EVAL_CACHE to a folder that you can write in.") from None
-    partial = target.with_name(target.name + ".part")
+    official = url in (None, item.url)
+    # A mirror's bytes must not be continued by the official ones, and be noted as those.
+    partial = target.with_name(target.name + (".part" if official else ".mirror.part"))
     with FileLock(f"{target}.lock"):
         if target.is_file():  # another process brought it meanwhile
             return target
@@ -183,7 +224,14 @@ def fetch(item: Asset, *, url: str | None = None, on_progress: Callable[[int, in
                 f"What {url or item.url} sent is not {item.name}: its SHA-256 is {found}, needed {item.sha256}. "
                 "It was deleted; is there a proxy or a login page in between?"
             )
+        size = partial.stat().st_size
+        item.record_path.unlink(missing_ok=True)  # of an earlier file
         os.replace(partial, target)
+        if official and item.sha256 is None:
+            time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            record = {"url": item.url, "size": size, "sha256": found, "time": time}
+            with atomic_file(item.record_path) as file:
+                file.write(json.dumps(record).encode() + b"\n")
     return target
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dit_eval import results
-from dit_eval.evaluate import Progress, announce, checksums, extractor_info, image_source
+from dit_eval.evaluate import Progress, against_itself, announce, checksums, extractor_info, image_source
 from dit_eval.features.extract import FeatureExtractor, cached_features
 from dit_eval.images import ImageSet
 from dit_eval.metrics.per_class import LEAST_IMAGES, ClassScore, class_scores
@@ -136,14 +136,15 @@ def score_classes(
         if summary.pool_features is None:
             raise RuntimeError("The features of a set with images are missing.")
         features[role] = summary.pool_features
+    gen_source, ref_source = (image_source(sets[role], sha256[role], "computed") for role in ("gen", "ref"))
     scores = class_scores(gen=features["gen"], gen_labels=labels["gen"], ref=features["ref"], ref_labels=labels["ref"])
     return ClassReport(
         scores=scores,
         method=METHOD,
-        gen=image_source(gen, sha256["gen"], "computed"),
-        ref=image_source(ref, sha256["ref"], "computed"),
+        gen=gen_source,
+        ref=ref_source,
         extractor=extractor_info(extractor),
-        warnings=tuple(_warnings(scores, gen, ref)),
+        warnings=(*_warnings(scores, gen, ref), *against_itself(gen_source, ref_source)),
         environment=results.environment(),
         time=results.now(),
     )

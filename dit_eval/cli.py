@@ -1943,7 +1943,7 @@ def _weights_list(arguments: argparse.Namespace) -> None:
                 "note": item.note,
             }
         )
-        shown = item.size or "-" if size is None else _bytes(size)
+        shown = item.size or "-" if size is None else size_text(size)
         lines += [
             f"{item.name:<16} {item.kind:<10} {state:<9} {shown:>9}  {item.note}",
             f"    address  {item.url or 'none: it comes with dit-eval'}",
@@ -2175,6 +2175,8 @@ def _format_result(result: EvalResult) -> str:
     version = f"dit_eval {result.environment['dit_eval']}"
     if commit:
         version += f" ({commit[:7]}{', changed' if result.environment['dirty'] else ''})"
+    if result.badge is not None:
+        lines.append(f"as published: {result.badge.text()}")
     tail = [result.protocol, f"{extractor} on {result.extractor.backend}, {result.extractor.device}", version]
     lines.append(" · ".join(tail))
     return "\n".join(lines) + "\n"

@@ -822,6 +822,22 @@ def _result(case: _Case) -> Iterator[Finding]:
             found=f"precision and recall are by {result.distances} distances; published ones by ADM's float16",
             advice="Score again with --distances adm-float16.",
         )
+    if result.extractor.name == "inception" and result.badge is not None and case.published:
+        if not result.badge.weights.as_published:
+            yield Finding(
+                id="result-weights",
+                certainty="likely",
+                found=f"the result's weights are not known to be the published ones ({result.badge.weights.reason})",
+                advice="Score again without --weights, which fetches the published file and checks it.",
+            )
+        if not result.badge.reference.as_published:
+            yield Finding(
+                id="result-reference",
+                certainty="likely",
+                found=f"the result's reference is not known to be ADM's ({result.badge.reference.reason})",
+                advice="Score again with --ref imagenet256 or the like, which fetches ADM's file by its name. Other "
+                "statistics of the same images have moved published FIDs by up to 0.2.",
+            )
     if result.num_samples != case.own.num_images:
         yield Finding(
             id="result-samples",

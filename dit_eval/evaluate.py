@@ -10,11 +10,12 @@ Fréchet distances, Inception Score of the samples alone, precision and recall b
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -22,7 +23,9 @@ from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 
+import dit_eval
 from dit_eval import results
+from dit_eval.badge import NUM_SAMPLES, make_badge, protocol_name, reference_protocol
 from dit_eval.dist import World
 from dit_eval.features.extract import FeatureExtractor, cached_features, extract_features
 from dit_eval.images import ImageSet
@@ -39,8 +42,8 @@ from dit_eval.metrics.kernel import (
 )
 from dit_eval.metrics.manifold import PrecisionRecall, precision_recall
 from dit_eval.metrics.uncertainty import estimate_uncertainty
-from dit_eval.npz import write_batch
-from dit_eval.results import PROTOCOL, EvalResult, ExtractorInfo, ImageSource, Uncertainty
+from dit_eval.npz import MADE_FROM_KEY, ImageBatch, write_batch
+from dit_eval.results import EvalResult, ExtractorInfo, ImageSource, Uncertainty
 from dit_eval.stats import FeatureSummary, GaussianStats
 from dit_eval.suggest import did_you_mean
 
@@ -57,6 +60,9 @@ _K = 3  # neighbours of improved precision and recall
 # Relative gap between the two Inception Scores from which a file counts as class-ordered. Mixed files of two splits
 # stay within 0.01 (tests/test_inception_score.py); class order costs a factor.
 _ORDER_TOLERANCE = 0.05
+# Share of the largest value by which means and covariances of the same images differ at most, whatever program and
+# machine made them; those of different images of one source differ by some 1 / sqrt(N).
+_SAME = 1e-4
 
 
 class FeatureSizes(Protocol):
@@ -220,27 +226,55 @@ def check_request(
         )
     if gen.image_size != ref.image_size and ref.image_size is not None:
         warnings.append(f"gen images are {_size(gen)}, ref images {_size(ref)}: not a published comparison.")
-    if sizes.name in ("inception", "dinov2"):
-        warnings += _protocol_warnings(gen, ref, chosen)
+    warnings += _few_warnings(gen, ref, chosen, sizes)
     return chosen, warnings
 
 
-def _protocol_warnings(gen: ImageSet, ref: ImageSet, chosen: Sequence[str]) -> list[str]:
+def _few_warnings(gen: ImageSet, ref: ImageSet, chosen: Sequence[str], sizes: FeatureSizes) -> list[str]:
+    """What having few images does to the metrics, in the words of each network."""
     warnings = []
-    if {"fid", "sfid"} & set(chosen) and _fewer(gen, 50_000):
-        warnings.append(
-            f"{gen.num_images:,} samples: FID and sFID grow as samples get fewer; compare with FID-{gen.num_images} "
-            "only, not with FID-50K."
-        )
-    if "fd-dinov2" in chosen and _fewer(gen, 50_000):
-        warnings.append(
-            f"{gen.num_images:,} samples: FD-DINOv2 grows as samples get fewer; compare at equal numbers only."
-        )
-    if {"precision", "recall"} & set(chosen) and _fewer(ref, 10_000):
+    if _fewer(gen, NUM_SAMPLES):
+        count = f"{gen.num_images:,} samples"
+        if {"fid", "sfid"} & set(chosen) and sizes.name == "inception":
+            warnings.append(
+                f"{count}: FID and sFID grow as samples get fewer; compare with FID-{gen.num_images} only, not with "
+                "FID-50K."
+            )
+        elif {"fid", "sfid"} & set(chosen):
+            warnings.append(
+                f"{count}: FID and sFID of the {sizes.name} network grow as samples get fewer; compare at equal "
+                "numbers only."
+            )
+        if "fd-dinov2" in chosen:
+            warnings.append(f"{count}: FD-DINOv2 grows as samples get fewer; compare at equal numbers only.")
+        if "cmmd" in chosen:
+            warnings.append(
+                f"{count}: CMMD counts each image as its own neighbour, which adds the more to it the fewer there are; "
+                "compare at equal numbers only."
+            )
+    if sizes.name == "inception" and {"precision", "recall"} & set(chosen) and _fewer(ref, 10_000):
         warnings.append(
             f"precision and recall against {ref.num_images:,} reference images do not compare with those against "
             "ADM's 10,000."
         )
+    dims = {
+        "FID": ("fid", sizes.pool_dim),
+        "sFID": ("sfid", sizes.spatial_dim),
+        "FD-DINOv2": ("fd-dinov2", sizes.pool_dim),
+    }
+    for images, what in ((gen, "samples"), *([] if _serves(ref, sizes) else [(ref, "reference images")])):
+        # Centred features of N images span at most N - 1 directions.
+        few = {
+            title: dim
+            for title, (metric, dim) in dims.items()
+            if metric in chosen and dim is not None and _fewer(images, dim + 1)
+        }
+        if few:
+            warnings.append(
+                f"{images.num_images:,} {what} and {' and '.join(f'{dim:,}' for dim in few.values())} feature "
+                f"dimensions: the covariance behind {' and '.join(few)} is singular, and the distance hangs on their "
+                f"number. Take more than {max(few.values()):,}."
+            )
     return warnings
 
 
@@ -337,7 +371,10 @@ def evaluate(
     def score() -> EvalResult:
         if on_progress:
             on_progress("metrics", 0, None)
+        gen_source = image_source(gen, gen_sha256 or gen.sha256(), "computed")
+        ref_source = image_source(ref, ref_sha256 or ref.sha256(), "stored" if stored else "computed")
         warnings.extend(gen.warnings + ref.warnings)
+        warnings.extend(against_itself(gen_source, ref_source, gen_features.pool, ref_features.pool))
         with _timed(seconds, "metrics"):
             fid = _frechet(gen_features.pool, ref_features.pool) if "fid" in chosen else None
             sfid = _frechet(gen_features.spatial, ref_features.spatial) if "sfid" in chosen else None
@@ -374,14 +411,25 @@ def evaluate(
                 uncertainty = estimate_uncertainty(
                     gen=gen_features, ref=ref_features, metrics=metrics, k=_K, device=device
                 )
+        network = extractor_info(extractor)
+        badge = make_badge(
+            extractor=network,
+            gen=gen_source,
+            ref=ref_source,
+            distances=distances,
+            needs_classifier="is" in chosen,
+            whole_reference=not isinstance(ref, ImageBatch) or ref.num_images == ref.num_stored,
+        )
         return EvalResult(
             **metrics,
             num_samples=_known(gen.num_images),
             num_reference=ref.num_images if uses_ref_images else None,
-            protocol=_protocol(extractor, distances),
-            extractor=extractor_info(extractor),
-            gen=image_source(gen, gen_sha256 or gen.sha256(), "computed"),
-            ref=image_source(ref, ref_sha256 or ref.sha256(), "stored" if stored else "computed"),
+            protocol=protocol_name(badge, network.name),
+            extractor=network,
+            gen=gen_source,
+            ref=ref_source,
+            badge=badge,
+            reference_protocol=reference_protocol(ref_source),
             fid_raw=fid.raw if fid else None,
             sfid_raw=sfid.raw if sfid else None,
             inception_score_order_free=scores[1],
@@ -465,7 +513,7 @@ def make_reference(
 
     `mu sigma mu_s sigma_s` (float64) cover all images, without the last two where the network has no spatial features;
     `arr_0` keeps `num_images` of them for precision and recall, evenly spaced over the file, so that a class-ordered
-    file does not lose its last classes.
+    file does not lose its last classes. `made_from` says of which images and by which network, as JSON text.
 
     Raises
     ------
@@ -492,6 +540,13 @@ def make_reference(
         arrays |= {"mu_s": summary.spatial.mu, "sigma_s": summary.spatial.sigma}
     if images.labels is not None and len(keep):
         arrays["arr_1"] = images.labels[keep]
+    made_from = {
+        "images_sha256": images.sha256(),
+        "num_images": images.num_images,
+        "extractor": asdict(extractor_info(extractor)),
+        "dit_eval": dit_eval.__version__,
+    }
+    arrays[MADE_FROM_KEY] = np.array(json.dumps(made_from))
     return Reference(images=images, kept=keep, arrays=arrays, batch_size=batch_size)
 
 
@@ -526,6 +581,26 @@ def checksums(*sets: ImageSet, on_progress: Progress | None = None) -> list[str 
 
 def _frechet(gen: GaussianStats | None, ref: GaussianStats | None) -> FrechetDistance:
     return frechet_distance(gen=_known(gen), ref=_known(ref))
+
+
+def against_itself(
+    gen: ImageSource, ref: ImageSource, gen_pool: GaussianStats | None = None, ref_pool: GaussianStats | None = None
+) -> list[str]:
+    """A warning if the reference is the samples, or was made of them: by checksums, or because the features say so."""
+    advice = "The score says nothing of a model; pass real images, or statistics of them, as the reference."
+    if gen.sha256 == ref.sha256:
+        return [f"{ref.path} is the same as {gen.path}: the samples are scored against themselves. {advice}"]
+    if gen.sha256 == ref.made_from:
+        return [f"the statistics of {ref.path} were made of the images of {gen.path}. {advice}"]
+    if gen_pool is None or ref_pool is None or gen_pool.dim != ref_pool.dim:
+        return []
+    alike = all(
+        np.abs(mine - theirs).max() <= _SAME * np.abs(theirs).max()
+        for mine, theirs in ((gen_pool.mu, ref_pool.mu), (gen_pool.sigma, ref_pool.sigma))
+    )
+    if alike and ref_pool.sigma.any():
+        return [f"{ref.path} has the mean and covariance of {gen.path}: they seem to be the same images. {advice}"]
+    return []
 
 
 _PROTOCOLS = {
@@ -567,13 +642,6 @@ def _inception_scores(
     return score, order_free
 
 
-def _protocol(extractor: FeatureExtractor, distances: str) -> str:
-    if extractor.name != "inception":
-        return extractor.name  # never to be mistaken for ADM's protocol
-    protocol = PROTOCOL if distances == "adm-float16" else f"{PROTOCOL} with {distances} distances"
-    return protocol if extractor.precision == "fp32" else f"{protocol}, features in {extractor.precision}"
-
-
 def extractor_info(extractor: FeatureExtractor) -> ExtractorInfo:
     """The network as results name it."""
     return ExtractorInfo(
@@ -582,6 +650,7 @@ def extractor_info(extractor: FeatureExtractor) -> ExtractorInfo:
         backend=extractor.backend,
         precision=extractor.precision,
         device=extractor.device,
+        convolutions_sha256=getattr(extractor, "convolutions_sha256", None),  # networks of other kinds have none
     )
 
 
@@ -594,6 +663,7 @@ def image_source(batch: ImageSet, sha256: str, statistics: str) -> ImageSource:
         image_size=batch.image_size,
         statistics=statistics,
         run=batch.run,
+        made_from=getattr(batch, "made_from", None),  # an npz may say so
     )
 
 

@@ -151,6 +151,7 @@ class ImageSource:
     image_size : (H, W) in pixels, or None without images
     statistics : "stored" if the file's own mu and sigma were used, "computed" if they came from its images
     run : how the images were drawn, if the file says so
+    made_from : SHA-256 of the images behind stored statistics, if the file says so
     """
 
     path: str
@@ -159,17 +160,22 @@ class ImageSource:
     image_size: tuple[int, int] | None
     statistics: str
     run: SampleRun | None = None
+    made_from: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractorInfo:
-    """The network behind the features: its name, weights file, the program that ran it, and its arithmetic."""
+    """The network behind the features: its name, weights file, the program that ran it, and its arithmetic.
+
+    `convolutions_sha256`, of Inception alone, is that of the tensors behind the features, in whatever file they came.
+    """
 
     name: str
     weights_sha256: str
     backend: str
     precision: str
     device: str
+    convolutions_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,11 +241,63 @@ ESTIMATES = tuple(f.name for f in dataclasses.fields(Uncertainty) if f.name not 
 
 
 @dataclass(frozen=True, kw_only=True)
+class BadgePart:
+    """Whether one choice is that of the published numbers, and in a few words what it is."""
+
+    as_published: bool
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Badge:
+    """What of a result is as for the published numbers of ADM's suite; see `dit_eval.badge`.
+
+    Attributes
+    ----------
+    protocol : network, arithmetic and rules
+    weights : the Inception of 2015-12-05
+    reference : ADM's reference batch of the samples' resolution
+    num_samples : 50,000 samples
+    """
+
+    protocol: BadgePart
+    weights: BadgePart
+    reference: BadgePart
+    num_samples: BadgePart
+
+    @property
+    def full(self) -> bool:
+        """Whether the result may stand in a table of published numbers."""
+        return not self._named(False)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether it may stand beside published numbers of as many samples, such as FID-10K."""
+        return all(part.as_published for part in (self.protocol, self.weights, self.reference))
+
+    def text(self) -> str:
+        """As in "protocol, weights, N   not: reference (own)"."""
+        published = ", ".join(name for name, _ in self._named(True)) or "nothing"
+        others = ", ".join(f"{name} ({part.reason})" for name, part in self._named(False))
+        return f"{published}   not: {others}" if others else published
+
+    def _named(self, as_published: bool) -> list[tuple[str, BadgePart]]:
+        parts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        shown = {"N" if name == "num_samples" else name: part for name, part in parts.items()}
+        return [(name, part) for name, part in shown.items() if part.as_published is as_published]
+
+    @classmethod
+    def _from_dict(cls, data: dict[str, Any]) -> Badge:
+        return _checked(cls(**{name: _checked(BadgePart(**part)) for name, part in data.items()}))
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvalResult:
     """The metrics of a sample batch against a reference batch, and how they were made.
 
     A metric that was not asked for, or cannot be computed from these files, is None. `protocol` is "adm-2021" only
-    if every choice was ADM's: its Inception network, float16 distances, k = 3, splits of 5,000.
+    if every choice was ADM's: its Inception network with its weights, fp32, float16 distances, k = 3, splits of 5,000,
+    its reference batch of the samples' resolution. Otherwise it says what differs, or names another network.
 
     Attributes
     ----------
@@ -252,6 +310,8 @@ class EvalResult:
     fd_dinov2 : Fréchet distance on DINOv2's features, squared feature units
     cmmd : of CLIP embeddings, times 1,000
     protocols : whose definition, with its settings, of each metric that is not ADM's
+    badge : what is as published and what is not; None in results of earlier versions, of which it is not known
+    reference_protocol : whose reference: "adm-2021", "digits", "own" images, "unknown-statistics"; None as of `badge`
     num_samples : generated images used
     num_reference : reference images that went through the network; None if none did
     distances : rule of the precision and recall distances
@@ -281,6 +341,8 @@ class EvalResult:
     fd_dinov2: float | None = None
     cmmd: float | None = None
     protocols: dict[str, str] = field(default_factory=dict)
+    badge: Badge | None = None
+    reference_protocol: str | None = None
     distances: str = "adm-float16"
     uncertainty: Uncertainty | None = None
     warnings: tuple[str, ...] = ()
@@ -317,6 +379,8 @@ class EvalResult:
                 )
             data["extractor"] = _checked(ExtractorInfo(**data["extractor"]))
             data["warnings"] = tuple(data["warnings"])
+            if data.get("badge") is not None:
+                data["badge"] = Badge._from_dict(data["badge"])
             if data.get("uncertainty") is not None:
                 data["uncertainty"] = Uncertainty._from_dict(data["uncertainty"])
             return _checked(cls(**data))

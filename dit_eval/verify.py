@@ -191,6 +191,7 @@ def verify_published(
             )
         )
     notes = [f"{source.path}: sha256 {source.sha256}" for source in (result.gen, result.ref)]
+    notes += [f"as published: {result.badge.text()}"] if result.badge is not None else []
     notes.append("The publisher states no SHA-256 of these files; compare with those of another download.")
     return Verification(name=golden.name, source=golden.source, checks=tuple(checks), notes=tuple(notes))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dit_eval.npz import RUN_KEY, write_batch
-from dit_eval.results import EvalResult, ExtractorInfo, ImageSource, SampleRun
+from dit_eval.results import Badge, BadgePart, EvalResult, ExtractorInfo, ImageSource, SampleRun
 
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
 GFLOPS = {"S/8": 0.36, "S/4": 1.4, "S/2": 6, "B/8": 1.4, "B/4": 5.6, "B/2": 23, "L/8": 5, "L/4": 20, "L/2": 81,
@@ -36,6 +36,13 @@ def sample_run(model="DiT-XL/2", *, block="adaln-zero", image_size=256, **change
     return SampleRun(**defaults | changes)
 
 
+def badge(num_samples=50_000, **others):
+    """All as published, but for N where it is not 50,000, and for these parts: name -> reason."""
+    parts = {name: BadgePart(as_published=name not in others, reason=others.get(name, "synthetic"))
+             for name in ("protocol", "weights", "reference")}  # fmt: skip
+    return Badge(**parts, num_samples=BadgePart(as_published=num_samples == 50_000, reason=f"{num_samples:,}"))
+
+
 def result(run, fid, *, num_samples=50_000, protocol="adm-2021", path="synthetic.npz", **changes):
     size = (run.image_size, run.image_size) if run else (8, 8)
     defaults = {
@@ -49,6 +56,7 @@ def result(run, fid, *, num_samples=50_000, protocol="adm-2021", path="synthetic
                            statistics="stored"),
         "environment": {"dit_eval": "synthetic", "commit": None}, "time": "2000-01-01T00:00:00+00:00",
         "warnings": ("synthetic: invented for a test",),
+        "badge": badge(num_samples) if protocol == "adm-2021" else None,
     }  # fmt: skip
     return EvalResult(**defaults | changes)
 

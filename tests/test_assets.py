@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import http.server
+import json
 import re
 import threading
 import tomllib
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dit_eval.assets import Asset, asset, assets, cache_dir, fetch, verify
+from dit_eval.assets import Asset, asset, assets, cache_dir, fetch, recorded_sha256, verify
 
 CONTENT = bytes(range(256)) * 5000
 
@@ -159,3 +160,31 @@ def test_embedded_files_are_in_the_wheel():
     included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     needed = {"manifest.toml", "verify.toml", "verify.npz"} | {item.filename for item in assets() if item.url is None}
     assert included == {f"reference_stats/{name}": f"dit_eval/reference_stats/{name}" for name in needed}
+
+
+def test_what_the_official_address_sent_is_noted_where_nothing_is_pinned(server, item):
+    unpinned = dataclasses.replace(item, sha256=None)
+    assert recorded_sha256(unpinned) is None
+    path = fetch(unpinned)
+    record = json.loads(path.with_name("thing.bin.fetched.json").read_text())
+    assert record.pop("time").startswith("20")
+    assert record == {"url": server.url, "size": 1_280_000, "sha256": hashlib.sha256(CONTENT).hexdigest()}
+    assert recorded_sha256(unpinned) == hashlib.sha256(CONTENT).hexdigest()
+    path.write_bytes(b"another file")
+    assert recorded_sha256(unpinned) != verify(unpinned)
+
+
+def test_a_mirror_is_not_the_official_address(server, item):
+    unpinned = dataclasses.replace(item, sha256=None, url="https://example.org/thing.bin")
+    server.hang_up_after = 1000
+    with pytest.raises(ConnectionError):
+        fetch(unpinned, url=server.url)
+    assert [p.name for p in unpinned.path.parent.glob("*.part")] == ["thing.bin.mirror.part"]
+    server.hang_up_after = None
+    assert fetch(unpinned, url=server.url).read_bytes() == CONTENT
+    assert recorded_sha256(unpinned) is None
+    # Named with the option, the official address is what it is.
+    official = dataclasses.replace(unpinned, url=server.url)
+    official.path.unlink()
+    fetch(official, url=server.url)
+    assert recorded_sha256(official) == hashlib.sha256(CONTENT).hexdigest()

@@ -344,7 +344,7 @@ def test_features_in_half_precision_are_never_called_adms_protocol(capsys, incep
     code, out, error = run(capsys, "evaluate", *arguments, "--precision", "bf16", "--no-results")
     assert code == 0
     result = json.loads(out)
-    assert result["protocol"] == "adm-2021, features in bf16"
+    assert result["protocol"] == "adm-2021 except features in bf16, weights (unknown), reference (own)"
     assert result["extractor"]["precision"] == "bf16"
     assert "features in bf16 move every metric" in error
 

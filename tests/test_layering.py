@@ -24,7 +24,7 @@ LAYERS = [
     {"pixels"},
     {"images"},
     {"npz"},
-    {"workers"},
+    {"workers", "badge"},
     {"stats", "results", "assets", "engines", "sources", "tensors", "golden"},
     {"files", "dist", "progress", "suggest"},
     {""},  # dit_eval itself: the version

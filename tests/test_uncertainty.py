@@ -128,6 +128,47 @@ def test_the_bias_of_few_images_is_that_of_theory():
     np.testing.assert_allclose(at_50k - infinity, (here - infinity) * num / 50_000, atol=bias / 50)
 
 
+def test_no_estimate_is_outside_its_own_interval():
+    # The generated images are of the reference's own distribution: the true distance is 0, and noise goes below it.
+    ref = GaussianStats(mu=np.zeros(10), sigma=np.eye(10))
+    below = 0
+    for seed in range(12):
+        gen = np.random.default_rng(seed).normal(size=(200, 10))
+        found = frechet_estimates(distance(gen, ref), gen=gen, ref=ref)
+        for estimate in (found.here, found.infinity, found.at_50k):
+            assert 0 <= estimate.low <= estimate.value <= estimate.high, seed
+        # With half of it above 0 by chance, the interval of a value that was cut holds the truth all the same.
+        below += found.infinity.value == 0.0 == found.infinity.low < found.infinity.high
+    assert below == 3, "seeds 0, 4 and 11, where the extrapolation gives -0.006, -0.004 and -0.124"
+
+
+@pytest.mark.parametrize("num", [*range(50, 70), 500, 10_000])
+def test_a_share_at_an_end_is_in_its_interval(num):
+    # Wilson's end is the share itself there, and rounding must not take it to the other side.
+    for share in (0.0, 1.0):
+        found = precision_estimate(share, num=num)
+        assert found.low <= share <= found.high
+        assert (found.low if share == 0 else found.high) == share
+
+
+def test_the_inception_score_has_no_interval_below_1():
+    # Of 60 images with all but the same probabilities: the score is 1 plus next to nothing.
+    probs = np.random.default_rng(0).dirichlet(np.full(10, 1000.0), size=60).astype(np.float32)
+    found = inception_score_estimate(1.0, class_probs=probs)
+    assert (found.low, found.value) == (1.0, 1.0)
+    assert found.high > 1
+
+
+@pytest.mark.parametrize("shift", [1e-3, 1e-5])
+def test_a_distance_far_below_its_standard_error_has_no_interval(shift):
+    # On the logarithm its end would be 6e32 times the distance, or more than a float holds.
+    gen = np.random.default_rng(0).normal(size=(200, 10))
+    own = fit(gen)
+    ref = GaussianStats(mu=own.mu + shift, sigma=own.sigma, num=200)
+    with pytest.raises(NoEstimate, match="is many times the value; it hardly differs from 0"):
+        frechet_estimates(distance(gen, ref), gen=gen, ref=ref)
+
+
 def test_too_few_images_for_the_dimensions_give_no_figure_but_a_reason():
     rng = np.random.default_rng(5)
     ref = fit(rng.normal(size=(500, 40)))

@@ -14,6 +14,7 @@ import numpy as np
 from dit_eval.assets import sha256_of
 from dit_eval.features.extract import FeatureBatch
 from dit_eval.features.graph_def import read_constants
+from dit_eval.features.inception import convolutions_sha256, state_from_constants
 
 # Read when TensorFlow is first imported: without it, its C++ side fills stderr with notes about the machine.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -69,6 +70,7 @@ class TensorflowInception:
             ) from None
         self.device = device
         self.weights_sha256 = sha256_of(path)
+        self.convolutions_sha256 = convolutions_sha256(state_from_constants(constants, path))
         graph = tf.Graph()
         with graph.as_default(), graph.device("/cpu:0" if device == "cpu" else "/gpu:0"):
             definition = tf.GraphDef()

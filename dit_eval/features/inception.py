@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -101,6 +101,7 @@ class TorchInception:
         self._state = read_state_dict(weights)
         _check_names(self._state, weights)
         self.weights_sha256 = sha256_of(self._weights)
+        self.convolutions_sha256 = convolutions_sha256(self._state)
 
     @cached_property
     def _layers(self) -> _Layers:
@@ -207,7 +208,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     if path.suffix == ".pb":
-        return _from_constants(read_constants(path), path)
+        return state_from_constants(read_constants(path), path)
     try:
         state = load_tensors(path)
     except ValueError as error:
@@ -218,6 +219,37 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f"{path}: holds {type(state).__name__}, needed a plain state dict of tensors.")
     return state
+
+
+def convolutions_sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """What tells the network behind FID, sFID, precision and recall from another, whatever file it was read from.
+
+    The classifier has no part in it: the Inception Score alone depends on it.
+
+    Parameters
+    ----------
+    state : as `read_state_dict` gives it
+
+    Returns
+    -------
+    SHA-256 of the 94 convolutions in the order of the network; of each, name in the graph, kernel (out, in, h, w), and
+    gamma, beta, mean and variance of its batch norm, each with its shape and as little-endian float32.
+
+    Raises
+    ------
+    ValueError
+        If one of them is missing.
+    """
+    digest = hashlib.sha256()
+    for module, scope in convolution_scopes().items():
+        for name in (f"{module}.conv.weight", *(f"{module}.bn.{part}" for part in _BATCH_NORM)):
+            if name not in state:
+                raise _not_this_network("these weights", f"{name} is missing")
+            # Float32 in a wider type is the same number; in a narrower one it is another.
+            values = state[name].detach().cpu().to(torch.float32).contiguous().numpy().astype("<f4", copy=False)
+            digest.update(f"{scope} {name.rpartition('.')[2]} {values.shape}\n".encode())
+            digest.update(values.data)
+    return digest.hexdigest()
 
 
 def write_seeded_weights(path: Path, seed: int = 0) -> str:
@@ -239,12 +271,12 @@ def write_seeded_weights(path: Path, seed: int = 0) -> str:
     torch.save({}, empty)
     empty.seek(0)
     net = Unloaded("dit-eval", ["2048"], empty)
-    kernels = ((scope, net.get_submodule(module).conv.weight) for module, scope in _convolutions().items())
+    kernels = ((scope, net.get_submodule(module).conv.weight) for module, scope in convolution_scopes().items())
     shapes = [
         (scope, (kernel.shape[2], kernel.shape[3], kernel.shape[1], kernel.shape[0])) for scope, kernel in kernels
     ]
     weights = seeded_weights(shapes, seed)
-    torch.save(_from_constants(weights, path), path)
+    torch.save(state_from_constants(weights, path), path)
     parts = (part for name in sorted(weights) for part in (name.encode(), weights[name].tobytes()))
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
@@ -252,7 +284,9 @@ def write_seeded_weights(path: Path, seed: int = 0) -> str:
 def _check_names(state: dict[str, torch.Tensor], source: str | os.PathLike[str]) -> None:
     """Tell another network's weights before anything is done with them; `_network` looks at every shape."""
     parts = [
-        f"{module}.{part}" for module in _convolutions() for part in ("conv.weight", *(f"bn.{n}" for n in _BATCH_NORM))
+        f"{module}.{part}"
+        for module in convolution_scopes()
+        for part in ("conv.weight", *(f"bn.{n}" for n in _BATCH_NORM))
     ]
     needed = {*parts, "fc.weight", "fc.bias"}
     found = {name for name in state if not name.endswith(".num_batches_tracked")}
@@ -361,7 +395,7 @@ _BLOCKS = {
 _BATCH_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 
 
-def _convolutions() -> dict[str, str]:
+def convolution_scopes() -> dict[str, str]:
     """torch-fidelity module name -> graph scope, of all 94 convolutions."""
     scopes = dict(_STEM)
     for block, (scope, branches) in _BLOCKS.items():
@@ -369,11 +403,11 @@ def _convolutions() -> dict[str, str]:
     return scopes
 
 
-def _from_constants(constants: dict[str, np.ndarray], path: Path) -> dict[str, torch.Tensor]:
+def state_from_constants(constants: Mapping[str, np.ndarray], path: Path) -> dict[str, torch.Tensor]:
     """The constants of the graph, of the file `path`, by torch-fidelity's names."""
     state: dict[str, torch.Tensor] = {}
     try:
-        for module, scope in _convolutions().items():
+        for module, scope in convolution_scopes().items():
             kernel = constants[f"{scope}/conv2d_params"].transpose(3, 2, 0, 1)  # (h, w, in, out) -> (out, in, h, w)
             state[f"{module}.conv.weight"] = torch.tensor(kernel)
             for ours, theirs in _BATCH_NORM.items():

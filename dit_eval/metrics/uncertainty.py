@@ -37,6 +37,8 @@ _NEIGHBOURS = 32
 _BALLS = 64
 # Singular values below this share of the largest are rounding: square roots of eigenvalues that are right to 1e-16.
 _RESOLUTION = 1e-8
+# A standard error of so many times the value: the upper end of an interval on the logarithm is 3e8 times the value.
+_LARGEST_ERROR = 10
 
 
 class NoEstimate(ValueError):
@@ -161,7 +163,8 @@ def frechet_estimates(value: float, *, gen: np.ndarray, ref: GaussianStats) -> F
     ------
     NoEstimate
         If half of the images does not span all dimensions (N / 2 > D is needed; N / 4 > D for extrapolations): the
-        expansion in 1/N, on which all of this rests, does not hold there.
+        expansion in 1/N, on which all of this rests, does not hold there. Or if the distance is 0, or much smaller than
+        its standard error.
 
     References
     ----------
@@ -201,9 +204,10 @@ def frechet_estimates(value: float, *, gen: np.ndarray, ref: GaussianStats) -> F
         # The quadratic part is |sum of four quarters' noise|^2 at the first level: three kinds of products.
         same, within, across = whole / 16 + half / 8 + quarter / 4, whole / 8 + half / 4, whole / 8
         factor = 64 * same**2 + 16 * within**2 + 32 * across**2
-        extrapolated, error = float(weights @ levels), math.sqrt(linear + factor * quadratic)
-        low, high = extrapolated - _Z * error, extrapolated + _Z * error  # may be below 0, so on no logarithm
-        return Estimate(value=extrapolated, standard_error=error, low=max(low, 0.0), high=max(high, 0.0))
+        # Where two sets hardly differ, noise takes the extrapolation below 0, where no distance is: value and interval
+        # are cut there alike.
+        extrapolated, error = max(float(weights @ levels), 0.0), math.sqrt(linear + factor * quadratic)
+        return _around(extrapolated, error, low=extrapolated - _Z * error, high=extrapolated + _Z * error, least=0.0)
 
     return FrechetEstimates(here=here, infinity=at(math.inf), at_50k=at(50_000))
 
@@ -231,7 +235,7 @@ def inception_score_estimate(value: float, *, class_probs: np.ndarray, split_siz
     splits = [class_probs[i : i + split_size] for i in range(0, num, split_size)]
     # The score of one image is 1, whatever it is.
     variances = [split_influence(split).var(ddof=1) / len(split) for split in splits if len(split) > 1]
-    return _logarithmic(value, float(sum(variances)) / len(splits) ** 2)
+    return _logarithmic(value, float(sum(variances)) / len(splits) ** 2, least=1.0)
 
 
 def precision_estimate(value: float, *, num: int) -> Estimate:
@@ -396,18 +400,32 @@ def _nearest(
     return distances, places
 
 
-def _logarithmic(value: float, variance: float) -> Estimate:
-    """The interval of a positive number, even around its logarithm."""
+def _around(value: float, error: float, *, low: float, high: float, least: float, most: float = math.inf) -> Estimate:
+    """An estimate whose interval is cut at the metric's range, and holds the value whatever rounding does to it."""
+    low, high = min(max(low, least), value), max(min(high, most), value)
+    return Estimate(value=value, standard_error=error, low=low, high=high)
+
+
+def _logarithmic(value: float, variance: float, *, least: float = 0.0) -> Estimate:
+    """The interval of a positive number, even around its logarithm.
+
+    Raises
+    ------
+    NoEstimate
+        If the number is so much smaller than its standard error that its logarithm has no meaning.
+    """
     error = math.sqrt(variance)
+    if error > _LARGEST_ERROR * value:
+        raise NoEstimate(f"the standard error, {error:.2g}, is many times the value; it hardly differs from 0")
     reach = math.exp(_Z * error / value)
-    return Estimate(value=value, standard_error=error, low=value / reach, high=value * reach)
+    return _around(value, error, low=value / reach, high=value * reach, least=least)
 
 
 def _wilson(share: float, error: float, num: float) -> Estimate:
     """Wilson's interval of a share that varies as that of `num` independent images."""
     middle = (share + _Z**2 / (2 * num)) / (1 + _Z**2 / num)
     half = _Z / (1 + _Z**2 / num) * math.sqrt(share * (1 - share) / num + _Z**2 / (4 * num**2))
-    return Estimate(value=share, standard_error=error, low=max(0.0, middle - half), high=min(1.0, middle + half))
+    return _around(share, error, low=middle - half, high=middle + half, least=0.0, most=1.0)
 
 
 def _known(value: _T | None) -> _T:

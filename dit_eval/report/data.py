@@ -63,6 +63,7 @@ COLUMNS = (
     "precision",
     "recall",
     "protocol",
+    "badge",  # what of a measured result is as published
     "seed",
     "note",
     # Standard error and 95 % interval of each metric, and FID of infinitely many images, where a result has them.
@@ -75,7 +76,11 @@ PATCHES = (16, 8, 4, 2, 1)
 THOUSANDS_FROM = 10_000  # training steps, from which they are written in thousands
 TRAINING_FACTOR = 3  # a backward pass counts as two forward passes (Figure 9 of the paper)
 
-_TEXT_COLUMNS = ("source", "origin", "model", "family", "size", "block", "sampler", "decoder", "protocol", "note")
+UNVERIFIED = f"{PROTOCOL}, not verified"  # of results whose badge does not bear their protocol out, or that have none
+
+_TEXT_COLUMNS = (
+    *("source", "origin", "model", "family", "size", "block", "sampler", "decoder", "protocol", "badge", "note"),
+)
 _MODEL = re.compile(r"([^/]+)-(S|B|L|XL)/(1|2|4|8|16)")
 _PAPERS_MODEL = re.compile(r"DiT-(S|B|L|XL)/(2|4|8)")
 _PAPERS_SIZES = (256, 512)  # pixels
@@ -140,6 +145,15 @@ def published_points() -> pd.DataFrame:
     return _with_compute(points)
 
 
+def shown_protocol(result: EvalResult) -> str:
+    """The protocol by which a result is grouped: the paper's only where its badge says so.
+
+    Results of versions before the badge call themselves "adm-2021" whatever their weights and their reference were.
+    """
+    verified = result.badge is not None and result.badge.comparable
+    return UNVERIFIED if result.protocol == PROTOCOL and not verified else shown(result.protocol)
+
+
 def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: CountNetwork) -> pd.DataFrame:
     """A point for each result, in order.
 
@@ -157,13 +171,14 @@ def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: CountNe
             "model": run.model if run else Path(result.gen.path).name,
             "image_size": max(result.gen.image_size) if result.gen.image_size else None,
             "num_samples": result.num_samples,
-            "protocol": result.protocol,
+            "protocol": shown_protocol(result),
+            "badge": result.badge.text() if result.badge else None,
             **{name: getattr(result, name) for name in (*METRICS, *WITNESSES)},
             **_estimates(result),
         }
         if run is not None:
             counted = count(run.network)
-            row |= _parts_of_name(run.model, result.protocol, row["image_size"])
+            row |= _parts_of_name(run.model, row["protocol"], row["image_size"])
             row |= {
                 "block": block if isinstance(block := run.network.get("block"), str) else None,
                 "gflops": counted.gflops if counted else None,
@@ -355,7 +370,10 @@ def settings(points: pd.DataFrame) -> list[Setting]:
 
 
 def comparable(points: pd.DataFrame) -> pd.DataFrame:
-    """Points that may stand beside the paper's: its protocol, and its two image sizes."""
+    """Points that may stand beside the paper's: of its protocol by their badge, and of its two image sizes.
+
+    N may differ; tables take 50,000 samples only, and each figure the number that the paper's has.
+    """
     return select(points, protocol=PROTOCOL, image_size=_PAPERS_SIZES)
 
 

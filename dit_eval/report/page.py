@@ -30,6 +30,7 @@ from dit_eval.report.data import (
     read_measured,
     select,
     settings,
+    shown_protocol,
 )
 from dit_eval.report.figures import render_figure
 from dit_eval.report.law import Law, scaling_law
@@ -275,7 +276,7 @@ def _images_of_one_seed(setting: Setting, results: list[EvalResult], folder: Pat
     groups: dict[str, dict[str, np.ndarray]] = {}
     for result in results:
         run = result.gen.run
-        if run is None or shown(result.protocol) != setting.protocol or run.image_size != setting.image_size:
+        if run is None or shown_protocol(result) != setting.protocol or run.image_size != setting.image_size:
             continue
         # `isfile` takes a name that no file can have for one that is not there.
         texts = (result.gen.path, named(result.gen.path))

@@ -31,6 +31,7 @@ from dit_eval.report.compute import (
 from dit_eval.report.counts import count_named
 from dit_eval.report.data import METRICS, WITNESSES, Setting, comparable, fid_label, select, steps_text
 from dit_eval.report.law import LEAST_MODELS, Law
+from dit_eval.results import PROTOCOL
 
 DASH = "-"
 PAPER_TITLE = "Peebles and Xie, Scalable Diffusion Models with Transformers, arXiv 2212.09748v2"
@@ -68,7 +69,7 @@ class Row:
     ----------
     source : where its numbers come from
     measured : by the user, not published
-    group : best values are sought among the rows of one group
+    group : best values are sought among the rows of one group, published and measured ones apart
     notes : numbers of the table's notes that are on this row
     """
 
@@ -119,13 +120,15 @@ def paper_tables(points: pd.DataFrame) -> list[Table]:
     ----------
     points : see `data`; the published ones are not needed
     """
-    measured = comparable(select(points, source="measured"))
+    measured = select(points, source="measured")
     measured = measured[measured["fid"].notna()]
+    apart = {size: _left_apart(select(measured, image_size=size)) for size in (256, 512, (256, 512))}
+    measured = comparable(measured)
     return [
         _table1(),
-        _metrics_table(2, "ImageNet 256x256, class-conditional", select(measured, image_size=256)),
-        _metrics_table(3, "ImageNet 512x512, class-conditional", select(measured, image_size=512)),
-        _table4(measured),
+        _metrics_table(2, "ImageNet 256x256, class-conditional", select(measured, image_size=256), apart[256]),
+        _metrics_table(3, "ImageNet 512x512, class-conditional", select(measured, image_size=512), apart[512]),
+        _table4(measured, apart[256, 512]),
         _table5(measured),
         _table6(),
     ]
@@ -148,6 +151,7 @@ def measured_table(points: pd.DataFrame) -> Table:
         Column(key="gflops", title="Gflops"),
         Column(key="params_m", title="Params (M)"),
         Column(key="protocol", title="Protocol", text=True),
+        Column(key="badge", title="As published", text=True),
     )
     rows = []
     for row in select(points, source="measured").to_dict("records"):
@@ -163,6 +167,7 @@ def measured_table(points: pd.DataFrame) -> Table:
             "gflops": _small_number(row["gflops"], 3),
             "params_m": _small_number(row["params_m"], 2),
             "protocol": row["protocol"] or DASH,
+            "badge": row["badge"] or ("not known" if str(row["protocol"]).startswith(PROTOCOL) else DASH),
         }
         cells |= {k: _number(row[k], 0) for k in ("image_size", "training_steps", "seed", "num_samples")}
         rows.append(Row(cells=cells, source=row["origin"], measured=True))
@@ -499,7 +504,7 @@ def _table1() -> Table:
     return _with_notes("table1", "Table 1. DiT configurations", columns, rows, about=_COUNTED)
 
 
-def _metrics_table(number: int, title: str, measured: pd.DataFrame) -> Table:
+def _metrics_table(number: int, title: str, measured: pd.DataFrame, apart: str = "") -> Table:
     columns = (Column(key="model", title="Model", text=True), *_metric_columns())
     rows = [
         (row["model"], Row(cells=_texts(row, columns), source=f"paper, Table {number}"))
@@ -509,10 +514,10 @@ def _metrics_table(number: int, title: str, measured: pd.DataFrame) -> Table:
     for row in kept.to_dict("records"):
         cells = _metric_cells(row) | {"model": _run_name(row)}
         rows.append(("", Row(cells=cells, source=row["origin"], measured=True)))
-    return _with_notes(f"table{number}", f"Table {number}. {title}", columns, rows, about=about)
+    return _with_notes(f"table{number}", f"Table {number}. {title}", columns, rows, about=f"{about} {apart}".strip())
 
 
-def _table4(measured: pd.DataFrame) -> Table:
+def _table4(measured: pd.DataFrame, apart: str = "") -> Table:
     columns = (
         Column(key="model", title="Model", text=True),
         Column(key="image_size", title="Image Resolution", text=True),
@@ -558,7 +563,7 @@ def _table4(measured: pd.DataFrame) -> Table:
             "fid_50k": _number(row["fid"], 2),
         }
         rows.append(("", Row(cells=cells, source=row["origin"], measured=True, group=f"{row['image_size']:.0f}")))
-    about = f"{about} {_COUNTED} Best values are sought at each resolution."
+    about = f"{about} {apart}".strip() + f" {_COUNTED} Best values are sought at each resolution."
     return _with_notes("table4", "Table 4. Every DiT model", columns, rows, about=about.strip())
 
 
@@ -746,6 +751,17 @@ def _fifty_thousand(measured: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     )
 
 
+def _left_apart(measured: pd.DataFrame) -> str:
+    """A sentence on results of ADM's network that are not as published, which tables of the paper do not take."""
+    out = sum(str(protocol).startswith(PROTOCOL) and protocol != PROTOCOL for protocol in measured["protocol"])
+    if not out:
+        return ""
+    return (
+        f"{out} measured result{' is' if out == 1 else 's are'} not known to be of the published protocol, weights and "
+        "reference; see the measured results."
+    )
+
+
 def _run_name(row: dict[str, Any]) -> str:
     """A measured run as the paper would name it: DiT-XL/2-G (cfg=1.50), with what differs from its protocol."""
     name = str(row["model"])
@@ -766,10 +782,12 @@ def _best_cells(rows: tuple[Row, ...], columns: tuple[Column, ...]) -> Iterable[
     for column in columns:
         if column.best is None:
             continue
-        values: dict[str, list[tuple[float, int]]] = {}
+        values: dict[tuple[bool, str], list[tuple[float, int]]] = {}  # published rows keep their own best
         for index, row in enumerate(rows):
             if row.cells[column.key] != DASH:
-                values.setdefault(row.group, []).append((float(row.cells[column.key].split(" ± ")[0]), index))
+                values.setdefault((row.measured, row.group), []).append(
+                    (float(row.cells[column.key].split(" ± ")[0]), index)
+                )
         for group in values.values():
             best = (min if column.best == "min" else max)(value for value, _ in group)
             yield from ((index, column.key) for value, index in group if value == best and len(group) > 1)
