@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import io
 import os
-import struct
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,8 +25,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL.Image import Image
 
+from dit_eval.decoding import decode, is_png
 from dit_eval.dist import cores
 from dit_eval.npz import ImageBatch, open_batch
 from dit_eval.results import SampleRun
@@ -37,12 +36,9 @@ from dit_eval.stats import GaussianStats
 
 _T = TypeVar("_T")
 
-# What Pillow raises at a file that is no image, or a damaged one.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 _MAX_PIXELS = 1 << 24  # of an image: 4096 x 4096
 _DECODED = 1 << 28  # bytes of decoded images that wait for the network
 _THREADS = 4
-_PNG = b"\x89PNG\r\n\x1a\n"
 _COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}  # of a PNG, by its header
 
 
@@ -432,7 +428,7 @@ def _folder_labels(names: Sequence[str]) -> np.ndarray | None:
 
 def _decode(data: bytes, where: str, size: tuple[int, int] | None) -> np.ndarray:
     """An image file as uint8 (H, W, 3); `size` is what (H, W) must be. Its size is known before it is decoded."""
-    kind = "PNG" if data.startswith(_PNG) else "JPEG" if is_jpeg(data) else None
+    kind = "PNG" if is_png(data) else "JPEG" if is_jpeg(data) else None
     if kind is None:
         found = f"it begins with {data[:8]!r}" if data else "it is empty"
         raise ValueError(f"{where}: neither PNG nor JPEG; {found}. Save the image again as PNG.")
@@ -444,40 +440,19 @@ def _decode(data: bytes, where: str, size: tuple[int, int] | None) -> np.ndarray
             f"{where}: a PNG of {data[24]} bits, {colour}; needed 8 bits, RGB. Convert all images as your model means "
             'them, for one without alpha by Pillow\'s convert("RGB"), and pass those.'
         )
-    if kind == "PNG":  # before Pillow warns of it
-        width, height = struct.unpack(">II", data[16:24])
-        if width * height > _MAX_PIXELS:
-            raise ValueError(f"{where}: {_too_large((height, width))}")
-    try:
-        # `formats` keeps Pillow's many other readers away from files of others.
-        with Image.open(io.BytesIO(data), formats=(kind,)) as image:
-            problem = _problem(image, size)
-            pixels = None if problem else np.asarray(image)
-    except Image.UnidentifiedImageError:
-        raise ValueError(f"{where}: not a readable {kind}; it is damaged. Make it again.") from None
-    except (*UNREADABLE, MemoryError) as error:
-        raise ValueError(f"{where}: cannot be read as an image ({error}); it is damaged. Make it again.") from None
-    if pixels is None:
-        raise ValueError(f"{where}: {problem}")
-    return pixels
+    return np.asarray(decode(data, where, formats=(kind,), max_pixels=_MAX_PIXELS, problem=partial(_problem, size)))
 
 
-def _problem(image: Image.Image, size: tuple[int, int] | None) -> str | None:
+def _problem(size: tuple[int, int] | None, image: Image) -> str | None:
     found = (image.height, image.width)
     if size is not None and found != size:
         return f"{_pixels(found)}; the images before it are {_pixels(size)}. Needed one size for all."
-    if found[0] * found[1] > _MAX_PIXELS:
-        return _too_large(found)
     if image.mode != "RGB" or "transparency" in image.info:
         what = "with a transparent colour" if image.mode == "RGB" else f"of mode {image.mode}"
         return f'an image {what}; needed RGB of 8 bits. Convert all images, such as by Pillow\'s convert("RGB").'
     if getattr(image, "is_animated", False):
         return "has several frames; needed one. Save the frame that is meant."
     return None
-
-
-def _too_large(size: tuple[int, ...]) -> str:
-    return f"{_pixels(size)}; an image may have {_MAX_PIXELS:,} pixels."
 
 
 def _in_turn(tasks: Iterator[Callable[[], _T]], ahead: int) -> Generator[_T]:

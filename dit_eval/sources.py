@@ -219,7 +219,7 @@ def _walk(root: Path, below: str, listing: _Listing, visited: set[tuple[int, int
         raise ValueError(f"{root}: {shown(below) or 'the folder'} cannot be read ({_reason(error)}).") from None
 
 
-def read_file(path: Path, where: str) -> bytes:
+def read_file(path: Path, where: str, *, max_size: int = MAX_FILE) -> bytes:
     """The bytes of a plain image file.
 
     Raises
@@ -232,8 +232,8 @@ def read_file(path: Path, where: str) -> bytes:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError(f"{where}: not a plain file. Remove it.")
-        if status.st_size > MAX_FILE:
-            raise ValueError(f"{where}: {status.st_size:,} bytes; an image file may have {MAX_FILE:,}.")
+        if status.st_size > max_size:
+            raise ValueError(f"{where}: {status.st_size:,} bytes; an image file may have {max_size:,}.")
         with open(path, "rb") as file:
             return file.read(status.st_size)
     except OSError as error:
