@@ -171,6 +171,8 @@ def open_npz(path: str | os.PathLike[str], *, channels: Literal[1, 3] = 3) -> Ar
         images = images[..., :1]
     if images.shape[1] != images.shape[2]:
         raise ValueError(f"{path}: images of {images.shape[2]} x {images.shape[1]} px; needed squares.")
+    if batch.labels_problem:
+        raise ValueError(f"{path}: {batch.labels_problem}. Without arr_1, all images are of one class.")
     labels = np.zeros(len(images), np.int64) if batch.labels is None else batch.labels
     if labels.min() < 0:
         raise ValueError(f"{path}: label {labels.min()} in arr_1; needed 0 or more.")

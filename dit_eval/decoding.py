@@ -144,7 +144,7 @@ def _opened(data: bytes, formats: Sequence[str]) -> Image.Image:
 
 
 def _png_pixels(data: bytes, max_pixels: int) -> bytes:
-    """A PNG with all of its chunks, without those that are no pixels. Their checksums are Pillow's and zlib's matter."""
+    """A PNG without the chunks that are no pixels. Checksums are Pillow's and zlib's matter."""
     if len(data) < 33:
         raise ValueError(f"a PNG of {len(data)} bytes")
     width, height = struct.unpack(">II", data[16:24])

@@ -29,7 +29,7 @@ from PIL.Image import Image
 
 from dit_eval.decoding import decode, is_png
 from dit_eval.dist import cores
-from dit_eval.npz import ImageBatch, open_batch
+from dit_eval.npz import ImageBatch, bytes_hint, open_batch
 from dit_eval.results import SampleRun
 from dit_eval.sources import MAX_FILE, Load, Source, is_jpeg, list_folder, list_tar, list_zip, read_file
 from dit_eval.stats import GaussianStats
@@ -51,6 +51,7 @@ class ImageSet(Protocol):
     num_images : images to use; None while it is not known, before an iterable has been read
     image_size : (H, W) in pixels, or None without images
     labels : int64 (num_images,), or None
+    labels_problem : why there are no labels though something is in their place, or None
     pool, spatial : stored statistics, or None
     run : how the images were drawn, or None where nothing says so
     read_once : whether `batches` can be called once only, and `sha256` only after that
@@ -68,6 +69,9 @@ class ImageSet(Protocol):
 
     @property
     def labels(self) -> np.ndarray | None: ...
+
+    @property
+    def labels_problem(self) -> str | None: ...
 
     @property
     def pool(self) -> GaussianStats | None: ...
@@ -200,6 +204,7 @@ class ImageFiles:
     num_stored: int
     image_size: tuple[int, int]
     labels: np.ndarray | None
+    labels_problem: None = None
     pool: None = None
     spatial: None = None
     run: None = None
@@ -275,7 +280,7 @@ class ImageFiles:
 class ImageStream:
     """Batches that can be read once; see `ImageSet` and `from_batches`."""
 
-    labels = pool = spatial = run = None
+    labels = labels_problem = pool = spatial = run = None
     read_once = True
     warnings: tuple[str, ...] = ()
 
@@ -368,9 +373,9 @@ class ImageStream:
                 )
             dtype, shape = str(batch.dtype).removeprefix("torch."), tuple(batch.shape)
             if dtype != "uint8":
+                kind = "f" if "float" in dtype else dtype[0]  # of PyTorch's types, bfloat16 is none of NumPy's
                 raise ValueError(
-                    f"{where}: found {dtype}; {needed}. Quantise the images as your sampler does (DiT, of -1..1: "
-                    "(127.5 * x + 128).clamp(0, 255).to(torch.uint8))."
+                    f"{where}: found {dtype}; {needed}. {bytes_hint(kind, tensor=hasattr(batch, 'detach'))}"
                 )
             if len(shape) != 4 or shape[3] != 3:
                 hint = ""
