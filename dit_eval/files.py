@@ -20,6 +20,9 @@ BROKEN_ARCHIVE = (
 )
 
 
+_MAX_END = (1 << 16) + 21  # bytes of the end of a zip, with the longest comment
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its name, and replaces an earlier one, only when all is on the disk.
@@ -50,6 +53,34 @@ def open_zip(path: Path, *, max_directory: int) -> Iterator[zipfile.ZipFile]:
     with _Bounded(path, max_directory) as file, zipfile.ZipFile(file) as archive:
         file.limit = None
         yield archive
+
+
+def check_whole_zip(path: Path, archive: zipfile.ZipFile) -> None:
+    """That a zip is all that its file holds: readers see the last of several that were joined, and the rest is lost.
+
+    Raises
+    ------
+    ValueError
+        If another member, or anything but zeros, lies before its first member or behind its end.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        begins = file.read(4)
+        file.seek(max(0, size - _MAX_END))
+        tail = file.read()
+    first = min((info.header_offset for info in archive.infolist()), default=0)
+    if first > 0 and begins == b"PK\3\4":
+        raise ValueError(
+            f"{path}: begins with a member that its directory does not list, as archives joined by cat do; it would "
+            "not be read. Pack all files again into one archive."
+        )
+    record = tail.rfind(b"PK\5\6")
+    end = record + 22 + int.from_bytes(tail[record + 20 : record + 22], "little")
+    if record >= 0 and tail[end:].strip(b"\0"):
+        raise ValueError(
+            f"{path}: goes on after its end, at byte {size - len(tail) + end:,}, where readers stop. Copy the archive "
+            "again, or pack all files again into one."
+        )
 
 
 class _Bounded(io.BufferedReader):

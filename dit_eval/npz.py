@@ -32,7 +32,7 @@ from warnings import catch_warnings, simplefilter
 
 import numpy as np
 
-from dit_eval.files import BROKEN_ARCHIVE, atomic_file, check_plain, open_zip
+from dit_eval.files import BROKEN_ARCHIVE, atomic_file, check_plain, check_whole_zip, open_zip
 from dit_eval.results import SampleRun
 from dit_eval.sources import shown
 from dit_eval.stats import GaussianStats
@@ -179,6 +179,7 @@ def open_batch(
             archive = stack.enter_context(open_zip(path, max_directory=_MAX_DIRECTORY))
         except BROKEN_ARCHIVE as error:
             raise ValueError(_not_a_zip(path, error)) from None
+        check_whole_zip(path, archive)
         members = _members(archive, path)
         statistics = {part: _read_statistics(archive, members, path, *keys) for part, keys in _STATISTICS.items()}
         has_statistics = any(statistics.values())

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from dit_eval.files import BROKEN_ARCHIVE, open_zip
+from dit_eval.files import BROKEN_ARCHIVE, check_whole_zip, open_zip
 
 # Kinds of images that people keep; of these, ENCODED_SUFFIXES are scored.
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -280,6 +280,7 @@ def list_zip(path: Path) -> ZipSource:
     listing = _Listing(path=path, archive=True)
     with _opened(path) as archive:
         infos = archive.infolist()
+        check_whole_zip(path, archive)
     for info in infos:
         name = listing.path_of(info.orig_filename)
         kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system == 3 else 0
@@ -416,8 +417,7 @@ def list_tar(path: Path) -> TarSource:
             if listing.wants(name, size):
                 # All of a compressed tar goes by here; its checksums need no pass of their own.
                 listing.found[name] = offset, size, _digest(stream, size) if compressed else None
-        if compressed:
-            stream.finish()
+        stream.finish()
     names, entries, remarks = listing.ordered()
     extents = tuple((offset, size) for offset, size, _ in entries)
     if compressed and list(extents) != sorted(extents):
@@ -468,9 +468,14 @@ class _Stream:
             self.read(min(_STEP, position - self.position))
 
     def finish(self) -> None:
-        """Read what follows the last member, which may be padding, so that gzip compares its checksum."""
-        while self._some(_STEP):
-            pass
+        """Read what follows the end, which may be padding alone; of gzip, this compares the checksum."""
+        end = self.position
+        while data := self._some(_STEP):
+            if data.strip(b"\0") or self.position > end + _FREE:
+                raise ValueError(
+                    f"{self._path}: goes on after its end, at byte {end:,}, where other programs stop: archives joined "
+                    "by cat, say. Unpack it by `tar --ignore-zeros`, and pack all images into one archive."
+                )
 
     def _some(self, size: int) -> bytes:
         try:

@@ -113,6 +113,19 @@ def test_sha256_is_that_of_the_file_and_damage_is_noticed(tmp_path, images):
         open_batch(path, role="gen").sha256()
 
 
+def test_files_that_are_joined_are_refused(tmp_path, images):
+    for name in ("a", "b"):
+        np.savez(tmp_path / name, arr_0=images)
+    a, b = ((tmp_path / f"{name}.npz").read_bytes() for name in ("a", "b"))
+    for data, message in (
+        (a + b, r"x\.npz: begins with a member that its directory does not list, as archives joined by cat do"),
+        (a + b[:9000], r"x\.npz: goes on after its end, at byte 13,"),
+    ):
+        (tmp_path / "x.npz").write_bytes(data)
+        with pytest.raises(ValueError, match=message):
+            open_batch(tmp_path / "x.npz", role="gen")
+
+
 def test_damage_in_a_compressed_file_is_noticed_while_reading(tmp_path, images):
     path = tmp_path / "x.npz"
     np.savez_compressed(path, arr_0=images)
@@ -214,10 +227,9 @@ def test_what_cannot_be_labels_is_told_and_refused_where_labels_are_needed(
 
 
 def test_labels_take_little_memory(tmp_path):
-    images = np.zeros((20_000, 1, 1, 3), np.uint8)
-    np.savez_compressed(
-        tmp_path / "x.npz", arr_0=images, arr_1=np.eye(1000, dtype=np.float32)[np.arange(20_000) % 1000]
-    )
+    labels = np.arange(20_000) % 1000
+    arrays = {"arr_0": np.zeros((20_000, 1, 1, 3), np.uint8), "arr_1": np.eye(1000, dtype=np.float32)[labels]}
+    np.savez_compressed(tmp_path / "x.npz", **arrays)
     tracemalloc.start()
     found = open_batch(tmp_path / "x.npz", role="gen").labels
     peak = tracemalloc.get_traced_memory()[1]
