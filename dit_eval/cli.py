@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import dit_eval
 from dit_eval.dist import FirstProcessFailed, World, join
+from dit_eval.files import Watch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -761,12 +762,15 @@ def _format_diagnosis(diagnosis: Diagnosis) -> str:
 
 def _sample(arguments: argparse.Namespace) -> None:
     with join() as world:
-        run, labels, sources = world.from_first(lambda: _sample_run(arguments))
+        watch = Watch()
+        run, labels, sources = world.from_first(lambda: _sample_run(arguments, watch))
         world.share_cores()
         from dit_eval.sampling import ImageSampler, sample_npz
 
         device = world.device(arguments.device)
         model, decode = world.first_then_all(lambda: _load_generator(run, sources, device))
+        world.barrier()
+        world.from_first(watch.check)  # of the run's checksums and of what all processes have loaded
         if arguments.dry_run:
             from dit_eval.cost import sampling_cost
 
@@ -792,7 +796,7 @@ def _sample(arguments: argparse.Namespace) -> None:
                 _draw_grid([arguments.out], arguments.grid, first=0, count=min(36, run.num_images))
 
 
-def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, tuple[Path, Path | None]]:
+def _sample_run(arguments: argparse.Namespace, watch: Watch) -> tuple[SampleRun, np.ndarray, tuple[Path, Path | None]]:
     """What to draw, its labels, and the files of model and decoder: everything a user may have got wrong."""
     import dataclasses
 
@@ -808,6 +812,9 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
     device = World().device(arguments.device)
     name, config, checkpoint = _network(arguments)
     vae = _decoder_path(arguments.vae) if config.space == "latent" else None
+    for path in (checkpoint, vae):
+        if path is not None:
+            watch.see(path)
     channels = min(3, config.in_channels) if arguments.cfg_channels is None else arguments.cfg_channels
     trained = training_notes(checkpoint)
     weights = arguments.weights
@@ -1047,7 +1054,8 @@ def _training_config(arguments: argparse.Namespace, data: TrainingData) -> DiTCo
 
 def _encode(arguments: argparse.Namespace) -> None:
     with join() as world:
-        folder, vae, sha256 = world.from_first(lambda: _encode_setup(arguments))
+        watch = Watch()
+        folder, vae, sha256 = world.from_first(lambda: _encode_setup(arguments, watch))
         world.share_cores()
         import torch
 
@@ -1056,6 +1064,8 @@ def _encode(arguments: argparse.Namespace) -> None:
 
         device = world.device(arguments.device)
         autoencoder = world.first_then_all(lambda: Autoencoder(vae, device=device))
+        world.barrier()
+        world.from_first(watch.check)  # of the checksum and of what all processes have loaded
 
         def encoder(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             with torch.inference_mode():
@@ -1083,7 +1093,7 @@ def _encode(arguments: argparse.Namespace) -> None:
             sys.stdout.write(f"{arguments.out}: {kept:,} images and their mirror images, {classes}{left_out}\n")
 
 
-def _encode_setup(arguments: argparse.Namespace) -> tuple[ImageFolder, Path, str]:
+def _encode_setup(arguments: argparse.Namespace, watch: Watch) -> tuple[ImageFolder, Path, str]:
     """Images, autoencoder and its SHA-256: everything a user may have got wrong."""
     from dit_eval.assets import sha256_of
     from dit_eval.data import list_images
@@ -1094,6 +1104,7 @@ def _encode_setup(arguments: argparse.Namespace) -> tuple[ImageFolder, Path, str
         raise ValueError(f"--image-size {arguments.image_size}: needed a multiple of {LATENT_FACTOR}.")
     folder = list_images(arguments.folder, image_size=arguments.image_size)
     vae = _decoder_path(arguments.vae)
+    watch.see(vae)
     return folder, vae, sha256_of(vae)
 
 

@@ -25,9 +25,9 @@ from PIL import Image
 
 from dit_eval.decoding import decode, to_rgb
 from dit_eval.dist import World
-from dit_eval.files import atomic_file
+from dit_eval.files import atomic_file, shown
 from dit_eval.npz import open_batch
-from dit_eval.sources import IMAGE_SUFFIXES, read_file, shown
+from dit_eval.sources import IMAGE_SUFFIXES, read_file
 
 OnCorrupt = Literal["skip", "refuse"]
 # Images float32 (N, 3, H, W) in -1..1 -> means and standard deviations of their posteriors, (N, 4, h, w) each.

@@ -432,6 +432,7 @@ def write_reference(
         for batch in images.batches(batch_size):
             yield batch[keep[(keep >= begin) & (keep < begin + len(batch))] - begin]
             begin += len(batch)
+        images.check_unchanged()  # since their statistics were made
 
     if len(keep):
         write_batch(out, images=kept_batches(), shape=(len(keep), height, width, 3), arrays=arrays)

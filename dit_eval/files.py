@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and archives that are opened within bounds."""
+"""Files that appear whole or not at all, files that must not change, and archives that are opened within bounds."""
 
 from __future__ import annotations
 
@@ -53,6 +53,65 @@ def open_zip(path: Path, *, max_directory: int) -> Iterator[zipfile.ZipFile]:
     with _Bounded(path, max_directory) as file, zipfile.ZipFile(file) as archive:
         file.limit = None
         yield archive
+
+
+class Watch:
+    """Files as they were when they were first seen, so that what is read of one at several times is of one content.
+
+    A state is told by inode, size, and the times of the last change of the content and of the file itself, of which
+    nobody can set back the latter. A file that is not there is a state as well.
+
+    Parameters
+    ----------
+    paths : files to see at once
+    """
+
+    def __init__(self, *paths: str | os.PathLike[str]) -> None:
+        self._seen: dict[Path, tuple[int, ...] | None] = {}
+        for path in paths:
+            self.see(Path(path))
+
+    def see(self, path: Path, status: os.stat_result | None = None) -> None:
+        """Note the state of a file, now or as an open one has it; of a file seen before, check it.
+
+        Raises
+        ------
+        ValueError
+            If the file has been replaced or written to since it was first seen.
+        """
+        state = _state(path) if status is None else _told(status)
+        if self._seen.setdefault(path, state) != state:
+            raise ValueError(
+                f"{shown(str(path))}: was replaced or written to while it was in use, so what was read of it may be "
+                "of two files. Nothing of it is kept; run it again when nothing writes there."
+            )
+
+    def check(self) -> None:
+        """See all files again.
+
+        Raises
+        ------
+        ValueError
+            If one of them has been replaced or written to since it was first seen.
+        """
+        for path in list(self._seen):
+            self.see(path)
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    try:
+        return _told(os.stat(path))
+    except OSError:
+        return None
+
+
+def _told(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def shown(name: str) -> str:
+    """A name as a message may show it: none of its characters moves the cursor."""
+    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def check_whole_zip(path: Path, archive: zipfile.ZipFile) -> None:

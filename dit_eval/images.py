@@ -29,6 +29,7 @@ from PIL.Image import Image
 
 from dit_eval.decoding import decode, is_png
 from dit_eval.dist import cores
+from dit_eval.files import Watch
 from dit_eval.npz import ImageBatch, bytes_hint, open_batch
 from dit_eval.results import SampleRun
 from dit_eval.sources import MAX_FILE, Load, Source, is_jpeg, list_folder, list_tar, list_zip, read_file
@@ -94,6 +95,10 @@ class ImageSet(Protocol):
 
     def sha256(self) -> str:
         """What tells these images from others: of an npz, the file's own checksum."""
+        ...
+
+    def check_unchanged(self) -> None:
+        """That all that has been read, checksum included, is of the same files as they are now; ValueError if not."""
         ...
 
 
@@ -186,7 +191,7 @@ def from_dataset(
         If the package `datasets` is not installed.
     """
     return _dataset_images(
-        dataset, path=name, column=column, label_column=label_column, num_images=num_images, links=True
+        dataset, path=name, column=column, label_column=label_column, num_images=num_images, links=True, watch=Watch()
     )
 
 
@@ -259,7 +264,7 @@ class ImageFiles:
         Raises
         ------
         ValueError
-            If a file cannot be read.
+            If a file cannot be read, or has changed since it was first read.
         """
         if not self._digests:
 
@@ -274,7 +279,18 @@ class ImageFiles:
                     found = list(_in_turn((partial(digest, load) for load in loads(range(self.num_images))), 64))
             self._jpegs.update(index for index, (_, jpeg) in enumerate(found) if jpeg)
             self._digests.extend(text for text, _ in found)
+            self.check_unchanged()
         return hashlib.sha256("".join(f"{text}\n" for text in self._digests).encode()).hexdigest()
+
+    def check_unchanged(self) -> None:
+        """That all that has been read is of the same files as they are now.
+
+        Raises
+        ------
+        ValueError
+            If one has been replaced or written to.
+        """
+        self._source.check_unchanged()
 
 
 class ImageStream:
@@ -353,6 +369,9 @@ class ImageStream:
                 f"{self.path}: its images have not been read yet, and nothing else tells them from others."
             )
         return self._digest.hexdigest()
+
+    def check_unchanged(self) -> None:
+        """Nothing can: they are read once."""
 
     def _all(self) -> Iterator[np.ndarray]:
         first, self._first = self._first, None
@@ -490,9 +509,13 @@ class _Rows:
     links: bool  # whether a row may name a file instead of holding it
     digests: None = None
     remarks: tuple[str, ...] = ()
+    _watch: Watch  # of the dataset's own files, and of those that rows name
 
     def where(self, index: int) -> str:
         return f"{self.path}, {self.names[index]}"
+
+    def check_unchanged(self) -> None:
+        self._watch.check()
 
     @contextmanager
     def reading(self) -> Iterator[Callable[[Sequence[int]], Iterator[Load]]]:
@@ -501,7 +524,7 @@ class _Rows:
     def _load(self, cell: Any, index: int) -> bytes:
         data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (None, None)
         if data is None and path is not None and self.links:
-            return read_file(Path(path), self.where(index))
+            return read_file(Path(path), self.where(index), watch=self._watch)
         if data is None:
             raise ValueError(f"{self.where(index)}: no image in it. Save the dataset again with its images embedded.")
         if len(data) > MAX_FILE:
@@ -511,12 +534,15 @@ class _Rows:
 
 def _saved_dataset(path: Path, num_images: int | None) -> ImageFiles:
     datasets = _datasets(path)
+    watch = Watch(*(file for file in path.iterdir() if file.is_file()))
     try:
         dataset = datasets.load_from_disk(str(path))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
         raise ValueError(f"{path}: cannot be read as a dataset ({error}). Save it again by save_to_disk.") from None
     # What a saved dataset names outside itself is not its own.
-    return _dataset_images(dataset, path=path, column=None, label_column=None, num_images=num_images, links=False)
+    return _dataset_images(
+        dataset, path=path, column=None, label_column=None, num_images=num_images, links=False, watch=watch
+    )
 
 
 def _dataset_images(
@@ -527,6 +553,7 @@ def _dataset_images(
     label_column: str | None,
     num_images: int | None,
     links: bool,
+    watch: Watch,
 ) -> ImageFiles:
     datasets = _datasets(path)
     if not isinstance(dataset, datasets.Dataset):
@@ -557,7 +584,7 @@ def _dataset_images(
         raise ValueError(f"{path}: {chosen} holds {labels.dtype}; needed integer labels.")
     table = dataset.with_format(None).select_columns([column]).cast_column(column, datasets.Image(decode=False))
     names = tuple(f"row {k}" for k in range(len(dataset)))
-    rows = _Rows(path=path, names=names, table=table, column=column, links=links)
+    rows = _Rows(path=path, names=names, table=table, column=column, links=links, _watch=watch)
     return _files(rows, num_images, labels)
 
 

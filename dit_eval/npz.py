@@ -32,9 +32,8 @@ from warnings import catch_warnings, simplefilter
 
 import numpy as np
 
-from dit_eval.files import BROKEN_ARCHIVE, atomic_file, check_plain, check_whole_zip, open_zip
+from dit_eval.files import BROKEN_ARCHIVE, Watch, atomic_file, check_plain, check_whole_zip, open_zip, shown
 from dit_eval.results import SampleRun
-from dit_eval.sources import shown
 from dit_eval.stats import GaussianStats
 
 RUN_KEY = "sample_run"  # the member that says how the images were drawn
@@ -94,6 +93,7 @@ class ImageBatch:
     read_once: bool = False
     warnings: tuple[str, ...] = ()
     _images: _Member | None
+    _watch: Watch
 
     def batches(self, batch_size: int, *, first: int = 0, last: int | None = None) -> Iterator[np.ndarray]:
         """Yield the images in file order as uint8 (B, H, W, 3); the last batch may be short.
@@ -105,12 +105,13 @@ class ImageBatch:
         Raises
         ------
         ValueError
-            If `batch_size` is below 1, or a compressed member turns out to be damaged.
+            If `batch_size` is below 1, the file has changed, or a compressed member turns out to be damaged.
         """
         if batch_size < 1:
             raise ValueError(f"Found a batch size of {batch_size}; needed at least 1.")
         if self._images is None:
             return
+        self.check_unchanged()  # or its images would be looked for where they were
         read = _read_stored if self._images.stored else _read_compressed
         end = self.num_images if last is None else min(last, self.num_images)
         yield from read(self.path, self._images, range(first, end, batch_size), end)
@@ -136,7 +137,7 @@ class ImageBatch:
         Raises
         ------
         ValueError
-            If the images are not those that were written.
+            If the images are not those that were written, or the file has changed since it was opened.
         """
         digest = hashlib.sha256()
         member, crc, position = self._images, 0, 0
@@ -151,7 +152,18 @@ class ImageBatch:
                 position += len(chunk)
         if member is not None and member.stored and crc != member.info.CRC:
             raise ValueError(f"{self.path}: the images do not match the file's own checksum; the file is damaged.")
+        self.check_unchanged()
         return digest.hexdigest()
+
+    def check_unchanged(self) -> None:
+        """That the file is still the one that was opened.
+
+        Raises
+        ------
+        ValueError
+            If it has been replaced or written to.
+        """
+        self._watch.check()
 
 
 def open_batch(
@@ -174,6 +186,7 @@ def open_batch(
     """
     path = Path(path)
     check_plain(path, f"an .npz {_role_name(role)} batch")
+    watch = Watch(path)
     with ExitStack() as stack:
         try:
             archive = stack.enter_context(open_zip(path, max_directory=_MAX_DIRECTORY))
@@ -221,6 +234,7 @@ def open_batch(
         run=run,
         warnings=tuple(warnings),
         _images=images,
+        _watch=watch,
     )
 
 
