@@ -167,6 +167,8 @@ def images_of_class(images: ImageSet, label: int, count: int) -> np.ndarray:
 def _labels(images: ImageSet, role: str) -> np.ndarray:
     if images.read_once or not images.num_images:
         raise ValueError(f"{images.path} ({role}) holds no images that can be read again; pass a file or a folder.")
+    if images.labels is None and images.labels_problem:
+        raise ValueError(f"{images.path} ({role}) has no labels that can be used: {images.labels_problem}.")
     if images.labels is None:
         raise ValueError(
             f"{images.path} ({role}) has no labels, and classes are compared one by one. Labels are the key arr_1 of "

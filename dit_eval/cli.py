@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TextIO, TypeVar
 import dit_eval
 from dit_eval.dist import FirstProcessFailed, World, join
 from dit_eval.files import (
+    Watch,
     check_ending,
     check_folder,
     check_folder_name,
     check_target,
-    displayable,
     refuse_existing,
+    shown,
 )
 from dit_eval.progress import Progress, duration, size_text, write_stderr
 from dit_eval.suggest import did_you_mean, nearest
@@ -243,7 +244,7 @@ def _kept(file: _File) -> str:
     return f"It was to hold:\n{file.text.rstrip()}" if file.text else ""
 
 
-def _json_file(path: str | None, text: str) -> list[_File]:
+def _files_of_json(path: str | None, text: str) -> list[_File]:
     """The file of `--json`, if one is named."""
     if path in (None, "-"):
         return []
@@ -253,7 +254,7 @@ def _json_file(path: str | None, text: str) -> list[_File]:
 def _tell_json(path: str | None, json_line: str, text: str, *files: _File) -> None:
     """Print a result as text, or as JSON alone with `--json -`, then write it into files."""
     if path != "-":
-        _tell(text, *_json_file(path, f"{json_line}\n"), *files)
+        _tell(text, *_files_of_json(path, f"{json_line}\n"), *files)
         return
     try:
         json_line.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
@@ -1142,12 +1143,15 @@ def _format_diagnosis(diagnosis: Diagnosis) -> str:
 
 def _sample(arguments: argparse.Namespace) -> None:
     with join() as world:
-        run, labels, sources = world.from_first(lambda: _sample_run(arguments))
+        watch = Watch()
+        run, labels, sources = world.from_first(lambda: _sample_run(arguments, watch))
         world.share_cores()
         from dit_eval.sampling import ImageSampler, sample_npz
 
         device = world.device(arguments.device)
         model, decode = world.first_then_all(lambda: _load_generator(run, sources, device))
+        world.barrier()
+        world.from_first(watch.check)  # of the run's checksums and of what all processes have loaded
         if arguments.dry_run:
             from dit_eval.cost import sampling_cost
 
@@ -1184,7 +1188,7 @@ def _sample_grid(arguments: argparse.Namespace, count: int) -> list[_File]:
     ]
 
 
-def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, tuple[Path, Path | None]]:
+def _sample_run(arguments: argparse.Namespace, watch: Watch) -> tuple[SampleRun, np.ndarray, tuple[Path, Path | None]]:
     """What to draw, its labels, and the files of model and decoder: everything a user may have got wrong."""
     import dataclasses
 
@@ -1203,6 +1207,9 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
     device = World().device(arguments.device)
     name, config, checkpoint = _network(arguments)
     vae = _decoder_path(arguments.vae) if config.space == "latent" else None
+    for path in (checkpoint, vae):
+        if path is not None:
+            watch.see(path)
     channels = min(3, config.in_channels) if arguments.cfg_channels is None else arguments.cfg_channels
     trained = training_notes(checkpoint)
     weights = arguments.weights
@@ -1214,9 +1221,9 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
             )
         weights = trained["weights"]
     run = results.SampleRun(
-        model=displayable(name),
+        model=shown(name),
         network=dataclasses.asdict(config),
-        checkpoint=displayable(checkpoint.name),
+        checkpoint=shown(checkpoint.name),
         checkpoint_sha256="",  # computed last: it takes a while
         weights=weights,
         image_size=config.image_size,
@@ -1225,7 +1232,7 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
         sampler=arguments.sampler,
         cfg_scale=arguments.cfg_scale,
         cfg_channels=None if arguments.cfg_scale == 1.0 else channels,
-        vae=displayable(Path(arguments.vae).name) if vae else None,
+        vae=shown(Path(arguments.vae).name) if vae else None,
         vae_tiling=bool(vae) and arguments.vae_tiling,
         labels=arguments.labels if arguments.labels in ("random", "balanced") else "file",
         rounding=arguments.rounding,
@@ -1464,7 +1471,8 @@ def _training_config(arguments: argparse.Namespace, data: TrainingData) -> DiTCo
 def _encode(arguments: argparse.Namespace) -> None:
     with join() as world:
         _header(f"encode: images of {arguments.folder}, into {arguments.out}")
-        folder, vae, sha256 = world.from_first(lambda: _encode_setup(arguments))
+        watch = Watch()
+        folder, vae, sha256 = world.from_first(lambda: _encode_setup(arguments, watch))
         world.share_cores()
         import torch
 
@@ -1473,6 +1481,8 @@ def _encode(arguments: argparse.Namespace) -> None:
 
         device = world.device(arguments.device)
         autoencoder = world.first_then_all(lambda: Autoencoder(vae, device=device))
+        world.barrier()
+        world.from_first(watch.check)  # of the checksum and of what all processes have loaded
 
         def encoder(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             with torch.inference_mode():
@@ -1484,7 +1494,7 @@ def _encode(arguments: argparse.Namespace) -> None:
                 folder,
                 arguments.out,
                 encoder=encoder,
-                vae=displayable(Path(arguments.vae).name),
+                vae=shown(Path(arguments.vae).name),
                 vae_sha256=sha256,
                 scale=SCALE,
                 dtype="float16" if arguments.half else "float32",
@@ -1500,7 +1510,7 @@ def _encode(arguments: argparse.Namespace) -> None:
             sys.stdout.write(f"{arguments.out}: {kept:,} images and their mirror images, {classes}{left_out}\n")
 
 
-def _encode_setup(arguments: argparse.Namespace) -> tuple[ImageFolder, Path, str]:
+def _encode_setup(arguments: argparse.Namespace, watch: Watch) -> tuple[ImageFolder, Path, str]:
     """Images, autoencoder and its SHA-256: everything a user may have got wrong."""
     from dit_eval.assets import sha256_of
     from dit_eval.data import check_latents_folder, list_images
@@ -1513,6 +1523,7 @@ def _encode_setup(arguments: argparse.Namespace) -> tuple[ImageFolder, Path, str
     folder = list_images(arguments.folder, image_size=arguments.image_size)
     _check_destination("--out", arguments.out.absolute().parent, folder=True)
     vae = _decoder_path(arguments.vae)
+    watch.see(vae)
     with Progress(in_bytes=("checksum",)) as progress:
         return folder, vae, sha256_of(vae, partial(progress.update, "checksum"))
 

@@ -23,18 +23,21 @@ import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
+from dit_eval.decoding import decode, to_rgb
 from dit_eval.dist import World
-from dit_eval.files import atomic_file
-from dit_eval.images import UNREADABLE
+from dit_eval.files import atomic_file, shown
 from dit_eval.npz import open_batch
 from dit_eval.results import json_text
-from dit_eval.sources import IMAGE_SUFFIXES
+from dit_eval.sources import IMAGE_SUFFIXES, read_file
 
 OnCorrupt = Literal["skip", "refuse"]
 # Images float32 (N, 3, H, W) in -1..1 -> means and standard deviations of their posteriors, (N, 4, h, w) each.
 Encoder = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 _INDEX = "latents.json"  # in a folder of latents; its being there says that all of them are
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # whatever the names of the files say
+_MAX_PIXELS = 178_956_970  # of an image; Pillow's own limit
+_MAX_FILE = 1 << 30  # bytes of an image file: more than so many pixels, RGB, without compression
 _SHARD = 512  # images of a file of latents: 32 MiB at 256 px
 
 
@@ -180,6 +183,8 @@ def open_npz(
         images = images[..., :1]
     if images.shape[1] != images.shape[2]:
         raise ValueError(f"{path}: images of {images.shape[2]} x {images.shape[1]} px; needed squares.")
+    if batch.labels_problem:
+        raise ValueError(f"{path}: {batch.labels_problem}. Without arr_1, all images are of one class.")
     labels = np.zeros(len(images), np.int64) if batch.labels is None else batch.labels
     if labels.min() < 0:
         raise ValueError(f"{path}: label {labels.min()} in arr_1; needed 0 or more.")
@@ -318,16 +323,20 @@ def list_images(root: str | os.PathLike[str], *, image_size: int) -> ImageFolder
 def read_image(path: Path, image_size: int) -> np.ndarray:
     """An image file as RGB, cropped to its centre as `centre_crop` does; uint8 (H, H, 3).
 
+    `dit_eval.decoding` says what other colours and depths become.
+
     Raises
     ------
     CorruptImage
         With the path, if it cannot be read as an image.
     """
+    where = shown(str(path))
     try:
-        with Image.open(path) as image:
-            return centre_crop(image.convert("RGB"), image_size)
-    except UNREADABLE as error:
-        raise CorruptImage(f"{path}: cannot be read as an image ({error}).") from None
+        data = read_file(path, where, max_size=_MAX_FILE)
+        image = decode(data, where, formats=_FORMATS, max_pixels=_MAX_PIXELS)
+        return centre_crop(to_rgb(image, where), image_size)
+    except ValueError as error:
+        raise CorruptImage(str(error)) from None
 
 
 def centre_crop(image: Image.Image, size: int) -> np.ndarray:

@@ -275,7 +275,8 @@ def _range(case: _Case) -> Iterator[Finding]:
             certainty="certain",
             found=f"{case.gen.path}: pixels take the value{'s' if len(levels) > 1 else ''} "
             f"{', '.join(map(str, levels))} only, as floats in 0..1 or -1..1 do that are stored as bytes unscaled",
-            advice="Scale before you convert: from -1..1 by 127.5 x + 128 (DiT), clipped to 0..255; from 0..1 by 255.",
+            advice="Scale before you convert: from -1..1 by 127.5 x + 128 (DiT), from 0..1 by 255 x + 0.5; clip both "
+            "to 0..255 and truncate.",
             explains=consequences,
         )
         return
@@ -294,7 +295,7 @@ def _range(case: _Case) -> Iterator[Finding]:
                 certainty="certain",
                 found=f"{case.gen.path}: values lie in {low}..{high}; {share:.2%} are {name}, {share_ref:.0%} of the "
                 "reference's are",
-                advice="The samples were scaled by the wrong rule: 127.5 x + 128 is for -1..1, 255 x for 0..1.",
+                advice="The samples were scaled by the wrong rule: 127.5 x + 128 is for -1..1, 255 x + 0.5 for 0..1.",
                 explains=("narrow-range", "clipped"),
             )
             return
@@ -871,7 +872,8 @@ def _unchecked(case: _Case) -> Iterator[str]:
     if case.reference is None:
         yield f"{case.ref.path} holds no images: colours, orientation, sharpness and range are not compared."
     if case.gen.labels is None:
-        yield f"{case.gen.path} holds no labels (arr_1): the balance of classes is not known."
+        why = case.gen.labels_problem or "holds no labels (arr_1)"
+        yield f"{case.gen.path}: {why}: the balance of classes is not known."
     if case.gen.run is None:
         yield (
             f"{case.gen.path} does not say how it was drawn: guidance, steps, decoder, precision and the rule of "

@@ -482,6 +482,7 @@ class Reference:
         for batch in self.images.batches(self.batch_size):
             yield batch[self.kept[(self.kept >= begin) & (self.kept < begin + len(batch))] - begin]
             begin += len(batch)
+        self.images.check_unchanged()  # since their statistics were made
 
 
 def write_reference(

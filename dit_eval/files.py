@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, names that any text may become, and archives that are opened within bounds.
+"""Files that appear whole or not at all, files that must not change, names, and archives that are opened within bounds.
 
 One rule holds for what commands write, wherever they write it (`check_ending`, `check_folder_name`, `refuse_existing`):
 
@@ -58,6 +58,9 @@ _OF_FILES = {
     *(".npz", ".npy", ".json", ".jsonl", ".toml", ".txt", ".csv", ".log", ".md", ".tex", ".html", ".pdf", ".png"),
     *(".jpg", ".jpeg", ".svg", ".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".zip", ".tar", ".gz"),
 }
+
+
+_MAX_END = (1 << 16) + 21  # bytes of the end of a zip, with the longest comment
 
 
 @contextmanager
@@ -130,7 +133,7 @@ def is_stream(path: Path) -> bool:
     return path.exists() and not path.is_dir() and (opened or not path.is_file())
 
 
-def displayable(text: object) -> str:
+def shown(text: object) -> str:
     r"""A path or other text as any file and terminal can take it, on one line.
 
     File names may hold bytes that are no UTF-8, and characters that move the cursor. They become backslash escapes, the
@@ -140,7 +143,7 @@ def displayable(text: object) -> str:
 
 
 def named(text: str) -> str:
-    """The path that `displayable` made this text of, if there was anything to escape in it."""
+    """The path that `shown` made this text of, if there was anything to escape in it."""
 
     def meant(escape: re.Match[str]) -> str:
         code = int(escape[1] or escape[2] or escape[3], 16)
@@ -197,6 +200,88 @@ def open_zip(path: Path, *, max_directory: int) -> Iterator[zipfile.ZipFile]:
     with _Bounded(path, max_directory) as file, zipfile.ZipFile(file) as archive:
         file.limit = None
         yield archive
+
+
+class Watch:
+    """Files as they were when they were first seen, so that what is read of one at several times is of one content.
+
+    A state is told by inode, size, and the times of the last change of the content and of the file itself, of which
+    nobody can set back the latter. A file that is not there is a state as well.
+
+    Parameters
+    ----------
+    paths : files to see at once
+    """
+
+    def __init__(self, *paths: str | os.PathLike[str]) -> None:
+        self._seen: dict[Path, tuple[int, ...] | None] = {}
+        for path in paths:
+            self.see(Path(path))
+
+    def see(self, path: Path, status: os.stat_result | None = None) -> None:
+        """Note the state of a file, now or as an open one has it; of a file seen before, check it.
+
+        Raises
+        ------
+        ValueError
+            If the file has been replaced or written to since it was first seen.
+        """
+        state = _state(path) if status is None else _told(status)
+        if self._seen.setdefault(path, state) != state:
+            raise ValueError(
+                f"{shown(str(path))}: was replaced or written to while it was in use, so what was read of it may be "
+                "of two files. Nothing of it is kept; run it again when nothing writes there."
+            )
+
+    def check(self) -> None:
+        """See all files again.
+
+        Raises
+        ------
+        ValueError
+            If one of them has been replaced or written to since it was first seen.
+        """
+        for path in list(self._seen):
+            self.see(path)
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    try:
+        return _told(os.stat(path))
+    except OSError:
+        return None
+
+
+def _told(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def check_whole_zip(path: Path, archive: zipfile.ZipFile) -> None:
+    """That a zip is all that its file holds: readers see the last of several that were joined, and the rest is lost.
+
+    Raises
+    ------
+    ValueError
+        If another member, or anything but zeros, lies before its first member or behind its end.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        begins = file.read(4)
+        file.seek(max(0, size - _MAX_END))
+        tail = file.read()
+    first = min((info.header_offset for info in archive.infolist()), default=0)
+    if first > 0 and begins == b"PK\3\4":
+        raise ValueError(
+            f"{path}: begins with a member that its directory does not list, as archives joined by cat do; it would "
+            "not be read. Pack all files again into one archive."
+        )
+    record = tail.rfind(b"PK\5\6")
+    end = record + 22 + int.from_bytes(tail[record + 20 : record + 22], "little")
+    if record >= 0 and tail[end:].strip(b"\0"):
+        raise ValueError(
+            f"{path}: goes on after its end, at byte {size - len(tail) + end:,}, where readers stop. Copy the archive "
+            "again, or pack all files again into one."
+        )
 
 
 class _Bounded(io.BufferedReader):

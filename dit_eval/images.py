@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import io
 import os
-import struct
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,22 +25,21 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL.Image import Image
 
+from dit_eval.decoding import decode, is_png
 from dit_eval.dist import cores
-from dit_eval.npz import ImageBatch, open_batch
+from dit_eval.files import Watch
+from dit_eval.npz import ImageBatch, bytes_hint, open_batch
 from dit_eval.results import SampleRun
 from dit_eval.sources import MAX_FILE, Load, Source, is_jpeg, list_folder, list_tar, list_zip, read_file
 from dit_eval.stats import GaussianStats
 
 _T = TypeVar("_T")
 
-# What Pillow raises at a file that is no image, or a damaged one.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 _MAX_PIXELS = 1 << 24  # of an image: 4096 x 4096
 _DECODED = 1 << 28  # bytes of decoded images that wait for the network
 _THREADS = 4
-_PNG = b"\x89PNG\r\n\x1a\n"
 _COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}  # of a PNG, by its header
 
 
@@ -55,6 +52,7 @@ class ImageSet(Protocol):
     num_images : images to use; None while it is not known, before an iterable has been read
     image_size : (H, W) in pixels, or None without images
     labels : int64 (num_images,), or None
+    labels_problem : why there are no labels though something is in their place, or None
     pool, spatial : stored statistics, or None
     run : how the images were drawn, or None where nothing says so
     read_once : whether `batches` can be called once only, and `sha256` only after that
@@ -72,6 +70,9 @@ class ImageSet(Protocol):
 
     @property
     def labels(self) -> np.ndarray | None: ...
+
+    @property
+    def labels_problem(self) -> str | None: ...
 
     @property
     def pool(self) -> GaussianStats | None: ...
@@ -99,6 +100,10 @@ class ImageSet(Protocol):
         ----------
         on_progress : called with (bytes read, bytes in all, which may be an estimate)
         """
+        ...
+
+    def check_unchanged(self) -> None:
+        """That all that has been read, checksum included, is of the same files as they are now; ValueError if not."""
         ...
 
 
@@ -191,7 +196,7 @@ def from_dataset(
         If the package `datasets` is not installed.
     """
     return _dataset_images(
-        dataset, path=name, column=column, label_column=label_column, num_images=num_images, links=True
+        dataset, path=name, column=column, label_column=label_column, num_images=num_images, links=True, watch=Watch()
     )
 
 
@@ -209,6 +214,7 @@ class ImageFiles:
     num_stored: int
     image_size: tuple[int, int]
     labels: np.ndarray | None
+    labels_problem: None = None
     pool: None = None
     spatial: None = None
     run: None = None
@@ -267,7 +273,7 @@ class ImageFiles:
         Raises
         ------
         ValueError
-            If a file cannot be read.
+            If a file cannot be read, or has changed since it was first read.
         """
         if not self._digests:
 
@@ -288,13 +294,24 @@ class ImageFiles:
                             on_progress(read, read * self.num_images // len(found))
             self._jpegs.update(index for index, (_, jpeg) in enumerate(found) if jpeg)
             self._digests.extend(text for text, _ in found)
+            self.check_unchanged()
         return hashlib.sha256("".join(f"{text}\n" for text in self._digests).encode()).hexdigest()
+
+    def check_unchanged(self) -> None:
+        """That all that has been read is of the same files as they are now.
+
+        Raises
+        ------
+        ValueError
+            If one has been replaced or written to.
+        """
+        self._source.check_unchanged()
 
 
 class ImageStream:
     """Batches that can be read once; see `ImageSet` and `from_batches`."""
 
-    labels = pool = spatial = run = None
+    labels = labels_problem = pool = spatial = run = None
     read_once = True
     warnings: tuple[str, ...] = ()
 
@@ -368,6 +385,9 @@ class ImageStream:
             )
         return self._digest.hexdigest()
 
+    def check_unchanged(self) -> None:
+        """Nothing can: they are read once."""
+
     def _all(self) -> Iterator[np.ndarray]:
         first, self._first = self._first, None
         if first is not None:
@@ -387,9 +407,9 @@ class ImageStream:
                 )
             dtype, shape = str(batch.dtype).removeprefix("torch."), tuple(batch.shape)
             if dtype != "uint8":
+                kind = "f" if "float" in dtype else dtype[0]  # of PyTorch's types, bfloat16 is none of NumPy's
                 raise ValueError(
-                    f"{where}: found {dtype}; {needed}. Quantise the images as your sampler does (DiT, of -1..1: "
-                    "(127.5 * x + 128).clamp(0, 255).to(torch.uint8))."
+                    f"{where}: found {dtype}; {needed}. {bytes_hint(kind, tensor=hasattr(batch, 'detach'))}"
                 )
             if len(shape) != 4 or shape[3] != 3:
                 hint = ""
@@ -447,7 +467,7 @@ def _folder_labels(names: Sequence[str]) -> np.ndarray | None:
 
 def _decode(data: bytes, where: str, size: tuple[int, int] | None) -> np.ndarray:
     """An image file as uint8 (H, W, 3); `size` is what (H, W) must be. Its size is known before it is decoded."""
-    kind = "PNG" if data.startswith(_PNG) else "JPEG" if is_jpeg(data) else None
+    kind = "PNG" if is_png(data) else "JPEG" if is_jpeg(data) else None
     if kind is None:
         found = f"it begins with {data[:8]!r}" if data else "it is empty"
         raise ValueError(f"{where}: neither PNG nor JPEG; {found}. Save the image again as PNG.")
@@ -459,40 +479,19 @@ def _decode(data: bytes, where: str, size: tuple[int, int] | None) -> np.ndarray
             f"{where}: a PNG of {data[24]} bits, {colour}; needed 8 bits, RGB. Convert all images as your model means "
             'them, for one without alpha by Pillow\'s convert("RGB"), and pass those.'
         )
-    if kind == "PNG":  # before Pillow warns of it
-        width, height = struct.unpack(">II", data[16:24])
-        if width * height > _MAX_PIXELS:
-            raise ValueError(f"{where}: {_too_large((height, width))}")
-    try:
-        # `formats` keeps Pillow's many other readers away from files of others.
-        with Image.open(io.BytesIO(data), formats=(kind,)) as image:
-            problem = _problem(image, size)
-            pixels = None if problem else np.asarray(image)
-    except Image.UnidentifiedImageError:
-        raise ValueError(f"{where}: not a readable {kind}; it is damaged. Make it again.") from None
-    except (*UNREADABLE, MemoryError) as error:
-        raise ValueError(f"{where}: cannot be read as an image ({error}); it is damaged. Make it again.") from None
-    if pixels is None:
-        raise ValueError(f"{where}: {problem}")
-    return pixels
+    return np.asarray(decode(data, where, formats=(kind,), max_pixels=_MAX_PIXELS, problem=partial(_problem, size)))
 
 
-def _problem(image: Image.Image, size: tuple[int, int] | None) -> str | None:
+def _problem(size: tuple[int, int] | None, image: Image) -> str | None:
     found = (image.height, image.width)
     if size is not None and found != size:
         return f"{_pixels(found)}; the images before it are {_pixels(size)}. Needed one size for all."
-    if found[0] * found[1] > _MAX_PIXELS:
-        return _too_large(found)
     if image.mode != "RGB" or "transparency" in image.info:
         what = "with a transparent colour" if image.mode == "RGB" else f"of mode {image.mode}"
         return f'an image {what}; needed RGB of 8 bits. Convert all images, such as by Pillow\'s convert("RGB").'
     if getattr(image, "is_animated", False):
         return "has several frames; needed one. Save the frame that is meant."
     return None
-
-
-def _too_large(size: tuple[int, ...]) -> str:
-    return f"{_pixels(size)}; an image may have {_MAX_PIXELS:,} pixels."
 
 
 def _in_turn(tasks: Iterator[Callable[[], _T]], ahead: int) -> Generator[_T]:
@@ -525,9 +524,13 @@ class _Rows:
     links: bool  # whether a row may name a file instead of holding it
     digests: None = None
     remarks: tuple[str, ...] = ()
+    _watch: Watch  # of the dataset's own files, and of those that rows name
 
     def where(self, index: int) -> str:
         return f"{self.path}, {self.names[index]}"
+
+    def check_unchanged(self) -> None:
+        self._watch.check()
 
     @contextmanager
     def reading(self) -> Iterator[Callable[[Sequence[int]], Iterator[Load]]]:
@@ -536,7 +539,7 @@ class _Rows:
     def _load(self, cell: Any, index: int) -> bytes:
         data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (None, None)
         if data is None and path is not None and self.links:
-            return read_file(Path(path), self.where(index))
+            return read_file(Path(path), self.where(index), watch=self._watch)
         if data is None:
             raise ValueError(f"{self.where(index)}: no image in it. Save the dataset again with its images embedded.")
         if len(data) > MAX_FILE:
@@ -546,12 +549,15 @@ class _Rows:
 
 def _saved_dataset(path: Path, num_images: int | None) -> ImageFiles:
     datasets = _datasets(path)
+    watch = Watch(*(file for file in path.iterdir() if file.is_file()))
     try:
         dataset = datasets.load_from_disk(str(path))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
         raise ValueError(f"{path}: cannot be read as a dataset ({error}). Save it again by save_to_disk.") from None
     # What a saved dataset names outside itself is not its own.
-    return _dataset_images(dataset, path=path, column=None, label_column=None, num_images=num_images, links=False)
+    return _dataset_images(
+        dataset, path=path, column=None, label_column=None, num_images=num_images, links=False, watch=watch
+    )
 
 
 def _dataset_images(
@@ -562,6 +568,7 @@ def _dataset_images(
     label_column: str | None,
     num_images: int | None,
     links: bool,
+    watch: Watch,
 ) -> ImageFiles:
     datasets = _datasets(path)
     if not isinstance(dataset, datasets.Dataset):
@@ -592,7 +599,7 @@ def _dataset_images(
         raise ValueError(f"{path}: {chosen} holds {labels.dtype}; needed integer labels.")
     table = dataset.with_format(None).select_columns([column]).cast_column(column, datasets.Image(decode=False))
     names = tuple(f"row {k}" for k in range(len(dataset)))
-    rows = _Rows(path=path, names=names, table=table, column=column, links=links)
+    rows = _Rows(path=path, names=names, table=table, column=column, links=links, _watch=watch)
     return _files(rows, num_images, labels)
 
 

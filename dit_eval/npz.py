@@ -1,6 +1,8 @@
 """ADM's file format: sample batches and reference batches as `.npz`.
 
-A batch holds `arr_0`, uint8 (N, H, W, 3), and optionally labels `arr_1` (N,); a reference batch may also, or only,
+A batch holds `arr_0`, uint8 (N, H, W, 3), and optionally labels `arr_1`, integers (N,) or what stands for them without
+doubt: a column, whole numbers of another type, one-hot rows. Images in further arrays are not passed over without a
+word: ADM's evaluator reads `arr_0` alone, and so do we. A reference batch may also, or only,
 hold the statistics `mu`, `sigma` (pool features) and `mu_s`, `sigma_s` (spatial features). Our own sample batches say
 in `sample_run` how they were drawn, our own references in `made_from` of which images they were made, as JSON text.
 Opening a file reads and checks headers and statistics only. Images are read batch by batch: memory-mapped inside the
@@ -16,9 +18,9 @@ import hashlib
 import io
 import math
 import os
+import re
 import struct
 import sys
-import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,12 +28,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 
-from dit_eval.files import BROKEN_ARCHIVE, atomic_file, check_plain, open_zip
+from dit_eval.files import BROKEN_ARCHIVE, Watch, atomic_file, check_plain, check_whole_zip, open_zip, shown
 from dit_eval.results import SampleRun, parse_json
-from dit_eval.sources import shown
 from dit_eval.stats import GaussianStats
 
 RUN_KEY = "sample_run"  # the member that says how the images were drawn
@@ -42,6 +44,8 @@ _MAX_HEADER = 1 << 14  # bytes of an npy header; NumPy itself reads 10,000 chara
 _MAX_PIXELS = 1 << 24  # of an image: 4096 x 4096
 _MAX_FEATURES = 4096  # D of stored statistics; sigma then takes 128 MiB
 _MAX_TEXT = 1 << 22  # bytes of the text that says how the images were drawn
+_MAX_LABELS = 1 << 24
+_MAX_CLASSES = 1 << 16  # of one-hot labels
 _MAX_RATIO = 1032  # that deflate can reach
 _STATISTICS = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
@@ -72,6 +76,7 @@ class ImageBatch:
     num_stored : images in the file
     image_size : (H, W) in pixels, or None without images
     labels : int64 (num_images,) from `arr_1`, or None
+    labels_problem : why `arr_1` gives no labels though it is there, or None
     pool, spatial : stored statistics, or None
     run : how the images were drawn, or None where the file does not say
     made_from : SHA-256 of the images that the statistics were made of, or None where the file does not say
@@ -83,6 +88,7 @@ class ImageBatch:
     num_stored: int
     image_size: tuple[int, int] | None
     labels: np.ndarray | None
+    labels_problem: str | None
     pool: GaussianStats | None
     spatial: GaussianStats | None
     run: SampleRun | None
@@ -90,6 +96,7 @@ class ImageBatch:
     read_once: bool = False
     warnings: tuple[str, ...] = ()
     _images: _Member | None
+    _watch: Watch
 
     def batches(self, batch_size: int, *, first: int = 0, last: int | None = None) -> Iterator[np.ndarray]:
         """Yield the images in file order as uint8 (B, H, W, 3); the last batch may be short.
@@ -101,12 +108,13 @@ class ImageBatch:
         Raises
         ------
         ValueError
-            If `batch_size` is below 1, or a compressed member turns out to be damaged.
+            If `batch_size` is below 1, the file has changed, or a compressed member turns out to be damaged.
         """
         if batch_size < 1:
             raise ValueError(f"Found a batch size of {batch_size}; needed at least 1.")
         if self._images is None:
             return
+        self.check_unchanged()  # or its images would be looked for where they were
         read = _read_stored if self._images.stored else _read_compressed
         end = self.num_images if last is None else min(last, self.num_images)
         yield from read(self.path, self._images, range(first, end, batch_size), end)
@@ -136,7 +144,7 @@ class ImageBatch:
         Raises
         ------
         ValueError
-            If the images are not those that were written.
+            If the images are not those that were written, or the file has changed since it was opened.
         """
         digest = hashlib.sha256()
         member, crc, position = self._images, 0, 0
@@ -154,7 +162,18 @@ class ImageBatch:
                     on_progress(position, total)
         if member is not None and member.stored and crc != member.info.CRC:
             raise ValueError(f"{self.path}: the images do not match the file's own checksum; the file is damaged.")
+        self.check_unchanged()
         return digest.hexdigest()
+
+    def check_unchanged(self) -> None:
+        """That the file is still the one that was opened.
+
+        Raises
+        ------
+        ValueError
+            If it has been replaced or written to.
+        """
+        self._watch.check()
 
 
 def open_batch(
@@ -177,11 +196,13 @@ def open_batch(
     """
     path = Path(path)
     check_plain(path, f"an .npz {_role_name(role)} batch")
+    watch = Watch(path)
     with ExitStack() as stack:
         try:
             archive = stack.enter_context(open_zip(path, max_directory=_MAX_DIRECTORY))
         except BROKEN_ARCHIVE as error:
             raise ValueError(_not_a_zip(path, error)) from None
+        check_whole_zip(path, archive)
         members = _members(archive, path)
         statistics = {part: _read_statistics(archive, members, path, *keys) for part, keys in _STATISTICS.items()}
         has_statistics = any(statistics.values())
@@ -203,7 +224,13 @@ def open_batch(
                 f"{path} holds {stored:,} images, {used:,} were asked for. "
                 f"Draw the missing {used - stored:,}, or pass --num-samples {stored}."
             )
-        labels = _read_labels(archive, members.get("arr_1"), path, stored)
+        warnings = _other_images(archive, path) if images else []
+        labels, labels_problem = None, None
+        if images and "arr_1" in members:
+            labels, remark = _read_labels(archive, members["arr_1"], path, stored)
+            labels_problem = remark if labels is None else None
+            if remark:
+                warnings.append(f"{path}: {remark}{', so that its images have no labels' if labels is None else ''}.")
         run = _read_run(archive, members.get(RUN_KEY), path)
         made_from = _read_made_from(archive, members.get(MADE_FROM_KEY), path)
     return ImageBatch(
@@ -212,11 +239,14 @@ def open_batch(
         num_stored=stored,
         image_size=(images.shape[1], images.shape[2]) if images else None,
         labels=None if labels is None else labels[:used],
+        labels_problem=labels_problem,
         pool=statistics["pool"],
         spatial=statistics["spatial"],
         run=run,
         made_from=made_from,
+        warnings=tuple(warnings),
         _images=images,
+        _watch=watch,
     )
 
 
@@ -336,8 +366,8 @@ def _read_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
         raise ValueError(_unreadable(path, key, error)) from None
     try:
         # NumPy hands the text to Python's parser, which has errors and warnings of every kind for what is no header.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with catch_warnings():
+            simplefilter("ignore")
             version = np.lib.format.read_magic(head)
             if version == (1, 0):
                 shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
@@ -350,8 +380,13 @@ def _read_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
     size = head.tell()
     if dtype.hasobject:
         raise ValueError(
-            f"{path}: {key} is an object array, which needs pickle and is refused (images of different sizes become "
-            "one). Needed one uint8 array N x H x W x 3: bring all images to one size and save them again."
+            f"{path}: {key} is an object array, which needs pickle and is refused"
+            + (
+                " (images of different sizes become one). Needed one uint8 array N x H x W x 3: bring all images to "
+                "one size and save them again."
+                if key == "arr_0"
+                else "; save it as an array of numbers."
+            )
         )
     if fortran:
         raise ValueError(f"{path}: {key} is stored in Fortran order; save np.ascontiguousarray of it.")
@@ -380,12 +415,10 @@ def _unreadable(path: Path, key: str, error: BaseException) -> str:
 def _image_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> _Member:
     shape, dtype, header_size = _read_header(archive, info, path)
     if len(shape) != 4:
-        raise ValueError(f"{path}: arr_0 has shape {shape}; needed four axes, N x H x W x 3.")
+        hint = " Of single images, save np.stack(images)." if shape[2:] in ((3,), (4,), (1,)) else ""
+        raise ValueError(f"{path}: arr_0 has shape {shape}; needed four axes, N x H x W x 3.{hint}")
     if dtype != np.uint8:
-        raise ValueError(
-            f"{path}: arr_0 is {dtype}; needed uint8 in 0..255. Quantise the images as your sampler does "
-            "(DiT: round(127.5 x + 128), clipped) and save them again: ADM would read 0..1 floats as black."
-        )
+        raise ValueError(f"{path}: arr_0 is {dtype}; needed uint8 in 0..255. {bytes_hint(dtype.kind)}")
     if shape[3] != 3:
         hint = " The axes look like N x 3 x H x W: transpose with (0, 2, 3, 1)." if shape[1] == 3 else ""
         raise ValueError(f"{path}: arr_0 has shape {shape} with {shape[3]} channels; needed N x H x W x 3, RGB.{hint}")
@@ -503,16 +536,103 @@ def _read_text(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> s
     return str(text)
 
 
+def bytes_hint(kind: str, *, tensor: bool = False) -> str:
+    """How images of another type become uint8, for messages.
+
+    Parameters
+    ----------
+    kind : of their type, as `numpy.dtype.kind` has it: "f", "i", "u", "b", ...
+    tensor : whether they are a PyTorch tensor, not a NumPy array
+    """
+    cast = ".to(torch.uint8)" if tensor else ".astype(np.uint8)"
+    if kind == "b":
+        return f"Make black and white of them: 255 * x{cast}."
+    if kind in "iu":
+        return f"If they are in 0..255, pass x{cast}; if in 0..65535, (x // 257){cast}."
+    return (
+        f"Quantise them as your sampler does. DiT, of x in -1..1: (127.5 * x + 128).clip(0, 255){cast}; the same, of x "
+        f"in 0..1: (255 * x + 0.5).clip(0, 255){cast}; of whole numbers in 0..255: x{cast}."
+    )
+
+
+def _other_images(archive: zipfile.ZipFile, path: Path) -> list[str]:
+    """A remark on images beside `arr_0`.
+
+    Raises
+    ------
+    ValueError
+        If they are `arr_1` or a later one, as np.savez(path, *batches) writes them.
+    """
+    parts, others = list[str](), list[str]()
+    for info in archive.infolist():
+        key = info.filename.removesuffix(".npy")
+        if key == "arr_0" or key == info.filename:
+            continue
+        try:
+            shape, dtype, _ = _read_header(archive, info, path)
+        except ValueError:  # what others put beside the images is left alone
+            continue
+        if len(shape) != 4 or 3 not in (shape[1], shape[3]):
+            continue
+        found = f"{shown(key)[:40]} ({dtype} {' x '.join(map(str, shape))})"
+        (parts if re.fullmatch(r"arr_[0-9]+", key) and dtype == np.uint8 else others).append(found)
+    if parts:
+        raise ValueError(
+            f"{path}: holds images not in arr_0 alone but in {_some(parts)} as well; np.savez(path, *batches) does "
+            "that. ADM reads arr_0 and leaves the rest out. Save them as one: np.savez(path, "
+            "arr_0=np.concatenate(batches)), with labels as arr_1."
+        )
+    return [f"{path}: holds images in {_some(others)} as well; arr_0 alone is read."] if others else []
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+
+
 def _read_labels(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo | None, path: Path, num_stored: int
-) -> np.ndarray | None:
-    """Labels if `arr_1` is a label per image. ADM ignores the key, so anything else there is no error."""
-    if info is None:
-        return None
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, num_stored: int
+) -> tuple[np.ndarray | None, str | None]:
+    """Labels, int64 (N,), and a remark if `arr_1` is of another form; without labels, the remark says why.
+
+    ADM ignores the key, so that nothing there is an error here.
+    """
     try:
-        shape, dtype, _ = _read_header(archive, info, path)
-        if shape != (num_stored,) or dtype.kind not in "iu":
-            return None
-        return _read_array(archive, info, path).astype(np.int64)
-    except ValueError:
-        return None
+        shape, dtype, start = _read_header(archive, info, path)
+        found = f"arr_1 is {shown(str(dtype))[:60]} {shape}"
+        needed = f"needed integers ({num_stored},), one label an image"
+        per_image = math.prod(shape) == num_stored and max(shape, default=0) == num_stored
+        one_hot = len(shape) == 2 and shape[0] == num_stored and 1 < shape[1] <= _MAX_CLASSES and not per_image
+        if dtype.kind not in "biuf" or num_stored > _MAX_LABELS or not (per_image or one_hot):
+            return None, f"{found}; {needed}"
+        width = shape[1] if one_hot else 1
+        labels = np.empty(num_stored, np.int64)
+        done = 0
+        for rows in _read_rows(archive, info, path, start, dtype, width):
+            if one_hot and not ((np.count_nonzero(rows, axis=1) == 1) & (rows.max(axis=1) == 1)).all():
+                return None, f"{found} with rows that are not one-hot; {needed}"
+            values = rows.argmax(axis=1) if one_hot else rows[:, 0]
+            # Beyond 2^53 floats leave out whole numbers; no class is numbered so.
+            if not ((np.abs(values.astype(np.float64)) < 2**53) & (values == np.floor(values))).all():
+                return None, f"{found} of values that are no numbers of classes; {needed}"
+            labels[done : done + len(values)] = values
+            done += len(values)
+    except ValueError as error:
+        return None, str(error).removeprefix(f"{path}: ").rstrip(".")
+    if shape == (num_stored,) and dtype.kind in "iu":
+        return labels, None
+    how = "one-hot" if one_hot else "whole numbers" if dtype.kind == "f" else "one a row"
+    return labels, f"{found}, {how}; taken as labels"
+
+
+def _read_rows(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, start: int, dtype: np.dtype, width: int
+) -> Iterator[np.ndarray]:
+    """Rows (n, width) of an array whose header has been read and found good, some megabytes at a time."""
+    size = dtype.itemsize * width
+    try:
+        with archive.open(info) as file:
+            file.read(start)
+            while data := file.read(max(1, _CHUNK // size) * size):
+                yield np.frombuffer(data, dtype).reshape(-1, width)
+    except BROKEN_ARCHIVE as error:
+        raise ValueError(_unreadable(path, info.filename.removesuffix(".npy"), error)) from None

@@ -98,6 +98,7 @@ def read_pixels(
         done += len(batch)
         if on_progress:
             on_progress(done, total)
+    images.check_unchanged()
     return PixelFacts(
         num_images=done,
         size=size,

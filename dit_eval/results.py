@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import dit_eval
-from dit_eval.files import check_plain, displayable, is_stream
+from dit_eval.files import check_plain, is_stream, shown
 
 PROTOCOL = "adm-2021"
 # How sampling makes noise; a change of the rule is a change of all images and needs another text.
@@ -389,7 +389,7 @@ class EvalResult:
 
 
 def json_text(data: Any) -> str:
-    """One line of JSON, in characters that every UTF-8 file can take; see `dit_eval.files.displayable` for the others.
+    """One line of JSON, in characters that every UTF-8 file can take; see `dit_eval.files.shown` for the others.
 
     Raises
     ------
@@ -398,7 +398,7 @@ def json_text(data: Any) -> str:
     """
     text = json.dumps(data, ensure_ascii=False, allow_nan=False)
     # Of a file name that is no UTF-8. They stand within strings, where a backslash is written twice.
-    return re.sub("[\ud800-\udfff]", lambda half: displayable(half[0]).replace("\\", "\\\\"), text)
+    return re.sub("[\ud800-\udfff]", lambda half: shown(half[0]).replace("\\", "\\\\"), text)
 
 
 def parse_json(text: str) -> Any:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import glob
-import hashlib
 import json
 import math
 import os
@@ -30,9 +29,10 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
+from dit_eval.assets import sha256_of
 from dit_eval.diffusion import NUM_TRAIN_STEPS, Denoiser, Diffusion, respaced_timesteps
 from dit_eval.dist import World
-from dit_eval.files import atomic_file
+from dit_eval.files import Watch, atomic_file
 from dit_eval.models.dit import DiT, arithmetic, guided
 from dit_eval.npz import RUN_KEY, batch_bytes, open_batch, write_batch
 from dit_eval.results import SampleRun
@@ -77,6 +77,7 @@ def read_labels(path: str | os.PathLike[str], *, num_images: int, num_classes: i
     if not path.is_file():
         hint = did_you_mean(path.name, ("random", "balanced"))
         raise FileNotFoundError(f'--labels {path}: no such file; needed a file, "random" or "balanced".{hint}')
+    watch = Watch(path)
     try:
         if path.suffix in (".npy", ".npz"):
             loaded = np.load(path, allow_pickle=False)
@@ -95,7 +96,9 @@ def read_labels(path: str | os.PathLike[str], *, num_images: int, num_classes: i
         raise ValueError(
             f"{path}: label {labels[wrong[0]]} of image {wrong[0]} is no class; the model knows 0 to {num_classes - 1}."
         )
-    return labels, hashlib.sha256(path.read_bytes()).hexdigest()
+    sha256 = sha256_of(path)
+    watch.check()
+    return labels, sha256
 
 
 def check_run(run: SampleRun) -> None:

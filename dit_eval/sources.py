@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from dit_eval.files import BROKEN_ARCHIVE, open_zip
+from dit_eval.files import BROKEN_ARCHIVE, Watch, check_whole_zip, open_zip, shown
 
 # Kinds of images that people keep; of these, ENCODED_SUFFIXES are scored.
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -75,6 +75,10 @@ class Source(Protocol):
         """What a message calls a file."""
         ...
 
+    def check_unchanged(self) -> None:
+        """That what has been read is still there as it was; ValueError if not."""
+        ...
+
     def reading(self) -> AbstractContextManager[Callable[[Sequence[int]], Iterator[Load]]]:
         """A context with a function from indices to what loads each file, in that order; loading may be in threads."""
         ...
@@ -83,11 +87,6 @@ class Source(Protocol):
 def is_jpeg(data: bytes) -> bool:
     """Whether a file begins as a JPEG does, whatever its name says."""
     return data.startswith(b"\xff\xd8\xff")
-
-
-def shown(name: str) -> str:
-    """A name as a message may show it: none of its characters moves the cursor."""
-    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def in_order(name: str) -> tuple[Any, ...]:
@@ -166,13 +165,20 @@ class FolderSource:
     names: tuple[str, ...]
     remarks: tuple[str, ...]
     digests: None = None
+    _watch: Watch = field(default_factory=Watch, repr=False)  # of the files, as each is first read
 
     def where(self, index: int) -> str:
         return f"{self.path}{os.sep}{shown(self.names[index])}"
 
+    def check_unchanged(self) -> None:
+        self._watch.check()
+
     @contextmanager
     def reading(self) -> Iterator[Callable[[Sequence[int]], Iterator[Load]]]:
-        yield lambda indices: (partial(read_file, self.path / self.names[i], self.where(i)) for i in indices)
+        def load(index: int) -> bytes:
+            return read_file(self.path / self.names[index], self.where(index), watch=self._watch)
+
+        yield lambda indices: (partial(load, i) for i in indices)
 
 
 def list_folder(path: Path) -> FolderSource:
@@ -219,23 +225,27 @@ def _walk(root: Path, below: str, listing: _Listing, visited: set[tuple[int, int
         raise ValueError(f"{root}: {shown(below) or 'the folder'} cannot be read ({_reason(error)}).") from None
 
 
-def read_file(path: Path, where: str) -> bytes:
+def read_file(path: Path, where: str, *, max_size: int = MAX_FILE, watch: Watch | None = None) -> bytes:
     """The bytes of a plain image file.
 
     Raises
     ------
     ValueError
-        If it cannot be read, is no plain file, or is too large for an image.
+        If it cannot be read, is no plain file, is too large for an image, or has changed since `watch` saw it.
     """
+    watch = watch or Watch()
     try:
         # What is no plain file is not opened: a pipe would wait for ever.
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError(f"{where}: not a plain file. Remove it.")
-        if status.st_size > MAX_FILE:
-            raise ValueError(f"{where}: {status.st_size:,} bytes; an image file may have {MAX_FILE:,}.")
+        if status.st_size > max_size:
+            raise ValueError(f"{where}: {status.st_size:,} bytes; an image file may have {max_size:,}.")
         with open(path, "rb") as file:
-            return file.read(status.st_size)
+            watch.see(path, os.fstat(file.fileno()))
+            data = file.read(status.st_size)
+            watch.see(path, os.fstat(file.fileno()))
+            return data
     except OSError as error:
         raise ValueError(f"{where}: cannot be read ({_reason(error)}).") from None
 
@@ -249,12 +259,17 @@ class ZipSource:
     remarks: tuple[str, ...]
     members: tuple[zipfile.ZipInfo, ...]
     digests: None = None
+    _watch: Watch
+
+    def check_unchanged(self) -> None:
+        self._watch.check()
 
     def where(self, index: int) -> str:
         return f"{self.path}: {shown(self.names[index])}"
 
     @contextmanager
     def reading(self) -> Iterator[Callable[[Sequence[int]], Iterator[Load]]]:
+        self.check_unchanged()  # or members would be looked for where they were
         with _opened(self.path) as archive:
 
             def load(index: int) -> bytes:
@@ -277,9 +292,10 @@ def list_zip(path: Path) -> ZipSource:
     ValueError
         If it holds no images, is damaged, encrypted, or made to do harm.
     """
-    listing = _Listing(path=path, archive=True)
+    listing, watch = _Listing(path=path, archive=True), Watch(path)
     with _opened(path) as archive:
         infos = archive.infolist()
+        check_whole_zip(path, archive)
     for info in infos:
         name = listing.path_of(info.orig_filename)
         kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system == 3 else 0
@@ -309,7 +325,7 @@ def list_zip(path: Path) -> ZipSource:
     if end > path.stat().st_size:
         raise ValueError(f"{path}: {_damaged(EOFError('a member reaches beyond its end'))}")
     names, members, remarks = listing.ordered()
-    return ZipSource(path=path, names=names, remarks=remarks, members=tuple(members))
+    return ZipSource(path=path, names=names, remarks=remarks, members=tuple(members), _watch=watch)
 
 
 @contextmanager
@@ -341,12 +357,17 @@ class TarSource:
     extents: tuple[tuple[int, int], ...]
     compressed: bool
     digests: tuple[tuple[str, bool], ...] | None
+    _watch: Watch
 
     def where(self, index: int) -> str:
         return f"{self.path}: {shown(self.names[index])}"
 
+    def check_unchanged(self) -> None:
+        self._watch.check()
+
     @contextmanager
     def reading(self) -> Iterator[Callable[[Sequence[int]], Iterator[Load]]]:
+        self.check_unchanged()  # or members would be looked for where they were
         if self.compressed:
             yield self._from_stream
             return
@@ -404,7 +425,7 @@ def list_tar(path: Path) -> TarSource:
     ValueError
         If it holds no images, is damaged or truncated, or made to do harm.
     """
-    listing = _Listing(path=path, archive=True)
+    listing, watch = _Listing(path=path, archive=True), Watch(path)
     with open(path, "rb") as file:
         magic = file.read(6)
         for begin, kind in ((b"BZh", "bzip2"), (b"\xfd7zXZ", "xz"), (b"\x28\xb5\x2f\xfd", "zstd")):
@@ -416,8 +437,7 @@ def list_tar(path: Path) -> TarSource:
             if listing.wants(name, size):
                 # All of a compressed tar goes by here; its checksums need no pass of their own.
                 listing.found[name] = offset, size, _digest(stream, size) if compressed else None
-        if compressed:
-            stream.finish()
+        stream.finish()
     names, entries, remarks = listing.ordered()
     extents = tuple((offset, size) for offset, size, _ in entries)
     if compressed and list(extents) != sorted(extents):
@@ -432,6 +452,7 @@ def list_tar(path: Path) -> TarSource:
         extents=extents,
         compressed=compressed,
         digests=tuple(digest for _, _, digest in entries) if compressed else None,
+        _watch=watch,
     )
 
 
@@ -468,9 +489,14 @@ class _Stream:
             self.read(min(_STEP, position - self.position))
 
     def finish(self) -> None:
-        """Read what follows the last member, which may be padding, so that gzip compares its checksum."""
-        while self._some(_STEP):
-            pass
+        """Read what follows the end, which may be padding alone; of gzip, this compares the checksum."""
+        end = self.position
+        while data := self._some(_STEP):
+            if data.strip(b"\0") or self.position > end + _FREE:
+                raise ValueError(
+                    f"{self._path}: goes on after its end, at byte {end:,}, where other programs stop: archives joined "
+                    "by cat, say. Unpack it by `tar --ignore-zeros`, and pack all images into one archive."
+                )
 
     def _some(self, size: int) -> bytes:
         try:

@@ -39,7 +39,7 @@ from dit_eval.dist import World, cores, gpu_count
 from dit_eval.engines import Outcome, Resources
 from dit_eval.evaluate import evaluate
 from dit_eval.features.extract import FeatureExtractor
-from dit_eval.files import atomic_file, check_target
+from dit_eval.files import Watch, atomic_file, check_target
 from dit_eval.flops import gpu_hours
 from dit_eval.models.checkpoints import load_dit
 from dit_eval.models.vae import DECODERS, Autoencoder, weights_file
@@ -395,6 +395,7 @@ class Study:
         device, out = world.device(self.sources.device), self.samples(cell)
         before, begin = world.from_first(lambda: images_drawn(out)), time.perf_counter()
         checkpoint = self.checkpoint(cell)
+        watch = Watch(checkpoint, *([] if cell.vae is None else [self.sources.decoders[cell.vae]]))
         run = dataclasses.replace(
             sample_run(self.plan, cell),
             checkpoint=checkpoint.name,
@@ -404,9 +405,11 @@ class Study:
             environment=environment(),
         )
         decode = None if cell.vae is None else Autoencoder(Path(self.sources.decoders[cell.vae]), device=device).decode
+        model = load_dit(checkpoint, cell.config).to(device)
+        watch.check()
         sample_npz(
             out,
-            sampler=ImageSampler(load_dit(checkpoint, cell.config).to(device), run, decode=decode),
+            sampler=ImageSampler(model, run, decode=decode),
             labels=draw_labels(
                 "balanced" if cell.labels == "balanced" else "random",
                 num_images=cell.num_samples,

@@ -19,7 +19,7 @@ from dit_eval import assets, evaluate, quickstart, study, verify
 from dit_eval.assets import asset
 from dit_eval.cli import main
 from dit_eval.features.digits import DigitsExtractor
-from dit_eval.files import atomic_file, displayable, named
+from dit_eval.files import atomic_file, named, shown
 from dit_eval.npz import open_batch
 from dit_eval.results import read_results
 
@@ -305,7 +305,7 @@ def test_names_that_are_no_utf_8(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "shown"),
+    ("name", "text"),
     [
         (b"plain \xe5\x9b\xbe.npz", "plain 图.npz"),
         (b"\xff\x80", r"\xff\x80"),
@@ -313,9 +313,9 @@ def test_names_that_are_no_utf_8(capsys, monkeypatch):
         ("\x85\u2028\u3000\U000e0001".encode(), r"\u0085\u2028\u3000\U000e0001"),
     ],
 )
-def test_displayable_names_lead_back(name, shown):
-    assert displayable(os.fsdecode(name)) == shown
-    assert os.fsencode(named(shown)) == name
+def test_shown_names_lead_back(name, text):
+    assert shown(os.fsdecode(name)) == text
+    assert os.fsencode(named(text)) == name
 
 
 # ---- other commands

@@ -118,7 +118,7 @@ def test_images_without_class_folders_are_of_one_class(tmp_path):
 def test_other_colour_modes_become_rgb(tmp_path, mode):
     image = Image.fromarray(crop_input(40, 30))
     if mode == "I;16":
-        image = Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) % 256)
+        image = Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 54)
     elif mode != "RGB":
         image = image.convert(mode)
     path = tmp_path / ("image.tif" if mode in ("CMYK", "I;16") else "image.png")

@@ -591,6 +591,20 @@ def changed(make, change):
     return made
 
 
+def joined(kind):
+    """Two archives of different images, one behind the other."""
+
+    def make():
+        write = write_zip if kind == "zip" else write_tar
+        for name, numbers in (("a", range(8)), ("b", range(8, 16))):
+            files = {f"{k}.png": FILES[f"{k % 8}.png"] for k in numbers}
+            write(f"{name}.{kind}", files, **({"mode": "w:gz"} if kind == "tar.gz" else {}))
+        data = [Path(f"{name}.{kind}").read_bytes() for name in ("a", "b")]
+        return raw(f"x.{kind}", b"".join(data))()
+
+    return make
+
+
 def flip(make, at):
     """A damaged byte; `at` is not negative."""
     return changed(make, lambda data: data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
@@ -624,13 +638,6 @@ def png_of(width, height, bits=8, colour=2):
 
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
-
-
-def text_bomb():
-    """A PNG with a comment of 48 MiB, packed."""
-    packed = b"Comment\0\0" + zlib.compress(bytes(48 << 20))
-    chunk = struct.pack(">I", len(packed)) + b"zTXt" + packed + struct.pack(">I", zlib.crc32(b"zTXt" + packed))
-    return GOOD[:33] + chunk + GOOD[33:]
 
 
 def frames():
@@ -714,7 +721,6 @@ HOSTILE = {
         lambda: write_folder(Path("x"), FILES | {"0.png": png_of(1 << 31, 1 << 31)}),
         r"x/0\.png: 2147483648 x 2147483648 px; an image may have",
     ),
-    "PNG with a packed comment": (odd(text_bomb()), r"x/3\.png: cannot be read as an image \(Decompressed data too"),
     "WebP": (lambda: write_folder(Path("x"), FILES | {"9.webp": b""}), r"x: 9\.webp: a \.webp file; needed PNG"),
     # folders
     "no images": (lambda: write_folder(Path("x"), {"a.txt": b""}), r"x: no images there; .*It holds: a\.txt"),
@@ -760,6 +766,11 @@ HOSTILE = {
         lambda: (np.savez("x.npz", arr_0=NOISE), os.rename("x.npz", "x.zip"), "x.zip")[2],
         r"x\.zip: no images there; .*arr_0 it is an \.npz; give it that name",
     ),
+    "zip: joined": (joined("zip"), r"x\.zip: begins with a member that its directory does not list, as"),
+    "zip: joined with a part": (
+        changed(joined("zip"), lambda data: data[: len(data) - 40]),
+        r"x\.zip: goes on after its end, at byte",
+    ),
     # tars
     "tar: no tar": (raw("x.tar", b"no tar" * 200), r"x\.tar: no tar header at byte 0, where one is needed"),
     "tar: empty file": (raw("x.tar", b""), r"x\.tar: ends within a member, or unfinished; it is truncated"),
@@ -795,6 +806,20 @@ HOSTILE = {
     "tar: an archive inside": (tar_named("more.zip"), r"x\.tar: more\.zip: an archive in the archive"),
     "tar: bzip2": (lambda: write_tar("x.tar", FILES, "w:bz2"), r"x\.tar: compressed by bzip2; needed \.tar or"),
     "tar: xz": (lambda: write_tar("x.tar.xz", FILES, "w:xz"), r"x\.tar\.xz: an archive of a kind that is not read"),
+    "tar: joined": (joined("tar"), r"x\.tar: goes on after its end, at byte 8,704, where other programs stop"),
+    "tar: an image after an empty block": (
+        changed(tar_named(), lambda data: bytes(512) + data), r"x\.tar: goes on after its end, at byte 512, where",
+    ),
+    "tar: padded without end": (
+        changed(tar_named(), lambda data: data + bytes(1 << 26)), r"x\.tar: goes on after its end, at byte 8,704",
+    ),
+    "tar.gz: joined": (joined("tar.gz"), r"x\.tar\.gz: goes on after its end, at byte 8,704"),
+    "tar.gz: joined in one": (
+        changed(joined("tar.gz"), lambda data: gzip.compress(gzip.decompress(data))), r"x\.tar\.gz: goes on after it",
+    ),
+    "tar.gz: something behind": (
+        changed(lambda: write_tar("x.tar.gz", FILES, "w:gz"), lambda data: data + b"more"), r"x\.tar\.gz: cannot be",
+    ),
     "tar.gz: cut": (
         cut(lambda: write_tar("x.tar.gz", FILES, "w:gz"), 200), r"x\.tar\.gz: cannot be read \(Compressed file ended"
     ),
@@ -890,6 +915,28 @@ def test_any_damaged_byte_of_an_archive_is_an_error_or_harmless(here, fill):
                 file.write(good[:at] + bytes([good[at] ^ 1 ^ fill[0]]) + good[at + 1 :])
             with contextlib.suppress(ValueError):
                 assert read_all(open_images(path, role="gen")).shape[1:] == (8, 8, 3)
+
+
+def test_padding_comments_and_what_stands_before_an_archive_do_no_harm(here):
+    expected = read_all(open_images(write_folder(here / "folder", FILES), role="gen"))
+    write_zip("x.zip", FILES)
+    write_tar("x.tar", FILES)
+    zipped, tarred = Path("x.zip").read_bytes(), Path("x.tar").read_bytes()
+    with zipfile.ZipFile("commented.zip", "w") as archive:
+        archive.comment = b"PNG files " * 6000
+        for name, data in FILES.items():
+            archive.writestr(name, data)
+    middle = len(tarred) // 2
+    for path, data in (
+        ("padded.zip", zipped + bytes(500)),
+        ("program.zip", b"#!/bin/sh\n" + zipped),
+        ("commented.zip", None),
+        ("padded.tar", tarred + bytes(1 << 20)),
+        ("pieces.tar.gz", gzip.compress(tarred[:middle]) + gzip.compress(tarred[middle:]) + bytes(512)),
+    ):
+        if data is not None:
+            Path(path).write_bytes(data)
+        np.testing.assert_array_equal(read_all(open_images(path, role="gen")), expected)
 
 
 # ---- Hugging Face datasets

@@ -15,6 +15,7 @@ from dit_eval.assets import sha256_of
 from dit_eval.features.extract import FeatureBatch
 from dit_eval.features.graph_def import read_constants
 from dit_eval.features.inception import convolutions_sha256, state_from_constants
+from dit_eval.files import Watch
 
 # Read when TensorFlow is first imported: without it, its C++ side fills stderr with notes about the machine.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -51,6 +52,7 @@ class TensorflowInception:
                 f"{path}: the TensorFlow backend runs the frozen graph itself and needs classify_image_graph_def.pb: "
                 "`dit-eval weights fetch inception-graph`."
             )
+        watch = Watch(path)
         constants = read_constants(path)  # a clear error for a wrong file, before TensorFlow starts
         if constants.get("softmax/weights", np.zeros(0)).shape != (2048, 1008):
             raise ValueError(f"{path}: not ADM's Inception graph: softmax/weights (2048, 1008) is missing.")
@@ -75,6 +77,7 @@ class TensorflowInception:
         with graph.as_default(), graph.device("/cpu:0" if device == "cpu" else "/gpu:0"):
             definition = tf.GraphDef()
             definition.ParseFromString(path.read_bytes())
+            watch.check()
             self._images = tf.placeholder(tf.float32, (None, None, None, 3))
             pool, spatial, matmul = tf.import_graph_def(
                 definition,

@@ -85,7 +85,8 @@ def extract_features(
     Raises
     ------
     ValueError
-        If an iterable, which one process reads, is to be shared among several.
+        If an iterable, which one process reads, is to be shared among several; or if the images have been replaced or
+        written to since they were opened, so that they and their checksum may be of two sets.
     """
     world, num = world or World(), images.num_images
     if images.read_once and world.size > 1:
@@ -123,6 +124,7 @@ def extract_features(
     pool_features, spatial_features, class_probs = (
         rows.gathered(world) for rows in (pool_rows, spatial_rows, probs_rows)
     )
+    world.from_first(images.check_unchanged)  # which has seen all of them, for their checksum
     if pool is None:  # not process 0
         return FeatureSummary()
     # A single image has features but no covariance.

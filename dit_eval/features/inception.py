@@ -29,6 +29,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from dit_eval.assets import sha256_of
 from dit_eval.features.extract import FeatureBatch
 from dit_eval.features.graph_def import read_constants
+from dit_eval.files import Watch
 from dit_eval.golden import seeded_weights
 from dit_eval.tensors import load_tensors
 
@@ -98,10 +99,12 @@ class TorchInception:
         self.precision: str = precision
         self._dtype = _HALF.get(precision, torch.float32)
         self._weights = Path(weights)
+        watch = Watch(weights)
         self._state = read_state_dict(weights)
         _check_names(self._state, weights)
         self.weights_sha256 = sha256_of(self._weights)
         self.convolutions_sha256 = convolutions_sha256(self._state)
+        watch.check()
 
     @cached_property
     def _layers(self) -> _Layers:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from dit_eval.assets import sha256_of
 from dit_eval.features.extract import FeatureBatch
+from dit_eval.files import Watch
 from dit_eval.tensors import load_tensors
 
 _PATCH = 14  # pixels
@@ -111,13 +112,14 @@ class DinoV2(_VitExtractor):
     _mean, _std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
     def __init__(self, *, weights: str | os.PathLike[str], device: str = "cpu", size: VitSize = VIT_L) -> None:
-        self.pool_dim = size.width
+        self.pool_dim, watch = size.width, Watch(weights)
         net = _network(size, image_size=self.image_size, num_classes=0, init_values=1.0, eps=1e-6)
         state = read_weights(weights, self.name)
         state.pop("mask_token", None)  # of its training
         if "pos_embed" in state:
             state["pos_embed"] = _fitted_positions(state["pos_embed"], self.image_size // _PATCH, weights)
         self._load(weights, net, state, device)
+        watch.check()
 
 
 class ClipVision(_VitExtractor):
@@ -157,7 +159,7 @@ class ClipVision(_VitExtractor):
         size: VitSize = VIT_L,
         embedding: int = 768,
     ) -> None:
-        self.pool_dim = embedding
+        self.pool_dim, watch = embedding, Watch(weights)
         net = _network(
             size, image_size=self.image_size, num_classes=embedding, pre_norm=True, act_layer="quick_gelu", eps=1e-5
         )
@@ -166,6 +168,7 @@ class ClipVision(_VitExtractor):
         except KeyError as error:
             raise _not_the_weights(weights, self.name, f"{error} is missing") from None
         self._load(weights, net, state, device)
+        watch.check()
 
     def _prepare(self, image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]

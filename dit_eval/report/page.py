@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 import dit_eval
-from dit_eval.files import atomic_file, named, refuse_existing, slug
+from dit_eval.files import atomic_file, named, refuse_existing, shown, slug
 from dit_eval.npz import open_batch
 from dit_eval.paper import load_notes
 from dit_eval.report import paper_figures, tables
@@ -36,7 +36,6 @@ from dit_eval.report.figures import render_figure
 from dit_eval.report.law import Law, scaling_law
 from dit_eval.report.tables import Table
 from dit_eval.results import EvalResult
-from dit_eval.sources import shown
 
 _DATA_TYPES = {"csv": "text/csv", "jsonl": "application/jsonl"}
 
