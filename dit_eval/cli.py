@@ -335,7 +335,7 @@ def _add_sample(commands: Any) -> None:
     )
     model.add_argument("--weights", choices=("ema", "model"), default="ema", help="which set of a trainer's file")
     model.add_argument("--image-size", type=int, metavar="PX", help="default: what the checkpoint says, else 256")
-    model.add_argument("--num-classes", type=int, metavar="K", help="of --model (default: 1000)")
+    model.add_argument("--num-classes", type=int, metavar="K", help="default: what the checkpoint says, else 1000")
     model.add_argument("--block", help="block design of --model (default: adaln-zero)")
     what = sample.add_argument_group("what to draw")
     what.add_argument("--num-fid-samples", type=int, default=50_000, metavar="N", help="default: %(default)s")
@@ -600,7 +600,10 @@ def _evaluation_setup(arguments: argparse.Namespace, world: World) -> dict[str, 
 
 def _check_named_size(arguments: argparse.Namespace, gen: ImageSet) -> None:
     """That the samples have the size of a public reference, which its name says, before that is fetched."""
-    named = re.fullmatch(r"imagenet(\d+)", arguments.ref)
+    from dit_eval.assets import assets
+
+    known = {item.name for item in assets() if item.kind == "reference"}
+    named = re.fullmatch(r"imagenet(\d+)", arguments.ref) if arguments.ref in known else None
     if named is None or Path(arguments.ref).exists() or arguments.allow_size_mismatch or gen.image_size is None:
         return
     side, (height, width) = int(named[1]), gen.image_size
@@ -985,9 +988,8 @@ def _load_generator(arguments: argparse.Namespace, run: SampleRun, path: Path, w
     config = DiTConfig(**run.network)
     if public is None and stored_config(path) is None:
         config = labelled_config(config, checkpoint, num_classes=arguments.num_classes)
-        check_run(
-            dataclasses.replace(run, network=dataclasses.asdict(config))
-        )  # of its classes it may say other things
+        # Once more, before it is built: it may have no label for "no label".
+        check_run(dataclasses.replace(run, network=dataclasses.asdict(config)))
     if note and not config.label_dropout:
         note(f'{path}: {config.num_classes} classes, and none for "no label": it draws without guidance')
     return build_dit(checkpoint, config, on_note=note), checkpoint.weights
