@@ -51,6 +51,7 @@ ONLY_IN = {
         "models/dit.py",
         "models/unet.py",
         "models/checkpoints.py",
+        "models/wrappers.py",
         "models/vae.py",
         "diffusion.py",
         "sampling.py",

@@ -1,8 +1,8 @@
 """Published and trained DiT weights, in the layouts people have them in, loaded into our module.
 
-Known layouts: the released state dict (raw), a trainer's file (`ema` or `model` inside, perhaps with `module.` before
-each name), safetensors of either, and diffusers' `DiTTransformer2DModel`. Nothing is unpickled but tensors and plain
-containers.
+Known layouts: the released state dict and diffusers' `DiTTransformer2DModel`, as PyTorch's files or safetensors, within
+what trainers, compilers and parallel training put around them (`dit_eval.models.wrappers`). Nothing is unpickled but
+tensors and plain containers.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import argparse
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from dit_eval.files import atomic_file, shown
 from dit_eval.models.dit import MODEL_NAMES, DiT, DiTConfig, named_config
+from dit_eval.models.wrappers import found_elsewhere, unwrap
 from dit_eval.results import reason
 from dit_eval.tensors import load_tensors
 
@@ -48,17 +49,55 @@ _DIFFUSERS_OUTER = {
     "proj_out_2": "final_layer.linear",
 }
 
+# First parts of the names of a DiT, released and diffusers', and a tensor that tells it.
+_ROOTS = {"x_embedder", "t_embedder", "y_embedder", "pos_embed", "blocks", "final_layer", "transformer_blocks",
+          "proj_out_1", "proj_out_2"}  # fmt: skip
+_ANCHORS = {"x_embedder.proj.weight", "pos_embed.proj.weight"}
+_LABEL_TABLE = "y_embedder.embedding_table.weight"
+_SETTINGS = ("args", "hyper_parameters", "hparams", "config")  # where trainers keep what they were asked for
+# Averaging moves the position table, which does not train, by rounding: at most 2^-24 / (1 - 0.9999) = 6e-4 with the
+# paper's decay, measured 1.6e-4.
+_POSITIONS_DRIFT = 1e-3
 
-def load_dit(path: str | os.PathLike[str], config: DiTConfig, *, weights: Literal["ema", "model"] = "ema") -> DiT:
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a file has of a DiT.
+
+    Attributes
+    ----------
+    path : of the file
+    tensors : by their released names, on the CPU
+    weights : the set they are, averaged ("ema") or the latest ("model"); None if the file does not say
+    num_classes : K, if the file says it in the settings of its training
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    weights: Literal["ema", "model"] | None
+    num_classes: int | None
+
+
+def load_dit(
+    path: str | os.PathLike[str],
+    config: DiTConfig,
+    *,
+    weights: Literal["ema", "model"] = "ema",
+    on_note: Note | None = None,
+) -> DiT:
     """A DiT with the weights of a checkpoint, in evaluation mode, on the CPU.
 
-    The position table is always computed, never taken from the file: averaging moves the stored one by rounding. From
-    diffusers' layout only the weights are taken; that library's module differs in the frequencies of the timestep
-    embedding and in a norm's epsilon, ours is the released one for all layouts.
+    The position table is the file's, as in the released module, where it is another than the sine-cosine one; that one
+    is computed, since averaging moves the stored one by rounding. From diffusers' layout only the weights are taken;
+    that library's module differs in the frequencies of the timestep embedding and in a norm's epsilon, ours is the
+    released one for all layouts.
 
     Parameters
     ----------
-    weights : which of a trainer's two sets; a file with one set has no choice
+    weights : which of a trainer's two sets; a file that has the latest weights alone gives them for "ema" too
+    on_note : told what was taken off and left out, and of a position table of the file's own
 
     Raises
     ------
@@ -67,47 +106,141 @@ def load_dit(path: str | os.PathLike[str], config: DiTConfig, *, weights: Litera
     ValueError
         If it is no checkpoint of a DiT, or of another one; the message says which.
     """
-    state = read_checkpoint(path, weights=weights)
-    with torch.device("meta"):
-        needed = {name: tuple(value.shape) for name, value in DiT(config).state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    stored_positions = found.pop("pos_embed", ())
-    is_table = len(stored_positions) == 3
-    if is_table and stored_positions != needed["pos_embed"] and found == {k: needed[k] for k in found if k in needed}:
-        raise ValueError(
-            f"{os.fspath(path)}: its position table has {stored_positions[1]} tokens, this model "
-            f"{needed['pos_embed'][1]}. The checkpoint is for images of {_image_size(stored_positions[1], config)} px; "
-            f"this model for {config.image_size} px."
-        )
-    del needed["pos_embed"]
-    if found != needed:
-        raise ValueError(f"{os.fspath(path)}: {_difference(found, needed, config)}")
-    model = DiT(config)
-    model.load_state_dict({**state, "pos_embed": model.pos_embed.detach()})
-    return model.eval()
+    return build_dit(open_checkpoint(path, weights=weights, on_note=on_note), config, on_note=on_note)
 
 
 def read_checkpoint(path: str | os.PathLike[str], *, weights: Literal["ema", "model"] = "ema") -> dict[str, Tensor]:
     """The tensors of a checkpoint by their released names, whatever its layout. Errors as `load_dit`."""
+    return open_checkpoint(path, weights=weights).tensors
+
+
+def open_checkpoint(
+    path: str | os.PathLike[str], *, weights: Literal["ema", "model"] = "ema", on_note: Note | None = None
+) -> Checkpoint:
+    """Read what a checkpoint has of a DiT, whatever its layout. Parameters and errors as `load_dit`."""
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder; pass the file of weights in it, such as model.safetensors.")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint.")
     state = read_state(path)
-    if "ema" in state or "model" in state:
-        chosen = state.get(weights, state.get("model", state.get("ema")))
-        if not isinstance(chosen, dict):
-            raise ValueError(f"{path}: a trainer's file without a state dict under {weights!r}.")
-        state = chosen
-    tensors = {str(name).removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
+    try:
+        found = unwrap(state, roots=_ROOTS, anchors=_ANCHORS, weights=weights)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}.") from None
+    if found is None:
+        raise ValueError(f"{path}: not a checkpoint of a DiT ({_instead(state)}).")
+    tensors = found.tensors
     odd = next((name for name, value in tensors.items() if not _is_plain(value)), None)
     if odd is not None:
-        raise ValueError(f"{path}: {odd[:80]!r} holds no plain floating point numbers, as weights do.")
+        kind = type(tensors[odd]).__name__
+        raise ValueError(f"{path}: {odd[:80]!r} holds no plain floating point numbers, as weights do, but a {kind}.")
     if any(name.startswith("transformer_blocks.") for name in tensors):
         tensors = _from_diffusers(tensors, path)
     if "x_embedder.proj.weight" not in tensors:
-        some = ", ".join(shown(name[:80]) for name in sorted(map(str, state))[:4]) or "nothing"
-        raise ValueError(f"{path}: not a checkpoint of a DiT (found {some}, ...; needed x_embedder.proj.weight, ...).")
-    return tensors
+        raise ValueError(f"{path}: not a checkpoint of a DiT ({_instead(tensors)}).")
+    if found.notes and on_note:
+        on_note(f"{path}: {'; '.join(found.notes)}")
+    return Checkpoint(path=path, tensors=tensors, weights=found.weights, num_classes=_said_classes(state, tensors))
+
+
+def build_dit(checkpoint: Checkpoint, config: DiTConfig, *, on_note: Note | None = None) -> DiT:
+    """The DiT of a checkpoint, in evaluation mode, on the CPU. Position table and errors as `load_dit`."""
+    path, state = checkpoint.path, checkpoint.tensors
+    with torch.device("meta"):
+        needed = {name: tuple(value.shape) for name, value in DiT(config).state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    stored, table = found.pop("pos_embed", None), needed.pop("pos_embed")
+    if stored is not None and stored != table and found == needed:
+        sizes = ""
+        if len(stored) == 3 and stored[1] != table[1]:
+            sizes = (
+                f"its position table has {stored[1]} tokens, this model {table[1]}. The checkpoint is for images of "
+                f"{_image_size(stored[1], config)} px; this model for {config.image_size} px."
+            )
+        raise ValueError(f"{path}: {sizes or f'its position table has shape {stored}; needed {table}.'}")
+    if found != needed:
+        raise ValueError(f"{path}: {_difference(found, needed, config)}")
+    if checkpoint.num_classes not in (None, config.num_classes):
+        raise ValueError(
+            f"{path}: of {checkpoint.num_classes} classes, as the settings in it say; asked for {config.num_classes}. "
+            f"Its label table has {found[_LABEL_TABLE][0]} rows."
+        )
+    model = DiT(config)
+    positions = model.pos_embed.detach()
+    if "pos_embed" in state:
+        own = state["pos_embed"]
+        apart = (own.float() - positions).abs().max().item()
+        if not apart <= max(_POSITIONS_DRIFT, torch.finfo(own.dtype).eps):  # NaN is another one, too
+            positions = own
+            if on_note:
+                on_note(
+                    f"{path}: its position table is not the sine-cosine one (they differ by up to {apart:.2g}); it is "
+                    "used as stored"
+                )
+    model.load_state_dict({**state, "pos_embed": positions})
+    return model.eval()
+
+
+def labelled_config(config: DiTConfig, checkpoint: Checkpoint, *, num_classes: int | None = None) -> DiTConfig:
+    """A configuration with the classes of a checkpoint, and with label dropout if it has a row for "no label".
+
+    K is what the file says, else what is asked for, else that of `config` if the label table has K or K + 1 rows.
+
+    Parameters
+    ----------
+    num_classes : K as asked for by name
+
+    Raises
+    ------
+    ValueError
+        If the file says another K than is asked for, or K cannot be told: a table of R rows is one of R classes, or of
+        R - 1 and "no label".
+    """
+    table, said = checkpoint.tensors.get(_LABEL_TABLE), checkpoint.num_classes
+    if table is None or table.ndim != 2 or not len(table):
+        return config  # `build_dit` says what is wrong
+    path, rows = checkpoint.path, table.shape[0]
+    if None not in (said, num_classes) and said != num_classes:
+        raise ValueError(
+            f"{path}: of {said} classes, as the settings in it say; asked for {num_classes}. Leave --num-classes out."
+        )
+    classes = said or num_classes or (1 if rows == 1 else config.num_classes)
+    if rows not in (classes, classes + 1):
+        readings = f'{rows} classes and no row for "no label" (trained without label dropout)'
+        readings += f", or {rows - 1} classes and such a row" if rows > 1 else ""
+        choices = f"--num-classes {rows}" + (f" or --num-classes {rows - 1}" if rows > 1 else "")
+        raise ValueError(
+            f"{path}: its label table has {rows} rows, and {classes} classes have {classes} or {classes + 1}. It is of "
+            f"{readings}; the file does not say which. Pass {choices}."
+        )
+    dropout = (config.label_dropout or DiTConfig.label_dropout) if rows == classes + 1 else 0.0
+    return replace(config, num_classes=classes, label_dropout=dropout)
+
+
+def _said_classes(state: Mapping[Any, object], tensors: Mapping[str, Tensor]) -> int | None:
+    """K by the settings that a trainer keeps in its file, unless the label table is of another number."""
+    table = tensors.get(_LABEL_TABLE)
+    for key in _SETTINGS:
+        settings = state.get(key)
+        values = settings if isinstance(settings, Mapping) else getattr(settings, "__dict__", {})
+        said = values.get("num_classes")
+        if type(said) is int and said > 0 and table is not None and table.ndim and len(table) in (said, said + 1):
+            return said
+    return None
+
+
+def _instead(state: Mapping[Any, object]) -> str:
+    """What a file has that is no DiT, and what could be done."""
+    names = sorted(map(str, state))
+    text = ", ".join(shown(name[:80]) for name in names[:4]) or "nothing"
+    text = f"found {text}, ...; needed x_embedder.proj.weight, ..."
+    elsewhere = found_elsewhere(state, roots=_ROOTS, anchors=_ANCHORS)
+    if elsewhere:
+        text += f"; there is one under {elsewhere!r}, which is no wrapper that is known: save it in a file of its own"
+    elif any(name.endswith("_flat_param") for name in names):
+        text += "; FSDP has flattened its tensors: save its full state dict (StateDictType.FULL_STATE_DICT)"
+    return text
 
 
 def save_dit(path: str | os.PathLike[str], model: DiT, *, notes: Mapping[str, str] | None = None) -> None:
@@ -208,7 +341,8 @@ def read_state(path: Path) -> dict[str, object]:
 
 
 def _is_plain(value: Tensor) -> bool:
-    return value.device.type == "cpu" and value.layout == torch.strided and value.is_floating_point()
+    plain = type(value) in (Tensor, torch.nn.Parameter)  # no shards of parallel training, say
+    return plain and value.device.type == "cpu" and value.layout == torch.strided and value.is_floating_point()
 
 
 def _from_diffusers(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -244,7 +378,7 @@ def _from_diffusers(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]
 
 
 def _image_size(tokens: int, config: DiTConfig) -> int:
-    return replace(config, input_size=round(tokens**0.5) * config.patch_size).image_size
+    return round(tokens**0.5) * config.patch_size * (config.image_size // config.input_size)
 
 
 def _difference(found: dict[str, tuple[int, ...]], needed: dict[str, tuple[int, ...]], config: DiTConfig) -> str:
@@ -266,7 +400,14 @@ def _difference(found: dict[str, tuple[int, ...]], needed: dict[str, tuple[int, 
     named_keys = (("missing", missing), ("unknown", unknown))
     notes = [f"{what} {shown(keys[0][:80])} and {len(keys) - 1} more" for what, keys in named_keys if keys]
     notes += [f"{shown(key)} is {found[key]}, needed {needed[key]}" for key in shapes_differ[:2]]
-    return f"not a checkpoint of the model asked for ({'; '.join(notes)})."
+    text = f"not a checkpoint of the model asked for ({'; '.join(notes)})."
+    if shapes_differ == [_LABEL_TABLE]:
+        rows, dropout = found[_LABEL_TABLE][0], "with" if config.label_dropout else "without"
+        text += (
+            f" A label table of {rows} rows is of {rows} classes without label dropout, or of {rows - 1} with it; "
+            f"asked for are {config.num_classes} {dropout} it."
+        )
+    return text
 
 
 def _telling_shapes(config: DiTConfig) -> dict[str, tuple[int, ...]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from dit_eval.models.checkpoints import read_state
 from dit_eval.models.dit import LATENT_FACTOR
+from dit_eval.models.wrappers import unwrap
 from dit_eval.suggest import did_you_mean
 
 SCALE = 0.18215
@@ -25,6 +27,9 @@ DECODERS = {"ema": "sd-vae-ft-ema", "mse": "sd-vae-ft-mse", "original": "sd-vae-
 
 _WEIGHTS = "diffusion_pytorch_model"
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+_ROOTS = {"encoder", "decoder", "quant_conv", "post_quant_conv"}  # first parts of its names
+_ANCHORS = {"decoder.conv_in.weight"}
 
 # The f8 autoencoder that all three are, as diffusers describes it; one weights file is then enough.
 _CONFIG = {
@@ -52,6 +57,7 @@ class Autoencoder:
         diffusers' layout with them; a `config.json` beside diffusers' own file name is used
     device : where it runs
     tiling : decode in overlapping tiles with blended seams, for images that do not fit; this changes pixels
+    on_note : told what wrappers were taken off the names of the weights
 
     Raises
     ------
@@ -61,9 +67,16 @@ class Autoencoder:
         If it does not hold an AutoencoderKL.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, device: str = "cpu", tiling: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        device: str = "cpu",
+        tiling: bool = False,
+        on_note: Callable[[str], None] | None = None,
+    ) -> None:
         self.device = device
-        self._model = _load(Path(path)).to(device).eval().requires_grad_(False)
+        self._model = _load(Path(path), on_note).to(device).eval().requires_grad_(False)
         if tiling:
             self._model.enable_tiling()
         # A picture is work enough for a processor, and its rounding then does not depend on its neighbours.
@@ -139,11 +152,21 @@ def weights_file(path: Path) -> Path:
     return found
 
 
-def _load(path: Path) -> Any:  # an AutoencoderKL; diffusers is loaded only when needed
+def _load(
+    path: Path, on_note: Callable[[str], None] | None
+) -> Any:  # an AutoencoderKL; diffusers is loaded only when needed
     from diffusers import AutoencoderKL
 
     file = weights_file(path)
     state = read_state(file)
+    try:
+        found = unwrap(state, roots=_ROOTS, anchors=_ANCHORS)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}.") from None
+    if found is not None:
+        state = {**found.tensors}
+        if found.notes and on_note:
+            on_note(f"{file}: {'; '.join(found.notes)}")
     beside = file.with_name("config.json")
     try:
         described = file.stem == _WEIGHTS and beside.is_file()
