@@ -282,7 +282,7 @@ def parse_plan(text: str, path: Path) -> Plan:
     except (RecursionError, ValueError) as error:  # brackets within brackets; a number of thousands of digits
         raise PlanError(f"{path}: not TOML ({reason(error)}).") from None
     top = _Table(values, (), _Lines(text, path))
-    name, about = top.text("name"), top.text("about", "")
+    name, about = top.words("name"), top.words("about", "")
     data = _data(top.table("data"), path.parent)
     configs = _configs(top.table("models", {}), data)
     training, sampling = top.table("training", {}), top.table("sampling", {})
@@ -391,6 +391,13 @@ class _Table:
 
     def text(self, key: str, default: Any = _MISSING) -> Any:
         return self.value(key, "a text", (str,), default)
+
+    def words(self, key: str, default: Any = _MISSING) -> Any:
+        """A text that terminals show."""
+        text = self.text(key, default)
+        if not all(line.isprintable() for line in text.split("\n")):
+            raise self.error(key, f"found {ascii(text)[:80]}; needed characters that can be printed")
+        return text
 
     def choice(self, key: str, known: Iterable[str], default: Any = _MISSING) -> Any:
         value, known = self.text(key, default), tuple(known)
@@ -715,7 +722,7 @@ def _count(config: DiTConfig) -> float:
 
 
 def _speed(table: _Table) -> Speed:
-    speed = Speed(device=table.text("device"), tflops=float(table.number("tflops")), source=table.text("source"))
+    speed = Speed(device=table.words("device"), tflops=float(table.number("tflops")), source=table.words("source"))
     if not 0 < speed.tflops < float("inf"):
         raise table.error("tflops", f"found {speed.tflops:g}; needed more than 0, and a finite number")
     table.finish()

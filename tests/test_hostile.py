@@ -258,6 +258,11 @@ HOSTILE = {
         plan(lambda text: text.replace(b"depth = 1\n", b'depth = 1\n"\\u001b[2J" = 1\n')),
         r"\\x1b\[2J: unknown key",
     ),
+    "plan: a name that moves the cursor": (
+        PLAN,
+        plan(lambda text: text.replace(b'name = "small"', b'name = "\\u001b]0;evil\\u0007"')),
+        r"name: found '\\x1b\]0;evil\\x07'; needed characters that can be printed",
+    ),
     "plan: a key of kilobytes": (
         PLAN, plan(lambda text: text.replace(b"depth = 1\n", b"depth = 1\n" + b"a" * 9000 + b" = 1\n")), r"aaa\.\.\.: ",
     ),

@@ -192,6 +192,15 @@ def test_a_cell_that_two_groups_name_is_one():
     assert len({c.key for c in before.cells}) == len(before.cells)
 
 
+def test_a_long_name_makes_names_that_a_file_can_have():
+    name = f"{'x' * 500}-S/4"
+    plan = parse_plan(PIXELS.replace("mini-S/4", name), PATH)
+    keys = [task.key for task in plan.tasks]
+    assert any(key.startswith("xxx") for key in keys)
+    assert len({*keys}) == len(keys)
+    assert max(map(len, keys)) <= 129, "120 characters, a hyphen and 8 of a digest"
+
+
 def test_all_models_are_the_plans_own_or_else_the_papers():
     text = changed(LATENTS, ('models = ["DiT-S/8", "DiT-S/4"]', 'models = "all"'), ("vaes", "# vaes"))
     assert [t.model for t in parse_plan(text, PATH).trainings] == list(MODEL_NAMES)
