@@ -332,7 +332,7 @@ class _Parser(argparse.ArgumentParser):
                 continue
             name, joined, _ = text.partition("=")
             if name not in options:
-                self._refuse_option(name, [*options], [str(action.metavar) for action in arguments])
+                self._refuse_option(name, [*options], arguments)
             used.add(name)
             values = 0 if joined else _count_values(options[name].nargs, left)
             left = left[values:]
@@ -345,17 +345,17 @@ class _Parser(argparse.ArgumentParser):
                 f"expected SAMPLES and --ref REF, got two paths. ADM's evaluator takes the reference first; here: "
                 f"{self.prog} {samples} --ref {ref}"
             )
-        expected = ", ".join(str(action.metavar) for action in arguments) or "none"
+        expected = ", ".join(map(_name_of_argument, arguments)) or "none"
         self.error(f"unexpected argument {found[len(arguments)]!r}; expected {expected}.")
 
-    def _refuse_option(self, name: str, options: Sequence[str], arguments: Sequence[str]) -> NoReturn:
-        known = [*options, *arguments]
-        also = {other: ours for other, ours in _ELSEWHERE.items() if ours.partition(" ")[0] in known}
+    def _refuse_option(self, name: str, options: Sequence[str], arguments: Sequence[argparse.Action]) -> NoReturn:
+        plain = [_name_of_argument(action) for action in arguments]
+        also = {other: ours for other, ours in _ELSEWHERE.items() if ours.partition(" ")[0] in (*options, *plain)}
         near = nearest(name, options, also=also)
         hint = "" if near is None else f" Did you mean {near!r}?"
-        if near in arguments:
+        if near in plain:
             hint = f" {near} stands without an option: {self.prog} {near}"
-        elif near is None and "COMMAND" in arguments:
+        elif near is None and any(action.nargs == argparse.PARSER for action in arguments):
             hint = " Options of a command come after its name."
         self.error(f"unknown option {name!r}.{hint}")
 
@@ -364,6 +364,10 @@ class _Parser(argparse.ArgumentParser):
             choices = [str(c) for c in action.choices]
             hint = did_you_mean(str(value), choices)
             raise argparse.ArgumentError(action, f"unknown choice {value!r}; known: {', '.join(choices)}.{hint}")
+
+
+def _name_of_argument(action: argparse.Action) -> str:
+    return str(action.metavar or action.dest)
 
 
 def _is_option(text: str) -> bool:

@@ -396,6 +396,8 @@ LINE_ERRORS = {
     ("classes", "r.npz", "s.npz"): "here: dit-eval classes s.npz --ref r.npz\n",
     ("evaluate", "a.npz", "b.npz", "--ref", "digits"): "unexpected argument 'b.npz'; expected SAMPLES.",
     ("weights", "list", "digits"): "unexpected argument 'digits'; expected none.",
+    ("weights", "fetch", "digits", "clip"): "unexpected argument 'clip'; expected name.",
+    ("study", "--out", "x", "status", "digits"): "unknown option '--out'. Options of a command come after its name.",
     ("evaluate", "a.npz"): "the following arguments are required: --ref",
     ("evaluate", "--ref", "digits"): "the following arguments are required: SAMPLES",
     # commands and choices
