@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from dit_eval.files import displayable
 from dit_eval.paper import load_statements, load_table
 from dit_eval.report.counts import Count
 from dit_eval.results import PROTOCOL, EvalResult, is_number, parse_json, read_lines, reason
@@ -194,7 +195,7 @@ def read_measured(
     path: str | os.PathLike[str], *, count: Counter, on_bad_line: Callable[[str], None] | None = None
 ) -> tuple[pd.DataFrame, list[EvalResult]]:
     """The points of a results file, and the results themselves; see `dit_eval.results.read_lines` for bad lines."""
-    name = Path(path).name
+    name = displayable(Path(path).name)
     lines = read_lines(path, EvalResult.from_json, on_bad_line=on_bad_line)
     points = measured_points([(f"{name}, line {number}", result) for number, result in lines], count=count)
     return points, [result for _, result in lines]

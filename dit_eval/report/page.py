@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 import dit_eval
-from dit_eval.files import atomic_file, named
+from dit_eval.files import atomic_file, displayable, named
 from dit_eval.npz import open_batch
 from dit_eval.paper import load_notes
 from dit_eval.report import paper_figures, tables
@@ -97,7 +97,7 @@ def report_files(
     bad: list[str] = []
 
     def skipped(message: str) -> None:
-        bad.append(message)
+        bad.append(displayable(message))
         if on_bad_line is not None:
             on_bad_line(message)
 
@@ -433,7 +433,7 @@ def _provenance(measured: list[EvalResult], sources: list[Path], files: Mapping[
     ]
     for path in sources:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        parts.append(f"<p>Measured: {html.escape(path.name)}, SHA-256 <code>{digest}</code>.</p>")
+        parts.append(f"<p>Measured: {html.escape(displayable(path.name))}, SHA-256 <code>{digest}</code>.</p>")
     made = []
     for number, result in enumerate(measured, start=1):
         run, features = result.gen.run, result.extractor
