@@ -1833,8 +1833,8 @@ def _draw_grid(samples: Sequence[Path], out: Path, *, first: int, count: int) ->
         raise ValueError(f"{short[0]}: {batches[short[0]].num_images:,} images; needed {first + count:,}.")
     rows, labels, seeds = {}, set(), set()
     for path, batch in batches.items():
-        name = batch.run.summary() if batch.run and len(samples) > 1 else str(path)
-        rows[name if name not in rows else f"{name} ({path})"] = _some_images(batch, first, count)
+        name = batch.run.summary() if batch.run and len(samples) > 1 else shown(path)
+        rows[name if name not in rows else f"{name} ({shown(path)})"] = _some_images(batch, first, count)
         labels.add(None if batch.labels is None else tuple(batch.labels[first : first + count]))
         seeds.add(batch.run.global_seed if batch.run else None)
     aligned = len(labels) == 1 and len(seeds) == 1 and None not in labels | seeds
@@ -1917,7 +1917,7 @@ def _draw_classes(
     if not rows:
         raise ValueError("No class has a distance, so there is nothing to draw; see the counts without --grid.")
     columns = [f"{name} {k + 1}" for name, _ in sides for k in range(arguments.images)]
-    names = " beside ".join(Path(images.path).name for _, images in sides)
+    names = " beside ".join(shown(Path(images.path).name) for _, images in sides)
     title = f"{names}, features of {report.extractor.name}: the {len(rows)} worst classes"
     figure = sample_grid_figure(rows, columns=columns, title=title)
     return save_figure(figure, path)

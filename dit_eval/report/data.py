@@ -212,7 +212,7 @@ def read_measured(
     path: str | os.PathLike[str], *, count: CountNetwork, on_bad_line: Callable[[str], None] | None = None
 ) -> tuple[pd.DataFrame, list[EvalResult]]:
     """The points of a results file, and the results themselves; see `dit_eval.results.read_lines` for bad lines."""
-    name = Path(path).name
+    name = shown(Path(path).name)
     lines = read_lines(path, EvalResult.from_json, on_bad_line=on_bad_line)
     points = measured_points([(f"{name}, line {number}", result) for number, result in lines], count=count)
     return points, [result for _, result in lines]

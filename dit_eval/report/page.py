@@ -110,7 +110,7 @@ def report_files(
     bad: list[str] = []
 
     def skipped(message: str) -> None:
-        bad.append(message)
+        bad.append(shown(message))
         if on_bad_line is not None:
             on_bad_line(message)
 
