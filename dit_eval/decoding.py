@@ -1,8 +1,8 @@
 """Image files as pixels: the one place that decodes them, for scoring, training and encoding alike.
 
 A file is taken whole or not at all. Pillow, and the libraries below it, draw what they have of some damaged files and
-say nothing: rows that a PNG lacks are black, those of a JPEG grey, and scans that a progressive JPEG lacks leave it
-blurred. Here they are errors, at next to no cost for files that are whole.
+say nothing: rows that a PNG lacks are black, those of a JPEG grey, and scans that a JPEG lacks leave it blurred or
+without colour. Here they are errors, at next to no cost for files that are whole.
 
 What is no pixel is not looked at: comments and colour profiles, of any size, and further pictures behind the first,
 which phones put into their JPEGs.
@@ -37,8 +37,9 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG, by its colour type
 _CONVERTED = {"1", "L", "P", "LA", "PA", "La", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"}
 _BITS = 258  # tag of a TIFF: bits of each channel
-_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # of a JPEG; those between are part of the pixel data
+_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # of a JPEG; those between are part of the pixel data
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_FRAMES, _PROGRESSIVE = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}, {0xC2, 0xC6, 0xCA, 0xCE}
 # Pixel data that a whole JPEG does not need: some for each of the restart intervals that may be missing.
 _MORE = b"".join(b"\xa5\x3c\x96\x0f\x71\xc3" * 8 + bytes([0xFF, 0xD0 + k]) for k in (*range(8), *range(8)))
 
@@ -194,13 +195,13 @@ def _check_png(image: Image.Image, data: bytes) -> None:
 def _check_jpeg(image: Image.Image, data: bytes) -> None:
     """That nothing is missing before the mark of its end, without which Pillow says so itself.
 
-    Missing blocks are drawn in medium grey, so that only an image with a last pixel of it is looked at: more pixel data
-    change nothing in one that is whole. The scans of a progressive one say in their headers what they bring.
+    Scans say in their headers what they bring. Missing blocks are drawn in medium grey, so that only an image with a
+    last pixel of it is looked at further: more pixel data change nothing in one that is whole.
     """
-    if "progression" in image.info and not _all_scans(data):
-        raise ValueError("a progressive JPEG of which scans are missing")
-    last = np.asarray(image.crop((image.width - 1, image.height - 1, image.width, image.height)))
-    if ((last < 127) | (last > 128)).any():
+    if not _all_scans(data):
+        raise ValueError("a JPEG of which scans are missing")
+    last = image.getpixel((image.width - 1, image.height - 1))
+    if not {127, 128}.issuperset(last if isinstance(last, tuple) else (last,)):
         return
     *_, (_, end) = _jpeg_markers(data)
     with JpegImagePlugin.JpegImageFile(io.BytesIO(data[:end] + _MORE + b"\xff\xd9")) as more:
@@ -221,15 +222,20 @@ def _jpeg_markers(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _all_scans(data: bytes) -> bool:
-    """Whether the scans of a progressive JPEG bring all bits of all 64 coefficients of each component."""
+    """Whether the scans of a JPEG bring all bits of all 64 coefficients of each component."""
     lowest: dict[int, list[int]] = {}  # by component: the lowest bit there is of each coefficient
+    progressive = False
     for marker, at in _jpeg_markers(data):
         header = data[at + 4 : at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")]
-        if marker in (0xC2, 0xC6, 0xCA, 0xCE):  # the frame lists its components
+        if marker in _FRAMES:  # which lists the components
             lowest = {header[6 + 3 * k]: [16] * 64 for k in range(header[5])}
+            progressive = marker in _PROGRESSIVE
         elif marker == _START_OF_SCAN:
             count = header[0]
-            first, last, bit = header[1 + 2 * count], header[2 + 2 * count], header[3 + 2 * count] & 15
+            # A scan that is not progressive brings all of a component, whatever else its header says.
+            if not progressive and count == len(lowest):
+                return True  # the usual one: what follows need not be looked at
+            first, last, bit = header[1 + 2 * count : 4 + 2 * count] if progressive else (0, 63, 0)
             for k in range(count):
-                lowest[header[1 + 2 * k]][first : last + 1] = [bit] * (last + 1 - first)
+                lowest[header[1 + 2 * k]][first : last + 1] = [bit & 15] * (last + 1 - first)
     return all(bit == 0 for bits in lowest.values() for bit in bits)

@@ -322,6 +322,34 @@ def test_a_progressive_jpeg_without_its_last_scans_is_refused(tmp_path, read):
             is_damaged(read, tmp_path, whole[:end] + b"\xff\xd9")
 
 
+def scans_apart(image):
+    """A JPEG that is not progressive, with a scan for each component: three grey ones in a frame."""
+    parts = [encoded(channel, "JPEG", quality=90) for channel in Image.fromarray(image).convert("YCbCr").split()]
+    begins = [part.index(b"\xff\xda") for part in parts]
+    frame = parts[0].index(b"\xff\xc0")
+    size = parts[0][frame + 5 : frame + 9]
+    three = b"\xff\xc0\0\x11\x08" + size + b"\3" + b"".join(bytes([k, 0x11, 0]) for k in (1, 2, 3))
+    head = parts[0][:frame] + three + parts[0][frame + 13 : begins[0]]
+    scans = [
+        b"\xff\xda\0\x08\1" + bytes([k]) + b"\0\0\x3f\0" + part[begin + 10 : -2]
+        for k, part, begin in zip((1, 2, 3), parts, begins, strict=True)
+    ]
+    return head, scans
+
+
+@BOTH
+def test_a_jpeg_without_the_scan_of_a_colour_is_refused(tmp_path, read):
+    head, scans = scans_apart(SMOOTH)
+    whole = head + b"".join(scans) + b"\xff\xd9"
+    expected = np.asarray(Image.open(io.BytesIO(whole)))
+    assert np.abs(expected.astype(int) - SMOOTH).mean() < 12, "put together as meant"
+    np.testing.assert_array_equal(read(tmp_path, whole), expected)
+    for count in (1, 2):
+        cut = head + b"".join(scans[:count]) + b"\xff\xd9"
+        Image.open(io.BytesIO(cut)).load()  # Pillow draws it
+        is_damaged(read, tmp_path, cut)
+
+
 @BOTH
 @pytest.mark.parametrize("options", [*JPEGS.values(), {"progressive": True}])
 def test_jpegs_that_are_grey_at_their_end_are_whole(tmp_path, read, options):
