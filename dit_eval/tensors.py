@@ -72,6 +72,8 @@ def _reason(path: Path, error: Exception) -> str:
             f"its pickle needs {name}, which is refused because it could run code; if you trust the file, load it "
             "where it was made and save its state dict alone, best by safetensors.torch.save_file"
         )
+    if "DTensor" in text:
+        return "its tensors are shards of parallel training (DTensor); save the full state dict"
     if text.startswith("Unsupported operand"):  # the number of an instruction tells nobody anything
         return "torch.save did not write it"
     return _clean(text.partition("\n")[0]) or type(error).__name__

@@ -86,6 +86,17 @@ def test_a_state_dict_of_torch_loads_too(small, latents, tmp_path):
         assert torch.equal(Autoencoder(tmp_path).decode(latents), decoded(small, latents))
 
 
+def test_wrapped_weights_are_those_of_the_wrapped_decoder(small, latents, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(SMALL))
+    wrapped = torch.compile(torch.nn.DataParallel(small))
+    path = tmp_path / "diffusion_pytorch_model.bin"
+    torch.save({"state_dict": wrapped.state_dict(), "epoch": 3}, path)
+    notes = []
+    with torch.inference_mode():
+        assert torch.equal(Autoencoder(path, on_note=notes.append).decode(latents[:1]), decoded(small, latents[:1]))
+    assert notes == [f"{path}: took the weights under 'state_dict'; took '_orig_mod.' and 'module.' off their names"]
+
+
 def test_short_memory_halves_the_batch_and_changes_nothing(small, folder, latents, monkeypatch):
     autoencoder, sizes = Autoencoder(folder), []
     autoencoder._batch = 8

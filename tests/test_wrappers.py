@@ -195,6 +195,21 @@ def test_names_of_a_real_fsdp_model(tmp_path, inner):
     assert_same(load(tmp_path / "x.pt")[0], inner.state_dict())
 
 
+def test_shards_are_told(tmp_path, inner):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = copy.deepcopy(inner)
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        torch.save(model.state_dict(), tmp_path / "x.pt")
+    finally:
+        torch.distributed.destroy_process_group()
+    with pytest.raises(ValueError, match=r"x\.pt: .*DTensor"):
+        load_dit(tmp_path / "x.pt", CONFIG)
+
+
 class ShadowModel(nn.Module):
     """An average as a module that has the latest weights, too."""
 
@@ -247,6 +262,7 @@ def test_which_set_it_was_is_known(tmp_path, inner):
         ({"model": state, "ema": moved(inner)}, "model", "model"),
         ({"model": state}, "ema", "model"),
         (averaged(inner), "ema", "ema"),
+        ({"model": averaged(inner)}, "ema", "ema"),
     ):
         torch.save(content, path)
         assert open_checkpoint(path, weights=weights).weights == expected

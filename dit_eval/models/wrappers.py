@@ -31,7 +31,7 @@ _AROUND = {
 _PLAIN = {"state", "dict", "weights", "params", "parameters", "module", "dit", "transformer", "backbone", "denoiser"}
 _LATEST = {"model", "net", "network", "online"}
 _AVERAGED = {"ema", "swa", "shadow", "averaged", "average"}
-# Single numbers that averages keep beside the weights.
+# Single numbers that averages keep beside the weights; of the first, nothing else does.
 _TELLING = {"n_averaged", "num_updates", "initted", "decay"}
 _BOOKKEEPING = _TELLING | {"step"}
 _DEPTH = 5  # of dicts in dicts
@@ -85,12 +85,14 @@ class _Set:
 
     @property
     def weights(self) -> Weights | None:
-        """What the innermost key or prefix that tells says it is."""
+        """What numbers of an average beside it say it is, else the innermost key or prefix that tells."""
+        if _TELLING.intersection(self.beside):
+            return "ema"
         for part in reversed((*self.keys, *self.prefix)):
             words = _words(part) or set()
             if words & (_AVERAGED | _LATEST):
                 return "ema" if words & _AVERAGED else "model"
-        return "ema" if _TELLING.intersection(self.beside) else None
+        return None
 
 
 def unwrap(
