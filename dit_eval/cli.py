@@ -335,7 +335,7 @@ def _add_sample(commands: Any) -> None:
     )
     model.add_argument("--weights", choices=("ema", "model"), default="ema", help="which set of a trainer's file")
     model.add_argument("--image-size", type=int, metavar="PX", help="default: what the checkpoint says, else 256")
-    model.add_argument("--num-classes", type=int, metavar="K", help="of --model (default: 1000)")
+    model.add_argument("--num-classes", type=int, metavar="K", help="default: what the checkpoint says, else 1000")
     model.add_argument("--block", help="block design of --model (default: adaln-zero)")
     what = sample.add_argument_group("what to draw")
     what.add_argument("--num-fid-samples", type=int, default=50_000, metavar="N", help="default: %(default)s")
@@ -582,19 +582,36 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _evaluation_setup(arguments: argparse.Namespace, world: World) -> dict[str, Any]:
-    """Files, request and extractor: everything a user may have got wrong."""
+    """Files, request and extractor: everything a user may have got wrong, in the order of what it costs to find out."""
+    from dit_eval.evaluate import check_metrics, check_request
     from dit_eval.images import open_images
 
+    check_metrics(arguments.metrics, _check_extractor(arguments, world))
     count = arguments.num_samples
     if arguments.dry_run and count is not None:  # what is not drawn yet can be predicted from what is
         count = min(count, open_images(arguments.samples, role="gen").num_images or count)
     gen = open_images(arguments.samples, role="gen", num_images=count)
+    _check_named_size(arguments, gen)
     ref = open_images(_reference_path(arguments.ref), role="ref")
-    from dit_eval.evaluate import check_request
-
     request: dict[str, Any] = {"metrics": arguments.metrics, "allow_size_mismatch": arguments.allow_size_mismatch}
     check_request(gen=gen, ref=ref, sizes=_extractor_class(arguments), **request)
     return {"gen": gen, "ref": ref, "extractor": _extractor(arguments, world), **request}
+
+
+def _check_named_size(arguments: argparse.Namespace, gen: ImageSet) -> None:
+    """That the samples have the size of a public reference, which its name says, before that is fetched."""
+    from dit_eval.assets import assets
+
+    known = {item.name for item in assets() if item.kind == "reference"}
+    named = re.fullmatch(r"imagenet(\d+)", arguments.ref) if arguments.ref in known else None
+    if named is None or Path(arguments.ref).exists() or arguments.allow_size_mismatch or gen.image_size is None:
+        return
+    side, (height, width) = int(named[1]), gen.image_size
+    if (height, width) != (side, side):
+        raise ValueError(
+            f"{gen.path} has images of {width}x{height}, {arguments.ref} of {side}x{side}. Take the reference of the "
+            "samples' resolution, or pass --allow-size-mismatch to score them as they are (the network resizes both)."
+        )
 
 
 def _tell_evaluation_cost(arguments: argparse.Namespace, setup: dict[str, Any], world: World) -> None:
@@ -673,6 +690,8 @@ def _diagnose(arguments: argparse.Namespace) -> None:
     from dit_eval.images import open_images
 
     expect = _expectation(arguments)
+    if arguments.network:
+        _check_extractor(arguments)
     gen = open_images(arguments.samples, role="gen", num_images=arguments.num_samples)
     ref = open_images(_reference_path(arguments.ref), role="ref")
     result = _result_of(arguments, gen)
@@ -761,12 +780,15 @@ def _format_diagnosis(diagnosis: Diagnosis) -> str:
 
 def _sample(arguments: argparse.Namespace) -> None:
     with join() as world:
-        run, labels, sources = world.from_first(lambda: _sample_run(arguments))
+        # What can be judged without a file comes first, then the checkpoint, then the download of the decoder.
+        run, checkpoint = world.from_first(lambda: _sample_run(arguments, world))
         world.share_cores()
         from dit_eval.sampling import ImageSampler, sample_npz
 
         device = world.device(arguments.device)
-        model, decode = world.first_then_all(lambda: _load_generator(run, sources, device))
+        model, weights = world.first_then_all(lambda: _load_generator(arguments, run, checkpoint, world))
+        run, labels, vae = world.from_first(lambda: _loaded_run(arguments, run, checkpoint, model, weights))
+        model, decode = model.to(device), world.first_then_all(lambda: _load_decoder(run, vae, device, world))
         if arguments.dry_run:
             from dit_eval.cost import sampling_cost
 
@@ -792,8 +814,8 @@ def _sample(arguments: argparse.Namespace) -> None:
                 _draw_grid([arguments.out], arguments.grid, first=0, count=min(36, run.num_images))
 
 
-def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, tuple[Path, Path | None]]:
-    """What to draw, its labels, and the files of model and decoder: everything a user may have got wrong."""
+def _sample_run(arguments: argparse.Namespace, world: World) -> tuple[SampleRun, Path]:
+    """What to draw and the checkpoint, which may have to be fetched: all mistakes that show without reading tensors."""
     import dataclasses
 
     if arguments.out.suffix != ".npz":
@@ -801,15 +823,17 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
     if arguments.per_proc_batch_size < 1:
         raise ValueError(f"--per-proc-batch-size {arguments.per_proc_batch_size}: needed at least 1.")
     from dit_eval import results
-    from dit_eval.assets import sha256_of
     from dit_eval.models.checkpoints import training_notes
-    from dit_eval.sampling import check_run, draw_labels, read_labels
+    from dit_eval.sampling import check_run
 
-    device = World().device(arguments.device)
+    device = world.device(arguments.device)
     name, config, checkpoint = _network(arguments)
-    vae = _decoder_path(arguments.vae) if config.space == "latent" else None
+    latent = config.space == "latent"
+    if latent:
+        _local_decoder(arguments.vae)
     channels = min(3, config.in_channels) if arguments.cfg_channels is None else arguments.cfg_channels
-    trained = training_notes(checkpoint)
+    here = checkpoint.is_file()  # a public one may not be
+    trained = training_notes(checkpoint) if here else None
     weights = arguments.weights
     if trained and trained["weights"] != weights:  # a file of `dit-eval train` holds one set, and says which
         if weights == "model":
@@ -822,7 +846,7 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
         model=name,
         network=dataclasses.asdict(config),
         checkpoint=checkpoint.name,
-        checkpoint_sha256="",  # computed last: it takes a while
+        checkpoint_sha256="",  # of files that are read or fetched later
         weights=weights,
         image_size=config.image_size,
         num_images=arguments.num_fid_samples,
@@ -830,8 +854,8 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
         sampler=arguments.sampler,
         cfg_scale=arguments.cfg_scale,
         cfg_channels=None if arguments.cfg_scale == 1.0 else channels,
-        vae=Path(arguments.vae).name if vae else None,
-        vae_tiling=bool(vae) and arguments.vae_tiling,
+        vae=Path(arguments.vae).name if latent else None,
+        vae_tiling=latent and arguments.vae_tiling,
         labels=arguments.labels if arguments.labels in ("random", "balanced") else "file",
         rounding=arguments.rounding,
         global_seed=arguments.global_seed,
@@ -843,22 +867,47 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
         environment=results.environment(),
     )
     check_run(run)
-    size: dict[str, Any] = {"num_images": run.num_images, "num_classes": config.num_classes}
+    if not here:  # the classes of a public checkpoint are known; those of another file are looked for in it
+        _sample_labels(arguments, run)
+    return run, checkpoint
+
+
+def _sample_labels(arguments: argparse.Namespace, run: SampleRun) -> tuple[np.ndarray, str | None]:
+    """The label of each image, and the SHA-256 of their file, if they come from one."""
+    from dit_eval.sampling import draw_labels, read_labels
+
+    size: dict[str, Any] = {"num_images": run.num_images, "num_classes": run.network["num_classes"]}
     if run.labels == "file":
-        labels, labels_sha256 = read_labels(arguments.labels, **size)
-    else:
-        labels, labels_sha256 = draw_labels(arguments.labels, seed=run.global_seed, **size), None
+        return read_labels(arguments.labels, **size)
+    return draw_labels("balanced" if run.labels == "balanced" else "random", seed=run.global_seed, **size), None
+
+
+def _loaded_run(
+    arguments: argparse.Namespace, run: SampleRun, checkpoint: Path, model: DiT, weights: str | None
+) -> tuple[SampleRun, np.ndarray, Path | None]:
+    """The run with what its checkpoint says, its labels, and the decoder, which is fetched when all else is right."""
+    import dataclasses
+
+    from dit_eval.assets import sha256_of
+
+    run = dataclasses.replace(run, network=dataclasses.asdict(model.config), weights=weights or run.weights)
+    labels, labels_sha256 = _sample_labels(arguments, run)
+    vae = _decoder_path(arguments.vae) if run.vae is not None else None
     run = dataclasses.replace(
         run,
         labels_sha256=labels_sha256,
         checkpoint_sha256=sha256_of(checkpoint),
         vae_sha256=sha256_of(vae) if vae else None,
     )
-    return run, labels, (checkpoint, vae)
+    return run, labels, vae
 
 
 def _network(arguments: argparse.Namespace) -> tuple[str, DiTConfig, Path]:
-    """Name, configuration and checkpoint of the model; a checkpoint of ours says what it is, others need --model."""
+    """Name, configuration and checkpoint of the model; a checkpoint of ours says what it is, others need --model.
+
+    A public checkpoint need not be here yet; what it is of is known. How many classes another file has is settled when
+    its tensors are read.
+    """
     import dataclasses
 
     from dit_eval.assets import asset, assets
@@ -883,13 +932,15 @@ def _network(arguments: argparse.Namespace) -> tuple[str, DiTConfig, Path]:
         ckpt = f"dit-xl-2-{arguments.image_size or 256}"
         if name != "DiT-XL/2" or ckpt not in public or asked:
             raise ValueError(f"No public checkpoint of this model (there are: {', '.join(public)}); pass --ckpt FILE.")
-    path = _fetch(asset(ckpt)) if ckpt in public and not Path(ckpt).exists() else Path(ckpt)
-    stored = stored_config(path)
+    item = asset(ckpt) if ckpt in public and not Path(ckpt).exists() else None
+    path = Path(ckpt) if item is None else item.path
+    if item is not None and item.url is not None:  # all public ones but our own are of this model
+        stored: DiTConfig | None = named_config("DiT-XL/2", image_size=int(item.name.rpartition("-")[2]))
+    else:
+        stored = stored_config(path)
     if stored is None:
         if own is not None:
             raise ValueError(f"{path}: does not say its configuration, and {name} is no model of the paper.")
-        if named is None and ckpt in public:  # all public ones but our own are of this model
-            named = named_config(name, image_size=int(ckpt.rpartition("-")[2]))
         if named is None:
             raise ValueError(f"{path}: does not say which model it is of; pass --model, such as --model DiT-XL/2.")
         return name, named, path
@@ -901,28 +952,56 @@ def _network(arguments: argparse.Namespace) -> tuple[str, DiTConfig, Path]:
         asked["image_size"] = arguments.image_size
     wrong = [f"{k} {getattr(stored, k)}, asked for {v}" for k, v in asked.items() if getattr(stored, k) != v]
     if wrong:
-        raise ValueError(f"{path}: of another model ({'; '.join(wrong)}). Leave the options out to take what it says.")
+        whose = path if item is None else item.name
+        raise ValueError(f"{whose}: of another model ({'; '.join(wrong)}). Leave the options out to take what it says.")
     return arguments.model or paper_name(stored) or path.stem, stored, path
+
+
+def _local_decoder(vae: str) -> Path | None:
+    """The file of a decoder; None if it is a public one, by name."""
+    from dit_eval.models.vae import DECODERS, weights_file
+
+    return None if vae in DECODERS and not Path(vae).exists() else weights_file(Path(vae))
 
 
 def _decoder_path(vae: str) -> Path:
     from dit_eval.assets import asset
-    from dit_eval.models.vae import DECODERS, weights_file
+    from dit_eval.models.vae import DECODERS
 
-    return _fetch(asset(DECODERS[vae])) if vae in DECODERS and not Path(vae).exists() else weights_file(Path(vae))
+    return _local_decoder(vae) or _fetch(asset(DECODERS[vae]))
 
 
-def _load_generator(run: SampleRun, sources: tuple[Path, Path | None], device: str) -> tuple[DiT, Decoder | None]:
-    from dit_eval.models.checkpoints import load_dit
+def _load_generator(arguments: argparse.Namespace, run: SampleRun, path: Path, world: World) -> tuple[DiT, str | None]:
+    """The model, and which set of weights it has, if its checkpoint says that."""
+    import dataclasses
+
+    from dit_eval.assets import assets
+    from dit_eval.models.checkpoints import build_dit, labelled_config, open_checkpoint, stored_config
     from dit_eval.models.dit import DiTConfig
+    from dit_eval.sampling import check_run
 
-    checkpoint, vae = sources
-    model = load_dit(checkpoint, DiTConfig(**run.network), weights="ema" if run.weights == "ema" else "model")
+    public = next((item for item in assets() if item.url is not None and item.path == path), None)
+    if public is not None:
+        _fetch(public)
+    note = _note if world.rank == 0 else None
+    checkpoint = open_checkpoint(path, weights="ema" if run.weights == "ema" else "model", on_note=note)
+    config = DiTConfig(**run.network)
+    if public is None and stored_config(path) is None:
+        config = labelled_config(config, checkpoint, num_classes=arguments.num_classes)
+        # Once more, before it is built: it may have no label for "no label".
+        check_run(dataclasses.replace(run, network=dataclasses.asdict(config)))
+    if note and not config.label_dropout:
+        note(f'{path}: {config.num_classes} classes, and none for "no label": it draws without guidance')
+    return build_dit(checkpoint, config, on_note=note), checkpoint.weights
+
+
+def _load_decoder(run: SampleRun, vae: Path | None, device: str, world: World) -> Decoder | None:
     if vae is None:
-        return model.to(device), None
+        return None
     from dit_eval.models.vae import Autoencoder
 
-    return model.to(device), Autoencoder(vae, device=device, tiling=run.vae_tiling).decode
+    note = _note if world.rank == 0 else None
+    return Autoencoder(vae, device=device, tiling=run.vae_tiling, on_note=note).decode
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -951,7 +1030,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _training_setup(arguments: argparse.Namespace, world: World) -> dict[str, Any]:
     """Data, model and recipe as asked for: everything a user may have got wrong."""
-    from dit_eval.training import Recipe, check_training
+    from dit_eval.training import Recipe, check_schedule, check_training
 
     if arguments.num_workers < 0:
         raise ValueError(f"--num-workers {arguments.num_workers}: needed 0 or more.")
@@ -974,15 +1053,7 @@ def _training_setup(arguments: argparse.Namespace, world: World) -> dict[str, An
     if bool(arguments.model) == bool(given) or (given and len(given) < len(sizes)):
         options = " ".join(f"--{name.replace('_', '-')}" for name in sizes)
         raise ValueError(f"Name a model of the paper by --model, or give all of {options}; one of the two.")
-    if arguments.model:
-        from dit_eval.models.dit import named_config
-
-        named_config(arguments.model)  # a wrong name is told before the data are read
-    data = _training_data(arguments, world)
-    config = _training_config(arguments, data)
-    setup: dict[str, Any] = {
-        "data": data,
-        "config": config,
+    schedule: dict[str, Any] = {
         "recipe": recipe,
         "steps": arguments.steps,
         "save_at": arguments.save_at,
@@ -991,12 +1062,35 @@ def _training_setup(arguments: argparse.Namespace, world: World) -> dict[str, An
         "device": device,
         "micro_batch": arguments.per_proc_batch_size,
     }
-    check_training(**setup, world=world)
-    return setup
+    # Before the data are opened, which may take long: options alone, and the model as far as it does not hang on them.
+    check_schedule(**schedule, world=world)
+    _check_training_model(arguments)
+    data = _training_data(arguments)
+    config = _training_config(arguments, data)
+    check_training(data, config=config, **schedule, world=world)
+    return {"data": _readable(arguments, data, world), "config": config, **schedule}
 
 
-def _training_data(arguments: argparse.Namespace, world: World) -> TrainingData:
-    from dit_eval.data import ImageFolder, open_data
+def _check_training_model(arguments: argparse.Namespace) -> None:
+    from dit_eval.models.dit import BLOCK_DESIGNS, DiTConfig, named_config
+
+    if arguments.block not in BLOCK_DESIGNS:
+        raise ValueError(f"--block {arguments.block}: unknown; known: {', '.join(BLOCK_DESIGNS)}.")
+    if not 0 <= arguments.label_dropout < 1:
+        raise ValueError(f"--label-dropout {arguments.label_dropout}: needed 0 or more, and less than 1.")
+    if arguments.num_classes is not None and arguments.num_classes < 1:
+        raise ValueError(f"--num-classes {arguments.num_classes}: needed at least 1.")
+    if arguments.model:
+        named_config(arguments.model)
+        return
+    sizes = {name: getattr(arguments, name) for name in ("depth", "hidden_size", "num_heads", "patch_size")}
+    if min(sizes.values()) < 1:
+        raise ValueError(f"Found {sizes}; needed at least 1 of each.")
+    DiTConfig(**sizes, input_size=sizes["patch_size"])  # the smallest such model: only its own sizes can be wrong
+
+
+def _training_data(arguments: argparse.Namespace) -> TrainingData:
+    from dit_eval.data import open_data
 
     path: Path = arguments.data
     is_folder = path.is_dir() and not (path / "latents.json").is_file()
@@ -1009,23 +1103,25 @@ def _training_data(arguments: argparse.Namespace, world: World) -> TrainingData:
             f"--data {path}: images, and {arguments.model} is a model of latents. Encode them once: "
             f"dit-eval encode {path} --out LATENTS --image-size {arguments.image_size or 256}"
         )
-    data = open_data(path, image_size=arguments.image_size, channels=1 if arguments.grey else 3)
-    if isinstance(data, ImageFolder) and arguments.on_corrupt == "skip":
-        note = _say if world.rank == 0 else (lambda _: None)
-        return data.without_corrupt(note, num_workers=arguments.num_workers)
-    return data
+    return open_data(path, image_size=arguments.image_size, channels=1 if arguments.grey else 3)
+
+
+def _readable(arguments: argparse.Namespace, data: TrainingData, world: World) -> TrainingData:
+    """The data without files that cannot be read, if they are to be left out; each is opened once for that."""
+    from dit_eval.data import ImageFolder
+
+    if not isinstance(data, ImageFolder) or arguments.on_corrupt != "skip":
+        return data
+    note = _say if world.rank == 0 else (lambda _: None)
+    return data.without_corrupt(note, num_workers=arguments.num_workers)
 
 
 def _training_config(arguments: argparse.Namespace, data: TrainingData) -> DiTConfig:
     """The model that is asked for, on what the data are."""
     import dataclasses
 
-    from dit_eval.models.dit import BLOCK_DESIGNS, DiTConfig, named_config
+    from dit_eval.models.dit import DiTConfig, named_config
 
-    if arguments.block not in BLOCK_DESIGNS:
-        raise ValueError(f"--block {arguments.block}: unknown; known: {', '.join(BLOCK_DESIGNS)}.")
-    if not 0 <= arguments.label_dropout < 1:
-        raise ValueError(f"--label-dropout {arguments.label_dropout}: needed 0 or more, and less than 1.")
     channels, side, _ = data.shape
     fields: dict[str, Any] = {
         "block": arguments.block,
@@ -1040,8 +1136,6 @@ def _training_config(arguments: argparse.Namespace, data: TrainingData) -> DiTCo
             )
         return dataclasses.replace(named_config(arguments.model), input_size=side, **fields)
     sizes = {name: getattr(arguments, name) for name in ("depth", "hidden_size", "num_heads", "patch_size")}
-    if min(sizes.values()) < 1:
-        raise ValueError(f"Found {sizes}; needed at least 1 of each.")
     return DiTConfig(**sizes, **fields, input_size=side, in_channels=channels, space=data.space)
 
 
@@ -1055,7 +1149,8 @@ def _encode(arguments: argparse.Namespace) -> None:
         from dit_eval.models.vae import SCALE, Autoencoder
 
         device = world.device(arguments.device)
-        autoencoder = world.first_then_all(lambda: Autoencoder(vae, device=device))
+        note = _note if world.rank == 0 else None
+        autoencoder = world.first_then_all(lambda: Autoencoder(vae, device=device, on_note=note))
 
         def encoder(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             with torch.inference_mode():
@@ -1092,6 +1187,7 @@ def _encode_setup(arguments: argparse.Namespace) -> tuple[ImageFolder, Path, str
     World().device(arguments.device)
     if arguments.image_size % LATENT_FACTOR or arguments.image_size < LATENT_FACTOR:
         raise ValueError(f"--image-size {arguments.image_size}: needed a multiple of {LATENT_FACTOR}.")
+    _local_decoder(arguments.vae)
     folder = list_images(arguments.folder, image_size=arguments.image_size)
     vae = _decoder_path(arguments.vae)
     return folder, vae, sha256_of(vae)
@@ -1327,6 +1423,7 @@ def _classes(arguments: argparse.Namespace) -> None:
 
     if arguments.worst < 1 or arguments.images < 1:
         raise ValueError(f"--worst {arguments.worst}, --images {arguments.images}: needed at least 1 of each.")
+    _check_extractor(arguments)
     gen = open_images(arguments.samples, role="gen", num_images=arguments.num_samples)
     ref = open_images(_reference_path(arguments.ref), role="ref")
     if arguments.grid and gen.image_size != ref.image_size:
@@ -1386,6 +1483,7 @@ def _draw_classes(
 def _stats(arguments: argparse.Namespace) -> None:
     from dit_eval.images import open_images
 
+    _check_extractor(arguments)
     images = open_images(arguments.images, role="gen")
     from dit_eval.evaluate import write_reference
 
@@ -1635,28 +1733,36 @@ def _extractor_class(arguments: argparse.Namespace) -> Any:
     return TorchInception
 
 
-def _extractor(arguments: argparse.Namespace, world: World | None = None) -> FeatureExtractor:
-    from dit_eval.assets import asset
-
+def _check_extractor(arguments: argparse.Namespace, world: World | None = None) -> Any:
+    """The chosen class, if its options are right: before any images are opened and anything is fetched."""
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size {arguments.batch_size}: needed at least 1.")
     extractor, device = _extractor_class(arguments), (world or World()).device(arguments.device)
+    if arguments.extractor == "inception" and arguments.backend == "torch":
+        from dit_eval.features.inception import check_precision
+
+        check_precision(arguments.precision, device)
+    if arguments.weights is not None and not arguments.weights.is_file():
+        raise FileNotFoundError(
+            f"--weights {arguments.weights}: no such file. Leave the option out to download it, or see `dit-eval "
+            "weights list`."
+        )
+    return extractor
+
+
+def _extractor(arguments: argparse.Namespace, world: World | None = None) -> FeatureExtractor:
+    from dit_eval.assets import asset
+
+    extractor, device = _check_extractor(arguments, world), (world or World()).device(arguments.device)
     if arguments.extractor == "digits":
         return extractor(device=device)
     options = {"device": device}
     if arguments.extractor == "inception" and arguments.backend == "torch":
-        from dit_eval.features.inception import check_precision
-
-        check_precision(arguments.precision, device)  # before anything is fetched
         options["precision"] = arguments.precision
     weights = arguments.weights
     if weights is None:
         name = "inception-graph" if arguments.backend == "tensorflow" else arguments.extractor
         weights = _fetch(asset(name, "weights"))
-    elif not weights.is_file():
-        raise FileNotFoundError(
-            f"--weights {weights}: no such file. Leave the option out to download it, or see `dit-eval weights list`."
-        )
     return extractor(weights=weights, **options)
 
 
@@ -1803,6 +1909,10 @@ def _write_text(path: Path, text: str) -> None:
 
     with atomic_file(path) as file:
         file.write(text.encode())
+
+
+def _note(text: str) -> None:
+    _say(f"note: {text}")
 
 
 def _say(text: str) -> None:

@@ -144,6 +144,27 @@ def _fewer(images: ImageSet, least: int) -> bool:
     return images.num_images is not None and images.num_images < least
 
 
+def check_metrics(metrics: Sequence[str] | None, sizes: FeatureSizes) -> None:
+    """Find unknown metrics, and those that are not defined on a network, before any file is there.
+
+    Raises
+    ------
+    ValueError
+        With those that are known, or the network to take.
+    """
+    unknown = [m for m in metrics or () if m not in METRICS]
+    if unknown or (metrics is not None and not metrics):
+        raise ValueError(f"Unknown metric {', '.join(unknown) or '(none)'}; known: {', '.join(METRICS)}.")
+    _, suited = _suited(sizes.name)
+    for metric in metrics or ():
+        if metric not in suited:
+            home = next((network for network, names in _OF_NETWORK.items() if metric in names[:1]), "inception")
+            raise ValueError(
+                f"{metric} is not defined on the features of {sizes.name}, which give {', '.join(suited)}. "
+                f"Pass --extractor {home} for {metric}, in a run of its own."
+            )
+
+
 def check_request(
     *,
     gen: ImageSet,
@@ -171,17 +192,8 @@ def check_request(
     ValueError
         If a metric is unknown or impossible or not defined on this network, or the sizes differ.
     """
-    unknown = [m for m in metrics or () if m not in METRICS]
-    if unknown or (metrics is not None and not metrics):
-        raise ValueError(f"Unknown metric {', '.join(unknown) or '(none)'}; known: {', '.join(METRICS)}.")
-    usual, suited = _suited(sizes.name)
-    for metric in metrics or ():
-        if metric not in suited:
-            home = next((network for network, names in _OF_NETWORK.items() if metric in names[:1]), "inception")
-            raise ValueError(
-                f"{metric} is not defined on the features of {sizes.name}, which give {', '.join(suited)}. "
-                f"Pass --extractor {home} for {metric}, in a run of its own."
-            )
+    check_metrics(metrics, sizes)
+    usual, _ = _suited(sizes.name)
     reasons = _unavailable_metrics(gen=gen, ref=ref, sizes=sizes)
     impossible = [m for m in metrics or () if m in reasons]
     if impossible:

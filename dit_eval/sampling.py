@@ -125,7 +125,10 @@ def check_run(run: SampleRun) -> None:
     if run.cfg_channels is not None and not 1 <= run.cfg_channels <= channels:
         raise ValueError(f"Guidance on {run.cfg_channels} channels: the model has {channels}.")
     if run.cfg_scale > 1.0 and not run.network["label_dropout"]:
-        raise ValueError("Guidance needs a model trained with label dropout: this one has no unconditional label.")
+        raise ValueError(
+            'Guidance needs a model trained with label dropout: this one has no label for "no label". Draw without '
+            "guidance (--cfg-scale 1.0)."
+        )
     if not run.network["learn_sigma"]:
         raise ValueError("The sampler needs a model that predicts its variance (learn_sigma).")
     if run.precision == "tf32" and run.device != "cuda":

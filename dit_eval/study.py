@@ -33,7 +33,7 @@ from typing import Any, Literal, Protocol
 
 from filelock import FileLock, Timeout
 
-from dit_eval.assets import assets, fetch, sha256_of
+from dit_eval.assets import Asset, assets, fetch, sha256_of
 from dit_eval.data import TrainingData, open_data
 from dit_eval.dist import World, cores, gpu_count
 from dit_eval.engines import Outcome, Resources
@@ -606,7 +606,7 @@ def find_sources(
     device: str = "auto",
     on_note: Callable[[str], None] | None = None,
 ) -> Sources:
-    """Find, or fetch, everything that a plan needs.
+    """Find, or fetch, everything that a plan needs; nothing is fetched before all that is not public is there.
 
     Parameters
     ----------
@@ -615,23 +615,27 @@ def find_sources(
     Raises
     ------
     FileNotFoundError, ValueError, OSError
-        If something is missing; the message says how to give it.
+        If something is missing (the message says how to give it), or cannot be trained or drawn.
     """
     note = on_note or (lambda _: None)
     names = {item.name: item for item in assets()}
 
-    def found(what: str, option: str, given: str | None) -> str:
+    def found(what: str, option: str, given: str | None) -> str | Asset:
         if given is None:
             raise ValueError(f"{plan.path} leaves the {what} open; pass {option}.")
         if Path(given).exists() or given not in names:
             if not Path(given).exists():
                 raise FileNotFoundError(f"{option} {given}: no such file or folder ({what}).")
             return os.path.abspath(given)
-        if names[given].url is not None and not names[given].path.is_file():
-            note(f"fetching {given}")
-        return os.path.abspath(fetch(names[given]))
+        return names[given]
 
-    # What cannot be downloaded comes first.
+    def here(source: str | Asset) -> str:
+        if isinstance(source, str):
+            return source
+        if _is_away(source):
+            note(f"fetching {source.name}")
+        return os.path.abspath(fetch(source))
+
     data = found("training data", "--data", train or plan.data.train)
     reference = found("reference batch", "--ref", ref or plan.data.ref)
     network = None
@@ -639,11 +643,25 @@ def find_sources(
         network = found("Inception weights", "--weights", weights or "inception")
     elif weights is not None:
         raise ValueError(f"--weights {weights}: the plan's extractor, {plan.data.extractor}, carries its own.")
-    decoders = {}
+    decoders: dict[str, str | Asset] = {}
     for vae in sorted({cell.vae for cell in plan.cells if cell.vae is not None}):
         public = vae in DECODERS and not Path(vae).exists()
         decoders[vae] = found("decoder", "vaes", DECODERS[vae]) if public else os.path.abspath(weights_file(Path(vae)))
-    return Sources(train=data, ref=reference, weights=network, decoders=decoders, device=device)
+    away = [source for source in (reference, network, *decoders.values()) if source is not None and _is_away(source)]
+    if away and not _is_away(data):
+        _check_tasks(plan, here(data), device)
+    return Sources(
+        train=here(data),
+        ref=here(reference),
+        weights=None if network is None else here(network),
+        decoders={vae: here(source) for vae, source in decoders.items()},
+        device=device,
+    )
+
+
+def _is_away(source: str | Asset) -> bool:
+    """Whether it is a public file that has to be fetched."""
+    return not isinstance(source, str) and source.url is not None and not source.path.is_file()
 
 
 def check_study(plan: Plan, sources: Sources) -> None:
@@ -654,8 +672,26 @@ def check_study(plan: Plan, sources: Sources) -> None:
     ValueError, OSError
         With what was found, what is needed, and why.
     """
-    data = training_data(plan, sources)
-    device = "cpu" if sources.device == "cpu" else "cuda"  # what "auto" is, is known where tasks run
+    _check_tasks(plan, sources.train, sources.device)
+    ref, network = open_batch(sources.ref, role="ref"), _extractor_class(plan)
+    for stats, dim in ((ref.pool, network.pool_dim), (ref.spatial, network.spatial_dim)):
+        if stats is not None and stats.dim != dim:
+            raise ValueError(
+                f"{sources.ref}: its statistics have {stats.dim} dimensions; the {network.name} extractor needs {dim}. "
+                "Take a reference that was made with this network."
+            )
+    side = (plan.data.image_size, plan.data.image_size)
+    if ref.image_size is not None and ref.image_size != side:
+        raise ValueError(
+            f"{sources.ref}: images of {ref.image_size[1]} x {ref.image_size[0]} px; the plan draws images of "
+            f"{side[0]} px. Take the reference of that resolution."
+        )
+
+
+def _check_tasks(plan: Plan, train: str, device: str) -> None:
+    """The part of `check_study` that needs the training data alone. Errors as there."""
+    data = _open_training_data(plan, train)
+    device = "cpu" if device == "cpu" else "cuda"  # what "auto" is, is known where tasks run
     for run in plan.trainings:
         resources = plan.resources(run)
         check_training(
@@ -672,25 +708,16 @@ def check_study(plan: Plan, sources: Sources) -> None:
         )
     for cell in plan.cells:
         check_run(dataclasses.replace(sample_run(plan, cell), device=device))
-    ref, network = open_batch(sources.ref, role="ref"), _extractor_class(plan)
-    for stats, dim in ((ref.pool, network.pool_dim), (ref.spatial, network.spatial_dim)):
-        if stats is not None and stats.dim != dim:
-            raise ValueError(
-                f"{sources.ref}: its statistics have {stats.dim} dimensions; the {network.name} extractor needs {dim}. "
-                "Take a reference that was made with this network."
-            )
-    side = (plan.data.image_size, plan.data.image_size)
-    if ref.image_size is not None and ref.image_size != side:
-        raise ValueError(
-            f"{sources.ref}: images of {ref.image_size[1]} x {ref.image_size[0]} px; the plan draws images of "
-            f"{side[0]} px. Take the reference of that resolution."
-        )
 
 
 def training_data(plan: Plan, sources: Sources) -> TrainingData:
     """What the plan's models learn."""
+    return _open_training_data(plan, sources.train)
+
+
+def _open_training_data(plan: Plan, train: str) -> TrainingData:
     return open_data(
-        sources.train,
+        train,
         image_size=plan.data.image_size if plan.data.space == "pixel" else None,
         channels=1 if plan.data.channels == 1 else 3,
     )

@@ -344,6 +344,30 @@ def check_training(
         raise ValueError(f"The data have labels up to {data.num_classes - 1}; the model knows {config.num_classes}.")
     if not config.learn_sigma:
         raise ValueError("The recipe trains the variance as well; needed a model with learn_sigma.")
+    check_schedule(
+        recipe=recipe,
+        steps=steps,
+        save_at=save_at,
+        save_every=save_every,
+        log_every=log_every,
+        device=device,
+        micro_batch=micro_batch,
+        world=world,
+    )
+
+
+def check_schedule(
+    *,
+    recipe: Recipe,
+    steps: int,
+    save_at: Collection[int] = (),
+    save_every: int = 50_000,
+    log_every: int = 100,
+    device: str = "cpu",
+    micro_batch: int | None = None,
+    world: World | None = None,
+) -> None:
+    """The part of `check_training` that needs no data, which may take long to open. Errors as there."""
     for what, value in (("--steps", steps), ("--save-every", save_every), ("--log-every", log_every)):
         if value < 1:
             raise ValueError(f"{what} {value}: needed at least 1.")
