@@ -1840,8 +1840,8 @@ def _draw_grid(samples: Sequence[Path], out: Path, *, first: int, count: int) ->
     aligned = len(labels) == 1 and len(seeds) == 1 and None not in labels | seeds
     if len(samples) > 1 and not aligned:
         _say("warning: these files differ in seed or labels, or do not say: a column is not one noise and one class")
-    shown = next(iter(labels)) if len(labels) == 1 else None
-    columns = [f"class {label}" for label in shown] if shown else None
+    common = next(iter(labels)) if len(labels) == 1 else None
+    columns = [f"class {label}" for label in common] if common else None
     png, pdf = save_figure(sample_grid_figure(rows, columns=columns), out)
     sys.stdout.write(f"{png} {pdf}\n")
 
@@ -2058,9 +2058,9 @@ def _weights_list(arguments: argparse.Namespace) -> None:
                 "note": item.note,
             }
         )
-        shown = item.size or "-" if size is None else size_text(size)
+        length = item.size or "-" if size is None else size_text(size)
         lines += [
-            f"{item.name:<16} {item.kind:<10} {state:<9} {shown:>9}  {item.note}",
+            f"{item.name:<16} {item.kind:<10} {state:<9} {length:>9}  {item.note}",
             f"    address  {item.url or 'none: it comes with dit-eval'}",
             f"    file     {item.filename}",
             f"    path     {item.path}",
