@@ -732,7 +732,12 @@ def _add_sample(commands: Any) -> None:
     )
     what.add_argument("--global-seed", type=int, default=0, metavar="SEED", help="default: %(default)s")
     how = sample.add_argument_group("how")
-    how.add_argument("--per-proc-batch-size", type=int, default=32, metavar="B", help="default: %(default)s")
+    how.add_argument(
+        "--per-proc-batch-size",
+        type=int,
+        metavar="B",
+        help="default: 32, or more where a CPU has many cores: 8 for each",
+    )
     how.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help="default: %(default)s")
     how.add_argument("--compile", action="store_true", help="run the model through torch.compile")
     how.add_argument("--device", default="auto", help="cpu or cuda (default: a GPU per process if there are any)")
@@ -1171,9 +1176,10 @@ def _sample(arguments: argparse.Namespace) -> None:
         # What can be judged without a file comes first, then the checkpoint, then the download of the decoder.
         run, checkpoint = world.from_first(lambda: _sample_run(arguments, world))
         world.share_cores()
-        from dit_eval.sampling import ImageSampler, sample_npz
+        from dit_eval.sampling import ImageSampler, sample_npz, usual_batch_size
 
         device = world.device(arguments.device)
+        size = arguments.per_proc_batch_size or usual_batch_size(device)
         model, weights = world.first_then_all(lambda: _load_generator(arguments, run, checkpoint, world, watch))
         run, labels, vae = world.from_first(lambda: _loaded_run(arguments, run, checkpoint, model, weights, watch))
         model, decode = model.to(device), world.first_then_all(lambda: _load_decoder(run, vae, device, world))
@@ -1182,7 +1188,7 @@ def _sample(arguments: argparse.Namespace) -> None:
         if arguments.dry_run:
             from dit_eval.cost import sampling_cost
 
-            sampler, size = ImageSampler(model, run, decode=decode), arguments.per_proc_batch_size
+            sampler = ImageSampler(model, run, decode=decode)
             cost = sampling_cost(sampler=sampler, out=arguments.out, batch_size=size, world=world)
             if world.rank == 0:
                 sys.stdout.write(_format_cost_of_run(f"to draw {cost.images:,} images of {run.summary()}", cost))
@@ -1192,7 +1198,7 @@ def _sample(arguments: argparse.Namespace) -> None:
                 arguments.out,
                 sampler=ImageSampler(model, run, decode=decode),
                 labels=labels,
-                batch_size=arguments.per_proc_batch_size,
+                batch_size=size,
                 world=world,
                 on_progress=partial(progress.update, run.model),
                 on_note=progress.note,
@@ -1220,7 +1226,7 @@ def _sample_run(arguments: argparse.Namespace, world: World) -> tuple[SampleRun,
     import dataclasses
 
     _check_checkpoint_name(arguments.ckpt)
-    if arguments.per_proc_batch_size < 1:
+    if arguments.per_proc_batch_size is not None and arguments.per_proc_batch_size < 1:
         raise ValueError(f"--per-proc-batch-size {arguments.per_proc_batch_size}: needed at least 1.")
     _header(f"sample: {arguments.num_fid_samples:,} images of {arguments.ckpt or arguments.model or 'DiT-XL/2'}")
     if not arguments.dry_run:

@@ -169,7 +169,7 @@ def sampling_cost(
     """What `dit_eval.sampling.sample_npz` will take for the images that are still to draw; called by every process.
 
     Some steps of a batch are done, in all processes at once as they will be, and one image, or on a GPU the batch, is
-    decoded. On a CPU a batch of 8 stands for a larger one where that would take long.
+    decoded. On a CPU eight images a core stand for a larger batch where that would take long.
 
     Parameters
     ----------
@@ -188,7 +188,9 @@ def sampling_cost(
     seconds, trials, gpu, each = {"steps": 0.0, "decoding": 0.0}, [], None, 0.0
     if size:
         world.barrier()
-        trial = sampler.trial(size if sampler.device.type == "cuda" else min(size, _SMALL), clock=clock)
+        trial = sampler.trial(
+            size if sampler.device.type == "cuda" else min(size, max(_SMALL, sampler.full_load)), clock=clock
+        )
         larger = sampler.filled(size) / trial.filled
         if larger > 1 and world.most(round(1e9 * larger * trial.step * 4)) <= 1e9 * _PATIENCE:
             trial = sampler.trial(size, clock=clock)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class World:
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    _until_end: ExitStack = field(default_factory=ExitStack, init=False, repr=False, compare=False)
 
     @classmethod
     def from_environment(cls) -> World:
@@ -70,13 +71,15 @@ class World:
         return name
 
     def share_cores(self, threads: int | None = None) -> None:
-        """Give this process some threads, or else its share of the machine, of which torchrun would give it one."""
-        import torch
+        """Give this process some threads, or else its share of the machine, of which torchrun would give it one.
 
-        if threads is not None:
-            torch.set_num_threads(threads)
-        elif self.local_size > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
-            torch.set_num_threads(max(1, cores() // self.local_size))
+        It has them until `join` ends.
+        """
+        from dit_eval.switches import using_threads
+
+        if threads is None and self.local_size > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+            threads = max(1, cores() // self.local_size)
+        self._until_end.enter_context(using_threads(threads))
 
     def barrier(self) -> None:
         """Wait until all processes are here."""
@@ -186,17 +189,14 @@ class FirstProcessFailed(Exception):
 def join() -> Iterator[World]:
     """Meet the other processes: over nccl between GPUs, gloo between CPUs; words always go over gloo."""
     world = World.from_environment()
-    if world.size == 1:
-        yield world
-        return
-    import torch
+    with world._until_end as at_end:
+        if world.size > 1:
+            import torch
 
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    _distributed().init_process_group(backend, timeout=_PATIENCE)
-    try:
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            _distributed().init_process_group(backend, timeout=_PATIENCE)
+            at_end.callback(_distributed().destroy_process_group)
         yield world
-    finally:
-        _distributed().destroy_process_group()
 
 
 def _distributed() -> Any:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -33,13 +33,15 @@ from dit_eval.assets import sha256_of
 from dit_eval.diffusion import NUM_TRAIN_STEPS, Denoiser, Diffusion, respaced_timesteps
 from dit_eval.dist import World
 from dit_eval.files import Watch, atomic_file
-from dit_eval.models.dit import DiT, arithmetic, guided
+from dit_eval.models.dit import DiT, guided
 from dit_eval.npz import RUN_KEY, batch_bytes, open_batch, write_batch
 from dit_eval.results import SampleRun
 from dit_eval.suggest import did_you_mean
+from dit_eval.switches import Cores, arithmetic, each_core_alone
 
 _LABEL_STREAM = 1 << 63
-_CPU_BATCH = 8  # images at a time through the network on a CPU
+_CPU_BATCH = 8  # images at a time through the network on a core of a CPU
+_BATCH = 32  # images at once in a process, at least, unless a caller says otherwise
 _LONG = 20.0  # seconds after which a trial has seen enough
 _PIECE = re.compile(r"(\d{9})-(\d{9})\.u8")  # images from .. up to, without the last
 
@@ -169,8 +171,8 @@ class ImageSampler:
     What does not change from step to step is computed once: the embeddings of all timesteps here, those of the labels
     for each batch. On a GPU guidance is one forward pass of both halves, and a compiled model is replayed as a CUDA
     graph of the largest batch, which smaller ones are filled up to; nothing in a step waits for the GPU, so the noise
-    of the next one is drawn while it works. On a CPU images pass 8 at a time: more are not faster, and need more
-    memory. For bf16 a copy of the model has its linear maps in that type, which autocast would round at every step.
+    of the next one is drawn while it works. On a CPU images pass 8 at a time, each eight on a core of its own: more are
+    not faster, and need more memory, and eights that cores share would depend on the number of cores. For bf16 a copy of the model has its linear maps in that type, which autocast would round at every step.
 
     Parameters
     ----------
@@ -196,7 +198,7 @@ class ImageSampler:
             mode = "reduce-overhead" if self.device.type == "cuda" else None  # with CUDA graphs
             self._network = torch.compile(model.denoise, mode=mode)
         self._full = 0  # images of the largest batch so far
-        with torch.inference_mode(), arithmetic(run.precision, self.device):
+        with torch.inference_mode(), arithmetic(run.precision, self.device), each_core_alone(self.device):
             self._times = model.t_embedder(torch.arange(NUM_TRAIN_STEPS, device=self.device))  # (1000, D)
 
     @torch.inference_mode()
@@ -205,9 +207,9 @@ class ImageSampler:
     ) -> np.ndarray:
         """Images of the given indices and labels (N,), uint8 (N, H, W, 3).
 
-        In memory besides the model: activations of one forward pass, of 8 images on a CPU, on a GPU of N, or 2 N with
-        guidance; some copies of the latents; then the decoded images of the batch, 12 bytes a pixel, of which few are
-        decoded at once.
+        In memory besides the model: activations of one forward pass, of 8 images for each core of a CPU, on a GPU of N,
+        or 2 N with guidance; some copies of the latents; then the decoded images of the batch, 12 bytes a pixel, of
+        which few are decoded at once, on a CPU one by each core.
 
         Parameters
         ----------
@@ -226,9 +228,9 @@ class ImageSampler:
             if on_step:
                 on_step(len(self.diffusion) - step)
 
-        with arithmetic(self.run.precision, self.device):
+        with arithmetic(self.run.precision, self.device), each_core_alone(self.device) as cores:
             x = self.diffusion.sample(
-                self._denoiser(np.concatenate([labels, np.repeat(labels[-1:], fill)])),
+                self._denoiser(np.concatenate([labels, np.repeat(labels[-1:], fill)]), cores),
                 noise(len(self.diffusion)),
                 noise,
                 sampler="ddim" if self.run.sampler == "ddim" else "ddpm",
@@ -247,21 +249,30 @@ class ImageSampler:
             return size + -size % _CPU_BATCH
         return max(size, self._full) if self.run.compiled else size
 
+    @property
+    def full_load(self) -> int:
+        """Images of the smallest batch that keeps all cores of a CPU busy, or 1 on a GPU."""
+        if self.device.type != "cpu":
+            return 1
+        halves = 1 if self.run.cfg_channels is None else 2
+        return _CPU_BATCH * -(-torch.get_num_threads() // halves)
+
     @torch.inference_mode()
     def trial(self, size: int, *, clock: Callable[[], float] = time.perf_counter) -> Trial:
-        """Take the time of the first steps of a batch, and of its decoding (on a CPU of an image).
+        """Take the time of the first steps of a batch, and of its decoding (on a CPU of an image by each core).
 
         Three steps after those that warm up, more if they are short, fewer if they take long.
         """
         cuda, filled = self.device.type == "cuda", self.filled(size)
+        finished = size if cuda else min(size, torch.get_num_threads())
         self._full = max(self._full, filled)
         indices = np.arange(filled)
-        noise, denoise = self._noise([*indices]), self._denoiser(indices % self.model.config.num_classes)
+        noise, labels = self._noise([*indices]), indices % self.model.config.num_classes
         x = noise(len(self.diffusion))
         if cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
 
-        def step(count: int) -> None:
+        def step(denoise: Denoiser, count: int) -> None:
             nonlocal x
             index = max(len(self.diffusion) - 1 - count, 0)
             sampler: Literal["ddpm", "ddim"] = "ddim" if self.run.sampler == "ddim" else "ddpm"
@@ -269,7 +280,7 @@ class ImageSampler:
 
         def finish(_: int) -> None:
             # Latents of the first steps may decode to anything.
-            self._images(x[: size if cuda else 1].nan_to_num(), indices)
+            self._images(x[:finished].nan_to_num(), indices)
 
         def seconds(function: Callable[[int], None], warm: int) -> list[float]:
             times: list[float] = []
@@ -284,14 +295,15 @@ class ImageSampler:
                     break
             return times[warm:] or times
 
-        with arithmetic(self.run.precision, self.device):
-            steps = seconds(step, 3 if self.run.compiled else 1)  # a graph is recorded at the second call
+        with arithmetic(self.run.precision, self.device), each_core_alone(self.device) as cores:
+            denoise = self._denoiser(labels, cores)
+            steps = seconds(partial(step, denoise), 3 if self.run.compiled else 1)  # a graph is recorded at the second
         finishes = seconds(finish, 1)
         return Trial(
             size=size,
             filled=filled,
             step=statistics.median(steps),
-            finish=statistics.median(finishes) / (size if cuda else 1),
+            finish=statistics.median(finishes) / finished,
             repeats=len(steps),
             gpu_bytes=torch.cuda.max_memory_allocated(self.device) if cuda else None,
         )
@@ -309,7 +321,7 @@ class ImageSampler:
 
         return draw
 
-    def _denoiser(self, labels: np.ndarray) -> Denoiser:
+    def _denoiser(self, labels: np.ndarray, cores: Cores) -> Denoiser:
         """The model, with guidance, as the diffusion sees it for images of these labels."""
         y = torch.from_numpy(labels).to(self.device)
         if self.run.cfg_channels is not None:
@@ -319,27 +331,36 @@ class ImageSampler:
         def denoise(x: Tensor, t: Tensor) -> Tensor:
             if self.run.compiled and self.device.type == "cuda":
                 torch.compiler.cudagraph_mark_step_begin()  # the graph may write over its last output
-            return self._predict(x, self._times[t], label).float()
+            return self._predict(x, self._times[t], label, cores).float()
 
         return denoise
 
-    def _predict(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
+    def _predict(self, x: Tensor, time: Tensor, label: Tensor, cores: Cores) -> Tensor:
         """The model's output with guidance, (N, 2 C, H, W), of label embeddings (N, D), or (2 N, D) with guidance."""
         if self.run.cfg_channels is not None:
             x, time = torch.cat([x, x]), torch.cat([time, time])
         size = _CPU_BATCH if self.device.type == "cpu" else len(x)
-        parts = [self._network(*part) for part in zip(*(all_.split(size) for all_ in (x, time, label)), strict=True)]
+        cut = list(zip(*(all_.split(size) for all_ in (x, time, label)), strict=True))
+        parts = cores.map(lambda part: self._network(*part), cut)
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
         return out if self.run.cfg_channels is None else guided(out, self.run.cfg_scale, self.run.cfg_channels)
 
     def _images(self, x: Tensor, indices: np.ndarray) -> np.ndarray:
         """Pixels of what the last step left, uint8 (N, H, W, 3); they are made on the device."""
         if self._decode is not None:
-            x = self._decode(x)
+            # Autocast is for the network of the diffusion alone.
+            with arithmetic("fp32" if self.run.precision == "fp32" else "tf32", self.device):
+                x = self._decode(x)
         if not torch.isfinite(x).all():
             bad = indices[(~torch.isfinite(x)).flatten(1).any(1).cpu().numpy()]
             raise ValueError(f"Image {bad[0]} (of {len(bad)}) holds NaN or infinite values; try --precision fp32.")
         return to_uint8(x, rounding=self.run.rounding).cpu().numpy()
+
+
+def usual_batch_size(device: torch.device | str) -> int:
+    """Images at once in a process, unless a caller says otherwise: 32, or more to keep all cores of a CPU busy."""
+    step = _CPU_BATCH * torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+    return step * -(-_BATCH // step)
 
 
 def to_uint8(images: Tensor, *, rounding: str) -> Tensor:

@@ -48,6 +48,7 @@ from dit_eval.plan import Cell, Plan, Speed, Task, Training, label, parse_plan
 from dit_eval.results import EvalResult, SampleRun, environment, json_text, read_lines
 from dit_eval.sampling import ImageSampler, check_run, draw_labels, images_drawn, sample_npz
 from dit_eval.suggest import did_you_mean
+from dit_eval.switches import using_threads
 from dit_eval.training import check_training, steps_done, train, weights_of_step
 from dit_eval.workers import LocalEngine
 
@@ -569,8 +570,8 @@ def do_task(folder: Path, workers: int, key: str) -> None:
     threads = study.plan.resources(study.plan.task(key)).threads
     if threads is None and workers > 1:
         threads = max(1, cores() // workers)
-    World().share_cores(threads)
-    study.work(key)
+    with using_threads(threads):
+        study.work(key)
 
 
 def local_engine(study: Study, *, device: str = "auto", jobs: int | None = None) -> tuple[LocalEngine, int]:

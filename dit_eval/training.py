@@ -44,8 +44,9 @@ from dit_eval.diffusion import NUM_TRAIN_STEPS, Diffusion
 from dit_eval.dist import World
 from dit_eval.files import atomic_file
 from dit_eval.models.checkpoints import NOTES_KEY, read_state, save_dit
-from dit_eval.models.dit import DiT, DiTConfig, arithmetic
+from dit_eval.models.dit import DiT, DiTConfig
 from dit_eval.results import environment
+from dit_eval.switches import arithmetic, float32_products
 
 TERMS = ("loss", "mse", "vb")
 
@@ -212,7 +213,7 @@ class Trainer:
         self.config, self.recipe, self.steps = config, recipe, 0
         self._device, self._world, self._micro_batch = torch.device(device), world or World(), micro_batch
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.global_seed)
+            torch.default_generator.manual_seed(recipe.global_seed)  # `torch.manual_seed` would seed GPUs for good
             model = DiT(config)  # on the CPU, whose generator is the same everywhere
         # In evaluation mode: all that training mode changes is that the model drops labels, which the batch has done.
         self.model = model.to(self._device).eval()
@@ -244,11 +245,13 @@ class Trainer:
             group["lr"] = self.recipe.learning_rate_at(self.steps)
         self._buffer.zero_()
         count = len(batch.x0)
-        for part in batch.parts(self._micro_batch or count):
-            terms = self._losses(part.to(self._device))
-            share = len(part.x0) / count
-            (share * terms[0]).backward()
-            self._terms += share * terms.detach()
+        # The backward pass, too, which is no place for autocast.
+        with float32_products(tf32=self.recipe.precision != "fp32" and self._device.type == "cuda"):
+            for part in batch.parts(self._micro_batch or count):
+                terms = self._losses(part.to(self._device))
+                share = len(part.x0) / count
+                (share * terms[0]).backward()
+                self._terms += share * terms.detach()
         self._world.average_(self._buffer)
         self._optimizer.step()
         decay = self.recipe.ema_decay_at(self.steps)

@@ -14,6 +14,7 @@ from dit_eval.cost import evaluation_cost, sampling_cost
 from dit_eval.features.extract import FeatureBatch
 from dit_eval.npz import open_batch
 from dit_eval.sampling import ImageSampler, batches_left, disk_bytes, sample_npz
+from dit_eval.switches import using_threads
 
 
 class Clock:
@@ -170,6 +171,24 @@ def test_sampling_is_predicted_from_its_forward_passes(tmp_path, images_, batch_
     assert cost.disk_bytes == (tmp_path / "samples.npz").stat().st_size
 
 
+def test_a_slow_batch_is_scaled_from_eight_images_a_core(tmp_path):
+    with using_threads(3):
+        model, clock = random_dit(), Clock()
+        sampler = CountingSampler(clock, model, make_run(model.config, num_images=64))
+        slow = sampling_cost(sampler=sampler, out=tmp_path / "a.npz", batch_size=64, clock=clock)
+        assert "a step of 24 images: 3.000 s" in slow.trials[0], "three cores are busy with 24 images"
+        assert slow.seconds["steps"] == 64
+        guided = make_run(model.config, num_images=64, cfg_scale=1.5, cfg_channels=3)
+        assert CountingSampler(clock, model, guided).full_load == 16, "32 forward passes"
+
+
+@pytest.fixture
+def one_core():
+    with using_threads(1):
+        yield
+
+
+@pytest.mark.usefixtures("one_core")
 def test_a_slow_batch_is_scaled_from_eight_images(tmp_path):
     model, clock = random_dit(), Clock()
     sampler = CountingSampler(clock, model, make_run(model.config, num_images=64))

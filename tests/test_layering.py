@@ -27,6 +27,7 @@ LAYERS = [
     {"workers", "badge"},
     {"stats", "results", "assets", "engines", "sources", "tensors", "golden"},
     {"files", "dist", "progress", "suggest"},
+    {"switches"},
     {""},  # dit_eval itself: the version
 ]
 GENERATE, MEASURE = (
@@ -57,6 +58,7 @@ ONLY_IN = {
         "sampling.py",
         "training.py",
         "dist.py",
+        "switches.py",
         "flops.py",
         "report/counts.py",
         "cli.py",

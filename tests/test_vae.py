@@ -16,6 +16,7 @@ from dit_eval.models.checkpoints import save_dit
 from dit_eval.models.dit import DiT, DiTConfig
 from dit_eval.models.vae import DECODERS, SCALE, Autoencoder
 from dit_eval.npz import open_batch
+from dit_eval.switches import using_threads
 
 SMALL = vae._CONFIG | {"block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4, "sample_size": 64}
 
@@ -44,8 +45,8 @@ def latents():
 
 
 def decoded(model, latents):
-    """One at a time, as the released sampling does up to rounding."""
-    with torch.inference_mode():
+    """One at a time on one thread, as the released sampling does up to rounding."""
+    with torch.inference_mode(), using_threads(1):
         return torch.cat([model.decode(z[None] / 0.18215).sample for z in latents])
 
 

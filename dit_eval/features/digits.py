@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dit_eval.features.extract import FeatureBatch
+from dit_eval.switches import arithmetic
 
 WEIGHTS_PATH = Path(__file__).with_name("digits.safetensors")
 INPUT_SIZE = 16
@@ -112,7 +113,9 @@ def digits_features(model: DigitsCNN, images: np.ndarray) -> FeatureBatch:
         ``pool`` (B, 64), ``spatial`` (B, 112): 7 channels of a 4x4 map flattened in NHWC order, ``class_probs``
         (B, 10); all float32.
     """
-    pool, spatial, logits = model(prepare_images(images).to(model.head.weight))  # the weight's device and dtype
+    x = prepare_images(images).to(model.head.weight)  # the weight's device and dtype
+    with arithmetic("fp32", x.device):  # float64 products know no other, but those of MPS do
+        pool, spatial, logits = model(x)
     spatial = spatial[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)  # (B, 4 * 4 * 7)
     return FeatureBatch(
         pool=pool.float().cpu().numpy(),

@@ -14,12 +14,11 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ from dit_eval.features.extract import FeatureBatch
 from dit_eval.features.graph_def import read_constants
 from dit_eval.files import Watch
 from dit_eval.golden import seeded_weights
+from dit_eval.switches import arithmetic, each_core_alone
 from dit_eval.tensors import load_tensors
 
 POOL_DIM, SPATIAL_CHANNELS, SPATIAL_DIM, NUM_CLASSES = 2048, 7, 7 * 17 * 17, 1008
@@ -49,8 +49,6 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16")
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _CONV = ("weight", "bias")
-_P = TypeVar("_P")
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,31 +126,28 @@ class TorchInception:
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> FeatureBatch:
         _ = self._layers  # built once, before several threads ask for it
-        on_cpu = self.device == "cpu"
-        if on_cpu:
+        parts = [images]
+        if self.device == "cpu":
             enough = len(images) >= _CPU_MINI_BATCH * torch.get_num_threads()
-            found = _on_all_cores(self._forward, _cut(images, _CPU_MINI_BATCH if enough else _CPU_MINI_BATCH // 2))
-        else:
-            found = [self._forward(images)]
-        pool, spatial = (torch.cat(part) for part in zip(*found, strict=True))
-        probs = _on_all_cores(self._classify, [pool])[0] if on_cpu else self._classify(pool)
+            parts = _cut(images, _CPU_MINI_BATCH if enough else _CPU_MINI_BATCH // 2)
+        # Of TF32, which a GPU takes for convolutions unless told otherwise, and of all that a caller has switched on,
+        # nothing moves FID unasked.
+        with each_core_alone(self.device) as cores:
+            with arithmetic("tf32" if self.precision == "tf32" else "fp32", self.device):
+                found = cores.map(self._forward, parts)
+            pool, spatial = (torch.cat(part) for part in zip(*found, strict=True))
+            with arithmetic("fp32", self.device):
+                probs = torch.softmax(pool @ self._layers.classifier.T, dim=1)
         return FeatureBatch(pool=pool.cpu().numpy(), spatial=spatial.cpu().numpy(), class_probs=probs.cpu().numpy())
 
-    @torch.inference_mode()  # which is a matter of each thread
     def _forward(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Pool (B, 2048) and spatial features (B, 2023), float32."""
         pieces = _cut(images, _CPU_STEM_BATCH) if self.device == "cpu" else [images]
-        # TF32 convolutions, PyTorch's default on a GPU, would move FID.
-        with torch.backends.cudnn.flags(allow_tf32=self.precision == "tf32"):
-            x = self._layers.before(torch.cat([self._layers.stem(self._input(piece)) for piece in pieces]))
-            spatial = F.conv2d(x, *self._layers.spatial).relu_()
-            x = self._layers.after(x)
+        x = self._layers.before(torch.cat([self._layers.stem(self._input(piece)) for piece in pieces]))
+        spatial = F.conv2d(x, *self._layers.spatial).relu_()
+        x = self._layers.after(x)
         # ADM flattens (17, 17, 7): NHWC order.
         return x.float().mean((2, 3)), spatial.float().permute(0, 2, 3, 1).flatten(1)
-
-    @torch.inference_mode()
-    def _classify(self, pool: torch.Tensor) -> torch.Tensor:
-        return torch.softmax(pool @ self._layers.classifier.T, dim=1)
 
     def _input(self, images: np.ndarray) -> torch.Tensor:
         """What the first layer gets, (B, 3, 299, 299) in -1..1."""
@@ -183,22 +178,6 @@ def resize_like_tensorflow(images: torch.Tensor, size: int) -> torch.Tensor:
 
 def _cut(images: np.ndarray, size: int) -> list[np.ndarray]:
     return [images[i : i + size] for i in range(0, len(images), size)]
-
-
-def _on_all_cores(function: Callable[[_P], _T], parts: list[_P]) -> list[_T]:
-    """The function of each part, in order, each part on one core.
-
-    That spares the cores from waiting for each other after each layer, and makes the result independent of their
-    number: oneDNN and MKL pick their kernels by the threads they may use.
-    """
-    cores = torch.get_num_threads()
-    if cores == 1:
-        return [function(part) for part in parts]
-    try:
-        with ThreadPoolExecutor(cores, "inception", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(function, parts))
-    finally:
-        torch.set_num_threads(cores)  # the setting is each thread's own, but also the default of threads to come
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:

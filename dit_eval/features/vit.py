@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from dit_eval.assets import sha256_of
 from dit_eval.features.extract import FeatureBatch
 from dit_eval.files import Watch
+from dit_eval.switches import arithmetic
 from dit_eval.tensors import load_tensors
 
 _PATCH = 14  # pixels
@@ -80,8 +81,8 @@ class _VitExtractor:
         pixels = torch.from_numpy(np.stack([self._prepare(image) for image in images])).to(self.device)
         x = pixels.permute(0, 3, 1, 2) / 255  # (B, 3, S, S) float32, in 0..1
         mean, std = (torch.tensor(values, device=self.device)[:, None, None] for values in (self._mean, self._std))
-        # TF32 in the convolution of the patches, PyTorch's default on a GPU, would move the embeddings.
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        # TF32 in the convolution of the patches, which a GPU takes unless told otherwise, would move the embeddings.
+        with arithmetic(self.precision, self.device):
             return self._net((x - mean) / std)
 
 

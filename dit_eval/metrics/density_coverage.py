@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from dit_eval.switches import arithmetic
+
 NEIGHBOURS = 5
 _ROWS, _COLUMNS = 1_000, 4_000  # distances in memory at once: 32 MB in float64; no effect on the result
 
@@ -61,7 +63,7 @@ def density_coverage(
             "Extract both with the same network and layer."
         )
     device = torch.device("cpu" if torch.device(device).type == "mps" else device)
-    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+    with torch.inference_mode(), arithmetic("fp32", device):
         inside, covered = 0, 0
         columns = _blocks(len(gen), _COLUMNS)
         for rows in _blocks(len(ref), _ROWS):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from dit_eval.switches import arithmetic
+
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1_000
 KID_SEED = 2020  # of the draws: torch-fidelity's default
@@ -108,7 +110,7 @@ def clip_mmd(*, gen: np.ndarray, ref: np.ndarray, device: str | torch.device = "
     """
     _check(gen=gen, ref=ref)
     device = torch.device("cpu" if torch.device(device).type == "mps" else device)
-    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+    with torch.inference_mode(), arithmetic("fp32", device):
         u, v = (torch.from_numpy(side.astype(np.float64)).to(device) for side in (gen, ref))
         between = _kernel_sum(u, v) / (len(u) * len(v))
         within = sum(_kernel_sum(side, side) / len(side) ** 2 for side in (u, v))

@@ -7,13 +7,13 @@ a row's squares are summed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
+
+from dit_eval.switches import arithmetic
 
 _BLOCK = 10_000  # rows and columns of a block: the float32 fallback is decided for one block at a time
 _CHUNK = 2_000  # rows of a block that are in memory at once; no effect on the result
@@ -111,7 +111,7 @@ def precision_recall(
         )
     float16 = distances == "adm-float16"
     device = torch.device(device)
-    with torch.inference_mode(), torch.autocast(device.type, enabled=False), _full_float32_products():
+    with torch.inference_mode(), arithmetic("fp32", device):
         gen_set = _FeatureSet(gen, "gen", float16, device)
         ref_set = _FeatureSet(ref, "ref", float16, device)
         gen_radii, gen_fallbacks = _radii(gen_set, k)
@@ -148,29 +148,6 @@ def _checked(features: np.ndarray, role: str, k: int) -> np.ndarray:
                 "Check that image and the network's weights."
             )
     return features
-
-
-@contextmanager
-def _full_float32_products() -> Iterator[None]:
-    """Switch off TF32 (and bfloat16 on CPUs) for float32 products, whatever the caller has chosen for networks."""
-    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
-    if not all(hasattr(switch, "fp32_precision") for switch in switches):  # PyTorch before 2.9 has one switch
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
-        return
-    # Later versions refuse to read the old switch once a caller has used the new ones.
-    chosen = [switch.fp32_precision for switch in switches]
-    try:
-        for switch in switches:
-            switch.fp32_precision = "ieee"
-        yield
-    finally:
-        for switch, precision in zip(switches, chosen, strict=True):
-            switch.fp32_precision = precision
 
 
 def _has_float16_products(device: torch.device) -> bool:

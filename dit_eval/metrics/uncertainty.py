@@ -22,6 +22,7 @@ from scipy import linalg
 from dit_eval.metrics.inception_score import SPLIT_SIZE, split_influence
 from dit_eval.results import Estimate, Uncertainty
 from dit_eval.stats import FeatureSummary, GaussianStats, RunningStats
+from dit_eval.switches import arithmetic
 
 _T = TypeVar("_T")
 
@@ -391,7 +392,8 @@ def _nearest(
     step = max(1, _DISTANCES // len(centers))
     for start in range(0, len(rows), step):
         chunk = rows[start : start + step]
-        squared = torch.addmm(norms, chunk, centers.T, alpha=-2).add_(chunk.square().sum(1)[:, None]).clamp_(min=0)
+        with arithmetic("fp32", rows.device):
+            squared = torch.addmm(norms, chunk, centers.T, alpha=-2).add_(chunk.square().sum(1)[:, None]).clamp_(min=0)
         squared /= radii
         if own:
             squared[torch.arange(len(chunk)), start + torch.arange(len(chunk))] = torch.inf

@@ -8,7 +8,6 @@ N batch, C channels, H W input height and width, p patch size, T = (H / p) (W / 
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -444,12 +443,3 @@ def position_table(dim: int, grid: int) -> Tensor:
     columns = waves[None].expand(grid, grid, -1)
     rows = waves[:, None].expand(grid, grid, -1)
     return torch.cat([columns, rows], dim=2).flatten(0, 1).float()
-
-
-def arithmetic(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Set the float32 products of GPUs, and give the context for the model: bf16 keeps the residual stream in fp32."""
-    if device.type == "cuda":
-        tf32 = precision != "fp32"
-        torch.backends.cuda.matmul.allow_tf32 = tf32
-        torch.backends.cudnn.allow_tf32 = tf32
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()

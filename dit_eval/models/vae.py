@@ -19,6 +19,7 @@ from dit_eval.models.checkpoints import read_state
 from dit_eval.models.dit import LATENT_FACTOR
 from dit_eval.models.wrappers import unwrap
 from dit_eval.suggest import did_you_mean
+from dit_eval.switches import arithmetic, each_core_alone
 
 SCALE = 0.18215
 LATENT_CHANNELS = 4
@@ -79,13 +80,14 @@ class Autoencoder:
         self._model = _load(Path(path), on_note).to(device).eval().requires_grad_(False)
         if tiling:
             self._model.enable_tiling()
-        # A picture is work enough for a processor, and its rounding then does not depend on its neighbours.
+        # A picture is work enough for a core, and its rounding then depends neither on its neighbours nor on the cores.
         self._batch = 1 if device == "cpu" else 8
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (N, 3, 8 H, 8 W), nominally in -1..1, of scaled latents (N, 4, H, W).
 
-        Decoded a few at a time, which does not change them; fewer where GPU memory runs out.
+        On a GPU a few are decoded at a time, fewer where its memory runs out; on a CPU one by each core. That does not
+        change them.
 
         Raises
         ------
@@ -97,6 +99,9 @@ class Autoencoder:
         channels = self._model.config.latent_channels
         if latents.ndim != 4 or latents.shape[1] != channels:
             raise ValueError(f"Found latents {tuple(latents.shape)}; needed (N, {channels}, H, W).")
+        if self.device == "cpu" and self._batch == 1:
+            with each_core_alone() as cores:
+                return torch.cat(cores.map(lambda part: self._model.decode(part / SCALE).sample, latents.split(1)))
         images: list[Tensor] = []
         begin = 0
         while begin < len(latents):
@@ -126,11 +131,13 @@ class Autoencoder:
         """
         if images.ndim != 4 or images.shape[1] != 3 or any(side % LATENT_FACTOR for side in images.shape[2:]):
             raise ValueError(f"Found images {tuple(images.shape)}; needed (N, 3, H, W), sides multiples of 8.")
-        means, deviations = [], []
-        for part in images.split(self._batch):
+
+        def moments(part: Tensor) -> tuple[Tensor, Tensor]:
             posterior = self._model.encode(part).latent_dist
-            means.append(posterior.mean)
-            deviations.append(posterior.std)
+            return posterior.mean, posterior.std
+
+        with arithmetic("fp32", self.device), each_core_alone(self.device) as cores:
+            means, deviations = zip(*cores.map(moments, images.split(self._batch)), strict=True)
         return torch.cat(means), torch.cat(deviations)
 
 
