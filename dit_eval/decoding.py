@@ -45,7 +45,7 @@ _MORE = b"".join(b"\xa5\x3c\x96\x0f\x71\xc3" * 8 + bytes([0xFF, 0xD0 + k]) for k
 
 # What Pillow raises at a file that is no image, or a damaged one.
 _UNREADABLE = (
-    *(OSError, SyntaxError, ValueError, EOFError, LookupError, struct.error, zlib.error),
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError, struct.error, zlib.error),
     *(Image.DecompressionBombError, MemoryError),
 )
 
