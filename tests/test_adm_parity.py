@@ -56,7 +56,8 @@ def test_npz_files_score_as_the_evaluator_scores_them(results, size):
     assert ours.inception_score == pytest.approx(adm["inception_score"], rel=2e-5)
     assert ours.precision == pytest.approx(adm["precision"], abs=2.01 / adm["num_gen"])
     assert ours.recall == pytest.approx(adm["recall"], abs=2.01 / adm["num_ref"])
-    assert ours.protocol == "adm-2021 except weights (unknown), reference (own)"
+    reference = {64: "own", 256: "unknown statistics"}[size]  # the second file holds statistics, as ADM's do
+    assert ours.protocol == f"adm-2021 except weights (unknown), reference ({reference})"
     assert ours.num_samples == adm["num_gen"]
     assert ours.num_reference == adm["num_ref"]
 
