@@ -765,7 +765,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             return
         from dit_eval.evaluate import evaluate
 
-        with Progress(names=_FEATURES, in_bytes=("checksums",)) as progress:
+        with Progress(names=_FEATURES) as progress:
             result = evaluate(
                 **setup,
                 distances=arguments.distances,
@@ -882,7 +882,7 @@ def _diagnose(arguments: argparse.Namespace) -> None:
 
     expect = _expectation(arguments)
     extractor = _extractor(arguments) if arguments.network else None
-    with Progress(names={"ref": "ref images", "gen": "gen images"}, in_bytes=("checksum",)) as progress:
+    with Progress(names={"ref": "ref images", "gen": "gen images"}) as progress:
         result = _result_of(arguments, gen, progress)
         diagnosis = diagnose(
             gen=gen,
@@ -927,7 +927,7 @@ def _result_of(arguments: argparse.Namespace, gen: ImageSet, progress: Progress)
         if arguments.results is not None:
             raise FileNotFoundError(f"--results {path}: no such file.")
         return None
-    sha256 = gen.sha256(partial(progress.update, "checksum"))
+    sha256 = gen.sha256(partial(progress.update, "checksums"))
     skip = None if arguments.results is not None else lambda _: None
     found = [result for result in read_results(path, on_bad_line=skip) if result.gen.sha256 == sha256]
     if arguments.results is not None and not found:
@@ -1065,8 +1065,8 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
     else:
         labels, labels_sha256 = draw_labels(arguments.labels, seed=run.global_seed, **size), None
     _header(f"model  {run.model}, {run.image_size} px, on {run.device}: checkpoint {checkpoint}")
-    with Progress(in_bytes=("checksum",)) as progress:
-        report = partial(progress.update, "checksum")
+    with Progress() as progress:
+        report = partial(progress.update, "checksums")
         run = dataclasses.replace(
             run,
             labels_sha256=labels_sha256,
@@ -1231,8 +1231,8 @@ def _training_data(arguments: argparse.Namespace, world: World) -> TrainingData:
             f"--data {path}: images, and {arguments.model} is a model of latents. Encode them once: "
             f"dit-eval encode {path} --out LATENTS --image-size {arguments.image_size or 256}"
         )
-    with Progress(in_bytes=("checksum",)) as progress:
-        report = partial(progress.update, "checksum") if world.rank == 0 else None
+    with Progress() as progress:
+        report = partial(progress.update, "checksums") if world.rank == 0 else None
         data = open_data(path, image_size=arguments.image_size, channels=1 if arguments.grey else 3, on_progress=report)
     if isinstance(data, ImageFolder) and arguments.on_corrupt == "skip":
         note = _say if world.rank == 0 else (lambda _: None)
@@ -1320,8 +1320,8 @@ def _encode_setup(arguments: argparse.Namespace) -> tuple[ImageFolder, Path, str
     folder = list_images(arguments.folder, image_size=arguments.image_size)
     _check_destination("--out", arguments.out.absolute().parent, folder=True)
     vae = _decoder_path(arguments.vae)
-    with Progress(in_bytes=("checksum",)) as progress:
-        return folder, vae, sha256_of(vae, partial(progress.update, "checksum"))
+    with Progress() as progress:
+        return folder, vae, sha256_of(vae, partial(progress.update, "checksums"))
 
 
 def _study_run(arguments: argparse.Namespace) -> None:
@@ -1560,7 +1560,7 @@ def _classes(arguments: argparse.Namespace) -> None:
     from dit_eval.classes import score_classes
 
     extractor = _extractor(arguments)
-    with Progress(names=_FEATURES, in_bytes=("checksums",)) as progress:
+    with Progress(names=_FEATURES) as progress:
         report = score_classes(
             gen=gen,
             ref=ref,
@@ -1792,7 +1792,7 @@ def _verify_published(arguments: argparse.Namespace) -> list[Verification]:
     for golden in chosen:
         files = {role: _fetch(asset(name)) for role, name in (("gen", golden.gen), ("ref", golden.ref))}
         gen, ref = _open_images(files["gen"], "gen"), _open_images(files["ref"], "ref")
-        with Progress(names=_FEATURES, in_bytes=("checksums",)) as progress:
+        with Progress(names=_FEATURES) as progress:
             found.append(
                 verify_published(
                     golden,
