@@ -955,7 +955,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             return
         from dit_eval.evaluate import evaluate
 
-        with Progress(names=_FEATURES, in_bytes=("checksums",)) as progress:
+        with Progress(names=_FEATURES) as progress:
             result = evaluate(
                 **setup,
                 distances=arguments.distances,
@@ -1092,7 +1092,7 @@ def _diagnose(arguments: argparse.Namespace) -> None:
 
     expect = _expectation(arguments)
     extractor = _extractor(arguments) if arguments.network else None
-    with Progress(names={"ref": "ref images", "gen": "gen images"}, in_bytes=("checksum",)) as progress:
+    with Progress(names={"ref": "ref images", "gen": "gen images"}) as progress:
         result = _result_of(arguments, gen, progress)
         diagnosis = diagnose(
             gen=gen,
@@ -1137,7 +1137,7 @@ def _result_of(arguments: argparse.Namespace, gen: ImageSet, progress: Progress)
         if arguments.results is not None:
             raise FileNotFoundError(f"--results {path}: no such file.")
         return None
-    sha256 = gen.sha256(partial(progress.update, "checksum"))
+    sha256 = gen.sha256(partial(progress.update, "checksums"))
     skip = None if arguments.results is not None else lambda _: None
     found = [result for result in read_results(path, on_bad_line=skip) if result.gen.sha256 == sha256]
     if arguments.results is not None and not found:
@@ -1305,8 +1305,8 @@ def _loaded_run(
     vae = _decoder_path(arguments.vae) if run.vae is not None else None
     if vae is not None:
         watch.see(vae)
-    with Progress(in_bytes=("checksum",)) as progress:
-        report = partial(progress.update, "checksum")
+    with Progress() as progress:
+        report = partial(progress.update, "checksums")
         run = dataclasses.replace(
             run,
             labels_sha256=labels_sha256,
@@ -1537,8 +1537,8 @@ def _training_data(arguments: argparse.Namespace, world: World) -> TrainingData:
             f"--data {path}: images, and {arguments.model} is a model of latents. Encode them once: "
             f"dit-eval encode {path} --out LATENTS --image-size {arguments.image_size or 256}"
         )
-    with Progress(in_bytes=("checksum",)) as progress:
-        report = partial(progress.update, "checksum") if world.rank == 0 else None
+    with Progress() as progress:
+        report = partial(progress.update, "checksums") if world.rank == 0 else None
         return open_data(path, image_size=arguments.image_size, channels=1 if arguments.grey else 3, on_progress=report)
 
 
@@ -1633,8 +1633,8 @@ def _encode_setup(arguments: argparse.Namespace, watch: Watch) -> tuple[ImageFol
     _check_destination("--out", arguments.out.absolute().parent, folder=True)
     vae = _decoder_path(arguments.vae)
     watch.see(vae)
-    with Progress(in_bytes=("checksum",)) as progress:
-        return folder, vae, sha256_of(vae, partial(progress.update, "checksum"))
+    with Progress() as progress:
+        return folder, vae, sha256_of(vae, partial(progress.update, "checksums"))
 
 
 def _study_run(arguments: argparse.Namespace) -> None:
@@ -1881,7 +1881,7 @@ def _classes(arguments: argparse.Namespace) -> None:
     from dit_eval.classes import score_classes
 
     extractor = _extractor(arguments)
-    with Progress(names=_FEATURES, in_bytes=("checksums",)) as progress:
+    with Progress(names=_FEATURES) as progress:
         report = score_classes(
             gen=gen,
             ref=ref,
@@ -2144,7 +2144,7 @@ def _verify_published(arguments: argparse.Namespace) -> list[Verification]:
     for golden in chosen:
         files = {role: _fetch(asset(name)) for role, name in (("gen", golden.gen), ("ref", golden.ref))}
         gen, ref = _open_images(files["gen"], "gen"), _open_images(files["ref"], "ref")
-        with Progress(names=_FEATURES, in_bytes=("checksums",)) as progress:
+        with Progress(names=_FEATURES) as progress:
             found.append(
                 verify_published(
                     golden,

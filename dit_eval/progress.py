@@ -35,7 +35,7 @@ class Progress:
         unit: str = "images",
         *,
         names: Mapping[str, str] | None = None,
-        in_bytes: tuple[str, ...] = (),
+        in_bytes: tuple[str, ...] = ("checksums",),
         time_left: bool = True,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -74,15 +74,14 @@ class Progress:
         report, of an earlier run or a cache, counts as no work of this run.
         """
         with self._lock:
-            now, before = self._clock(), self._phases.get(phase)
-            if before is None:
-                self._phases[phase] = _Phase(done=done, total=total, seen_at=now if done else None)
-            else:
-                before.report(done, total, now)
-            changed, self._phase = phase != self._phase, phase
+            now, known = self._clock(), self._phases.get(phase)
+            if known is None:
+                self._phases[phase] = known = _Phase(done=0, total=total, seen_at=None)
+            ended = done == total and done > known.done
+            known.report(done, total, now)
             if not self._terminal and not done and total is not None:
                 return
-            ended = done == total
+            changed, self._phase = phase != self._phase, phase
             due = self._told_at is None or now - self._told_at >= (_OFTEN if self._terminal else _SELDOM)
             if due or changed or ended:
                 self._told_at = now

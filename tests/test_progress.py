@@ -77,7 +77,7 @@ def test_what_a_cache_has_is_no_work_of_this_run(log):
 
 
 def test_bytes_count_alone_and_metrics_have_no_numbers(log):
-    progress = log.progress(in_bytes=("checksums",))
+    progress = log.progress()
     progress.update("gen", 0, 300)
     progress.update("checksums", 1_000_000, 3_000_000_000)
     log.now = 30
