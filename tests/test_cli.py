@@ -452,7 +452,7 @@ FORMATS = {
     ("report", "--out"): ("report.html", "real.npz"),
     ("train", "--data", "x", "--out"): ("model.pt", "run.safetensors", "real.npz"),
     ("encode", "x", "--out"): ("latents.npz",),
-    ("study", "run", "digits", "--out"): ("study.toml",),
+    ("study", "run", "digits", "--out"): ("study.pdf",),
     ("quickstart", "--out"): ("index.html",),
     ("evaluate", "real.npz", *DIGITS, "--cache"): ("features.npz",),
 }
@@ -504,6 +504,10 @@ def test_what_is_there_is_not_written_over(capsys, tmp_path, line, there):
     )
     assert mine.read_bytes() == b"mine"
     assert [path for path in mine.parent.iterdir() if path.name.startswith((mine.stem, "index"))] == [mine]
+
+
+def test_a_name_that_the_system_refuses_is_a_mistake_too(capsys):
+    check_error(run(capsys, "report", "--out", "x" * 5000), r"^dit-eval: error: .*File name too long")
 
 
 def test_force_writes_over_an_earlier_file_and_never_over_the_images(capsys, tmp_path):
