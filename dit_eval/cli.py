@@ -412,10 +412,13 @@ def _folder(text: str) -> Path:
 
 
 def _checked(check: Callable[[], None], value: _T) -> _T:
+    """The value; a mistake is told as `main` tells it, since argparse would put its usage above it."""
     try:
         check()
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    except (ValueError, OSError) as error:  # a name that is too long, a folder that may not be entered
+        if World.from_environment().rank == 0:
+            _say(f"dit-eval: error: {error}")
+        sys.exit(USER_ERROR)
     return value
 
 

@@ -53,10 +53,10 @@ def slug(text: str) -> str:
     return f"{words}-{digest}" if words else digest
 
 
-# Endings that no folder has. A folder of such a name is a mistake: its user expects a file.
+# Endings of what one may expect where a folder is made: a page or picture, images, weights, an archive.
 _OF_FILES = {
-    *(".npz", ".npy", ".json", ".jsonl", ".toml", ".txt", ".csv", ".log", ".md", ".tex", ".html", ".pdf", ".png"),
-    *(".jpg", ".jpeg", ".svg", ".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".zip", ".tar", ".gz"),
+    *(".html", ".pdf", ".png", ".svg", ".jpg", ".jpeg", ".md", ".tex", ".npz"),
+    *(".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".zip", ".tar", ".gz"),
 }
 
 

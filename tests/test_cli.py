@@ -466,7 +466,7 @@ FORMATS = {
     ("report", "--out"): ("report.html", "real.npz"),
     ("train", "--data", "x", "--out"): ("model.pt", "run.safetensors", "real.npz"),
     ("encode", "x", "--out"): ("latents.npz",),
-    ("study", "run", "digits", "--out"): ("study.toml",),
+    ("study", "run", "digits", "--out"): ("study.pdf",),
     ("quickstart", "--out"): ("index.html",),
     ("evaluate", "real.npz", *DIGITS, "--cache"): ("features.npz",),
 }
@@ -478,10 +478,10 @@ def test_another_ending_than_the_formats_is_refused_before_any_work(capsys, tmp_
     save("real.npz", arr_0=IMAGES)
     before = (tmp_path / "real.npz").read_bytes()
     for name in FORMATS[line]:
-        told = (
-            rf"argument {line[-1]}: {re.escape(name)}: (expected (a|the) name .*such as|is a file; expected a folder)"
-        )
-        check_error(run(capsys, *line, name), told)
+        told = rf"{re.escape(name)}: (expected (a|the) name .*such as [\w.]+|is a file; expected a folder)\."
+        code, out, err = run(capsys, *line, name)
+        assert (code, out) == (2, "")
+        assert re.fullmatch(rf"dit-eval: error: {told}\n", err), err
     assert [path.name for path in tmp_path.iterdir()] == ["real.npz"], "nothing is made under that name or another"
     assert (tmp_path / "real.npz").read_bytes() == before
 
@@ -518,6 +518,10 @@ def test_what_is_there_is_not_written_over(capsys, tmp_path, line, there):
     )
     assert mine.read_bytes() == b"mine"
     assert [path for path in mine.parent.iterdir() if path.name.startswith((mine.stem, "index"))] == [mine]
+
+
+def test_a_name_that_the_system_refuses_is_a_mistake_too(capsys):
+    check_error(run(capsys, "report", "--out", "x" * 5000), r"^dit-eval: error: .*File name too long")
 
 
 def test_force_writes_over_an_earlier_file_and_never_over_the_images(capsys, tmp_path):
