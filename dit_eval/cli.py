@@ -364,7 +364,10 @@ def _add_sample(commands: Any) -> None:
     what.add_argument("--global-seed", type=int, default=0, metavar="SEED", help="default: %(default)s")
     how = sample.add_argument_group("how")
     how.add_argument(
-        "--per-proc-batch-size", type=int, metavar="B", help="default: 32, or more where a CPU has many cores: 8 for each"
+        "--per-proc-batch-size",
+        type=int,
+        metavar="B",
+        help="default: 32, or more where a CPU has many cores: 8 for each",
     )
     how.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help="default: %(default)s")
     how.add_argument("--compile", action="store_true", help="run the model through torch.compile")

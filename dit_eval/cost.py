@@ -189,7 +189,9 @@ def sampling_cost(
     seconds, trials, gpu, each = {"steps": 0.0, "decoding": 0.0}, [], None, 0.0
     if size:
         world.barrier()
-        trial = sampler.trial(size if sampler.device.type == "cuda" else min(size, max(_SMALL, sampler.full_load)), clock=clock)
+        trial = sampler.trial(
+            size if sampler.device.type == "cuda" else min(size, max(_SMALL, sampler.full_load)), clock=clock
+        )
         larger = sampler.filled(size) / trial.filled
         if larger > 1 and world.most(round(1e9 * larger * trial.step * 4)) <= 1e9 * _PATIENCE:
             trial = sampler.trial(size, clock=clock)
