@@ -172,7 +172,8 @@ class ImageSampler:
     for each batch. On a GPU guidance is one forward pass of both halves, and a compiled model is replayed as a CUDA
     graph of the largest batch, which smaller ones are filled up to; nothing in a step waits for the GPU, so the noise
     of the next one is drawn while it works. On a CPU images pass 8 at a time, each eight on a core of its own: more are
-    not faster, and need more memory, and eights that cores share would depend on the number of cores. For bf16 a copy of the model has its linear maps in that type, which autocast would round at every step.
+    not faster, and need more memory, and eights that cores share would depend on the number of cores. For bf16 a copy
+    of the model has its linear maps in that type, which autocast would round at every step.
 
     Parameters
     ----------

@@ -195,3 +195,26 @@ def test_the_tensorflow_backend_asks_for_the_graph(inception_files):
 
     with pytest.raises(ValueError, match=r"needs classify_image_graph_def\.pb"):
         TensorflowInception(weights=inception_files.pth)
+
+
+def test_tensorflow_runs_in_float32_and_leaves_its_switch():
+    import tensorflow as tf
+
+    from dit_eval.features.adm_tensorflow import TensorflowInception
+
+    class Session:
+        """Notes the switch, then fails."""
+
+        def run(self, *_):
+            seen.append(tf.config.experimental.tensor_float_32_execution_enabled())
+            raise KeyError
+
+    seen = []
+    extractor = TensorflowInception.__new__(TensorflowInception)
+    extractor._session, extractor._outputs, extractor._images = Session(), (), ""
+    extractor._switches = tf.compat.v1.config.experimental
+    assert tf.config.experimental.tensor_float_32_execution_enabled(), "its default"
+    with pytest.raises(KeyError):
+        extractor(np.zeros((1, 8, 8, 3), np.uint8))
+    assert seen == [False]
+    assert tf.config.experimental.tensor_float_32_execution_enabled()

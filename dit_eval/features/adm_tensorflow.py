@@ -73,6 +73,7 @@ class TensorflowInception:
         self.device = device
         self.weights_sha256 = sha256_of(path)
         self.convolutions_sha256 = convolutions_sha256(state_from_constants(constants, path))
+        self._switches: Any = tf.config.experimental
         graph = tf.Graph()
         with graph.as_default(), graph.device("/cpu:0" if device == "cpu" else "/gpu:0"):
             definition = tf.GraphDef()
@@ -95,5 +96,11 @@ class TensorflowInception:
         self._session: Any = tf.Session(graph=graph, config=config)
 
     def __call__(self, images: np.ndarray) -> FeatureBatch:
-        pool, spatial, probs = self._session.run(self._outputs, {self._images: images.astype(np.float32)})
+        # TensorFlow takes TF32 on GPUs unless told otherwise; the switch is the process's, so it is set back.
+        before = self._switches.tensor_float_32_execution_enabled()
+        self._switches.enable_tensor_float_32_execution(False)
+        try:
+            pool, spatial, probs = self._session.run(self._outputs, {self._images: images.astype(np.float32)})
+        finally:
+            self._switches.enable_tensor_float_32_execution(before)
         return FeatureBatch(pool=pool, spatial=spatial.reshape(len(images), -1), class_probs=probs)

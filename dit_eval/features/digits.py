@@ -161,8 +161,9 @@ class DigitsExtractor:
         self.device = device
         if torch.device(device).type == "mps":
             self.precision = "fp32"
-        model = DigitsCNN()
-        model.load_state_dict(load_safetensors(content))
+        with torch.device("meta"):  # values that nobody needs would be drawn from the caller's generator
+            model = DigitsCNN()
+        model.load_state_dict(load_safetensors(content), assign=True)
         model.requires_grad_(False).eval()
         self._model = model.to(device, torch.float32 if self.precision == "fp32" else torch.float64)
 
