@@ -20,6 +20,7 @@ LAYERS = [
     {"evaluate", "diagnose", "sampling", "training", "report"},
     {"data"},
     {"flops"},
+    {"flop_operators", "flop_trace"},
     {"features", "metrics", "models", "diffusion", "paper"},
     {"pixels"},
     {"images"},
@@ -30,7 +31,7 @@ LAYERS = [
     {""},  # dit_eval itself: the version
 ]
 GENERATE, MEASURE = (
-    {"models", "diffusion", "sampling", "training", "data", "flops"},
+    {"models", "diffusion", "sampling", "training", "data", "flops", "flop_operators", "flop_trace"},
     {"features", "metrics", "evaluate", "pixels", "diagnose", "classes"},
 )
 ONLY_IN = {
@@ -58,10 +59,12 @@ ONLY_IN = {
         "training.py",
         "dist.py",
         "flops.py",
+        "flop_operators.py",
+        "flop_trace.py",
         "report/counts.py",
         "cli.py",
     },
-    "fvcore": {"flops.py"},
+    "fvcore": {"flop_operators.py"},
     "PIL": {"data.py", "images.py", "features/vit.py"},
     "diffusers": {"models/vae.py"},
     "submitit": {"engines.py"},
