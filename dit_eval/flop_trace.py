@@ -322,18 +322,40 @@ def _refill(value: Any, kept: Any) -> None:
 
 @contextmanager
 def plain_forward(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no gradients, nothing compiled, no fused encoder layer, wrappers passed through."""
+    """Evaluation mode, no gradients, nothing compiled, no fused encoder layer, wrappers passed through.
+
+    To be used within `as_before`, which takes back what this changes in modules.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    module.eval()
-    for part in module.modules():
-        if (wrapped := inside(part)) is not None:
-            vars(part)["forward"] = wrapped
     try:
-        with torch.no_grad(), compiled_parts_run_as_written():
+        with torch.no_grad(), compiled_parts_run_as_written(), _gathered(module):
+            module.eval()
+            for part in module.modules():
+                if (wrapped := inside(part)) is not None:
+                    vars(part)["forward"] = wrapped
+                for hooks in (part._forward_pre_hooks, part._forward_hooks):
+                    for key, hook in list(hooks.items()):
+                        if getattr(hook, "__module__", "").startswith("torch.distributed.fsdp"):
+                            del hooks[key]
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def _gathered(module: nn.Module) -> Iterator[None]:
+    """Parameters that FSDP spreads over processes are whole meanwhile; each of these processes has to count."""
+    with ExitStack() as stack:
+        parts = list(module.modules())
+        first = next((part for part in parts if "_fsdp_wrapped_module" in part._modules), None)
+        if first is not None:
+            stack.enter_context(first.summon_full_params(module, writeback=False))
+        for part in parts:
+            if any(kind.__name__ == "FSDPModule" for kind in type(part).__mro__):
+                part.unshard()
+                stack.callback(part.reshard)
+        yield
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -119,6 +119,7 @@ def count_flops(
         # First without a trace: what is wrong with the module or its inputs shows as it is.
         check = _watched_by_pytorch(module, arguments, keywords)
         traced = _traced(module, arguments, keywords, names, handles, check)
+        params = sum(p.numel() for p in module.parameters() if p.requires_grad)
     parts: dict[str, dict[str, Counts]] = {name: {} for name in ["", *names.values()]}
     negligible: Counter[str] = Counter()
     uncounted: list[Operation] = []
@@ -149,7 +150,7 @@ def count_flops(
         macs=whole.macs,
         norm_elements=whole.norm_elements,
         fvcore=whole.fvcore,
-        params=sum(p.numel() for p in module.parameters() if p.requires_grad),
+        params=params,
         by_operator=dict(sorted(parts[""].items())),
         by_module={name: _sum(operators.values()) for name, operators in parts.items()},
         negligible=dict(negligible),
