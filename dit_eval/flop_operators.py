@@ -33,25 +33,49 @@ Handle = Callable[[Sequence[Shape], Sequence[Shape]], int]
 # What counts 0, and why that is right at the precision of the published figures.
 NEGLIGIBLE: dict[str, str] = {
     "some operations for each activation, against hundreds of multiply-adds in the layer that made it": (
-        "add sub rsub mul div neg abs pow square sqrt rsqrt reciprocal exp log sin cos tanh sigmoid erf silu gelu mish "
-        "elu selu leaky_relu relu6 prelu glu softplus hardswish hardtanh hardsigmoid where lt le ne minimum maximum "
-        "addcmul lerp clamp_min clamp_max logical_and logical_or logical_not round ceil"
+        "add sub subtract rsub mul multiply div true_divide divide neg negative abs absolute pow square sqrt rsqrt "
+        "reciprocal exp exp2 expm1 log log1p log2 log10 sin cos tan atan atan2 sinh cosh tanh sinc sigmoid "
+        "log_sigmoid logit erf silu gelu mish elu selu celu leaky_relu rrelu relu6 prelu glu softplus softshrink "
+        "hardshrink threshold hardswish hardtanh hardsigmoid where lt le ne less less_equal greater greater_equal "
+        "not_equal minimum maximum fmin fmax fmod addcmul addcdiv lerp heaviside clip clamp_min clamp_max logical_and "
+        "logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_xor isnan isinf isfinite sign sgn round "
+        "ceil trunc frac nan_to_num special_expm1 special_expit special_erf special_log_softmax special_softmax "
+        "masked_fill masked_scatter alpha_dropout feature_dropout"
+    ),
+    "complex numbers put together, taken apart or turned, element by element (rotary positions)": (
+        "complex polar view_as_complex view_as_real real imag conj _conj conj_physical resolve_conj resolve_neg angle"
     ),
     "one pass over the activations": (
-        "softmax log_softmax mean sum amax amin var std norm linalg_vector_norm cumsum argmax argmin min any all"
+        "softmax log_softmax logsumexp mean sum nansum prod amax amin aminmax var std var_mean std_mean norm "
+        "linalg_vector_norm frobenius_norm cumsum cumprod cummax cummin logcumsumexp diff argmax argmin min any all "
+        "count_nonzero median cosine_similarity"
     ),
-    "pooling and interpolation: a few additions for each output": (
-        "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-        "adaptive_max_pool2d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d "
-        "upsample_bilinear2d upsample_bicubic2d grid_sampler"
+    "sorting, counting and comparing, without products": (
+        "sort msort argsort topk kthvalue mode unique_dim _unique _unique2 unique_consecutive bincount histc "
+        "searchsorted bucketize isin equal isclose allclose"
+    ),
+    "pooling and interpolation: a few operations for each output": (
+        "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d "
+        "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d "
+        "adaptive_max_pool3d max_unpool2d upsample_nearest1d upsample_nearest2d upsample_nearest3d "
+        "_upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d upsample_linear1d "
+        "upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa "
+        "_upsample_lanczos2d_aa grid_sampler grid_sampler_2d grid_sampler_3d affine_grid_generator"
     ),
     "a fixed scale and shift while sampling, which folds into the convolution before it": "batch_norm",
-    "a table look-up": "embedding index_select one_hot",
+    "a table look-up": "embedding index_select one_hot take take_along_dim",
     "data that moves or is made, without arithmetic": (
-        "unflatten clone repeat repeat_interleave expand_as view_as reshape_as movedim swapaxes ravel concat alias "
-        "lift_fresh numpy_T mT scatter tril triu flip pad reflection_pad2d replication_pad2d pixel_shuffle "
-        "pixel_unshuffle unfold im2col tensor_split hstack vstack tile meshgrid broadcast_to empty_like ones_like rand "
-        "randn rand_like randn_like linspace fill"
+        "unflatten clone repeat repeat_interleave expand_as view_as reshape_as movedim moveaxis swapaxes swapdims "
+        "ravel concat concatenate alias lift_fresh numpy_T mT mH adjoint scatter scatter_add scatter_reduce index_add "
+        "index_copy index_fill index_put _index_put_impl index_reduce masked_select tril triu tril_indices "
+        "triu_indices diag diag_embed diagonal diagonal_scatter select_scatter slice_scatter flip fliplr flipud rot90 "
+        "pad reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d "
+        "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle unfold unfold_copy im2col col2im "
+        "as_strided _reshape_alias unsafe_chunk unsafe_split tensor_split hsplit vsplit dsplit hstack vstack dstack "
+        "column_stack row_stack block_diag cartesian_prod combinations tile meshgrid broadcast_to broadcast_tensors "
+        "empty_like new_ones new_empty_strided ones_like eye rand randn randint randperm rand_like randn_like "
+        "randint_like normal uniform bernoulli multinomial exponential linspace logspace scalar_tensor fill zero set_ "
+        "argwhere nonzero_static result_type is_nonzero item _local_scalar_dense"
     ),
 }
 _NEGLIGIBLE_OPERATORS = frozenset(f"aten::{name}" for names in NEGLIGIBLE.values() for name in names.split())
@@ -168,7 +192,10 @@ TORCH_FORGETS = {
 _NORMS = ("aten::layer_norm", "aten::group_norm", "aten::instance_norm", "aten::rms_norm")
 # Multiply-adds of each operator that has some, and of those that fvcore bills for something else.
 _RULES: dict[str, Callable[[list[Any], list[Any]], int]] = {
-    **dict.fromkeys(("aten::linear", "aten::matmul", "aten::mm", "aten::bmm", "aten::mv", "aten::dot"), _product_at(0)),
+    **dict.fromkeys(
+        ("aten::linear", "aten::matmul", "aten::linalg_matmul", "aten::mm", "aten::bmm", "aten::mv", "aten::dot"),
+        _product_at(0),
+    ),
     **dict.fromkeys(("aten::addmm", "aten::baddbmm", "aten::addmv"), _product_at(1)),
     "aten::_convolution": _convolution_macs,
     "aten::_convolution_mode": _padded_convolution_macs,
@@ -181,7 +208,7 @@ _RULES: dict[str, Callable[[list[Any], list[Any]], int]] = {
 
 def is_ignored(name: str) -> bool:
     """Whether an operator does nothing to the numbers: shapes, views, indices. It is not even listed."""
-    if name in _IGNORED_OPS:
+    if name in _IGNORED_OPS or name.removesuffix("_") in _IGNORED_OPS:
         return True
     # "prim::" is the tracer's own, but for what it cannot look into: autograd functions and scripted functions.
     return name.startswith("prim::") and not name.startswith(("prim::PythonOp", "prim::CallFunction"))

@@ -213,7 +213,7 @@ def _checkpoints_run_at_once() -> Iterator[None]:
         keep_nothing = SimpleNamespace(save_for_backward=lambda *tensors: None)
         return cls.forward(keep_nothing, *args, **kwargs)
 
-    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment]
+    torch.autograd.Function.apply = classmethod(apply)
     try:
         yield
     finally:
@@ -228,7 +228,7 @@ def compiled_parts_run_as_written() -> Iterator[None]:
     def leave_as_it_is(model: Any = None, **options: Any) -> Any:
         return model if model is not None else lambda function: function
 
-    torch.compile = leave_as_it_is  # type: ignore[assignment]
+    torch.compile = leave_as_it_is
     try:
         if "torch._dynamo" in sys.modules:  # nothing can be compiled without it, and importing it takes a second
             with torch._dynamo.eval_frame._use_eager_on_nested_compile():
@@ -347,7 +347,7 @@ def plain_forward(module: nn.Module) -> Iterator[None]:
 def _gathered(module: nn.Module) -> Iterator[None]:
     """Parameters that FSDP spreads over processes are whole meanwhile; each of these processes has to count."""
     with ExitStack() as stack:
-        parts = list(module.modules())
+        parts: list[Any] = list(module.modules())
         first = next((part for part in parts if "_fsdp_wrapped_module" in part._modules), None)
         if first is not None:
             stack.enter_context(first.summon_full_params(module, writeback=False))

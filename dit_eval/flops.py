@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 from dit_eval.flop_operators import (
     _RULES,
@@ -283,10 +284,8 @@ def gpu_hours(
     return 2 * gflops * 1e9 / (achieved_tflops * 1e12) / 3600
 
 
-class _NoModules:
+class _NoModules(ModuleTracker):
     """In place of the record that PyTorch's counter keeps of modules, which fails on views of parameters."""
-
-    parents = frozenset({"Global"})
 
     def __enter__(self) -> _NoModules:
         return self
