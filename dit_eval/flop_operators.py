@@ -38,13 +38,15 @@ NEGLIGIBLE: dict[str, str] = {
         "log_sigmoid logit erf silu gelu mish elu selu celu leaky_relu rrelu relu6 prelu glu softplus softshrink "
         "hardshrink threshold hardswish hardtanh hardsigmoid where lt le ne less less_equal greater greater_equal "
         "not_equal minimum maximum fmin fmax fmod addcmul addcdiv lerp heaviside clip clamp_min clamp_max logical_and "
-        "logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_xor isnan isinf isfinite sign sgn round "
-        "ceil trunc frac nan_to_num special_expm1 special_expit special_erf special_log_softmax special_softmax "
-        "masked_fill masked_scatter alpha_dropout feature_dropout"
+        "logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_xor bitwise_not __or__ __xor__ __lshift__ "
+        "__rshift__ __iand__ __ior__ __ixor__ isnan isinf isfinite sign sgn round ceil trunc frac nan_to_num "
+        "special_expm1 special_expit special_erf special_log_softmax special_softmax masked_fill masked_scatter "
+        "alpha_dropout feature_dropout"
     ),
     "complex numbers put together, taken apart or turned, element by element (rotary positions)": (
         "complex polar view_as_complex view_as_real real imag conj _conj conj_physical resolve_conj resolve_neg angle"
     ),
+    "products of single elements": "outer ger kron cross linalg_cross",
     "one pass over the activations": (
         "softmax log_softmax logsumexp mean sum nansum prod amax amin aminmax var std var_mean std_mean norm "
         "linalg_vector_norm frobenius_norm cumsum cumprod cummax cummin logcumsumexp diff argmax argmin min any all "
@@ -60,10 +62,11 @@ NEGLIGIBLE: dict[str, str] = {
         "adaptive_max_pool3d max_unpool2d upsample_nearest1d upsample_nearest2d upsample_nearest3d "
         "_upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d upsample_linear1d "
         "upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa "
-        "_upsample_lanczos2d_aa grid_sampler grid_sampler_2d grid_sampler_3d affine_grid_generator"
+        "_upsample_lanczos2d_aa grid_sampler grid_sampler_2d grid_sampler_3d affine_grid_generator "
+        "torchvision::roi_align torchvision::ps_roi_align torchvision::roi_pool torchvision::ps_roi_pool"
     ),
     "a fixed scale and shift while sampling, which folds into the convolution before it": "batch_norm",
-    "a table look-up": "embedding index_select one_hot take take_along_dim",
+    "a table look-up": "embedding index_select one_hot take take_along_dim torchvision::nms",
     "data that moves or is made, without arithmetic": (
         "unflatten clone repeat repeat_interleave expand_as view_as reshape_as movedim moveaxis swapaxes swapdims "
         "ravel concat concatenate alias lift_fresh numpy_T mT mH adjoint scatter scatter_add scatter_reduce index_add "
@@ -78,7 +81,9 @@ NEGLIGIBLE: dict[str, str] = {
         "argwhere nonzero_static result_type is_nonzero item _local_scalar_dense"
     ),
 }
-_NEGLIGIBLE_OPERATORS = frozenset(f"aten::{name}" for names in NEGLIGIBLE.values() for name in names.split())
+_NEGLIGIBLE_OPERATORS = frozenset(
+    name if "::" in name else f"aten::{name}" for names in NEGLIGIBLE.values() for name in names.split()
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,12 +211,18 @@ _RULES: dict[str, Callable[[list[Any], list[Any]], int]] = {
 }
 
 
-def is_ignored(name: str) -> bool:
+def is_ignored(name: str, outputs: list[Any]) -> bool:
     """Whether an operator does nothing to the numbers: shapes, views, indices. It is not even listed."""
-    if name in _IGNORED_OPS or name.removesuffix("_") in _IGNORED_OPS:
+    if name in _IGNORED_OPS or name.removesuffix("_") in _IGNORED_OPS or name == "aten::_shape_as_tensor":
         return True
     # "prim::" is the tracer's own, but for what it cannot look into: autograd functions and scripted functions.
-    return name.startswith("prim::") and not name.startswith(("prim::PythonOp", "prim::CallFunction"))
+    if name.startswith("prim::"):
+        return not name.startswith(("prim::PythonOp", "prim::CallFunction", "prim::CallMethod"))
+    # What gives plain numbers, truth values or texts reads sizes and the like.
+    return bool(outputs) and all(value.type().kind() in _PLAIN for value in outputs)
+
+
+_PLAIN = frozenset({"IntType", "FloatType", "BoolType", "NumberType", "StringType", "NoneType", "DeviceObjType"})
 
 
 def is_negligible(name: str) -> bool:
@@ -225,7 +236,18 @@ def short_name(name: str) -> str:
 
 
 def count_operator(name: str, inputs: list[Any], outputs: list[Any]) -> Counts:
-    """What one call counts, from the traced values of its inputs and outputs."""
+    """What one call counts, from the traced values of its inputs and outputs.
+
+    Raises
+    ------
+    ValueError
+        If shapes are not known, as in scripted functions, or the rule says so.
+    """
+    if get_shape(outputs[0]) is None:
+        raise ValueError(
+            f"{name} is in a scripted function, of which no shapes are known. Use the plain function in place of the "
+            "scripted one."
+        )
     macs = _RULES[name](inputs, outputs)
     elements = math.prod(get_shape(inputs[0])) if name in _NORMS else 0
     return Counts(macs=macs, norm_elements=elements, fvcore=_billed(name, inputs, outputs, macs))

@@ -16,7 +16,7 @@ import random
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -82,16 +82,20 @@ def trace(
     watched : operators in which operations of `flop_registry` are added up
     flop_registry : operations of each operator, as in PyTorch's own counter
     """
-    tensors = [*module.parameters(), *module.buffers(), *_tensors((arguments, dict(keywords)))]
-    call = _Call(module, arguments, keywords)
-    within = _Within(watched, flop_registry, call)
+    attributes = [list(vars(part).values()) for part in module.modules()]
+    tensors = list(_tensors((attributes, arguments, dict(keywords))))
+    call = _Call(lambda: module(*arguments, **keywords), tensors)
+    functions: list[str] = []
+    within = _Within(watched, flop_registry, call, functions)
     hooks = _ScopeHooks(names)
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # a forward pass before this one has shown what there is to warn of
-        stack.enter_context(_checkpoints_run_at_once())
-        if any(tensor.is_meta for tensor in tensors):
+        stack.enter_context(_autograd_functions(functions))
+        on_meta = any(tensor.is_meta for tensor in tensors)
+        if on_meta or watched:  # from within a dispatch mode, the tracer does not record convolutions either
             stack.enter_context(_RecordedConvolutions())
+        if on_meta:
             stack.enter_context(_UntracedKernels(stack.enter_context(ThreadPoolExecutor(max_workers=1))))
         if watched:
             stack.enter_context(within)
@@ -99,26 +103,32 @@ def trace(
         stack.callback(register_module_forward_hook(hooks.leave).remove)
         with suppress(_TracedToTheEnd):
             torch.jit._get_trace_graph(call, ())
-        operations = [
-            Operation(
-                name=_kind(node),
-                module=hooks.scopes[int(node.scopeName().rpartition("/")[2] or 0)],
-                inputs=list(node.inputs()),
-                outputs=list(node.outputs()),
+        operations = []
+        torch._C._jit_pass_inline(call.graph)  # scripted functions
+        for node in _nodes(call.graph):
+            scopes = node.scopeName().split("/")
+            # What an autograd function does is the function's affair; only its own node is an operator.
+            if scopes.count(_IN_FUNCTION) > (node.kind() == _FUNCTION):
+                continue
+            running = next((int(scope) for scope in reversed(scopes) if scope.isdigit()), 0)
+            operations.append(
+                Operation(
+                    name=_kind(node),
+                    module=hooks.scopes[running],
+                    inputs=list(node.inputs()),
+                    outputs=list(node.outputs()),
+                )
             )
-            for node in _nodes(call.graph)
-        ]
     return Trace(operations=operations, within=within.found, graph=call.graph)
 
 
 def _nodes(block: Any) -> Iterator[Any]:
-    """Nodes of a graph; the tracer puts those of each module into a block."""
+    """Nodes of a graph, and of its blocks: the tracer has one for each module, scripted functions for each branch."""
     for node in block.nodes():
-        if node.kind() == _MODULE:
-            for inner in node.blocks():
-                yield from _nodes(inner)
-        else:
+        if node.kind() != _MODULE:
             yield node
+        for inner in node.blocks():
+            yield from _nodes(inner)
 
 
 def _last_node(graph: Any) -> Any:
@@ -128,12 +138,13 @@ def _last_node(graph: Any) -> Any:
     return node
 
 
-_MODULE = "prim::TracedModuleForward"
+_MODULE, _FUNCTION = "prim::TracedModuleForward", "prim::PythonOp"
+_IN_FUNCTION = "inside an autograd function"
 
 
 def _kind(node: Any) -> str:
     kind = str(node.kind())
-    return f"{kind}.{node.pyname()}" if kind == "prim::PythonOp" else kind
+    return f"{kind}.{node.pyname()}" if kind == _FUNCTION else kind
 
 
 class _TracedToTheEnd(Exception):
@@ -143,10 +154,9 @@ class _TracedToTheEnd(Exception):
 class _Call(nn.Module):
     """A call without inputs or outputs, since the tracer takes and returns tensors and their tuples only."""
 
-    def __init__(self, module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
+    def __init__(self, call: Callable[[], Any], tensors: Iterable[Tensor]) -> None:
         super().__init__()
-        self.call = lambda: module(*arguments, **keywords)  # hides the module
-        self.tensors = [*module.parameters(), *module.buffers()]
+        self.call, self.tensors = call, list(tensors)
         self.graph: Any = None
 
     def forward(self) -> None:
@@ -155,7 +165,7 @@ class _Call(nn.Module):
         raise _TracedToTheEnd
 
     def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
-        """What the tracer takes as variables: parameters and buffers, whatever the module says of its state."""
+        """What the tracer takes as variables: all tensors that it could meet; as constants they could not be views."""
         destination.update({f"{prefix}{n}": tensor for n, tensor in enumerate(self.tensors)})
         return destination
 
@@ -183,35 +193,49 @@ class _ScopeHooks:
 class _Within(TorchDispatchMode):
     """Adds up operations that run inside some operators of the trace."""
 
-    def __init__(self, watched: Collection[str], registry: Mapping[Any, Callable[..., int]], call: _Call) -> None:
+    def __init__(
+        self,
+        watched: Collection[str],
+        registry: Mapping[Any, Callable[..., int]],
+        call: _Call,
+        functions: Sequence[str],
+    ) -> None:
         super().__init__()
         self.found: Counter[str] = Counter()
-        self._watched, self._registry, self._call = watched, registry, call
+        self._watched, self._registry, self._call, self._functions = watched, registry, call, functions
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        output = func(*args, **kwargs)
+        output = func(*args, **(kwargs or {}))
         count = self._registry.get(func._overloadpacket)
         # While an operator runs, the tracer rests, and the operator is the last of the graph.
         if count is not None and self._call.graph is not None and torch._C._get_tracing_state() is None:
-            name = _kind(_last_node(self._call.graph))
+            name = self._functions[0] if self._functions else _kind(_last_node(self._call.graph))
             if name in self._watched:
-                self.found[name] += count(*args, **kwargs, out_val=output)
+                self.found[name] += count(*args, **(kwargs or {}), out_val=output)
         return output
 
 
 @contextmanager
-def _checkpoints_run_at_once() -> Iterator[None]:
-    """Autograd functions that are given a function, such as reentrant checkpointing, call it in the open."""
+def _autograd_functions(running: list[str]) -> Iterator[None]:
+    """Those given a function, as reentrant checkpointing, call it in the open; `running` has the names of others."""
     original = torch.autograd.Function.__dict__["apply"]
 
     def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        if not any(callable(argument) for argument in args):
+        state = torch._C._get_tracing_state()
+        if state is None:
             return original.__get__(None, cls)(*args, **kwargs)
-        if cls.setup_context is not torch.autograd.Function.setup_context:
-            return cls.forward(*args, **kwargs)
-        keep_nothing = SimpleNamespace(save_for_backward=lambda *tensors: None)
-        return cls.forward(keep_nothing, *args, **kwargs)
+        if any(callable(argument) for argument in args):
+            if cls.setup_context is not torch.autograd.Function.setup_context:
+                return cls.forward(*args, **kwargs)
+            keep_nothing = SimpleNamespace(save_for_backward=lambda *tensors: None)
+            return cls.forward(keep_nothing, *args, **kwargs)
+        state.push_scope(_IN_FUNCTION)
+        running.append(f"{_FUNCTION}.{cls.__name__}")
+        try:
+            return original.__get__(None, cls)(*args, **kwargs)
+        finally:
+            running.pop()
+            state.pop_scope()
 
     torch.autograd.Function.apply = classmethod(apply)
     try:
@@ -279,11 +303,12 @@ def as_before(module: nn.Module, *inputs: Any) -> Iterator[None]:
     """Give a module back as it was, and random numbers too, however the block ends.
 
     Restored are all attributes of all modules, the contents of attributes that are dicts, lists or sets (parameters,
-    buffers, hooks and submodules are among these), and the values of buffers.
+    buffers, hooks and submodules are among these), the values of buffers, and which tensors want gradients.
     """
     attributes = [vars(part) for part in module.modules()]
     contents = [value for found in attributes for value in found.values() if isinstance(value, dict | list | set)]
     before = [(value, _copied(value)) for value in (*contents, *attributes)]
+    flags = [(tensor, tensor.requires_grad) for tensor in [*module.parameters(), *module.buffers()]]
     buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers() if not buffer.is_meta]
     devices = {tensor.device for tensor in _tensors((list(module.parameters()), inputs)) if tensor.is_cuda}
     python, numpy = random.getstate(), np.random.get_state()
@@ -295,6 +320,9 @@ def as_before(module: nn.Module, *inputs: Any) -> Iterator[None]:
         np.random.set_state(numpy)
         for value, kept in before:
             _refill(value, kept)
+        for tensor, wants_gradient in flags:
+            if tensor.requires_grad != wants_gradient:
+                tensor.requires_grad_(wants_gradient)
         with torch.no_grad():
             for buffer, values in buffers:
                 if buffer.layout is torch.strided and not torch.equal(buffer, values):
@@ -329,7 +357,9 @@ def plain_forward(module: nn.Module) -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), compiled_parts_run_as_written(), _gathered(module):
+        with torch.no_grad(), warnings.catch_warnings(), compiled_parts_run_as_written(), _gathered(module):
+            # Checkpointing says so; nobody wants gradients here.
+            warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
             module.eval()
             for part in module.modules():
                 if (wrapped := inside(part)) is not None:

@@ -134,7 +134,7 @@ def count_flops(
         else:
             if is_negligible(each.name):
                 negligible[each.name] += 1
-            elif not is_ignored(each.name):
+            elif not is_ignored(each.name, each.outputs):
                 uncounted.append(each)
             continue
         operator = short_name(each.name)
