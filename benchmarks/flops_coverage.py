@@ -1,4 +1,4 @@
-"""Of the networks of timm, torchvision and diffusers, how many does `count_flops` count, and does any end in a traceback?
+"""How many networks of timm, torchvision and diffusers does `count_flops` count, and does any end in a traceback?
 
 python benchmarks/flops_coverage.py [--library timm] [--only PART_OF_A_NAME] [--list]
 
@@ -178,35 +178,153 @@ def _small(kind: type[nn.Module]) -> nn.Module | None:
     return None
 
 
-# What has no default, or a default that does not go with the others.
+def _e(*shape: int) -> Tensor:
+    return torch.empty(shape)
+
+
+def _n(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.long)
+
+
+# Options of those that have no defaults.
 EXTRA: dict[str, dict[str, Any]] = {
-    "DiTTransformer2DModel": {
-        "sample_size": 32,
-        "in_channels": 4,
-        "out_channels": 8,
-        "num_attention_heads": 6,
-        "attention_head_dim": 64,
+    "DiTTransformer2DModel": {"sample_size": 32, "out_channels": 8, "num_attention_heads": 6, "attention_head_dim": 64},
+    "Transformer2DModel": {"in_channels": 32, "num_attention_heads": 4, "cross_attention_dim": 24},
+    "TransformerTemporalModel": {"in_channels": 32, "num_attention_heads": 4, "norm_num_groups": 8},
+    "LatteTransformer3DModel": {
+        "sample_size": 32, "patch_size": 2, "in_channels": 4, "out_channels": 8, "cross_attention_dim": 1152,
+        "num_attention_heads": 16, "attention_head_dim": 72, "caption_channels": 4096, "norm_type": "ada_norm_single",
+        "video_length": 4,
     },
-    "Transformer2DModel": {
-        "in_channels": 32,
-        "num_attention_heads": 4,
-        "attention_head_dim": 16,
-        "norm_num_groups": 8,
-        "cross_attention_dim": 24,
+    "HunyuanDiT2DModel": {"in_channels": 4, "sample_size": 32, "patch_size": 2, "hidden_size": 1408},
+    "LuminaNextDiT2DModel": {"num_kv_heads": 8},
+    "UNetMotionModel": {"motion_num_attention_heads": 8},
+}  # fmt: skip
+# Inputs of those that names of arguments do not tell; without gradients, on the meta device.
+INPUTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "AceStepTransformer1DModel": lambda: {
+        "hidden_states": _e(1, 64, 64), "context_latents": _e(1, 64, 128), "timestep": _e(1), "timestep_r": _e(1),
+        "encoder_hidden_states": _e(1, 16, 2048),
     },
-    "TransformerTemporalModel": {
-        "in_channels": 32,
-        "num_attention_heads": 4,
-        "attention_head_dim": 16,
-        "norm_num_groups": 8,
+    "CogVideoXTransformer3DModel": lambda: {
+        "hidden_states": _e(1, 4, 16, 60, 90), "encoder_hidden_states": _e(1, 226, 4096), "timestep": _n(1),
     },
-}
+    "PixArtTransformer2DModel": lambda: {
+        "hidden_states": _e(1, 4, 128, 128), "encoder_hidden_states": _e(1, 16, 1152), "timestep": _n(1),
+        "added_cond_kwargs": {"resolution": _e(1, 2), "aspect_ratio": _e(1, 1)},
+    },
+    "PriorTransformer": lambda: {
+        "hidden_states": _e(1, 768), "timestep": _n(1), "proj_embedding": _e(1, 768),
+        "encoder_hidden_states": _e(1, 77, 768),
+    },
+    "SanaTransformer2DModel": lambda: {
+        "hidden_states": _e(1, 32, 32, 32), "encoder_hidden_states": _e(1, 16, 2304), "timestep": _n(1),
+    },
+    "SanaVideoTransformer3DModel": lambda: {
+        "hidden_states": _e(1, 16, 4, 30, 52), "encoder_hidden_states": _e(1, 16, 2304), "timestep": _n(1),
+    },
+    "StableAudioDiTModel": lambda: {
+        "hidden_states": _e(1, 64, 1024), "timestep": _e(1), "encoder_hidden_states": _e(1, 16, 768),
+        "global_hidden_states": _e(1, 1, 1536), "rotary_embedding": (_e(1025, 32), _e(1025, 32)),
+    },
+    "LatteTransformer3DModel": lambda: {
+        "hidden_states": _e(1, 4, 4, 32, 32), "timestep": _n(1), "encoder_hidden_states": _e(1, 16, 4096),
+    },
+    "HunyuanDiT2DModel": lambda: {
+        "hidden_states": _e(1, 4, 32, 32), "timestep": _e(1), "encoder_hidden_states": _e(1, 77, 1024),
+        "text_embedding_mask": _e(1, 77), "encoder_hidden_states_t5": _e(1, 256, 2048),
+        "text_embedding_mask_t5": _e(1, 256), "image_meta_size": _e(1, 6), "style": _n(1),
+        "image_rotary_emb": (_e(256, 88), _e(256, 88)),
+    },
+    "LuminaNextDiT2DModel": lambda: {
+        "hidden_states": _e(1, 4, 32, 32), "timestep": _e(1), "encoder_hidden_states": _e(1, 16, 1024),
+        "encoder_mask": torch.ones(1, 16, dtype=torch.bool), "image_rotary_emb": torch.zeros(384, 384, 36).cfloat(),
+        "cross_attention_kwargs": {},
+    },
+    **dict.fromkeys(("BriaTransformer2DModel", "FluxTransformer2DModel"), lambda: {
+        "hidden_states": _e(1, 64, 64), "encoder_hidden_states": _e(1, 16, 4096), "pooled_projections": _e(1, 768),
+        "timestep": _e(1), "img_ids": _e(64, 3), "txt_ids": _e(16, 3),
+    }),
+    "Flux2Transformer2DModel": lambda: {
+        "hidden_states": _e(1, 64, 128), "encoder_hidden_states": _e(1, 16, 15360), "timestep": _e(1),
+        "img_ids": _e(64, 4), "txt_ids": _e(16, 4), "guidance": _e(1),
+    },
+    "CosmosTransformer3DModel": lambda: {
+        "hidden_states": _e(1, 17, 4, 32, 32), "timestep": _e(1), "encoder_hidden_states": _e(1, 16, 1024), "fps": 24,
+        "padding_mask": _e(1, 1, 32, 32),
+    },
+    "GlmImageTransformer2DModel": lambda: {
+        "hidden_states": _e(1, 16, 32, 32), "encoder_hidden_states": _e(1, 16, 1472), "prior_token_id": _n(1, 256),
+        "prior_token_drop": torch.zeros(1, 256, dtype=torch.bool), "timestep": _n(1), "target_size": _e(1, 2),
+        "crop_coords": _e(1, 2),
+    },
+    "MochiTransformer3DModel": lambda: {
+        "hidden_states": _e(1, 12, 4, 32, 32), "encoder_hidden_states": _e(1, 16, 4096), "timestep": _n(1),
+        "encoder_attention_mask": torch.ones(1, 16, dtype=torch.bool),
+    },
+    "PRXTransformer2DModel": lambda: {
+        "hidden_states": _e(1, 16, 32, 32), "timestep": _e(1), "encoder_hidden_states": _e(1, 16, 2304),
+    },
+    "QwenImageTransformer2DModel": lambda: {
+        "hidden_states": _e(1, 64, 64), "encoder_hidden_states": _e(1, 16, 3584), "timestep": _e(1),
+        "img_shapes": [(1, 8, 8)],
+    },
+    "LTX2VideoTransformer3DModel": lambda: {
+        "hidden_states": _e(1, 256, 128), "audio_hidden_states": _e(1, 32, 128),
+        "encoder_hidden_states": _e(1, 16, 3840), "audio_encoder_hidden_states": _e(1, 16, 3840),
+        "timestep": _e(1, 256),
+        "audio_timestep": _e(1, 32), "num_frames": 4, "height": 8, "width": 8, "audio_num_frames": 32,
+    },
+    "Kandinsky5Transformer3DModel": lambda: {
+        "hidden_states": _e(1, 4, 16, 16, 4), "encoder_hidden_states": _e(1, 16, 3584), "timestep": _e(1),
+        "pooled_projections": _e(1, 768), "visual_rope_pos": [torch.arange(n) for n in (4, 8, 8)],
+        "text_rope_pos": torch.arange(16),
+    },
+    "TransformerTemporalModel": lambda: {"hidden_states": _e(4, 32, 16, 16), "num_frames": 4},
+    "WanVACETransformer3DModel": lambda: {
+        "hidden_states": _e(1, 16, 4, 32, 32), "timestep": _n(1), "encoder_hidden_states": _e(1, 16, 4096),
+        "control_hidden_states": _e(1, 96, 4, 32, 32), "control_hidden_states_scale": torch.ones(8, device="cpu"),
+    },
+    "ZImageTransformer2DModel": lambda: {"x": [_e(16, 1, 32, 32)], "t": _e(1), "cap_feats": [_e(16, 2560)]},
+    "UNet2DModel": lambda: {"sample": _e(1, 3, 64, 64), "timestep": _n(1)},
+    "I2VGenXLUNet": lambda: {
+        "sample": _e(1, 4, 4, 32, 32), "timestep": _n(1), "fps": _n(1), "image_latents": _e(1, 4, 4, 32, 32),
+        "image_embeddings": _e(1, 1024), "encoder_hidden_states": _e(1, 16, 1024),
+    },
+    "UNetMotionModel": lambda: {
+        "sample": _e(1, 4, 4, 32, 32), "timestep": _n(1), "encoder_hidden_states": _e(1, 16, 1280),
+    },
+    "UNetSpatioTemporalConditionModel": lambda: {
+        "sample": _e(1, 4, 8, 32, 32), "timestep": _n(1), "encoder_hidden_states": _e(1, 1, 1024),
+        "added_time_ids": _e(1, 3),
+    },
+    "StableCascadeUNet": lambda: {
+        "sample": _e(1, 16, 24, 24), "timestep_ratio": _e(1), "clip_text_pooled": _e(1, 1, 1280),
+    },
+    "Krea2Transformer2DModel": lambda: {
+        "hidden_states": _e(1, 64, 64), "encoder_hidden_states": _e(1, 16, 2560), "timestep": _e(1),
+        "position_ids": _e(80, 3),
+    },
+    "ErnieImageTransformer2DModel": lambda: {
+        "hidden_states": _e(1, 128, 16, 16), "timestep": _e(1), "text_bth": _e(1, 16, 2560), "text_lens": _n(1) + 16,
+    },
+}  # fmt: skip
 
 
 def _fed(name: str, module: nn.Module) -> Network:
     """The first inputs, of those that names of arguments and the configuration suggest, with which the module runs."""
-    config = dict(module.config)
     module.eval()
+    if (exact := INPUTS.get(type(module).__name__)) is not None:
+        with torch.device("meta"):
+            keywords = exact()
+        with torch.no_grad():
+            try:
+                module(**keywords)
+            except Exception as error:
+                sys.stdout.write(f"  {name} takes other inputs: {type(error).__name__}: {str(error)[:200]!r}\n")
+                return Network(library="diffusers", name=name, module=module, inputs=None, keywords={})
+        return Network(library="diffusers", name=name, module=module, inputs=(), keywords=keywords)
+    config = dict(module.config)
     parameters = inspect.signature(module.forward).parameters
     needed = [
         k for k, p in parameters.items() if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
@@ -215,18 +333,43 @@ def _fed(name: str, module: nn.Module) -> Network:
     channels = _number(
         config, "in_channels", "in_chans", "out_channels", "input_channels", "sample_channels", default=4
     )
-    names = ("cross_attention_dim", "joint_attention_dim", "text_embed_dim", "text_dim", "caption_channels", "context_dim",
-             "caption_dim", "text_states_dim", "embed_dim", "llm_dim", "text_hidden_dim", "encoder_hid_dim", "cap_feat_dim",
-             "caption_projection_dim", "hidden_size", "inner_dim", "text_feature_dim", "condition_dim", "conditioning_dim")  # fmt: skip
+    names = [
+        "cross_attention_dim",
+        "joint_attention_dim",
+        "text_embed_dim",
+        "text_dim",
+        "caption_channels",
+        "context_dim",
+        "caption_dim",
+        "text_states_dim",
+        "embed_dim",
+        "llm_dim",
+        "text_hidden_dim",
+        "encoder_hid_dim",
+        "cap_feat_dim",
+        "caption_projection_dim",
+        "hidden_size",
+        "inner_dim",
+        "text_feature_dim",
+        "condition_dim",
+        "conditioning_dim",
+        "context_in_dim",
+    ]
     widths = list(dict.fromkeys(v[0] if isinstance(v, list | tuple) else v for n in names if (v := config.get(n))))
     pooled = _number(config, "pooled_projection_dim", "clip_embed_dim", "text_embed_2_dim", "pooled_dim", default=768)
     size = _number(config, "sample_size", "sample_height", default=32)
-    latents = [(1, channels, 32, 32), (1, channels, 4, 32, 32), (1, 64, channels), (1, 4, channels, 32, 32), (1, channels, size, size),
-               (1, channels, 64)]  # fmt: skip
+    latents = [
+        (1, channels, 32, 32),
+        (1, channels, 4, 32, 32),
+        (1, 64, channels),
+        (1, 4, channels, 32, 32),
+        (1, channels, size, size),
+    ]
     with torch.device("meta"):
-        for latent, width, long in itertools.product(latents, [*widths, channels][:6] or [channels], (False, True)):
+        choices = itertools.product(latents, [*widths, channels][:6], (False, True), (optional, []))
+        for latent, width, long, chosen in choices:
             sizes = Sizes(latent=latent, width=width, pooled=pooled, time_is_long=long, tokens=64)
-            keywords = {k: ARGUMENTS[k](sizes) for k in [*needed, *optional] if k in ARGUMENTS}
+            keywords = {k: ARGUMENTS[k](sizes) for k in [*needed, *chosen] if k in ARGUMENTS}
             with contextlib.suppress(Exception), torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 module(**keywords)
@@ -267,11 +410,10 @@ def _ids(s: Sizes) -> Tensor:
 ARGUMENTS: dict[str, Callable[[Sizes], Any]] = {
     **dict.fromkeys(("hidden_states", "sample", "x", "latent_model_input", "latents"), lambda s: torch.empty(s.latent)),
     **dict.fromkeys(("timestep", "timesteps", "t", "time", "r", "timestep_ratio", "timestep_r"), _time),
-    **dict.fromkeys(("encoder_hidden_states", "context", "text_embeds", "clip_text", "prompt_embeds", "encoder_hidden_states_t5",
-                     "encoder_hidden_states_2", "encoder_hidden_states_llama3", "proj_embedding"), _context),  # fmt: skip
-    **dict.fromkeys(("pooled_projections", "pooled_projection", "clip_text_pooled"), lambda s: torch.empty(1, s.pooled)),
-    **dict.fromkeys(("encoder_attention_mask", "attention_mask", "encoder_hidden_states_mask", "encoder_mask"),
-                    lambda s: torch.ones(1, 16, dtype=torch.bool)),  # fmt: skip
+    **dict.fromkeys(("encoder_hidden_states", "context", "text_embeds", "prompt_embeds"), _context),
+    "encoder_attention_mask": lambda s: torch.ones(1, 16, dtype=torch.bool),
+    "encoder_hidden_states_mask": lambda s: torch.ones(1, 16, dtype=torch.bool),
+    "pooled_projections": lambda s: torch.empty(1, s.pooled),
     "class_labels": lambda s: torch.zeros(1, dtype=torch.long),
     "guidance": lambda s: torch.ones(1),
     "img_ids": _ids,
@@ -279,8 +421,13 @@ ARGUMENTS: dict[str, Callable[[Sizes], Any]] = {
     "img_shapes": lambda s: [(1, 8, 8)],
     "txt_seq_lens": lambda s: [16],
     "image_rotary_emb": lambda s: None,
-    "added_cond_kwargs": lambda s: {"text_embeds": torch.empty(1, 1280), "time_ids": torch.empty(1, 6),
-                                    "image_embeds": torch.empty(1, 1280), "resolution": None, "aspect_ratio": None},
+    "added_cond_kwargs": lambda s: {
+        "text_embeds": torch.empty(1, 1280),
+        "time_ids": torch.empty(1, 6),
+        "image_embeds": torch.empty(1, 1280),
+        "resolution": None,
+        "aspect_ratio": None,
+    },
     "added_time_ids": lambda s: torch.empty(1, 3),
     "fps": lambda s: torch.ones(1),
     "image_latents": lambda s: torch.empty(s.latent),
@@ -296,10 +443,28 @@ ARGUMENTS: dict[str, Callable[[Sizes], Any]] = {
     "micro_conds": lambda s: torch.empty(1, 5),
     "pooled_text_emb": lambda s: torch.empty(1, s.pooled),
     "input_ids": lambda s: torch.zeros(1, 16, 16, dtype=torch.long),
-}  # fmt: skip
-USUALLY_NEEDED = {"timestep", "encoder_hidden_states", "class_labels", "pooled_projections", "guidance", "img_ids", "txt_ids",
-                  "img_shapes", "txt_seq_lens", "added_cond_kwargs", "encoder_attention_mask", "height", "width", "num_frames",
-                  "encoder_hidden_states_mask", "text_embeds", "fps"}  # fmt: skip
+}
+USUALLY_NEEDED = set(
+    [
+        "timestep",
+        "encoder_hidden_states",
+        "class_labels",
+        "pooled_projections",
+        "guidance",
+        "img_ids",
+        "txt_ids",
+        "img_shapes",
+        "txt_seq_lens",
+        "added_cond_kwargs",
+        "encoder_attention_mask",
+        "height",
+        "width",
+        "num_frames",
+        "encoder_hidden_states_mask",
+        "text_embeds",
+        "fps",
+    ]
+)
 
 LIBRARIES = {"timm": timm_networks, "torchvision": torchvision_networks, "diffusers": diffusers_networks}
 
@@ -307,20 +472,14 @@ LIBRARIES = {"timm": timm_networks, "torchvision": torchvision_networks, "diffus
 def state(module: nn.Module) -> list[Any]:
     """What must be the same after a count: modules, hooks, flags, parameters, buffers, attributes, random numbers."""
     parts = [
-        (name, id(part), part.training, {k: id(v) for k, v in vars(part).items() if not isinstance(v, bool | int | float | str)},
-         {k: list(map(id, v.values())) for k, v in vars(part).items() if isinstance(v, dict)})
+        (name, id(part), {k: (v if isinstance(v, bool) else id(v)) for k, v in vars(part).items()},
+         [[id(each) for each in v.values()] for v in vars(part).values() if isinstance(v, dict)])
         for name, part in module.named_modules()
     ]  # fmt: skip
-    tensors = [
-        (name, id(t), t.requires_grad, t._version) for name, t in [*module.named_parameters(), *module.named_buffers()]
-    ]
-    return [
-        parts,
-        tensors,
-        torch.get_rng_state().tolist(),
-        torch.is_grad_enabled(),
-        torch.backends.mha.get_fastpath_enabled(),
-    ]
+    named = [*module.named_parameters(), *module.named_buffers()]
+    tensors = [(name, id(tensor), tensor.requires_grad, tensor._version) for name, tensor in named]
+    flags = [torch.is_grad_enabled(), torch.backends.mha.get_fastpath_enabled()]
+    return [parts, tensors, torch.get_rng_state().tolist(), flags]
 
 
 def count(network: Network) -> Outcome:
@@ -366,9 +525,9 @@ def main() -> None:
             outcome = count(network)
             outcomes.append(outcome)
             if arguments.list:
-                flags = ("" if outcome.unchanged else " CHANGED") + ("" if outcome.equal else " DIFFERS")
+                marks = ("" if outcome.unchanged else " CHANGED") + ("" if outcome.equal else " DIFFERS")
                 sys.stdout.write(
-                    f"  {outcome.kind:<10} {outcome.name} {outcome.gmacs:.3f}{flags} {outcome.reason[:1000]}\n"
+                    f"  {outcome.kind:<10} {outcome.name} {outcome.gmacs:.3f}{marks} {outcome.reason[:1000]}\n"
                 )
                 sys.stdout.flush()
         show(library, outcomes)
@@ -379,8 +538,8 @@ def show(library: str, outcomes: list[Outcome]) -> None:
     differ = [outcome.name for outcome in outcomes if not outcome.equal]
     changed = [outcome.name for outcome in outcomes if not outcome.unchanged]
     sys.stdout.write(
-        f"| {library} | {len(outcomes)} | {kinds['counted']} | {kinds['refused']} | {kinds['traceback']} | {len(changed)} "
-        f"| {len(differ)} | {kinds['not fed']} |\n"
+        f"| {library} | {len(outcomes)} | {kinds['counted']} | {kinds['refused']} | {kinds['not fed']} "
+        f"| {kinds['traceback']} | {len(changed)} | {len(differ)} |\n"
     )
     for kind in ("refused", "traceback", "not fed"):
         for outcome in outcomes:

@@ -77,8 +77,8 @@ NEGLIGIBLE: dict[str, str] = {
         "as_strided _reshape_alias unsafe_chunk unsafe_split tensor_split hsplit vsplit dsplit hstack vstack dstack "
         "column_stack row_stack block_diag cartesian_prod combinations tile meshgrid broadcast_to broadcast_tensors "
         "empty_like new_ones new_empty_strided ones_like eye rand randn randint randperm rand_like randn_like "
-        "randint_like normal uniform bernoulli multinomial exponential linspace logspace scalar_tensor fill zero set_ "
-        "argwhere nonzero_static result_type is_nonzero item _local_scalar_dense"
+        "randint_like tensor normal uniform bernoulli multinomial exponential linspace logspace scalar_tensor fill "
+        "zero set_ argwhere nonzero_static result_type is_nonzero item _local_scalar_dense"
     ),
 }
 _NEGLIGIBLE_OPERATORS = frozenset(

@@ -96,6 +96,11 @@ def count_flops(
 ) -> FlopCount:
     """Count one forward pass of any module, in evaluation mode and without gradients.
 
+    Wrappers are passed through, and what they hold is counted and named as without them: torch.compile, checkpointing,
+    DataParallel, DistributedDataParallel, AveragedModel, FSDP (whose parameters are gathered, so that every process has
+    to count). The module is afterwards as it was, whatever happened, and so are random numbers; only a forward pass that
+    writes into its own parameters does so here as well.
+
     Parameters
     ----------
     module : on any device; on "meta" (build it under ``torch.device("meta")``) weights and activations need no memory
@@ -108,8 +113,8 @@ def count_flops(
     Raises
     ------
     ValueError
-        If an operator is neither counted nor negligible (it is named); if the module cannot be traced; or if fvcore's
-        trace and PyTorch's counter disagree.
+        If an operator is neither counted nor negligible (it is named); if the module cannot be traced; or if the trace
+        and PyTorch's counter disagree.
     """
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     handles = dict(handles or {})

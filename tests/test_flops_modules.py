@@ -1,5 +1,6 @@
 """Gflops of what users bring: handles, learned parameters, wrappers, attention; and the model afterwards."""
 
+import importlib
 import io
 import random
 import threading
@@ -14,10 +15,12 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import Checkpoi
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+from torch.utils.flop_counter import FlopCounterMode
 
 import dit_eval.flops
 from dit_eval.flops import Counts, count_flops
@@ -580,3 +583,122 @@ def test_operators_without_products_count_nothing(name, device):
     x = torch.rand(B, T, D, device=device)
     count = count_flops(Apply(lambda fc, x: WITHOUT_PRODUCTS[name](fc(x)), nn.Linear(D, D)).to(device), x)
     assert (count.macs, count.norm_elements) == (B * T * D * D, 0)
+
+
+# Networks of libraries; all families are in benchmarks/flops_coverage.py
+
+
+def of_timm(file, name, **options):
+    python = importlib.import_module(f"timm.models.{file}")
+    return getattr(python, name)(**options), (torch.empty(1, 3, 224, 224),), {}
+
+
+def of_torchvision(name, **options):
+    from torchvision.models import get_model
+
+    return get_model(name, weights=None, **options), (torch.empty(1, 3, 64, 64),), {}
+
+
+def of_diffusers(name, config, keywords):
+    import diffusers
+
+    return getattr(diffusers, name)(**config), (), keywords()
+
+
+def dit():
+    config = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "sample_size": 8, "out_channels": 8}
+    return of_diffusers(
+        "DiTTransformer2DModel",
+        config,
+        lambda: {
+            "hidden_states": torch.empty(1, 4, 8, 8),
+            "timestep": torch.zeros(1),
+            "class_labels": torch.zeros(1, dtype=torch.long),
+        },
+    )
+
+
+def flux():
+    config = {
+        "num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2, "attention_head_dim": 16,
+        "in_channels": 4, "joint_attention_dim": 8, "pooled_projection_dim": 8, "axes_dims_rope": (4, 6, 6),
+    }  # fmt: skip
+    return of_diffusers(
+        "FluxTransformer2DModel",
+        config,
+        lambda: {
+            "hidden_states": torch.empty(1, 16, 4),
+            "encoder_hidden_states": torch.empty(1, 3, 8),
+            "pooled_projections": torch.empty(1, 8),
+            "timestep": torch.empty(1),
+            "img_ids": torch.zeros(16, 3),
+            "txt_ids": torch.zeros(3, 3),
+        },
+    )
+
+
+def unet():
+    config = {
+        "block_out_channels": (8, 16), "norm_num_groups": 4, "cross_attention_dim": 8, "attention_head_dim": 4,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    }  # fmt: skip
+    return of_diffusers(
+        "UNet2DConditionModel",
+        config,
+        lambda: {
+            "sample": torch.empty(1, 4, 16, 16),
+            "timestep": torch.zeros(1),
+            "encoder_hidden_states": torch.empty(1, 5, 8),
+        },
+    )
+
+
+LIBRARIES = {
+    "timm cait, learned tokens": lambda: of_timm("cait", "Cait", depth=1, embed_dim=32, num_heads=2),
+    "timm tnt, dropout in place": lambda: of_timm("tnt", "TNT", depth=1, embed_dim=32, inner_dim=8, num_heads_outer=2),
+    "timm volo, col2im": lambda: of_timm(
+        "volo", "VOLO", layers=(1, 1), embed_dims=(16, 32), num_heads=(2, 2), downsamples=(True, False)
+    ),
+    "timm naflexvit": lambda: of_timm(
+        "naflexvit", "NaFlexVit", depth=1, embed_dim=32, num_heads=2, pos_embed="learned"
+    ),
+    "torchvision googlenet": lambda: of_torchvision("googlenet", init_weights=False),
+    "diffusers DiT": dit,
+    "diffusers Flux": flux,
+    "diffusers U-Net": unet,
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of the libraries, on import
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_networks_of_libraries_count_as_pytorch_counts_them(name):
+    with torch.device("meta"):
+        model, inputs, keywords = LIBRARIES[name]()
+    before = everything(model)
+    count = count_flops(model, inputs, keywords=keywords)
+    assert everything(model) == before
+    counter = FlopCounterMode(display=False)
+    model.eval().requires_grad_(False)
+    with torch.no_grad(), counter, sdpa_kernel(SDPBackend.MATH):
+        model(*inputs, **keywords)
+    assert 2 * count.macs == counter.get_total_flops() > 0
+
+
+def test_an_operator_inside_a_scripted_function_is_counted_or_named():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        shifted, product = torch.jit.script(shift), torch.jit.script(square)
+    model = Apply(lambda fc, x: shifted(fc(x)), nn.Linear(D, D))
+    count = count_flops(model, torch.empty(B, D))
+    assert (count.macs, count.negligible) == (B * D * D, {"aten::sin": 1})
+    with pytest.raises(ValueError, match="aten::matmul is in a scripted function"):
+        count_flops(Apply(lambda x: product(x)), torch.empty(B, D))
+
+
+def shift(x: torch.Tensor) -> torch.Tensor:
+    return x.sin() if x.shape[0] > 1 else x
+
+
+def square(x: torch.Tensor) -> torch.Tensor:
+    return x @ x.mT
