@@ -75,10 +75,10 @@ NEGLIGIBLE: dict[str, str] = {
         "pad reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d "
         "pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle unfold unfold_copy im2col col2im "
         "as_strided _reshape_alias unsafe_chunk unsafe_split tensor_split hsplit vsplit dsplit hstack vstack dstack "
-        "column_stack row_stack block_diag cartesian_prod combinations tile meshgrid broadcast_to broadcast_tensors "
-        "empty_like new_ones new_empty_strided ones_like eye rand randn randint randperm rand_like randn_like "
-        "randint_like tensor normal uniform bernoulli multinomial exponential linspace logspace scalar_tensor fill "
-        "zero set_ argwhere nonzero_static result_type is_nonzero item _local_scalar_dense"
+        "column_stack row_stack block_diag cartesian_prod combinations tile meshgrid broadcast_to pad_sequence "
+        "broadcast_tensors empty_like new_ones new_empty_strided ones_like eye rand randn randint randperm rand_like "
+        "randn_like randint_like tensor normal uniform bernoulli multinomial exponential linspace logspace "
+        "scalar_tensor fill zero set_ argwhere nonzero_static result_type is_nonzero item _local_scalar_dense"
     ),
 }
 _NEGLIGIBLE_OPERATORS = frozenset(

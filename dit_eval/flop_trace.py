@@ -18,7 +18,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -253,11 +253,12 @@ def compiled_parts_run_as_written() -> Iterator[None]:
         return model if model is not None else lambda function: function
 
     torch.compile = leave_as_it_is
+    # Nothing can be compiled without dynamo, and importing it takes a second. An older one has no such way; the tracer
+    # then refuses what was compiled.
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    as_written = getattr(dynamo, "_use_eager_on_nested_compile", nullcontext)
     try:
-        if "torch._dynamo" in sys.modules:  # nothing can be compiled without it, and importing it takes a second
-            with torch._dynamo.eval_frame._use_eager_on_nested_compile():
-                yield
-        else:
+        with as_written():
             yield
     finally:
         torch.compile = compile_
@@ -389,13 +390,19 @@ def _gathered(module: nn.Module) -> Iterator[None]:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _tensors(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _tensors(each)
+    """Tensors in nested dicts, lists and tuples, each once."""
+    seen, waiting = set(), [value]
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, Tensor):
+            yield each
+        elif isinstance(each, Mapping):
+            waiting.extend(each.values())
+        elif isinstance(each, list | tuple):
+            waiting.extend(each)
 
 
 class _UntracedKernels(TorchDispatchMode):

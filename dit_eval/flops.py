@@ -98,8 +98,8 @@ def count_flops(
 
     Wrappers are passed through, and what they hold is counted and named as without them: torch.compile, checkpointing,
     DataParallel, DistributedDataParallel, AveragedModel, FSDP (whose parameters are gathered, so that every process has
-    to count). The module is afterwards as it was, whatever happened, and so are random numbers; only a forward pass that
-    writes into its own parameters does so here as well.
+    to count). The module is afterwards as it was, whatever happened, and so are random numbers. Only a forward pass
+    that writes into its own parameters does so here as well.
 
     Parameters
     ----------
@@ -331,8 +331,9 @@ def _traced(
     except Exception as error:
         raise ValueError(
             f"{type(unwrapped(module)).__name__} runs, but PyTorch cannot trace it: {_first_line(error)}\n"
-            "Usual reasons: a scripted part (use the plain module), checkpointing by functions of another library "
-            "(switch it off), control flow that depends on values while on the meta device (use a real device)."
+            "Usual reasons: a scripted part, or under an older PyTorch a compiled one (use the plain module); "
+            "checkpointing by functions of another library (switch it off); control flow that depends on values while on "
+            "the meta device (use a real device)."
         ) from error
 
 
