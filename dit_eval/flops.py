@@ -11,104 +11,62 @@ One multiply-add counts 1 (so 1 Gflop here is 2e9 floating-point operations). Ba
 and ``mac``: while sampling it is a fixed scale and shift, which folds into the convolution before it, and no model of
 the paper has one.
 
-fvcore's tracer does the work: it lists the operators of a forward pass with their shapes and modules, and our handles
-say what each counts. An operator that neither has a handle nor is negligible is an error, never a silent 0. The
-multiply-adds are compared with those of PyTorch's own counter, which watches another layer of PyTorch.
-
-Models on the meta device need no memory for weights. There, two things are in the way of tracing, and both are
-arranged for here: convolutions are computed by an operator that the tracer does not record, so they are sent through
-the one that it does; and some shape rules of the meta device, written in Python, fail on traced sizes, so they run in a
-thread in which nothing is traced.
+PyTorch's tracer lists the operators of a forward pass with their shapes and modules (`flop_trace.py`), and rules say
+what each counts (`flop_operators.py`). An operator that neither has a rule nor is negligible is an error, never a
+silent 0. The multiply-adds are compared with those of PyTorch's own counter, which watches another layer of PyTorch.
+Models on the meta device need no memory for weights.
 """
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import pad
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
+from dit_eval.flop_operators import (
+    _RULES,
+    CONVENTIONS,
+    NEGLIGIBLE,
+    TORCH_FORGETS,
+    Convention,
+    Counts,
+    Handle,
+    count_by_handle,
+    count_operator,
+    einsum_macs,
+    is_ignored,
+    is_negligible,
+    short_name,
+)
+from dit_eval.flop_trace import Operation, Trace, as_before, module_names, plain_forward, trace, unwrapped
 from dit_eval.models.dit import MODEL_NAMES, BlockDesign, DiT, DiTConfig, named_config
 from dit_eval.models.unet import UNETS, UNet, UNetConfig
 from dit_eval.suggest import did_you_mean
 
-with warnings.catch_warnings():
-    # fvcore scripts a loss function of its own when it is imported; nothing that is used here.
-    warnings.filterwarnings("ignore", message=r"`torch\.jit\.script` is deprecated", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=r"`torch\.jit\.script` is deprecated", category=DeprecationWarning)
-    from fvcore.nn import FlopCountAnalysis
-    from fvcore.nn.flop_count import _DEFAULT_SUPPORTED_OPS
-    from fvcore.nn.jit_handles import get_shape
-
-Convention = Literal["paper", "fvcore", "mac"]
-CONVENTIONS: tuple[Convention, ...] = ("paper", "fvcore", "mac")
-
-Shape = tuple[int, ...] | None  # None for what is no tensor
-Handle = Callable[[Sequence[Shape], Sequence[Shape]], int]
-
-# What counts 0, and why that is right at the precision of the published figures.
-NEGLIGIBLE: dict[str, str] = {
-    "some operations for each activation, against hundreds of multiply-adds in the layer that made it": (
-        "add sub rsub mul div neg abs pow square sqrt rsqrt reciprocal exp log sin cos tanh sigmoid erf silu gelu mish "
-        "elu selu leaky_relu relu6 prelu glu softplus hardswish hardtanh hardsigmoid where lt le ne minimum maximum "
-        "addcmul lerp clamp_min clamp_max logical_and logical_or logical_not round ceil"
-    ),
-    "one pass over the activations": (
-        "softmax log_softmax mean sum amax amin var std norm linalg_vector_norm cumsum argmax argmin min any all"
-    ),
-    "pooling and interpolation: a few additions for each output": (
-        "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-        "adaptive_max_pool2d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d "
-        "upsample_bilinear2d upsample_bicubic2d grid_sampler"
-    ),
-    "a fixed scale and shift while sampling, which folds into the convolution before it": "batch_norm",
-    "a table look-up": "embedding index_select one_hot",
-    "data that moves or is made, without arithmetic": (
-        "unflatten clone repeat repeat_interleave expand_as view_as reshape_as movedim swapaxes ravel concat alias "
-        "lift_fresh numpy_T mT scatter tril triu flip pad reflection_pad2d replication_pad2d pixel_shuffle "
-        "pixel_unshuffle unfold im2col tensor_split hstack vstack tile meshgrid broadcast_to empty_like ones_like rand "
-        "randn rand_like randn_like linspace fill"
-    ),
-}
-_NEGLIGIBLE_OPERATORS = frozenset(f"aten::{name}" for names in NEGLIGIBLE.values() for name in names.split())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Counts:
-    """What a forward pass, a module or an operator counts.
-
-    Attributes
-    ----------
-    macs : multiply-adds
-    norm_elements : elements that enter a normalisation
-    fvcore : what fvcore bills by default
-    """
-
-    macs: int = 0
-    norm_elements: int = 0
-    fvcore: int = 0
-
-    def total(self, convention: Convention = "paper") -> int:
-        """Operations in a convention, an exact integer."""
-        if convention not in CONVENTIONS:
-            raise ValueError(f"Unknown convention {convention!r}; known: {', '.join(CONVENTIONS)}.")
-        return {"paper": self.macs + self.norm_elements, "fvcore": self.fvcore, "mac": self.macs}[convention]
-
-    def gflops(self, convention: Convention = "paper") -> float:
-        """The same in units of 1e9."""
-        return self.total(convention) / 1e9
+__all__ = [
+    "CONVENTIONS",
+    "NEGLIGIBLE",
+    "Convention",
+    "Counts",
+    "FlopCount",
+    "Handle",
+    "Workload",
+    "check_model",
+    "count_flops",
+    "count_model",
+    "einsum_macs",
+    "gpu_hours",
+    "plan_gflops",
+    "sampling_gflops",
+    "training_gflops",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +96,11 @@ def count_flops(
 ) -> FlopCount:
     """Count one forward pass of any module, in evaluation mode and without gradients.
 
+    Wrappers are passed through, and what they hold is counted and named as without them: torch.compile, checkpointing,
+    DataParallel, DistributedDataParallel, AveragedModel, FSDP (whose parameters are gathered, so that every process has
+    to count). The module is afterwards as it was, whatever happened, and so are random numbers. Only a forward pass
+    that writes into its own parameters does so here as well.
+
     Parameters
     ----------
     module : on any device; on "meta" (build it under ``torch.device("meta")``) weights and activations need no memory
@@ -145,43 +108,58 @@ def count_flops(
     keywords : its keyword arguments
     handles : for operators of your own, or in place of ours: multiply-adds from the shapes of inputs and outputs, by
         the operator's name in the trace, such as "mylib::scan", or "prim::PythonOp.Name" for an autograd function.
-        The multiply-adds are not compared with PyTorch's counter then, which does not know of them.
+        These operators alone are left out when multiply-adds are compared with PyTorch's counter.
 
     Raises
     ------
     ValueError
-        If an operator is neither counted nor negligible (it is named); if the module cannot be traced; or if fvcore's
-        trace and PyTorch's counter disagree.
+        If an operator is neither counted nor negligible (it is named); if the module cannot be traced; or if the trace
+        and PyTorch's counter disagree.
     """
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     handles = dict(handles or {})
     keywords = dict(keywords or {})
-    with _plain_forward(module):
+    title = type(unwrapped(module)).__name__
+    names = module_names(module)
+    with as_before(module, arguments, keywords), plain_forward(module), sdpa_kernel(SDPBackend.MATH):
         # First without a trace: what is wrong with the module or its inputs shows as it is.
-        check = FlopCounterMode(display=False, custom_mapping=_TORCH_FORGETS)
-        with check, sdpa_kernel(SDPBackend.MATH):
-            module(*arguments, **keywords)
-        analysis = _trace(module, arguments, keywords, handles)
-    uncounted = {name: times for name, times in analysis.unsupported_ops().items() if not _is_negligible(name)}
+        check = _watched_by_pytorch(module, arguments, keywords)
+        traced = _traced(module, arguments, keywords, names, handles, check)
+        params = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    parts: dict[str, dict[str, Counts]] = {name: {} for name in ["", *names.values()]}
+    negligible: Counter[str] = Counter()
+    uncounted: list[Operation] = []
+    exempt = 0
+    for each in traced.operations:
+        if each.name in handles:
+            counts = count_by_handle(each.name, handles[each.name], each.inputs, each.outputs)
+            exempt += counts.macs
+        elif each.name in _RULES:
+            counts = count_operator(each.name, each.inputs, each.outputs)
+        else:
+            if is_negligible(each.name):
+                negligible[each.name] += 1
+            elif not is_ignored(each.name, each.outputs):
+                uncounted.append(each)
+            continue
+        operator = short_name(each.name)
+        for name in _with_owners(each.module):
+            parts[name][operator] = _sum([parts[name].get(operator, Counts()), counts])
     if uncounted:
-        raise ValueError(_about_uncounted(module, analysis, uncounted))
-    parts = {name: _by_operator(counter) for name, counter in analysis.by_module_and_operator().items()}
+        raise ValueError(_about_uncounted(title, uncounted))
     whole = _sum(parts[""].values())
-    if not handles and 2 * whole.macs != check.get_total_flops():
-        raise ValueError(
-            f"{type(module).__name__}: fvcore's trace has {whole.macs:,} multiply-adds, PyTorch's own counter "
-            f"{check.get_total_flops() // 2:,}. An operator escaped one of them, so neither is to be trusted. Compare "
-            "`fvcore.nn.FlopCountAnalysis(...).by_operator()` with `torch.utils.flop_counter.FlopCounterMode`, and "
-            "pass a handle for the operator in question."
-        )
+    # What the handles name is left out on both sides.
+    ours, theirs = whole.macs - exempt, (check.get_total_flops() - sum(traced.within.values())) // 2
+    if ours != theirs:
+        raise ValueError(_about_disagreement(title, parts[""], check, ours, theirs))
     return FlopCount(
         macs=whole.macs,
         norm_elements=whole.norm_elements,
         fvcore=whole.fvcore,
-        params=sum(p.numel() for p in module.parameters() if p.requires_grad),
-        by_operator=parts[""],
+        params=params,
+        by_operator=dict(sorted(parts[""].items())),
         by_module={name: _sum(operators.values()) for name, operators in parts.items()},
-        negligible=dict(analysis.unsupported_ops()),
+        negligible=dict(negligible),
     )
 
 
@@ -309,282 +287,61 @@ def gpu_hours(
     return 2 * gflops * 1e9 / (achieved_tflops * 1e12) / 3600
 
 
-@contextmanager
-def _plain_forward(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no gradients, and no fused encoder layer; all as before afterwards."""
-    training = [part for part in module.modules() if part.training]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    module.eval()
+class _NoModules(ModuleTracker):
+    """In place of the record that PyTorch's counter keeps of modules, which fails on views of parameters."""
+
+    def __enter__(self) -> _NoModules:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+
+def _watched_by_pytorch(module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> FlopCounterMode:
+    """PyTorch's counter, having watched a forward pass."""
+    check = FlopCounterMode(display=False, custom_mapping=TORCH_FORGETS)
+    check.mod_tracker = _NoModules()
     try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for part in training:
-            part.training = True
-
-
-def _trace(
-    module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], handles: dict[str, Handle]
-) -> FlopCountAnalysis:
-    """fvcore's analysis with our handles, done."""
-    analysis = FlopCountAnalysis(module, arguments).clear_op_handles()
-    analysis.set_op_handle(**{name: _counted(name) for name in _RULES})
-    analysis.set_op_handle(**{name: _counted_by_user(name, handle) for name, handle in handles.items()})
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    analysis.tracer_warnings("none")  # the forward pass before this one has shown what there is to warn of
-    on_meta = any(tensor.is_meta for tensor in [*module.parameters(), *module.buffers(), *arguments, *keywords.values()]
-                  if isinstance(tensor, Tensor))  # fmt: skip
-    with ExitStack() as stack:
-        # fvcore passes on positional arguments only.
-        add = module.register_forward_pre_hook(lambda _, args, given: (args, given | keywords), with_kwargs=True)
-        stack.callback(add.remove)
-        if on_meta:
-            stack.enter_context(_RecordedConvolutions())
-            stack.enter_context(_UntracedKernels(stack.enter_context(ThreadPoolExecutor(max_workers=1))))
-        try:
-            analysis.total()
-        except (RuntimeError, TypeError, AttributeError, AssertionError, IndexError) as error:
-            raise ValueError(
-                f"{type(module).__name__} runs, but fvcore cannot trace it: {str(error).splitlines()[0]}\n"
-                "Usual reasons: activation checkpointing (switch it off), a compiled or scripted part (use the plain "
-                "module), control flow that depends on values while on the meta device (use a real device)."
-            ) from error
-    return analysis
-
-
-class _UntracedKernels(TorchDispatchMode):
-    """Runs kernels of traced operators in a thread of their own where they need it. Tracing is a state of a thread."""
-
-    def __init__(self, thread: ThreadPoolExecutor) -> None:
-        super().__init__()
-        self._thread = thread
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.ops.aten._convolution.default:
-            return self._elsewhere(torch.ops.aten.convolution.default, *args[:9])
-        try:
-            return func(*args, **kwargs)
-        except (TypeError, AssertionError, RuntimeError):
-            if func.is_view:  # a view made in another thread would carry that thread's record of gradients
-                raise
-            return self._elsewhere(func, *args, **kwargs)
-
-    def _elsewhere(self, func: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._thread.submit(torch.no_grad()(func), *args, **kwargs).result()
-
-
-class _RecordedConvolutions(TorchFunctionMode):
-    """Sends convolutions through aten::_convolution, which the tracer records."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in _CONVOLUTIONS:
-            dimensions, convolve = _CONVOLUTIONS[func]
-            return convolve(dimensions, *args, **kwargs)
-        return func(*args, **kwargs)
-
-
-def _convolution(
-    dimensions: int,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor:
-    dilations = _each(dilation, dimensions)
-    if padding == "valid":
-        padding = 0
-    elif padding == "same":
-        total = [d * (int(k) - 1) for d, k in zip(dilations, weight.shape[2:], strict=True)]
-        # pad() takes the last dimension first; what is odd goes to the far side.
-        input = pad(input, [side for n in reversed(total) for side in (n // 2, n - n // 2)])
-        padding = 0
-    strides, paddings, none = _each(stride, dimensions), _each(padding, dimensions), [0] * dimensions
-    return _recorded(dimensions, input, weight, bias, strides, paddings, dilations, False, none, groups)
-
-
-def _transposed_convolution(
-    dimensions: int,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> Tensor:
-    strides, paddings, outputs, dilations = (
-        _each(value, dimensions) for value in (stride, padding, output_padding, dilation)
-    )
-    return _recorded(dimensions, input, weight, bias, strides, paddings, dilations, True, outputs, groups)
-
-
-def _recorded(dimensions: int, input: Tensor, *rest: Any) -> Tensor:
-    # This operator takes batches only. The flags are choices of the cuDNN backend, which the meta device has not.
-    batched = input.dim() == dimensions + 2
-    arguments: tuple[Any, ...] = (input if batched else input[None], *rest, False, False, False, False)
-    output = torch.ops.aten._convolution(*arguments)
-    return output if batched else output[0]
-
-
-_CONVOLUTIONS: dict[Any, tuple[int, Callable[..., Tensor]]] = {
-    torch.conv1d: (1, _convolution),
-    torch.conv2d: (2, _convolution),
-    torch.conv3d: (3, _convolution),
-    torch.conv_transpose1d: (1, _transposed_convolution),
-    torch.conv_transpose2d: (2, _transposed_convolution),
-    torch.conv_transpose3d: (3, _transposed_convolution),
-}
-
-
-def _each(value: Any, dimensions: int) -> list[int]:
-    """One number, or one for each dimension, as a list."""
-    values = list(value) if isinstance(value, Sequence) else [value]
-    return values * dimensions if len(values) == 1 else values
-
-
-def _product_at(index: int) -> Callable[[list[Any], list[Any]], int]:
-    """Matrix product whose left factor is that input: its last side for each element of the output."""
-    return lambda inputs, outputs: math.prod(get_shape(outputs[0])) * get_shape(inputs[index])[-1]
-
-
-def _convolution_macs(inputs: list[Any], outputs: list[Any]) -> int:
-    """The kernel for each element of the output, or of the input if transposed."""
-    positions = get_shape(inputs[0] if inputs[6].toIValue() else outputs[0])
-    return math.prod(positions) * math.prod(get_shape(inputs[1])[1:])
-
-
-def _padded_convolution_macs(inputs: list[Any], outputs: list[Any]) -> int:
-    """As above, for padding="same" or "valid"."""
-    return math.prod(get_shape(outputs[0])) * math.prod(get_shape(inputs[1])[1:])
-
-
-def _attention_macs(inputs: list[Any], outputs: list[Any]) -> int:
-    """Scores, then their product with the values, as unfused attention has them."""
-    q, k, v = (get_shape(value) for value in inputs[:3])
-    return math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
-
-
-def _einsum_macs(inputs: list[Any], outputs: list[Any]) -> int:
-    shapes = [get_shape(value) for value in inputs[1].node().inputs()]
-    return einsum_macs(inputs[0].toIValue(), shapes)
-
-
-def einsum_macs(equation: str, shapes: Sequence[Sequence[int]]) -> int:
-    """Multiply-adds of an einsum of at most two operands, as PyTorch computes it.
-
-    Labels of one operand alone are summed away beforehand. Where nothing is left to add up (no common label that the
-    output lacks, or only of size 1), PyTorch transposes or multiplies element by element, which counts 0.
-
-    Raises
-    ------
-    ValueError
-        If there are three operands or more, whose count depends on the order in which they are multiplied.
-    """
-    if len(shapes) > 2:
+        with check:
+            module(*arguments, **keywords)
+    except Exception as error:
+        module(*arguments, **keywords)  # what is wrong with the module or its inputs shows as it is
         raise ValueError(
-            f"einsum {equation!r} multiplies {len(shapes)} operands, in an order that is not known here. Write it as "
-            'products of two, or pass handles={"aten::einsum": ...}.'
-        )
-    left, arrow, right = equation.replace(" ", "").partition("->")
-    free = iter("ABCDEFGHIJKLMNOPQRSTUVWXYZ".translate({ord(c): None for c in equation}))
-    ellipsis = [next(free) for _ in range(max(map(len, shapes)))] if "..." in left else []
-    terms: list[set[str]] = []
-    sizes: dict[str, int] = {}
-    for term, shape in zip(left.split(","), shapes, strict=True):
-        extra = len(shape) - len(term.replace("...", ""))
-        labels = term.replace("...", "".join(ellipsis[len(ellipsis) - extra :]))
-        terms.append(set(labels))
-        for label, size in zip(labels, shape, strict=True):
-            sizes[label] = max(size, sizes.get(label, 1))
-    if arrow:
-        output = set(right.replace("...", "".join(ellipsis)))
-    else:
-        output = {label for label in sizes if left.count(label) == 1 or label in ellipsis}
-    common = set.intersection(*terms)
-    if len(terms) == 1 or all(sizes[label] == 1 for label in common - output):
-        return 0
-    return math.prod(size for label, size in sizes.items() if label in output | common)
+            f"{type(module).__name__} runs, but not while PyTorch's own counter watches: {_first_line(error)}\n"
+            "Replace the operator that fails there by its plain form, such as flex_attention by "
+            "scaled_dot_product_attention."
+        ) from error
+    return check
 
 
-def _nothing(inputs: list[Any], outputs: list[Any]) -> int:
-    return 0
-
-
-# Products with a vector, which PyTorch's own counter leaves out; two operations for each multiply-add, as there.
-_TORCH_FORGETS = {
-    torch.ops.aten.mv: lambda matrix, vector, **_: 2 * math.prod(matrix),
-    torch.ops.aten.dot: lambda left, right, **_: 2 * math.prod(left),
-    torch.ops.aten.addmv: lambda start, matrix, vector, **_: 2 * math.prod(matrix),
-}
-_NORMS = ("aten::layer_norm", "aten::group_norm", "aten::instance_norm", "aten::rms_norm")
-# Multiply-adds of each operator that has some, and of those that fvcore bills for something else.
-_RULES: dict[str, Callable[[list[Any], list[Any]], int]] = {
-    **dict.fromkeys(("aten::linear", "aten::matmul", "aten::mm", "aten::bmm", "aten::mv", "aten::dot"), _product_at(0)),
-    **dict.fromkeys(("aten::addmm", "aten::baddbmm", "aten::addmv"), _product_at(1)),
-    "aten::_convolution": _convolution_macs,
-    "aten::_convolution_mode": _padded_convolution_macs,
-    "aten::scaled_dot_product_attention": _attention_macs,
-    "aten::einsum": _einsum_macs,
-    **dict.fromkeys(_NORMS, _nothing),
-    **{name: _nothing for name in _DEFAULT_SUPPORTED_OPS if name in _NEGLIGIBLE_OPERATORS},
-}
-
-
-def _counted(name: str) -> Callable[[list[Any], list[Any]], Counter[Any]]:
-    """A handle for fvcore that returns all our counts of an operator at once."""
-    short = "conv" if name.startswith("aten::_convolution") else name.removeprefix("aten::")
-
-    def count(inputs: list[Any], outputs: list[Any]) -> Counter[Any]:
-        macs = _RULES[name](inputs, outputs)
-        elements = math.prod(get_shape(inputs[0])) if name in _NORMS else 0
-        return _counter(short, Counts(macs=macs, norm_elements=elements, fvcore=_billed(name, inputs, outputs, macs)))
-
-    return count
-
-
-def _billed(name: str, inputs: list[Any], outputs: list[Any], macs: int) -> int:
-    """What fvcore's own handle says; where it has none for a product, or cannot read the shapes, the multiply-adds."""
-    handle = _DEFAULT_SUPPORTED_OPS.get(name)
-    if handle is None:
-        return macs
+def _traced(
+    module: nn.Module,
+    arguments: tuple[Any, ...],
+    keywords: Mapping[str, Any],
+    names: Mapping[nn.Module, str],
+    handles: Mapping[str, Handle],
+    check: FlopCounterMode,
+) -> Trace:
     try:
-        found = handle(inputs, outputs)
-    except (AssertionError, IndexError, NotImplementedError):  # such as a matrix times a vector
-        return macs
-    return int(sum(found.values()) if isinstance(found, Counter) else found)
+        return trace(
+            module, arguments, keywords, names=names, watched=handles.keys(), flop_registry=check.flop_registry
+        )
+    except Exception as error:
+        raise ValueError(
+            f"{type(unwrapped(module)).__name__} runs, but PyTorch cannot trace it: {_first_line(error)}\n"
+            "Usual reasons: a scripted part, or under an older PyTorch a compiled one (use the plain module); "
+            "checkpointing by functions of another library (switch it off); control flow that depends on values while "
+            "on the meta device (use a real device)."
+        ) from error
 
 
-def _counted_by_user(name: str, handle: Handle) -> Callable[[list[Any], list[Any]], Counter[Any]]:
-    def count(inputs: list[Any], outputs: list[Any]) -> Counter[Any]:
-        shapes = [
-            [tuple(s) if (s := get_shape(v)) is not None else None for v in values] for values in (inputs, outputs)
-        ]
-        macs = handle(*shapes)
-        if not isinstance(macs, int) or macs < 0:
-            raise ValueError(f"The handle of {name} returned {macs!r}; needed a number of multiply-adds, an integer.")
-        return _counter(name.removeprefix("aten::"), Counts(macs=macs, fvcore=macs))
-
-    return count
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _counter(name: str, counts: Counts) -> Counter[Any]:
-    """As fvcore adds them up; keys are (operator, what)."""
-    return Counter({(name, what): value for what, value in vars(counts).items()})
-
-
-def _by_operator(counter: Mapping[Any, int]) -> dict[str, Counts]:
-    found: dict[str, dict[str, int]] = {}
-    for (operator, what), value in counter.items():
-        found.setdefault(operator, {})[what] = value
-    return {operator: Counts(**values) for operator, values in sorted(found.items())}
+def _with_owners(name: str) -> list[str]:
+    """A module's name and those above it; "" is the whole."""
+    return ["", *(name[:end] for end in range(1, len(name)) if name[end] == "."), *([name] if name else [])]
 
 
 def _sum(counts: Iterable[Counts]) -> Counts:
@@ -594,22 +351,28 @@ def _sum(counts: Iterable[Counts]) -> Counts:
     return Counts(**total)
 
 
-def _is_negligible(name: str) -> bool:
-    return name in _NEGLIGIBLE_OPERATORS or name.removesuffix("_") in _NEGLIGIBLE_OPERATORS
-
-
-def _about_uncounted(module: nn.Module, analysis: FlopCountAnalysis, uncounted: Mapping[str, int]) -> str:
-    where = {}
-    for part, _ in module.named_modules():  # parents come before children, so the innermost stays
-        for name in analysis.unsupported_ops(part):
-            where[name] = part
-    found = ", ".join(
-        f"{name} ({times} time{'s' if times > 1 else ''}, {f'in {where[name]!r}' if where.get(name) else 'at the top'})"
-        for name, times in sorted(uncounted.items())
-    )
-    first = next(iter(sorted(uncounted)))
+def _about_disagreement(
+    title: str, operators: Mapping[str, Counts], check: FlopCounterMode, ours: int, theirs: int
+) -> str:
+    listed = ", ".join(f"{name} {counts.macs:,}" for name, counts in operators.items() if counts.macs)
+    watched = ", ".join(f"{name} {flops // 2:,}" for name, flops in check.get_flop_counts().get("Global", {}).items())
     return (
-        f"{type(module).__name__} has operators that are not counted: {found}. A total without them would be too low.\n"
-        f'Pass handles={{"{first}": macs}}, where macs(input_shapes, output_shapes) returns the multiply-adds of one '
-        "call (0 if it has none)."
+        f"{title}: PyTorch's trace has {ours:,} multiply-adds, PyTorch's own counter {theirs:,}. An operator escaped "
+        f"one of them, so neither is to be trusted. By operator, the trace has: {listed or 'none'}; the counter has: "
+        f'{watched or "none"}. Pass a handle for the operator in question: handles={{"aten::linear": macs}}, where '
+        "macs(input_shapes, output_shapes) returns the multiply-adds of one call."
+    )
+
+
+def _about_uncounted(title: str, uncounted: Iterable[Operation]) -> str:
+    times = Counter(each.name for each in uncounted)
+    where = {each.name: each.module for each in uncounted}
+    found = ", ".join(
+        f"{name} ({n} time{'s' if n > 1 else ''}, {f'in {where[name]!r}' if where[name] else 'at the top'})"
+        for name, n in sorted(times.items())
+    )
+    return (
+        f"{title} has operators that are not counted: {found}. A total without them would be too low.\n"
+        f'Pass handles={{"{min(times)}": macs}}, where macs(input_shapes, output_shapes) returns the multiply-adds of '
+        "one call (0 if it has none)."
     )

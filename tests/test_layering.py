@@ -20,6 +20,7 @@ LAYERS = [
     {"evaluate", "diagnose", "sampling", "training", "report"},
     {"data"},
     {"flops"},
+    {"flop_operators", "flop_trace"},
     {"features", "metrics", "models", "diffusion", "paper"},
     {"pixels"},
     {"images"},
@@ -31,7 +32,7 @@ LAYERS = [
     {""},  # dit_eval itself: the version
 ]
 GENERATE, MEASURE = (
-    {"models", "diffusion", "sampling", "training", "data", "flops"},
+    {"models", "diffusion", "sampling", "training", "data", "flops", "flop_operators", "flop_trace"},
     {"features", "metrics", "evaluate", "pixels", "diagnose", "classes"},
 )
 ONLY_IN = {
@@ -60,10 +61,12 @@ ONLY_IN = {
         "dist.py",
         "switches.py",
         "flops.py",
+        "flop_operators.py",
+        "flop_trace.py",
         "report/counts.py",
         "cli.py",
     },
-    "fvcore": {"flops.py"},
+    "fvcore": {"flop_operators.py"},
     "PIL": {"data.py", "decoding.py", "images.py", "features/vit.py"},
     "diffusers": {"models/vae.py"},
     "submitit": {"engines.py"},
