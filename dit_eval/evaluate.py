@@ -41,7 +41,7 @@ from dit_eval.metrics.kernel import (
 )
 from dit_eval.metrics.manifold import PrecisionRecall, precision_recall
 from dit_eval.metrics.uncertainty import estimate_uncertainty
-from dit_eval.npz import MADE_FROM_KEY, ImageBatch, write_batch
+from dit_eval.npz import ImageBatch, write_batch
 from dit_eval.results import EvalResult, ExtractorInfo, ImageSource, Uncertainty
 from dit_eval.stats import FeatureSummary, GaussianStats
 
@@ -447,8 +447,8 @@ def write_reference(
 
     `mu sigma mu_s sigma_s` (float64) cover all images, without the last two where the network has no spatial features;
     `arr_0` keeps `num_images` of them for precision and recall, evenly spaced over the file, so that a class-ordered
-    file does not lose its last classes. `made_from` says of which images and by which network, as JSON text. The file
-    is written atomically.
+    file does not lose its last classes. The zip's comment says, as JSON, of which images and by which network it was
+    made. The file is written atomically.
 
     Raises
     ------
@@ -482,7 +482,7 @@ def write_reference(
         "extractor": asdict(extractor_info(extractor)),
         "dit_eval": dit_eval.__version__,
     }
-    arrays[MADE_FROM_KEY] = np.array(json.dumps(made_from))
+    comment = json.dumps({"made_from": made_from})
 
     def kept_batches() -> Iterator[np.ndarray]:
         begin = 0
@@ -491,9 +491,10 @@ def write_reference(
             begin += len(batch)
 
     if len(keep):
-        write_batch(out, images=kept_batches(), shape=(len(keep), height, width, 3), arrays=arrays)
+        shape = (len(keep), height, width, 3)
+        write_batch(out, images=kept_batches(), shape=shape, arrays=arrays, comment=comment)
     else:
-        write_batch(out, arrays=arrays)
+        write_batch(out, arrays=arrays, comment=comment)
     return len(keep)
 
 
