@@ -24,7 +24,7 @@ import numpy as np
 
 import dit_eval
 from dit_eval import results
-from dit_eval.badge import NUM_SAMPLES, make_badge, protocol_name, reference_protocol
+from dit_eval.badge import NUM_SAMPLES, make_badge, protocol_name, reference_protocol, unproven_name
 from dit_eval.dist import World
 from dit_eval.features.extract import FeatureExtractor, cached_features, extract_features
 from dit_eval.images import ImageSet
@@ -357,6 +357,7 @@ def evaluate(
         ref_source = image_source(ref, ref_sha256 or ref.sha256(), "stored" if stored else "computed")
         warnings.extend(gen.warnings + ref.warnings)
         warnings.extend(against_itself(gen_source, ref_source, gen_features.pool, ref_features.pool))
+        warnings.extend(unproven_name(ref_source) if extractor.name == "inception" else [])
         with _timed(seconds, "metrics"):
             fid = _frechet(gen_features.pool, ref_features.pool) if "fid" in chosen else None
             sfid = _frechet(gen_features.spatial, ref_features.spatial) if "sfid" in chosen else None
