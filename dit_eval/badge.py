@@ -8,7 +8,9 @@ noted of what the official address sent, and that of the network's tensors, whic
 
 from __future__ import annotations
 
-from dit_eval.assets import identify
+from pathlib import Path
+
+from dit_eval.assets import assets, identify
 from dit_eval.results import PROTOCOL, Badge, BadgePart, ExtractorInfo, ImageSource
 
 NUM_SAMPLES = 50_000
@@ -24,6 +26,19 @@ def reference_protocol(ref: ImageSource) -> str:
     if known is not None and known.protocol is not None:
         return known.protocol
     return "own" if ref.statistics == "computed" or ref.made_from is not None else "unknown-statistics"
+
+
+def unproven_name(ref: ImageSource) -> list[str]:
+    """A warning where a reference has the file name of a public one, but nothing says that it is that file."""
+    for item in assets():
+        named = item.kind == "reference" and item.url is not None and Path(ref.path).name == item.filename
+        if named and identify(ref.sha256, "reference") is None:
+            return [
+                f"{ref.path} has the name of {item.name}, whose publisher states no checksum, and is not what "
+                f"`dit-eval weights fetch {item.name}` noted of the official address. To have it known as {item.name}, "
+                f"delete or move {item.path} if it is there, and pass --ref {item.name}."
+            ]
+    return []
 
 
 def make_badge(

@@ -25,7 +25,7 @@ import numpy as np
 
 import dit_eval
 from dit_eval import results
-from dit_eval.badge import NUM_SAMPLES, make_badge, protocol_name, reference_protocol
+from dit_eval.badge import NUM_SAMPLES, make_badge, protocol_name, reference_protocol, unproven_name
 from dit_eval.dist import World
 from dit_eval.features.extract import FeatureExtractor, cached_features, extract_features
 from dit_eval.images import ImageSet
@@ -42,7 +42,7 @@ from dit_eval.metrics.kernel import (
 )
 from dit_eval.metrics.manifold import PrecisionRecall, precision_recall
 from dit_eval.metrics.uncertainty import estimate_uncertainty
-from dit_eval.npz import MADE_FROM_KEY, ImageBatch, write_batch
+from dit_eval.npz import ImageBatch, write_batch
 from dit_eval.results import EvalResult, ExtractorInfo, ImageSource, Uncertainty
 from dit_eval.stats import FeatureSummary, GaussianStats
 from dit_eval.suggest import did_you_mean
@@ -387,6 +387,7 @@ def evaluate(
         ref_source = image_source(ref, ref_sha256 or ref.sha256(), "stored" if stored else "computed")
         warnings.extend(gen.warnings + ref.warnings)
         warnings.extend(against_itself(gen_source, ref_source, gen_features.pool, ref_features.pool))
+        warnings.extend(unproven_name(ref_source) if extractor.name == "inception" else [])
         with _timed(seconds, "metrics"):
             fid = _frechet(gen_features.pool, ref_features.pool) if "fid" in chosen else None
             sfid = _frechet(gen_features.spatial, ref_features.spatial) if "sfid" in chosen else None
@@ -473,21 +474,24 @@ class Reference:
     images : all of them
     kept : indices of those that the file keeps, ascending
     arrays : what it holds beside them, by key: `mu sigma mu_s sigma_s` (float64), and labels `arr_1`
+    comment : what the zip's comment says of its origin, as JSON
     batch_size : images in memory at a time while it is written
     """
 
     images: ImageSet
     kept: np.ndarray
     arrays: dict[str, np.ndarray]
+    comment: str
     batch_size: int
 
     def write(self, path: Path) -> None:
         """Write the npz atomically; the images are read once more."""
         if not len(self.kept):
-            write_batch(path, arrays=self.arrays)
+            write_batch(path, arrays=self.arrays, comment=self.comment)
             return
         height, width = _known(self.images.image_size)
-        write_batch(path, images=self._kept_batches(), shape=(len(self.kept), height, width, 3), arrays=self.arrays)
+        shape = (len(self.kept), height, width, 3)
+        write_batch(path, images=self._kept_batches(), shape=shape, arrays=self.arrays, comment=self.comment)
 
     def _kept_batches(self) -> Iterator[np.ndarray]:
         begin = 0
@@ -526,7 +530,8 @@ def make_reference(
 
     `mu sigma mu_s sigma_s` (float64) cover all images, without the last two where the network has no spatial features;
     `arr_0` keeps `num_images` of them for precision and recall, evenly spaced over the file, so that a class-ordered
-    file does not lose its last classes. `made_from` says of which images and by which network, as JSON text.
+    file does not lose its last classes. The comment of the zip says, as JSON, of which images and by which network it was
+    made.
 
     Raises
     ------
@@ -559,8 +564,8 @@ def make_reference(
         "extractor": asdict(extractor_info(extractor)),
         "dit_eval": dit_eval.__version__,
     }
-    arrays[MADE_FROM_KEY] = np.array(json.dumps(made_from))
-    return Reference(images=images, kept=keep, arrays=arrays, batch_size=batch_size)
+    comment = json.dumps({"made_from": made_from})
+    return Reference(images=images, kept=keep, arrays=arrays, comment=comment, batch_size=batch_size)
 
 
 def announce(on_progress: Progress, sets: Mapping[str, ImageSet | None]) -> None:

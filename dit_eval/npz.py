@@ -4,9 +4,9 @@ A batch holds `arr_0`, uint8 (N, H, W, 3), and optionally labels `arr_1`, intege
 doubt: a column, whole numbers of another type, one-hot rows. Images in further arrays are not passed over without a
 word: ADM's evaluator reads `arr_0` alone, and so do we. A reference batch may also, or only,
 hold the statistics `mu`, `sigma` (pool features) and `mu_s`, `sigma_s` (spatial features). Our own sample batches say
-in `sample_run` how they were drawn, our own references in `made_from` of which images they were made, as JSON text.
-Opening a file reads and checks headers and statistics only. Images are read batch by batch: memory-mapped inside the
-zip where the member is stored, decompressed as a stream where it is not, so that a 10 GB file never sits in RAM.
+in `sample_run` how they were drawn, as JSON text. Opening a file reads and
+checks headers and statistics only. Images are read batch by batch: memory-mapped inside the zip where the member
+is stored, decompressed as a stream where it is not, so that a 10 GB file never sits in RAM.
 
 What a file says of itself is believed up to the limits below only, and never more than its bytes can hold: whatever
 it promises, opening it takes no more memory than statistics of the largest size do, and reading it a batch of images.
@@ -37,7 +37,6 @@ from dit_eval.results import SampleRun, parse_json
 from dit_eval.stats import GaussianStats
 
 RUN_KEY = "sample_run"  # the member that says how the images were drawn
-MADE_FROM_KEY = "made_from"  # the member that says of which images statistics were made
 _CHUNK = 1 << 22  # bytes per read when a file is hashed
 _MAX_DIRECTORY = 1 << 20  # bytes of the zip's directory: thousands of members
 _MAX_HEADER = 1 << 14  # bytes of an npy header; NumPy itself reads 10,000 characters
@@ -232,7 +231,7 @@ def open_batch(
             if remark:
                 warnings.append(f"{path}: {remark}{', so that its images have no labels' if labels is None else ''}.")
         run = _read_run(archive, members.get(RUN_KEY), path)
-        made_from = _read_made_from(archive, members.get(MADE_FROM_KEY), path)
+        made_from = _read_made_from(archive.comment)
     return ImageBatch(
         path=path,
         num_images=used,
@@ -256,6 +255,7 @@ def write_batch(
     images: Iterable[np.ndarray] | None = None,
     shape: tuple[int, int, int, int] | None = None,
     arrays: Mapping[str, np.ndarray] | None = None,
+    comment: str = "",
 ) -> None:
     """Write an `.npz` atomically: the file appears whole under its name or not at all.
 
@@ -266,6 +266,7 @@ def write_batch(
         can map them)
     shape : (N, H, W, 3) of all images together, needed with `images`
     arrays : further arrays by key (`arr_1`, `mu`, ...)
+    comment : of the zip, which leaves the keys as they are
 
     Raises
     ------
@@ -281,6 +282,7 @@ def write_batch(
             with archive.open("arr_0.npy", "w", force_zip64=True) as out:
                 _write_images(out, images, shape)
         _write_arrays(archive, arrays or {})
+        archive.comment = comment.encode()
 
 
 def batch_bytes(*, shape: tuple[int, int, int, int], arrays: Mapping[str, np.ndarray]) -> int:
@@ -321,7 +323,7 @@ def _role_name(role: str) -> str:
 
 def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
     """The arrays that mean something here, by key; what others put beside them is left alone."""
-    known = {"arr_0", "arr_1", RUN_KEY, MADE_FROM_KEY, *(key for pair in _STATISTICS.values() for key in pair)}
+    known = {"arr_0", "arr_1", RUN_KEY, *(key for pair in _STATISTICS.values() for key in pair)}
     members: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         key = info.filename.removesuffix(".npy")
@@ -505,35 +507,29 @@ def _read_statistics(
 def _read_run(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None, path: Path) -> SampleRun | None:
     if info is None:
         return None
-    text = _read_text(archive, info, path)
-    try:
-        return SampleRun.from_json(text)
-    except ValueError as error:
-        raise ValueError(f"{path}: {RUN_KEY}: {error}") from None
-
-
-def _read_made_from(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None, path: Path) -> str | None:
-    """SHA-256 of the images of statistics; another program's key of that name is no error."""
-    try:
-        made_from = parse_json(_read_text(archive, info, path))["images_sha256"] if info is not None else None
-    except (KeyError, RecursionError, TypeError, ValueError):
-        return None
-    return made_from if isinstance(made_from, str) else None
-
-
-def _read_text(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> str:
-    key = info.filename.removesuffix(".npy")
     shape, dtype, _ = _read_header(archive, info, path)
     if shape != () or dtype.kind != "U" or dtype.itemsize > _MAX_TEXT:
         raise ValueError(
-            f"{path}: {key} is {dtype} {shape}; needed one JSON text of at most {_MAX_TEXT // 4:,} characters."
+            f"{path}: {RUN_KEY} is {dtype} {shape}; needed one JSON text of at most {_MAX_TEXT // 4:,} characters."
         )
     text = _read_array(archive, info, path)
     # NumPy makes strings of numbers that are no characters, and Python fails at them later.
     letters = np.frombuffer(text.astype(dtype.newbyteorder("=")).tobytes(), np.uint32)
     if letters.max(initial=0) > sys.maxunicode:
-        raise ValueError(f"{path}: {key}: holds numbers that are no characters.")
-    return str(text)
+        raise ValueError(f"{path}: {RUN_KEY}: holds numbers that are no characters.")
+    try:
+        return SampleRun.from_json(str(text))
+    except ValueError as error:
+        raise ValueError(f"{path}: {RUN_KEY}: {error}") from None
+
+
+def _read_made_from(comment: bytes) -> str | None:
+    """What `dit_eval.evaluate.write_reference` notes in the zip's comment; another program's comment is no error."""
+    try:
+        made_from = parse_json(comment.decode())["made_from"]["images_sha256"]
+    except (KeyError, RecursionError, TypeError, ValueError):
+        return None
+    return made_from if isinstance(made_from, str) else None
 
 
 def bytes_hint(kind: str, *, tensor: bool = False) -> str:

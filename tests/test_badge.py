@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,15 @@ def test_any_other_tensor_is_another_network_but_for_the_classifier(inception_fi
         convolutions_sha256({})
 
 
+@pytest.mark.parametrize("values", [torch.zeros(1).expand(1 << 38), torch.zeros(32, 3, 3, 3, dtype=torch.complex64)])
+def test_a_tensor_of_more_than_its_bytes_is_refused(inception_files, tmp_path, values):
+    torch.save(read_state_dict(inception_files.pth) | {"Conv2d_1a_3x3.conv.weight": values}, tmp_path / "x.pth")
+    with pytest.raises(
+        ValueError, match=r"x\.pth: not the weights of the 2015 Inception .*Conv2d_1a_3x3\.conv\.weight"
+    ):
+        TorchInception(weights=tmp_path / "x.pth")
+
+
 def test_a_random_network_is_told_by_its_tensors(torch_inception):
     assert CONVOLUTIONS_SHA256 == TRUE_CONVOLUTIONS
     assert torch_inception.convolutions_sha256 != TRUE_CONVOLUTIONS
@@ -271,6 +281,22 @@ def test_an_evaluation_carries_its_badge(tmp_path, pictures):
     assert EvalResult.from_json(found.to_json()) == found
     np.savez(tmp_path / "ref.npz", arr_0=pictures[29:])
     assert score().protocol == "adm-2021 except reference (own)", "another file under the name"
+
+
+def test_a_file_of_adms_name_that_nobody_fetched_is_told(tmp_path, pictures):
+    name = "VIRTUAL_imagenet256_labeled.npz"
+    np.savez(tmp_path / "gen.npz", arr_0=pictures[:30])
+    np.savez(tmp_path / name, arr_0=pictures[30:])
+    gen, ref = open_batch(tmp_path / "gen.npz", role="gen"), open_batch(tmp_path / name, role="ref")
+
+    def told():
+        return [w for w in evaluate(gen=gen, ref=ref, extractor=StubInception()).warnings if "has the name of" in w]
+
+    (warning,) = told()
+    assert warning.startswith(f"{tmp_path}/{name} has the name of imagenet256, whose publisher states no checksum")
+    assert warning.endswith("and pass --ref imagenet256.")
+    note("imagenet256", ref.sha256())
+    assert told() == []
 
 
 def test_the_command_line_shows_the_badge(tmp_path, monkeypatch, capsys, digits):
@@ -400,8 +426,10 @@ def test_samples_against_themselves_are_told(tmp_path, pictures):
     write_reference(images=a, out=tmp_path / "made.npz", extractor=StubInception(), num_images=0)
     told = f"the statistics of {tmp_path}/made.npz were made of the images of {tmp_path}/a.npz. {ITSELF}"
     assert told in warnings_of(a, open_batch(tmp_path / "made.npz", role="ref"))
-    with np.load(tmp_path / "made.npz") as made:
-        assert json.loads(str(made["made_from"]))["images_sha256"] == a.sha256()
+    with zipfile.ZipFile(tmp_path / "made.npz") as made:
+        note = json.loads(made.comment)["made_from"]
+        assert (note["images_sha256"], note["num_images"]) == (a.sha256(), 60)
+        assert note["extractor"]["weights_sha256"] == PINNED
 
     # Statistics by NumPy, in float32: what another program makes of the same images.
     rows = StubInception()(pictures).pool
@@ -414,9 +442,12 @@ def test_samples_against_themselves_are_told(tmp_path, pictures):
 def test_other_images_are_not_called_the_same(tmp_path, pictures):
     np.savez(tmp_path / "a.npz", arr_0=pictures[:59])
     np.savez(tmp_path / "b.npz", arr_0=pictures[1:])  # 58 of 59 are the same
-    np.savez(tmp_path / "c.npz", arr_0=np.full_like(pictures, 7), made_from=np.array("of another program"))
+    np.savez(tmp_path / "c.npz", arr_0=np.full_like(pictures, 7))
+    for comment in (b"", b"of another program", b"\xff", b"[]", b'{"made_from": {"images_sha256": 1}}', b"[" * 60_000):
+        with zipfile.ZipFile(tmp_path / "c.npz", "a") as archive:
+            archive.comment = comment
+        assert open_batch(tmp_path / "c.npz", role="ref").made_from is None
     a, b, c = (open_batch(tmp_path / f"{name}.npz", role="ref") for name in "abc")
-    assert c.made_from is None
     for gen, ref in ((a, b), (b, a), (a, c)):
         assert not [w for w in warnings_of(gen, ref) if "themselves" in w or "same images" in w or "made of" in w]
 

@@ -275,6 +275,12 @@ def _check_names(state: dict[str, torch.Tensor], source: str | os.PathLike[str])
     if found != needed:
         name = min(found ^ needed)
         raise _not_this_network(source, f"{name} is {'missing' if name in needed else 'unknown'}")
+    for name, tensor in state.items():
+        # A view may claim any size on a few bytes; what is looked at value by value must be as large as it says.
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes() or tensor.is_complex():
+            raise _not_this_network(
+                source, f"{name} is {tensor.dtype} {tuple(tensor.shape)}, in too few bytes or complex"
+            )
     if state["fc.weight"].shape != (NUM_CLASSES, POOL_DIM):
         raise _not_this_network(source, f"its classifier has shape {tuple(state['fc.weight'].shape)}")
 
