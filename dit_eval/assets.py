@@ -160,6 +160,7 @@ def fetch(item: Asset, *, url: str | None = None, on_progress: Callable[[int, in
         check_folder(target.parent)
     except OSError as error:
         raise OSError(f"{error}. Set DIT_EVAL_CACHE to a folder that you can write in.") from None
+    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".part")
     with FileLock(f"{target}.lock"):
         if target.is_file():  # another process brought it meanwhile

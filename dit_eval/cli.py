@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TextIO
 
 import dit_eval
 from dit_eval.dist import FirstProcessFailed, World, join
-from dit_eval.files import check_folder, check_target, displayable
+from dit_eval.files import atomic_file, check_folder, check_target, displayable
 from dit_eval.progress import Progress, duration, size_text, write_stderr
 
 if TYPE_CHECKING:
@@ -1012,7 +1012,6 @@ def _sample_run(arguments: argparse.Namespace) -> tuple[SampleRun, np.ndarray, t
         raise ValueError(f"--out {arguments.out}: needed a name that ends in .npz.")
     if arguments.per_proc_batch_size < 1:
         raise ValueError(f"--per-proc-batch-size {arguments.per_proc_batch_size}: needed at least 1.")
-    _header(f"sample: {arguments.num_fid_samples:,} images of {arguments.ckpt or arguments.model or 'DiT-XL/2'}")
     if not arguments.dry_run:
         _check_destination("--out", arguments.out)
         _check_destination("--grid", arguments.grid)
@@ -1985,8 +1984,7 @@ def _biases(result: EvalResult, count: str) -> list[str]:
 
 
 def _write_text(path: Path, text: str) -> None:
-    from dit_eval.files import atomic_file
-
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
         file.write(text.encode())
 
