@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TextIO
 
 import dit_eval
 from dit_eval.dist import FirstProcessFailed, World, join
-from dit_eval.files import atomic_file, check_folder, check_target, displayable
+from dit_eval.files import atomic_file, check_folder, check_target, displayable, why_not_written
 from dit_eval.progress import Progress, duration, size_text, write_stderr
 
 if TYPE_CHECKING:
@@ -144,7 +144,10 @@ def _tell(text: str, *files: _File) -> None:
         try:
             file.write(file.path)
         except OSError as error:
-            kept, what = _kept(file), f"{file.option} {file.path} could not be written ({error.strerror or error})"
+            kept, what = (
+                _kept(file),
+                f"{file.option} {file.path} could not be written ({why_not_written(file.path, error)})",
+            )
             if not (text or kept):
                 raise OSError(f"{what}, nor kept elsewhere. Make room and run the same command again.") from None
             _say(f"warning: {what}. {kept}")

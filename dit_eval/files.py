@@ -72,7 +72,7 @@ def check_target(path: Path, *, append: bool = False) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """That files can be written in a folder, found by trying; a missing one counts as made. Everything is left as it is.
+    """That files can be written in a folder, found by trying; a missing one counts as made. All is left as it is.
 
     Raises
     ------
@@ -83,6 +83,11 @@ def check_folder(path: Path) -> None:
         _try(_partial(path / "trial"))
     except OSError as error:
         raise OSError(f"{path} cannot be written: {_obstacle(path, error)}") from None
+
+
+def why_not_written(path: Path, error: OSError) -> str:
+    """The reason, in words, that writing a file has failed for."""
+    return error.strerror or str(error) if path.parent.is_dir() else _obstacle(path.parent, error)
 
 
 def is_stream(path: Path) -> bool:

@@ -172,7 +172,7 @@ AFTER = {
     "JSON, a device that is full": (None, None, ["--no-results", "--json", "/dev/full"], r"--json /dev/full .*No sp"),
     "results, a device that is full": (None, None, ["--results", "/dev/full"], r"--results /dev/full .*No space"),
     "JSON, its folder is gone": (
-        lambda: Path("out").mkdir(), folder_becomes_a_file, ["--no-results", "--json", "out/r.json"], r"Not a direc",
+        lambda: Path("out").mkdir(), folder_becomes_a_file, ["--no-results", "--json", "out/r.json"], r"out is a file",
     ),
     "results, its folder is gone": (
         lambda: Path("out").mkdir(), folder_becomes_a_file, ["--results", "out/r.jsonl"], r"--results out/r\.jsonl",
