@@ -204,6 +204,7 @@ def fetch(item: Asset, *, url: str | None = None, on_progress: Callable[[int, in
         check_folder(target.parent)
     except OSError as error:
         raise OSError(f"{error}. Set DIT_EVAL_CACHE to a folder that you can write in.") from None
+    target.parent.mkdir(parents=True, exist_ok=True)
     official = url in (None, item.url)
     # A mirror's bytes must not be continued by the official ones, and be noted as those.
     partial = target.with_name(target.name + (".part" if official else ".mirror.part"))

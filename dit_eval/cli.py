@@ -25,12 +25,14 @@ import dit_eval
 from dit_eval.dist import FirstProcessFailed, World, join
 from dit_eval.files import (
     Watch,
+    atomic_file,
     check_ending,
     check_folder,
     check_folder_name,
     check_target,
     refuse_existing,
     shown,
+    why_not_written,
 )
 from dit_eval.progress import Progress, duration, size_text, write_stderr
 from dit_eval.suggest import did_you_mean, nearest
@@ -182,7 +184,10 @@ def _tell(text: str, *files: _File) -> None:
         try:
             file.write(file.path)
         except OSError as error:
-            kept, what = _kept(file), f"{file.option} {file.path} could not be written ({error.strerror or error})"
+            kept, what = (
+                _kept(file),
+                f"{file.option} {file.path} could not be written ({why_not_written(file.path, error)})",
+            )
             if not (text or kept):
                 raise OSError(f"{what}, nor kept elsewhere. Make room and run the same command again.") from None
             _say(f"warning: {what}. {kept}")
@@ -1231,7 +1236,6 @@ def _sample_run(arguments: argparse.Namespace, world: World) -> tuple[SampleRun,
     _check_checkpoint_name(arguments.ckpt)
     if arguments.per_proc_batch_size is not None and arguments.per_proc_batch_size < 1:
         raise ValueError(f"--per-proc-batch-size {arguments.per_proc_batch_size}: needed at least 1.")
-    _header(f"sample: {arguments.num_fid_samples:,} images of {arguments.ckpt or arguments.model or 'DiT-XL/2'}")
     if not arguments.dry_run:
         _check_destination("--out", arguments.out)
         _check_destination("--grid", arguments.grid)
@@ -2355,8 +2359,7 @@ def _biases(result: EvalResult, count: str) -> list[str]:
 
 
 def _write_text(path: Path, text: str) -> None:
-    from dit_eval.files import atomic_file
-
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
         file.write(text.encode())
 

@@ -530,8 +530,8 @@ def make_reference(
 
     `mu sigma mu_s sigma_s` (float64) cover all images, without the last two where the network has no spatial features;
     `arr_0` keeps `num_images` of them for precision and recall, evenly spaced over the file, so that a class-ordered
-    file does not lose its last classes. The comment of the zip says, as JSON, of which images and by which network it was
-    made.
+    file does not lose its last classes. The comment of the zip says, as JSON, of which images and by which network it
+    was made.
 
     Raises
     ------

@@ -19,7 +19,7 @@ import uuid
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -90,7 +90,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 def check_target(path: Path, *, append: bool = False) -> None:
     """That a file can be written under this name, found by trying: made or replaced, or, with `append`, added to.
 
-    Missing folders are made. What is there is left as it is.
+    Missing folders count as made; whoever writes makes them. Everything is left as it is.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def check_target(path: Path, *, append: bool = False) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """That files can be written in a folder, found by trying. It is made where it is missing.
+    """That files can be written in a folder, found by trying; a missing one counts as made. All is left as it is.
 
     Raises
     ------
@@ -125,6 +125,11 @@ def check_folder(path: Path) -> None:
         _try(_partial(path / "trial"))
     except OSError as error:
         raise OSError(f"{path} cannot be written: {_obstacle(path, error)}") from None
+
+
+def why_not_written(path: Path, error: OSError) -> str:
+    """The reason, in words, that writing a file has failed for."""
+    return error.strerror or str(error) if path.parent.is_dir() else _obstacle(path.parent, error)
 
 
 def is_stream(path: Path) -> bool:
@@ -167,15 +172,25 @@ def _followed(path: Path) -> Path:
 
 
 def _try(trial: Path) -> None:
-    """Write a byte into a new file, and remove it."""
-    trial.parent.mkdir(parents=True, exist_ok=True)
+    """Write a byte into a new file, and remove it, with the folders that were made for it."""
+    missing = [folder for folder in trial.parents if not folder.exists()]
     try:
-        with open(trial, "xb") as file:
-            file.write(b"\0")
-            file.flush()
-            os.fsync(file.fileno())
+        for again in (True, True, False):
+            trial.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with open(trial, "xb") as file:
+                    file.write(b"\0")
+                    file.flush()
+                    os.fsync(file.fileno())
+                break
+            except FileNotFoundError:  # another process, which has tried the same, has just removed the folder
+                if not again:
+                    raise
     finally:
-        trial.unlink(missing_ok=True)
+        with suppress(OSError):  # where no folder is, or a folder holds something by now
+            trial.unlink(missing_ok=True)
+            for folder in missing:
+                folder.rmdir()
 
 
 def _obstacle(folder: Path, error: OSError) -> str:

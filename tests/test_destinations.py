@@ -174,7 +174,7 @@ AFTER = {
     "JSON, a device that is full": (None, None, ["--no-results", "--json", "/dev/full"], r"--json /dev/full .*No sp"),
     "results, a device that is full": (None, None, ["--results", "/dev/full"], r"--results /dev/full .*No space"),
     "JSON, its folder is gone": (
-        lambda: Path("out").mkdir(), folder_becomes_a_file, ["--no-results", "--json", "out/r.json"], r"Not a direc",
+        lambda: Path("out").mkdir(), folder_becomes_a_file, ["--no-results", "--json", "out/r.json"], r"out is a file",
     ),
     "results, its folder is gone": (
         lambda: Path("out").mkdir(), folder_becomes_a_file, ["--results", "out/r.jsonl"], r"--results out/r\.jsonl",
@@ -451,6 +451,10 @@ def test_a_pipe_gets_the_json(capsys):
 
 
 def test_asking_leaves_nothing_behind(capsys):
-    before = sorted(Path().iterdir())
-    assert scored(capsys, "--results", "new/r.jsonl", "--json", "other/j.json", samples="missing.npz")[0] == 2
+    before, options = sorted(Path().iterdir()), ["--results", "new/deep/r.jsonl", "--json", "other/j.json"]
+    code, _, err = scored(capsys, *options, "--cache", "kept", "--ref", "missing.npz")
+    assert code == 2
+    assert "missing.npz: no such file" in err
     assert sorted(Path().iterdir()) == before
+    assert scored(capsys, *options, "--cache", "kept")[0] == 0
+    assert sorted(map(str, set(Path().iterdir()) - set(before))) == ["kept", "new", "other"]

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from dit_eval.dist import World
+from dit_eval.files import why_not_written
 from dit_eval.images import ImageSet
 from dit_eval.npz import write_batch
 from dit_eval.stats import FeatureSummary, GaussianStats, RunningStats
@@ -241,7 +242,7 @@ def cached_features(
             write_batch(entry, arrays=_entry_arrays(summary, json.dumps(parts)))
         except OSError as error:
             if on_note:
-                on_note(f"warning: {entry}: the features could not be kept ({error.strerror or error}).")
+                on_note(f"warning: {entry}: the features could not be kept ({why_not_written(entry, error)}).")
 
     world.from_first(keep)
     return summary, False

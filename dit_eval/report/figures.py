@@ -193,6 +193,7 @@ def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
     for target in written:
         # Without a date in the PDF the same data gives the same bytes.
         metadata = {"CreationDate": None} if target.suffix == ".pdf" else None
+        target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(target) as file:
             figure.savefig(file, format=target.suffix[1:], dpi=160, metadata=metadata)
     plt.close(figure)
