@@ -112,7 +112,8 @@ def torchvision_networks(only: str) -> Iterator[Network]:
         if only not in f"{family}/{name}":
             continue
         detection = family.startswith("detection")
-        with torch.device("cpu" if detection else "meta"):
+        # RegNet reads its widths from tensors while it is built.
+        with torch.device("cpu" if detection or family == "regnet" else "meta"):
             given = {"weights": None}
             if family.startswith(("detection", "segmentation")):
                 given["weights_backbone"] = None
@@ -237,7 +238,7 @@ INPUTS: dict[str, Callable[[], dict[str, Any]]] = {
         "image_rotary_emb": (_e(256, 88), _e(256, 88)),
     },
     "LuminaNextDiT2DModel": lambda: {
-        "hidden_states": _e(1, 4, 32, 32), "timestep": _e(1), "encoder_hidden_states": _e(1, 16, 1024),
+        "hidden_states": _e(1, 4, 32, 32), "timestep": _e(1), "encoder_hidden_states": _e(1, 16, 2048),
         "encoder_mask": torch.ones(1, 16, dtype=torch.bool), "image_rotary_emb": torch.zeros(384, 384, 36).cfloat(),
         "cross_attention_kwargs": {},
     },
@@ -250,7 +251,7 @@ INPUTS: dict[str, Callable[[], dict[str, Any]]] = {
         "img_ids": _e(64, 4), "txt_ids": _e(16, 4), "guidance": _e(1),
     },
     "CosmosTransformer3DModel": lambda: {
-        "hidden_states": _e(1, 17, 4, 32, 32), "timestep": _e(1), "encoder_hidden_states": _e(1, 16, 1024), "fps": 24,
+        "hidden_states": _e(1, 16, 4, 32, 32), "timestep": _e(1), "encoder_hidden_states": _e(1, 16, 1024), "fps": 24,
         "padding_mask": _e(1, 1, 32, 32),
     },
     "GlmImageTransformer2DModel": lambda: {
@@ -302,7 +303,7 @@ INPUTS: dict[str, Callable[[], dict[str, Any]]] = {
         "sample": _e(1, 16, 24, 24), "timestep_ratio": _e(1), "clip_text_pooled": _e(1, 1, 1280),
     },
     "Krea2Transformer2DModel": lambda: {
-        "hidden_states": _e(1, 64, 64), "encoder_hidden_states": _e(1, 16, 2560), "timestep": _e(1),
+        "hidden_states": _e(1, 64, 64), "encoder_hidden_states": _e(1, 16, 2, 2560), "timestep": _e(1),
         "position_ids": _e(80, 3),
     },
     "ErnieImageTransformer2DModel": lambda: {

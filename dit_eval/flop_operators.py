@@ -219,7 +219,11 @@ def is_ignored(name: str, outputs: list[Any]) -> bool:
     if name.startswith("prim::"):
         return not name.startswith(("prim::PythonOp", "prim::CallFunction", "prim::CallMethod"))
     # What gives plain numbers, truth values or texts reads sizes and the like.
-    return bool(outputs) and all(value.type().kind() in _PLAIN for value in outputs)
+    return bool(outputs) and all(_is_plain(value.type()) for value in outputs)
+
+
+def _is_plain(type_: Any) -> bool:
+    return _is_plain(type_.getElementType()) if type_.kind() == "ListType" else type_.kind() in _PLAIN
 
 
 _PLAIN = frozenset({"IntType", "FloatType", "BoolType", "NumberType", "StringType", "NoneType", "DeviceObjType"})
