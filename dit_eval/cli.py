@@ -1180,6 +1180,8 @@ def _format_diagnosis(diagnosis: Diagnosis) -> str:
 
 def _sample(arguments: argparse.Namespace) -> None:
     with join() as world:
+        what = arguments.ckpt or arguments.model or "DiT-XL/2"
+        _header(f"sample: {arguments.num_fid_samples:,} images of {what}, into {arguments.out}")
         watch = Watch()
         # What can be judged without a file comes first, then the checkpoint, then the download of the decoder.
         run, checkpoint = world.from_first(lambda: _sample_run(arguments, world))
