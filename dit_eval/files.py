@@ -144,20 +144,28 @@ def shown(text: object) -> str:
     File names may hold bytes that are no UTF-8, and characters that move the cursor. They become backslash escapes, the
     byte E9 `\xe9`; `named` goes the other way.
     """
-    return "".join(c if c.isprintable() else _escaped(ord(c)) for c in str(text))
+    return "".join(c if c.isprintable() else _escaped(c) for c in str(text))
 
 
 def named(text: str) -> str:
     """The path that `shown` made this text of, if there was anything to escape in it."""
 
     def meant(escape: re.Match[str]) -> str:
+        if escape[0] in _LETTERS.values():
+            return next(character for character, letter in _LETTERS.items() if letter == escape[0])
         code = int(escape[1] or escape[2] or escape[3], 16)
         return chr(code + 0xDC00 if escape[1] and code > 127 else code)  # as `os.fsdecode` has bytes that are no text
 
-    return re.sub(r"\\x([0-9a-f]{2})|\\u([0-9a-f]{4})|\\U(000[0-9a-f]{5}|0010[0-9a-f]{4})", meant, text)
+    return re.sub(r"\\[tnr]|\\x([0-9a-f]{2})|\\u([0-9a-f]{4})|\\U(000[0-9a-f]{5}|0010[0-9a-f]{4})", meant, text)
 
 
-def _escaped(code: int) -> str:
+_LETTERS = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
+
+
+def _escaped(character: str) -> str:
+    if character in _LETTERS:
+        return _LETTERS[character]
+    code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:
         return f"\\x{code - 0xDC00:02x}"
     return f"\\x{code:02x}" if code < 128 else f"\\u{code:04x}" if code < 1 << 16 else f"\\U{code:08x}"
@@ -365,7 +373,7 @@ def refuse_existing(paths: Iterable[Path], *, force: bool) -> None:
     FileExistsError
         With the first of those that are there, and how many more are.
     """
-    there = [path for path in paths if path.exists()]
+    there = [path for path in paths if os.path.lexists(path)]  # a link to nothing is there, too
     if there and not force:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
         raise FileExistsError(f"{there[0]}{more} exists already. Choose another --out, or write over it with --force.")

@@ -578,6 +578,8 @@ class _Folder:
                     f"{self.path} has done {done:,} steps, {steps:,} were asked for, and the weights of that step are "
                     "not there. Name another --out."
                 )
+            if self._log.exists():
+                self._mend_log(done)
             note(f"{self.path}: complete already, {done:,} steps of this run")
             return done
         self._check_disk([step for step in saves if step > done])
@@ -585,12 +587,16 @@ class _Folder:
         with atomic_file(settings) as file:
             text = json.dumps(self._described | {"environments": environments}, ensure_ascii=False, indent=2)
             file.write(text.encode())
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= done]
-        with atomic_file(self._log) as file:  # without the lines of steps that will be done again
-            file.write("".join(line + "\n" for line in kept).encode())
+        self._mend_log(done)
         if done:
             note(f"{self.path}: going on after step {done:,} of {steps:,}")
         return done
+
+    def _mend_log(self, done: int) -> None:
+        """Leave out lines of steps that will be done again, and a line that was cut short."""
+        kept = [line for line in self._lines() if json.loads(line)["step"] <= done]
+        with atomic_file(self._log) as file:
+            file.write("".join(line + "\n" for line in kept).encode())
 
     def restore(self, trainer: Trainer, done: int) -> list[Tensor]:
         """Bring a trainer to the latest checkpoint; the losses that no line of the log has yet."""

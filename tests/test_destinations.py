@@ -131,10 +131,10 @@ BEFORE = {
     "JSON, nowhere": (None, ["--no-results", "--json", f"{NOWHERE}.json"], r"--json /proc/nope\.json cannot be"),
     "JSON, a folder": (None, ["--no-results", "--json", "temporary"], r"--json temporary .*it is a folder"),
     "JSON in place of the results": (
-        None, ["--results", "r.json", "--json", "./r.json"], r"--json .*the file of --results",
+        lambda: Path("r.json").symlink_to("results.jsonl"), ["--json", "r.json"], r"--json .*the file of --results",
     ),
     "cache, nowhere": (None, ["--no-results", "--cache", NOWHERE], r"--cache /proc/nope cannot be written"),
-    "cache, a file": (parent_is_a_file, ["--no-results", "--cache", "file"], r"--cache file .*a file, not a folder"),
+    "cache, a file": (parent_is_a_file, ["--no-results", "--cache", "file"], r"file: is a file; expected a folder"),
     "dry run": (None, ["--dry-run", "--json", f"{NOWHERE}.json"], r"--json /proc/nope\.json cannot be written"),
 }  # fmt: skip
 
@@ -311,7 +311,7 @@ def test_names_that_are_no_utf_8(capsys, monkeypatch):
     [
         (b"plain \xe5\x9b\xbe.npz", "plain 图.npz"),
         (b"\xff\x80", r"\xff\x80"),
-        (b"a\x1b[2Jb\n", r"a\x1b[2Jb\x0a"),
+        (b"a\x1b[2Jb\n", r"a\x1b[2Jb\n"),
         ("\x85\u2028\u3000\U000e0001".encode(), r"\u0085\u2028\u3000\U000e0001"),
     ],
 )

@@ -278,7 +278,7 @@ def test_names_that_are_no_utf8_or_would_move_the_cursor_are_read_and_shown_esca
         file.write(b"no image")
     images = open_images(folder, role="gen")
     assert images.num_images == 3
-    with pytest.raises(ValueError, match=r"\\udcff\.png: neither PNG nor JPEG") as error:
+    with pytest.raises(ValueError, match=r"\\xff\.png: neither PNG nor JPEG") as error:
         read_all(images)
     assert str(error.value).isprintable()
     write_tar(tmp_path / "x.tar", {"a\x1b[2J.png": b""})

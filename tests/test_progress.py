@@ -166,7 +166,7 @@ def samples(tmp_path, monkeypatch, digits):
 COMMANDS = {
     "evaluate": ["--ref", "digits", "--no-results", "--json", "-"],
     "classes": ["--ref", "digits", "--json", "-"],
-    "stats": ["--out", "ref.npz"],
+    "stats": ["--out", "ref.npz", "--force"],
 }
 
 

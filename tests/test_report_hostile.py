@@ -148,7 +148,9 @@ class Parsed(HTMLParser):
 
 
 def visible(text):
-    return text if text.isprintable() else ascii(text)[1:-1]
+    # As Python escapes them, but that \xNN is kept for ASCII and for bytes that are no text.
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(escaped).replace("\\x85", "\\u0085").replace("\\xad", "\\u00ad")
 
 
 def test_nothing_is_written_outside_of_the_folder(hostile):

@@ -230,7 +230,7 @@ def train(seen, precision):
 
 
 def autoencode(seen, small, monkeypatch, tmp_path):
-    monkeypatch.setattr(vae, "_load", lambda _: small)
+    monkeypatch.setattr(vae, "_load", lambda *_: small)
     autoencoder = vae.Autoencoder(tmp_path)
     handle = watch(small.encoder.conv_in, seen)
     with torch.inference_mode():
@@ -411,7 +411,7 @@ def drawn(model, run, threads, count, decode=None):
 
 
 def test_images_of_a_full_network_and_decoder_do_not_depend_on_the_threads(full_vae, monkeypatch, tmp_path):
-    monkeypatch.setattr(vae, "_load", lambda _: full_vae)
+    monkeypatch.setattr(vae, "_load", lambda *_: full_vae)
     autoencoder = vae.Autoencoder(tmp_path)
     model = randomised(DiT(named_config("DiT-S/8", image_size=64)))
     run = make_run(model.config, vae="random", num_sampling_steps="2", cfg_scale=1.5, cfg_channels=3)
@@ -423,7 +423,7 @@ def test_images_of_a_full_network_and_decoder_do_not_depend_on_the_threads(full_
 
 
 def test_encoding_does_not_depend_on_the_threads(full_vae, monkeypatch, tmp_path):
-    monkeypatch.setattr(vae, "_load", lambda _: full_vae)
+    monkeypatch.setattr(vae, "_load", lambda *_: full_vae)
     autoencoder, images = vae.Autoencoder(tmp_path), torch.from_numpy(IMAGES[:2]).permute(0, 3, 1, 2) / 127.5 - 1
     found = []
     for threads in (1, 2, 3):

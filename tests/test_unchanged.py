@@ -133,8 +133,8 @@ def test_nothing_is_cached_of_images_that_changed_after_their_checksum(
     gen, ref = open_images(path, role="gen"), open_images(digits_ref, role="ref")
     checksum, cache = type(gen).sha256, tmp_path / "cache"
 
-    def checksum_then_change(images):
-        found = checksum(images)
+    def checksum_then_change(images, on_progress=None):
+        found = checksum(images, on_progress)
         if images is gen:
             way(one_of(path), one_of(other))
         return found
@@ -262,13 +262,13 @@ def test_weights_and_their_checksum_are_of_one_file(tmp_path, inception_files, m
 def test_a_sample_run_names_the_checkpoint_that_was_loaded(tmp_path, capsys, monkeypatch):
     path = tmp_path / "x.safetensors"
     shutil.copy(asset("dit-digits").path, path)
-    load = checkpoints.load_dit
+    load = checkpoints.open_checkpoint
 
     def replace_then_load(*arguments, **options):
         written(path, path)
         return load(*arguments, **options)
 
-    monkeypatch.setattr(checkpoints, "load_dit", replace_then_load)
+    monkeypatch.setattr(checkpoints, "open_checkpoint", replace_then_load)
     with pytest.raises(SystemExit) as exit_:
         main(
             [

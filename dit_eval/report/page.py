@@ -93,6 +93,8 @@ def write_report(
     for name, content in files.items():  # the page comes last: where it is, the rest is complete
         target = out / name
         target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_symlink():  # it may lead out of the folder
+            target.unlink()
         with atomic_file(target) as file:
             file.write(content)
     return out / "index.html"
