@@ -174,13 +174,37 @@ def _small(kind: type[nn.Module]) -> nn.Module | None:
         k: 2 for k, v in defaults.items() if DEPTH.match(k) and isinstance(v, int) and not isinstance(v, bool) and v > 2
     }
     for given in ({**few}, {}):
-        with contextlib.suppress(Exception), torch.device("meta"):
-            return kind(**given, **EXTRA.get(kind.__name__, {}))
+        device = _device(kind)
+        with contextlib.suppress(Exception), torch.device(device):
+            return kind(**{**given, **EXTRA.get(kind.__name__, {})}).to(device)
     return None
 
 
+# Models that need a real device: control flow that depends on values, torch.autocast, or flex attention.
+ON_CPU = {
+    "AnyFlowFARTransformer3DModel",
+    "Cosmos3OmniTransformer",
+    "ErnieImageTransformer2DModel",
+    "HeliosTransformer3DModel",
+    "HiDreamImageTransformer2DModel",
+    "Ideogram4Transformer2DModel",
+    "Kandinsky6SRTransformer3DModel",
+    "OmniGenTransformer2DModel",
+    "SanaWMTransformer3DModel",
+    "MochiTransformer3DModel",
+    "Lumina2Transformer2DModel",
+    "HunyuanVideoFramepackTransformer3DModel",
+    "HunyuanVideo15Transformer3DModel",
+    "QwenImage21Transformer2DModel",
+}
+
+
+def _device(kind: type[nn.Module]) -> str:
+    return "cpu" if kind.__name__ in ON_CPU else "meta"
+
+
 def _e(*shape: int) -> Tensor:
-    return torch.empty(shape)
+    return torch.zeros(shape)
 
 
 def _n(*shape: int) -> Tensor:
@@ -200,6 +224,41 @@ EXTRA: dict[str, dict[str, Any]] = {
     "HunyuanDiT2DModel": {"in_channels": 4, "sample_size": 32, "patch_size": 2, "hidden_size": 1408},
     "LuminaNextDiT2DModel": {"num_kv_heads": 8},
     "UNetMotionModel": {"motion_num_attention_heads": 8},
+    "UNet1DModel": {"extra_in_channels": 64},
+    "ConsisIDTransformer3DModel": {"num_attention_heads": 48, "is_train_face": True, "LFE_depth": 5},
+    "WanAnimateTransformer3DModel": {"added_kv_proj_dim": 5120, "inject_face_latents_blocks": 2},
+    "BriaFibo2Transformer2DModel": {"injection_layer_ids": (1,)},
+    "MochiTransformer3DModel": {"num_attention_heads": 2, "pooled_projection_dim": 256, "text_embed_dim": 256},
+    "Lumina2Transformer2DModel": {
+        "hidden_size": 384, "num_attention_heads": 4, "num_kv_heads": 2, "cap_feat_dim": 256,
+    },
+    "HunyuanVideoFramepackTransformer3DModel": {
+        "num_attention_heads": 2, "text_embed_dim": 256, "has_image_proj": True, "has_clean_x_embedder": True,
+    },
+    "HunyuanVideo15Transformer3DModel": {"num_attention_heads": 2, "text_embed_dim": 256},
+    "QwenImage21Transformer2DModel": {"num_attention_heads": 2, "context_in_dim": 256},
+    "SanaWMTransformer3DModel": {"hidden_size": 224, "num_attention_heads": 2, "softmax_every_n": 2},
+    "RFD4ProteinaTransformer": {"nlayers": 2},
+    "ErnieImageTransformer2DModel": {"hidden_size": 256, "num_attention_heads": 2, "ffn_hidden_size": 512},
+    "HeliosTransformer3DModel": {"num_attention_heads": 2, "ffn_dim": 512},
+    "AnyFlowFARTransformer3DModel": {"num_attention_heads": 2, "ffn_dim": 512},
+    "Ideogram4Transformer2DModel": {
+        "attention_head_dim": 128, "num_attention_heads": 2, "intermediate_size": 512, "llm_features_dim": 512,
+    },
+    "Kandinsky6SRTransformer3DModel": {"model_dim": 128, "ff_dim": 256},
+    "Cosmos3OmniTransformer": {
+        "hidden_size": 256, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 512,
+        "vocab_size": 1000,
+    },
+    "OmniGenTransformer2DModel": {
+        "hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 512,
+        "vocab_size": 1000, "pad_token_id": 0, "pos_embed_max_size": 32,
+        "rope_scaling": {"short_factor": [1.0] * 32, "long_factor": [1.0] * 32},
+    },
+    "HiDreamImageTransformer2DModel": {
+        "patch_size": 2, "in_channels": 16, "num_attention_heads": 2, "caption_channels": [64, 64], "text_emb_dim": 64,
+        "axes_dims_rope": (64, 32, 32), "llama_layers": [0, 1, 2, 3],
+    },
 }  # fmt: skip
 # Inputs of those that names of arguments do not tell; without gradients, on the meta device.
 INPUTS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -254,15 +313,6 @@ INPUTS: dict[str, Callable[[], dict[str, Any]]] = {
         "hidden_states": _e(1, 16, 4, 32, 32), "timestep": _e(1), "encoder_hidden_states": _e(1, 16, 1024), "fps": 24,
         "padding_mask": _e(1, 1, 32, 32),
     },
-    "GlmImageTransformer2DModel": lambda: {
-        "hidden_states": _e(1, 16, 32, 32), "encoder_hidden_states": _e(1, 16, 1472), "prior_token_id": _n(1, 256),
-        "prior_token_drop": torch.zeros(1, 256, dtype=torch.bool), "timestep": _n(1), "target_size": _e(1, 2),
-        "crop_coords": _e(1, 2),
-    },
-    "MochiTransformer3DModel": lambda: {
-        "hidden_states": _e(1, 12, 4, 32, 32), "encoder_hidden_states": _e(1, 16, 4096), "timestep": _n(1),
-        "encoder_attention_mask": torch.ones(1, 16, dtype=torch.bool),
-    },
     "PRXTransformer2DModel": lambda: {
         "hidden_states": _e(1, 16, 32, 32), "timestep": _e(1), "encoder_hidden_states": _e(1, 16, 2304),
     },
@@ -292,13 +342,6 @@ INPUTS: dict[str, Callable[[], dict[str, Any]]] = {
         "sample": _e(1, 4, 4, 32, 32), "timestep": _n(1), "fps": _n(1), "image_latents": _e(1, 4, 4, 32, 32),
         "image_embeddings": _e(1, 1024), "encoder_hidden_states": _e(1, 16, 1024),
     },
-    "UNetMotionModel": lambda: {
-        "sample": _e(1, 4, 4, 32, 32), "timestep": _n(1), "encoder_hidden_states": _e(1, 16, 1280),
-    },
-    "UNetSpatioTemporalConditionModel": lambda: {
-        "sample": _e(1, 4, 8, 32, 32), "timestep": _n(1), "encoder_hidden_states": _e(1, 1, 1024),
-        "added_time_ids": _e(1, 3),
-    },
     "StableCascadeUNet": lambda: {
         "sample": _e(1, 16, 24, 24), "timestep_ratio": _e(1), "clip_text_pooled": _e(1, 1, 1280),
     },
@@ -309,6 +352,159 @@ INPUTS: dict[str, Callable[[], dict[str, Any]]] = {
     "ErnieImageTransformer2DModel": lambda: {
         "hidden_states": _e(1, 128, 16, 16), "timestep": _e(1), "text_bth": _e(1, 16, 2560), "text_lens": _n(1) + 16,
     },
+    "UNet1DModel": lambda: {"sample": _e(1, 2, 4096), "timestep": _e(1)},
+    "UNetMotionModel": lambda: {
+        "sample": _e(1, 4, 4, 32, 32), "timestep": _n(1), "encoder_hidden_states": _e(4, 16, 1280),
+    },
+    "UNetSpatioTemporalConditionModel": lambda: {
+        "sample": _e(1, 4, 8, 32, 32), "timestep": _n(1), "encoder_hidden_states": _e(1, 1, 1024),
+        "added_time_ids": _e(1, 3),
+    },
+    "T5FilmDecoder": lambda: {
+        "encodings_and_masks": [(_e(1, 16, 768), _e(1, 16))], "decoder_input_tokens": _e(1, 256, 128),
+        "decoder_noise_time": _e(1),
+    },
+    "ConsisIDTransformer3DModel": lambda: {
+        "hidden_states": _e(1, 4, 16, 60, 90), "encoder_hidden_states": _e(1, 226, 4096), "timestep": _n(1),
+        "id_cond": _e(1, 1280), "id_vit_hidden": [_e(1, 577, 1024) for _ in range(5)],
+    },
+    "Lumina2Transformer2DModel": lambda: {
+        "hidden_states": _e(1, 16, 32, 32), "timestep": _e(1), "encoder_hidden_states": _e(1, 16, 256),
+        "encoder_attention_mask": torch.ones(1, 16, dtype=torch.bool),
+    },
+    "MochiTransformer3DModel": lambda: {
+        "hidden_states": _e(1, 12, 2, 16, 16), "encoder_hidden_states": _e(1, 16, 256), "timestep": _n(1),
+        "encoder_attention_mask": torch.ones(1, 16, dtype=torch.bool),
+    },
+    "StableAudio3DiTModel": lambda: {
+        "hidden_states": _e(1, 256, 64), "timestep": _e(1), "encoder_hidden_states": _e(1, 16, 768),
+        "global_hidden_states": _e(1, 768), "local_add_cond": _e(1, 257, 64),
+    },
+    "HunyuanVideoFramepackTransformer3DModel": lambda: {
+        "hidden_states": _e(1, 16, 2, 16, 16), "timestep": _n(1), "encoder_hidden_states": _e(1, 16, 256),
+        "encoder_attention_mask": torch.ones(1, 16, dtype=torch.bool), "pooled_projections": _e(1, 768),
+        "image_embeds": _e(1, 9, 1152), "indices_latents": torch.arange(2), "guidance": _e(1),
+        "latents_clean": _e(1, 16, 2, 16, 16), "indices_latents_clean": torch.arange(2),
+        "latents_history_2x": _e(1, 16, 2, 16, 16), "indices_latents_history_2x": torch.arange(2),
+        "latents_history_4x": _e(1, 16, 4, 16, 16), "indices_latents_history_4x": torch.arange(4),
+    },
+    "HunyuanVideo15Transformer3DModel": lambda: {
+        "hidden_states": _e(1, 65, 2, 8, 8), "timestep": _e(1), "encoder_hidden_states": _e(1, 16, 256),
+        "encoder_attention_mask": _n(1, 16) + 1, "encoder_hidden_states_2": _e(1, 8, 1472),
+        "encoder_attention_mask_2": _n(1, 8) + 1, "image_embeds": torch.ones(1, 9, 1152),
+    },
+    "WanAnimateTransformer3DModel": lambda: {
+        "hidden_states": _e(1, 36, 4, 32, 32), "timestep": _n(1), "encoder_hidden_states": _e(1, 512, 4096),
+        "encoder_hidden_states_image": _e(1, 257, 1280), "pose_hidden_states": _e(1, 16, 3, 32, 32),
+        "face_pixel_values": _e(1, 3, 12, 512, 512),
+    },
+    "BriaFiboTransformer2DModel": lambda: {
+        "hidden_states": _e(1, 64, 64), "encoder_hidden_states": _e(1, 16, 4096), "timestep": _e(1),
+        "text_encoder_layers": [_e(1, 16, 2048) for _ in range(4)], "img_ids": _e(64, 3), "txt_ids": _e(16, 3),
+    },
+    "BriaFibo2Transformer2DModel": lambda: {
+        "hidden_states": _e(1, 32, 32, 32), "timestep": _e(1), "encoder_hidden_states": _e(1, 2, 16, 7680),
+    },
+    "QwenImage21Transformer2DModel": lambda: {
+        "hidden_states": _e(1, 64, 64), "encoder_hidden_states": _e(1, 16, 256), "timestep": _e(1),
+        "img_shapes": [[(1, 8, 8)]], "img_mask": torch.arange(32)[None] >= 16,
+    },
+    "GlmImageTransformer2DModel": lambda: {
+        "hidden_states": _e(1, 16, 32, 32), "encoder_hidden_states": _e(1, 16, 1472), "prior_token_id": _n(1, 256),
+        "prior_token_drop": torch.zeros(1, 256, dtype=torch.bool, device="cpu"), "timestep": _n(1),
+        "target_size": _e(1, 2), "crop_coords": _e(1, 2),
+    },
+    "WanAnimate2Transformer3DModel": lambda: {
+        "hidden_states": [_e(16, 2, 16, 16)], "timestep": _n(1), "encoder_hidden_states": [_e(16, 4096)],
+        "condition_latents": [_e(20, 2, 16, 16)],
+        "kv_cache": importlib.import_module(
+            "diffusers.models.transformers.transformer_wan_animate_2"
+        ).WanAnimate2KVCache(2),
+        "kv_cache_mode": "extract", "seq_len": 128,
+        "encoder_hidden_states_image": _e(1, 257, 1280),
+        "offset_grid_sizes": torch.tensor([[2, 8, 8]], device="cpu"),
+    },
+    "AnyFlowTransformer3DModel": lambda: {
+        "hidden_states": _e(1, 4, 16, 16, 16), "timestep": _e(1, 4), "r_timestep": _e(1, 4),
+        "encoder_hidden_states": _e(1, 16, 4096),
+    },
+    "Flux3Transformer2DModel": lambda: {
+        "hidden_states": _e(1, 64, 128), "encoder_hidden_states": _e(1, 16, 20480), "timestep": _e(1),
+        "img_ids": _e(64, 4), "txt_ids": _e(16, 4), "image_cond_hidden_states": _e(1, 32, 128),
+        "image_cond_ids": _e(32, 4),
+    },
+    "JoyImageEditPlusTransformer3DModel": lambda: {
+        "hidden_states": _e(1, 128, 16, 1, 2, 2), "timestep": _e(1), "encoder_hidden_states": _e(1, 16, 4096),
+        "encoder_hidden_states_mask": _e(1, 16), "shape_list": [[(1, 8, 8), (1, 8, 8)]],
+    },
+    "Kandinsky6Transformer3DModel": lambda: {
+        "hidden_states": _e(1, 4, 16, 16, 33), "encoder_hidden_states": _e(1, 16, 3584), "timestep": _e(1),
+        "pooled_projections": _e(1, 768), "audio_hidden_states": _e(1, 32, 20),
+    },
+    "LongCatAudioDiTTransformer": lambda: {
+        "hidden_states": _e(1, 64, 64), "encoder_hidden_states": _e(1, 16, 768), "timestep": _e(1),
+        "encoder_attention_mask": torch.ones(1, 16, dtype=torch.bool), "latent_cond": _e(1, 64, 64),
+    },
+    "MiniMaxH3Transformer3DModel": lambda: {
+        "hidden_states": _e(1, 64, 96), "audio_hidden_states": _e(1, 32, 32), "encoder_hidden_states": _e(1, 16, 5120),
+        "timestep": _e(2), "timestep_indices": _n(112), "token_tags": _n(112), "position_ids": _n(112, 3),
+        "video_indices": _n(64), "audio_indices": _n(32), "text_indices": _n(16),
+    },
+    "MiniMaxMusic3Transformer1DModel": lambda: {
+        "hidden_states": _e(1, 128, 64), "timestep": _e(1), "encoder_hidden_states": _e(1, 64, 2048),
+    },
+    "MiniMaxMusic3RVQDepthDecoder": lambda: {"inputs_embeds": _e(1, 8, 4096)},
+    "SanaWMLTX2RefinerTransformer3DModel": lambda: {
+        "hidden_states": _e(1, 64, 128), "encoder_hidden_states": _e(1, 16, 3840), "timestep": _e(1, 64),
+        "video_rotary_emb": (_e(1, 64, 4096), _e(1, 64, 4096)),
+    },
+    "AnyFlowFARTransformer3DModel": lambda: {
+        "hidden_states": _e(1, 4, 16, 16, 16), "timestep": _e(1, 4), "r_timestep": _e(1, 4),
+        "encoder_hidden_states": _e(1, 16, 4096), "chunk_partition": [1, 1, 1, 1],
+    },
+    "HeliosTransformer3DModel": lambda: {
+        "hidden_states": _e(1, 16, 4, 16, 16), "timestep": _n(1), "encoder_hidden_states": _e(1, 16, 4096),
+        "indices_hidden_states": _n(1, 4), "indices_latents_history_short": _n(1, 2),
+        "indices_latents_history_mid": _n(1, 2), "indices_latents_history_long": _n(1, 8),
+        "latents_history_short": _e(1, 16, 2, 16, 16), "latents_history_mid": _e(1, 16, 2, 16, 16),
+        "latents_history_long": _e(1, 16, 8, 16, 16),
+    },
+    "Ideogram4Transformer2DModel": lambda: {
+        "hidden_states": _e(1, 80, 128), "timestep": _e(1), "encoder_hidden_states": _e(1, 80, 512),
+        "position_ids": _n(1, 80, 3), "segment_ids": _n(1, 80), "indicator": _n(1, 80) + 2,
+    },
+    "Kandinsky6SRTransformer3DModel": lambda: {"hidden_states": _e(1, 2, 16, 16, 129), "timestep": _e(1)},
+    "Cosmos3OmniTransformer": lambda: {
+        "input_ids": _n(16), "text_indexes": _n(16), "position_ids": _n(3, 80), "und_len": 16, "sequence_length": 80,
+        "vision_tokens": [_e(1, 48, 4, 8, 8)], "vision_token_shapes": [(4, 4, 4)], "vision_sequence_indexes": _n(64),
+        "vision_mse_loss_indexes": _n(64), "vision_timesteps": _e(64), "vision_noisy_frame_indexes": [_n(4)],
+    },
+    "SanaWMTransformer3DModel": lambda: {
+        "hidden_states": _e(1, 128, 4, 8, 8), "timestep": _n(1, 1, 4), "encoder_hidden_states": _e(1, 1, 16, 2304),
+        "mask": _n(1, 1, 1, 16) + 1, "chunk_plucker": _e(1, 48, 4, 8, 8),
+        "camera_conditions": torch.cat((torch.eye(4).flatten(), torch.ones(4))).expand(1, 4, 20),
+    },
+    "OmniGenTransformer2DModel": lambda: {
+        "hidden_states": _e(1, 4, 16, 16), "timestep": _e(1), "input_ids": _n(1, 80),
+        "input_img_latents": [_e(1, 4, 16, 16)], "input_image_sizes": {0: [[8, 72]]},
+        "attention_mask": _e(1, 145, 145), "position_ids": _n(1, 145),
+    },
+    "HiDreamImageTransformer2DModel": lambda: {
+        "hidden_states": _e(1, 16, 16, 16), "timesteps": _n(1), "encoder_hidden_states_t5": _e(1, 16, 64),
+        "encoder_hidden_states_llama3": _e(4, 1, 16, 64), "pooled_embeds": _e(1, 64),
+    },
+    "RFD4ProteinaTransformer": lambda: {
+        "bb_ca": _e(1, 24, 3), "local_latents": _e(1, 24, 32), "bb_ca_time": _e(1), "local_latents_time": _e(1),
+        "padding_mask": torch.ones(1, 24, dtype=torch.bool), "token_type": _n(1, 24), "atom37_mask": _n(1, 24, 37),
+        "conditioning": {
+            **{k: _n(1, 24) for k in ("is_in_context_conditioning", "supports_local_latent", "molecule_iid")},
+            **{k: _n(1, 24) for k in ("molecule_entity_id", "condition_index-group_1_token")},
+            **{f"condition_{k}_1_atom": _n(1, 24, 37) for k in ("hbond", "pistack", "pication", "saltbridge")},
+            **{f"condition_{k}_1_atom": _n(1, 24, 37) for k in ("hydrophobic", "metal-coord")},
+            "token_bond_path_length": _n(1, 24, 24),
+        },
+        "recycle_depth": 2,
+    },
 }  # fmt: skip
 
 
@@ -316,7 +512,7 @@ def _fed(name: str, module: nn.Module) -> Network:
     """The first inputs, of those that names of arguments and the configuration suggest, with which the module runs."""
     module.eval()
     if (exact := INPUTS.get(type(module).__name__)) is not None:
-        with torch.device("meta"):
+        with torch.device(_device(type(module))):
             keywords = exact()
         with torch.no_grad():
             try:

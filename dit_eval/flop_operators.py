@@ -34,14 +34,14 @@ Handle = Callable[[Sequence[Shape], Sequence[Shape]], int]
 NEGLIGIBLE: dict[str, str] = {
     "some operations for each activation, against hundreds of multiply-adds in the layer that made it": (
         "add sub subtract rsub mul multiply div true_divide divide neg negative abs absolute pow square sqrt rsqrt "
-        "reciprocal exp exp2 expm1 log log1p log2 log10 sin cos tan atan atan2 sinh cosh tanh sinc sigmoid "
-        "log_sigmoid logit erf silu gelu mish elu selu celu leaky_relu rrelu relu6 prelu glu softplus softshrink "
-        "hardshrink threshold hardswish hardtanh hardsigmoid where lt le ne less less_equal greater greater_equal "
-        "not_equal minimum maximum fmin fmax fmod addcmul addcdiv lerp heaviside clip clamp_min clamp_max logical_and "
-        "logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_xor bitwise_not __or__ __xor__ __lshift__ "
-        "__rshift__ __iand__ __ior__ __ixor__ isnan isinf isfinite sign sgn round ceil trunc frac nan_to_num "
-        "special_expm1 special_expit special_erf special_log_softmax special_softmax masked_fill masked_scatter "
-        "alpha_dropout feature_dropout"
+        "reciprocal exp exp2 expm1 log log1p log2 log10 sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh "
+        "atanh sinc deg2rad rad2deg sigmoid log_sigmoid logit erf silu gelu mish elu selu celu leaky_relu rrelu relu6 "
+        "prelu glu softplus softshrink hardshrink threshold hardswish hardtanh hardsigmoid where lt le ne less "
+        "less_equal greater greater_equal not_equal minimum maximum fmin fmax fmod addcmul addcdiv lerp heaviside "
+        "clip clamp_min clamp_max logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_xor "
+        "bitwise_not __or__ __xor__ __lshift__ __rshift__ __iand__ __ior__ __ixor__ isnan isinf isfinite sign sgn "
+        "round ceil trunc frac nan_to_num special_expm1 special_expit special_erf special_log_softmax special_softmax "
+        "masked_fill masked_scatter alpha_dropout feature_dropout"
     ),
     "complex numbers put together, taken apart or turned, element by element (rotary positions)": (
         "complex polar view_as_complex view_as_real real imag conj _conj conj_physical resolve_conj resolve_neg angle"
@@ -78,7 +78,8 @@ NEGLIGIBLE: dict[str, str] = {
         "column_stack row_stack block_diag cartesian_prod combinations tile meshgrid broadcast_to pad_sequence "
         "broadcast_tensors empty_like new_ones new_empty_strided ones_like eye rand randn randint randperm rand_like "
         "randn_like randint_like tensor normal uniform bernoulli multinomial exponential linspace logspace "
-        "scalar_tensor fill zero set_ argwhere nonzero_static result_type is_nonzero item _local_scalar_dense"
+        "scalar_tensor fill zero set_ argwhere nonzero_static nonzero_numpy result_type is_nonzero item "
+        "_local_scalar_dense"
     ),
 }
 _NEGLIGIBLE_OPERATORS = frozenset(

@@ -329,7 +329,8 @@ def _traced(
     except Exception as error:
         raise ValueError(
             f"{type(unwrapped(module)).__name__} runs, but PyTorch cannot trace it: {_first_line(error)}\n"
-            "Usual reasons: a scripted part, or under an older PyTorch a compiled one (use the plain module); "
+            "Usual reasons: flex_attention (use scaled_dot_product_attention); a scripted part, or under an older "
+            "PyTorch a compiled one (use the plain module); "
             "checkpointing by functions of another library (switch it off); control flow that depends on values while "
             "on the meta device (use a real device)."
         ) from error
