@@ -572,6 +572,8 @@ WITHOUT_PRODUCTS = {
     "shuffles": lambda x: F.channel_shuffle(F.pixel_unshuffle(image(x), 2), 2),
     "adaptive pools": lambda x: F.adaptive_avg_pool2d(image(x), 2) + F.adaptive_max_pool2d(image(x), 2),
     "replication": lambda x: F.pad(x, (1, 1), mode="replicate"),
+    "angles": lambda x: torch.rad2deg(torch.asin(x.sin())) + torch.deg2rad(torch.acos(x.cos())) + x.sinh().asinh(),
+    "places": lambda x: x[(x[:, 0, 0] > -1).nonzero(as_tuple=True)[0]] if not x.is_meta else x,
     "bits": lambda x: (x > 0) & (x < 1) ^ (x == 2),
     "old names": lambda x: torch.multiply(torch.absolute(x), torch.negative(x)).clip(0, 1),
 }
@@ -583,6 +585,14 @@ def test_operators_without_products_count_nothing(name, device):
     x = torch.rand(B, T, D, device=device)
     count = count_flops(Apply(lambda fc, x: WITHOUT_PRODUCTS[name](fc(x)), nn.Linear(D, D)).to(device), x)
     assert (count.macs, count.norm_elements) == (B * T * D * D, 0)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_is_refused_with_what_to_take_in_its_place():
+    flex = pytest.importorskip("torch.nn.attention.flex_attention").flex_attention
+    module = Apply(lambda fc, x: flex(*[fc(x)[None]] * 3), nn.Linear(D, D))
+    with pytest.raises(ValueError, match=r"flex_attention.*scaled_dot_product_attention"):
+        count_flops(module, torch.rand(B, T, D))
 
 
 # Networks of libraries; all families are in benchmarks/flops_coverage.py
