@@ -126,7 +126,7 @@ def torchvision_networks(only: str) -> Iterator[Network]:
             elif family.startswith("video"):
                 inputs = (
                     torch.rand(1, 3, 16, 224, 224)
-                    if "mvit" in name or "swin" in name
+                    if any(part in name for part in ("mvit", "swin", "s3d"))
                     else torch.rand(1, 3, 8, 112, 112),
                 )
             else:

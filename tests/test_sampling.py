@@ -792,7 +792,7 @@ def test_mistakes_are_explained_before_any_work(checkpoints, tmp_path, capsys, m
     assert (code, output) == (2, ""), error
     *progress, message = error.splitlines()  # of what is found in the weights themselves, once they are hashed
     assert message.startswith("dit-eval: error: "), error
-    assert all(line.startswith(("model  ", "checksums: ")) for line in progress), error
+    assert all(line.startswith(("sample: ", "model  ", "checksums: ")) for line in progress), error
     assert re.search(said, error), error
     assert not list(tmp_path.iterdir()), "nothing is left behind"
 
