@@ -240,6 +240,9 @@ class Uncertainty:
 ESTIMATES = tuple(f.name for f in dataclasses.fields(Uncertainty) if f.name not in ("missing", "method"))
 
 
+NOT_PUBLISHED = "   not: "  # between the two halves of a badge's text
+
+
 @dataclass(frozen=True, kw_only=True)
 class BadgePart:
     """Whether one choice is that of the published numbers, and in a few words what it is."""
@@ -279,7 +282,7 @@ class Badge:
         """As in "protocol, weights, N   not: reference (own)"."""
         published = ", ".join(name for name, _ in self._named(True)) or "nothing"
         others = ", ".join(f"{name} ({part.reason})" for name, part in self._named(False))
-        return f"{published}   not: {others}" if others else published
+        return f"{published}{NOT_PUBLISHED}{others}" if others else published
 
     def _named(self, as_published: bool) -> list[tuple[str, BadgePart]]:
         parts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

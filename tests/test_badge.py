@@ -357,6 +357,15 @@ NOT_QUALIFIED = {
     "10,000 samples": result(sample_run(), 1.0, num_samples=10_000),
 }
 
+CELLS = {  # what the table of measured results says to be as published
+    "a line of an earlier version": "not known",
+    "random weights": "protocol, reference, N",
+    "own reference": "protocol, weights, N",
+    "bf16": "weights, reference, N",
+    "a protocol that its badge denies": "protocol, weights, N",
+    "10,000 samples": "protocol, weights, reference",
+}
+
 
 @pytest.mark.usefixtures("uncounted")
 @pytest.mark.parametrize("name", NOT_QUALIFIED)
@@ -370,7 +379,7 @@ def test_no_row_of_a_paper_table_without_the_full_badge(name):
     measured = tables.measured_table(points)
     assert len(measured.rows) == 2, "they are shown apart"
     cell = measured.rows[0].cells["badge"]
-    assert cell == (best.badge.text() if best.badge else "not known")
+    assert cell == CELLS[name]
     if name != "10,000 samples":
         papers, *others = settings(points)
         assert set(papers.points["source"]) == {"paper"}

@@ -374,7 +374,7 @@ mixed.</p>
 <ul class="key">
 <li><span class="dot"></span><b>open</b> markers and plain rows: printed in the paper</li>
 <li><span class="dot full"></span><b>filled</b> markers and <span class="tag">measured</span> rows: measured</li>
-<li><b>bold</b>: best of its column</li>
+<li><b>bold</b>: best of its column, published and measured rows apart</li>
 </ul>
 {warning}
 <nav aria-label="Sections">{menu}</nav>

@@ -31,7 +31,7 @@ from dit_eval.report.compute import (
 from dit_eval.report.counts import count_named
 from dit_eval.report.data import METRICS, WITNESSES, Setting, comparable, fid_label, select, steps_text
 from dit_eval.report.law import LEAST_MODELS, Law
-from dit_eval.results import PROTOCOL
+from dit_eval.results import NOT_PUBLISHED, PROTOCOL
 
 DASH = "-"
 PAPER_TITLE = "Peebles and Xie, Scalable Diffusion Models with Transformers, arXiv 2212.09748v2"
@@ -167,7 +167,7 @@ def measured_table(points: pd.DataFrame) -> Table:
             "gflops": _small_number(row["gflops"], 3),
             "params_m": _small_number(row["params_m"], 2),
             "protocol": row["protocol"] or DASH,
-            "badge": row["badge"] or ("not known" if str(row["protocol"]).startswith(PROTOCOL) else DASH),
+            "badge": _as_published(row),
         }
         cells |= {k: _number(row[k], 0) for k in ("image_size", "training_steps", "seed", "num_samples")}
         rows.append(Row(cells=cells, source=row["origin"], measured=True))
@@ -749,6 +749,13 @@ def _fifty_thousand(measured: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         kept,
         f"{out} measured result{'' if one else 's'} of other than 50,000 samples {'is' if one else 'are'} left out.",
     )
+
+
+def _as_published(row: dict[str, Any]) -> str:
+    """The parts of a badge that are as published; what is not stands in the protocol and in N, beside it."""
+    if not str(row["protocol"]).startswith(PROTOCOL):
+        return DASH
+    return "not known" if _missing(row["badge"]) else str(row["badge"]).partition(NOT_PUBLISHED)[0]
 
 
 def _left_apart(measured: pd.DataFrame) -> str:
