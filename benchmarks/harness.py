@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dit_eval.results import environment, now
+from dit_eval.system.environment import environment, now
 
 LOG = Path(__file__).with_name("results.jsonl")
 

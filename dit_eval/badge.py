@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dit_eval.assets import assets, identify
 from dit_eval.results import PROTOCOL, Badge, BadgePart, ExtractorInfo, ImageSource
+from dit_eval.system.assets import assets, identify
 
 NUM_SAMPLES = 50_000
 # `dit_eval.features.inception.convolutions_sha256` of the network of 2015-12-05, as reference_stats/

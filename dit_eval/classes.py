@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from dit_eval import results
 from dit_eval.evaluate import Progress, against_itself, announce, checksums, extractor_info, image_source
 from dit_eval.features.extract import FeatureExtractor, cached_features
 from dit_eval.images import ImageSet
 from dit_eval.metrics.per_class import LEAST_IMAGES, ClassScore, class_scores
-from dit_eval.results import ExtractorInfo, ImageSource
+from dit_eval.results import ExtractorInfo, ImageSource, json_text
+from dit_eval.system.environment import environment, now
 
 METHOD = "kernel (u.v / D + 1)^3 over all pairs of distinct images of a class, unbiased"
 
@@ -83,7 +83,7 @@ class ClassReport:
 
     def to_json(self) -> str:
         """One line of JSON with every field."""
-        return results.json_text(asdict(self))
+        return json_text(asdict(self))
 
 
 def score_classes(
@@ -145,8 +145,8 @@ def score_classes(
         ref=ref_source,
         extractor=extractor_info(extractor),
         warnings=(*_warnings(scores, gen, ref), *against_itself(gen_source, ref_source)),
-        environment=results.environment(),
-        time=results.now(),
+        environment=environment(),
+        time=now(),
     )
 
 

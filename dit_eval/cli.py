@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TextIO, TypeVar
 
 import dit_eval
-from dit_eval.dist import FirstProcessFailed, World, join
-from dit_eval.files import (
+from dit_eval.system.dist import FirstProcessFailed, World, join
+from dit_eval.system.files import (
     Watch,
     atomic_file,
     check_ending,
@@ -31,11 +31,10 @@ from dit_eval.files import (
     check_folder_name,
     check_target,
     refuse_existing,
-    shown,
     why_not_written,
 )
-from dit_eval.progress import Progress, duration, size_text, write_stderr
-from dit_eval.suggest import did_you_mean, nearest
+from dit_eval.system.progress import Progress, write_stderr
+from dit_eval.system.text import did_you_mean, duration, nearest, shown, size_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -1013,7 +1012,7 @@ def _check_evaluation_destinations(arguments: argparse.Namespace) -> None:
 
 def _check_named_size(arguments: argparse.Namespace, gen: ImageSet) -> None:
     """That the samples have the size of a public reference, which its name says, before that is fetched."""
-    from dit_eval.assets import assets
+    from dit_eval.system.assets import assets
 
     known = {item.name for item in assets() if item.kind == "reference"}
     named = re.fullmatch(r"imagenet(\d+)", arguments.ref) if arguments.ref in known else None
@@ -1241,9 +1240,10 @@ def _sample_run(arguments: argparse.Namespace, world: World) -> tuple[SampleRun,
     if not arguments.dry_run:
         _check_destination("--out", arguments.out)
         _check_destination("--grid", arguments.grid)
-    from dit_eval import results
     from dit_eval.models.checkpoints import training_notes
+    from dit_eval.results import SampleRun
     from dit_eval.sampling import check_run
+    from dit_eval.system.environment import environment
 
     device = world.device(arguments.device)
     name, config, checkpoint = _network(arguments)
@@ -1261,7 +1261,7 @@ def _sample_run(arguments: argparse.Namespace, world: World) -> tuple[SampleRun,
                 f"{checkpoint.name.replace('ema-', 'model-')} beside it."
             )
         weights = trained["weights"]
-    run = results.SampleRun(
+    run = SampleRun(
         model=shown(name),
         network=dataclasses.asdict(config),
         checkpoint=shown(checkpoint.name),
@@ -1283,7 +1283,7 @@ def _sample_run(arguments: argparse.Namespace, world: World) -> tuple[SampleRun,
         device=device.split(":")[0],
         training_steps=trained["step"] if trained else None,
         training_batch_size=trained["recipe"]["batch_size"] if trained else None,
-        environment=results.environment(),
+        environment=environment(),
     )
     check_run(run)
     if not here:  # the classes of a public checkpoint are known; those of another file are looked for in it
@@ -1307,7 +1307,7 @@ def _loaded_run(
     """The run with what its checkpoint says, its labels, and the decoder, which is fetched when all else is right."""
     import dataclasses
 
-    from dit_eval.assets import sha256_of
+    from dit_eval.system.assets import sha256_of
 
     run = dataclasses.replace(run, network=dataclasses.asdict(model.config), weights=weights or run.weights)
     labels, labels_sha256 = _sample_labels(arguments, run)
@@ -1333,9 +1333,9 @@ def _network(arguments: argparse.Namespace) -> tuple[str, DiTConfig, Path]:
     """
     import dataclasses
 
-    from dit_eval.assets import asset, assets
     from dit_eval.models.checkpoints import stored_config
     from dit_eval.models.dit import BLOCK_DESIGNS, named_config, paper_name
+    from dit_eval.system.assets import asset, assets
 
     _check_block(arguments.block, BLOCK_DESIGNS)
     public = [item.name for item in assets() if item.kind == "weights" and item.name.startswith("dit-")]
@@ -1379,7 +1379,7 @@ def _network(arguments: argparse.Namespace) -> tuple[str, DiTConfig, Path]:
 
 def _check_checkpoint_name(ckpt: str | None) -> None:
     """That --ckpt is a public name, or looks like a file; the reader of checkpoints says what is wrong with a file."""
-    from dit_eval.assets import assets
+    from dit_eval.system.assets import assets
 
     public = [item.name for item in assets() if item.kind == "weights" and item.name.startswith("dit-")]
     if ckpt is not None and ckpt not in public and not Path(ckpt).suffix and not Path(ckpt).exists():
@@ -1402,8 +1402,8 @@ def _local_decoder(vae: str) -> Path | None:
 
 
 def _decoder_path(vae: str) -> Path:
-    from dit_eval.assets import asset
     from dit_eval.models.vae import DECODERS
+    from dit_eval.system.assets import asset
 
     return _local_decoder(vae) or _fetch(asset(DECODERS[vae]))
 
@@ -1414,10 +1414,10 @@ def _load_generator(
     """The model, and which set of weights it has, if its checkpoint says that."""
     import dataclasses
 
-    from dit_eval.assets import assets
     from dit_eval.models.checkpoints import build_dit, labelled_config, open_checkpoint, stored_config
     from dit_eval.models.dit import DiTConfig
     from dit_eval.sampling import check_run
+    from dit_eval.system.assets import assets
 
     public = next((item for item in assets() if item.url is not None and item.path == path), None)
     if public is not None:
@@ -1629,9 +1629,9 @@ def _encode(arguments: argparse.Namespace) -> None:
 
 def _encode_setup(arguments: argparse.Namespace, watch: Watch) -> tuple[ImageFolder, Path, str]:
     """Images, autoencoder and its SHA-256: everything a user may have got wrong."""
-    from dit_eval.assets import sha256_of
     from dit_eval.data import check_latents_folder, list_images
     from dit_eval.models.dit import LATENT_FACTOR
+    from dit_eval.system.assets import sha256_of
 
     World().device(arguments.device)
     if arguments.image_size % LATENT_FACTOR or arguments.image_size < LATENT_FACTOR:
@@ -1994,7 +1994,7 @@ def _flops(arguments: argparse.Namespace) -> None:
 
 
 def _flops_object(rows: list[ComplexityRow], operators: list[Any], convention: Any) -> dict[str, Any]:
-    from dit_eval.results import environment
+    from dit_eval.system.environment import environment
 
     objects = [row.to_json(convention) for row in rows]
     for each, parts in zip(objects, operators, strict=False):  # none with --all
@@ -2051,7 +2051,7 @@ def _format_flops(rows: list[ComplexityRow], operators: list[Any], convention: A
 
 
 def _weights_list(arguments: argparse.Namespace) -> None:
-    from dit_eval.assets import assets, cache_dir, sha256_of
+    from dit_eval.system.assets import assets, cache_dir, sha256_of
 
     files, lines = [], []
     for item in assets():
@@ -2088,13 +2088,13 @@ def _weights_list(arguments: argparse.Namespace) -> None:
 
 
 def _weights_fetch(arguments: argparse.Namespace) -> None:
-    from dit_eval.assets import asset
+    from dit_eval.system.assets import asset
 
     sys.stdout.write(f"{_fetch(asset(arguments.name), arguments.url)}\n")
 
 
 def _weights_verify(arguments: argparse.Namespace) -> None:
-    from dit_eval.assets import asset, verify
+    from dit_eval.system.assets import asset, verify
 
     item = asset(arguments.name)
     found = verify(item)
@@ -2144,7 +2144,7 @@ def _verify_offline(arguments: argparse.Namespace) -> list[Verification]:
 
 
 def _verify_published(arguments: argparse.Namespace) -> list[Verification]:
-    from dit_eval.assets import asset
+    from dit_eval.system.assets import asset
     from dit_eval.verify import goldens, verify_published
 
     chosen = goldens(arguments.golden)
@@ -2179,7 +2179,7 @@ def _quickstart(arguments: argparse.Namespace) -> None:
 
 def _reference_path(ref: str) -> Path:
     """A path, or the name of a public reference batch (fetched when it is not here yet)."""
-    from dit_eval.assets import asset, assets
+    from dit_eval.system.assets import asset, assets
 
     files = {a.filename: a.name for a in assets() if a.kind == "reference"}
     names = [*files.values()]
@@ -2246,7 +2246,7 @@ def _check_extractor(arguments: argparse.Namespace, world: World | None = None) 
 
 
 def _extractor(arguments: argparse.Namespace, world: World | None = None) -> FeatureExtractor:
-    from dit_eval.assets import asset
+    from dit_eval.system.assets import asset
 
     extractor, device = _check_extractor(arguments, world), (world or World()).device(arguments.device)
     _header(f"device  {device}")
@@ -2269,7 +2269,7 @@ def _network_line(arguments: argparse.Namespace) -> str:
 
 
 def _fetch(item: Any, url: str | None = None) -> Path:
-    from dit_eval.assets import fetch
+    from dit_eval.system.assets import fetch
 
     if item.url is None or item.path.is_file():
         return fetch(item)

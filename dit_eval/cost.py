@@ -18,7 +18,6 @@ from typing import Literal
 
 import numpy as np
 
-from dit_eval.dist import World
 from dit_eval.evaluate import uses_reference_images
 from dit_eval.features.extract import FeatureExtractor, extract_features
 from dit_eval.images import ImageFiles
@@ -26,9 +25,11 @@ from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.inception_score import inception_score, order_free_inception_score
 from dit_eval.metrics.manifold import precision_recall
 from dit_eval.npz import ImageBatch
-from dit_eval.results import json_text, peak_memory_bytes
+from dit_eval.results import json_text
 from dit_eval.sampling import ImageSampler, batches_left, disk_bytes
 from dit_eval.stats import GaussianStats
+from dit_eval.system.dist import World
+from dit_eval.system.environment import peak_memory_bytes
 
 _BATCHES = 3  # through the network; the first warms up
 _PAIRS = 4_000  # images of each set in a trial of precision and recall: two chunks of rows

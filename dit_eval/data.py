@@ -24,11 +24,12 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from dit_eval.decoding import decode, to_rgb
-from dit_eval.dist import World
-from dit_eval.files import atomic_file, shown
 from dit_eval.npz import open_batch
 from dit_eval.results import json_text
 from dit_eval.sources import IMAGE_SUFFIXES, read_file
+from dit_eval.system.dist import World
+from dit_eval.system.files import atomic_file
+from dit_eval.system.text import shown
 
 OnCorrupt = Literal["skip", "refuse"]
 # Images float32 (N, 3, H, W) in -1..1 -> means and standard deviations of their posteriors, (N, 4, h, w) each.

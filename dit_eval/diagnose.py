@@ -25,7 +25,7 @@ from dit_eval.images import ImageSet, from_batches
 from dit_eval.metrics.inception_score import SPLIT_SIZE
 from dit_eval.pixels import PixelFacts, read_pixels
 from dit_eval.results import EvalResult, json_text
-from dit_eval.suggest import did_you_mean
+from dit_eval.system.text import did_you_mean
 
 Certainty = Literal["certain", "likely", "possible"]
 _RANK: dict[str, int] = {"certain": 0, "likely": 1, "possible": 2}

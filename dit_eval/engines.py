@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dit_eval.files import atomic_file
+from dit_eval.system.files import atomic_file
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor

@@ -48,7 +48,7 @@ from dit_eval.flop_operators import (
 from dit_eval.flop_trace import Operation, Trace, as_before, module_names, plain_forward, trace, unwrapped
 from dit_eval.models.dit import MODEL_NAMES, BlockDesign, DiT, DiTConfig, named_config
 from dit_eval.models.unet import UNETS, UNet, UNetConfig
-from dit_eval.suggest import did_you_mean
+from dit_eval.system.text import did_you_mean
 
 __all__ = [
     "CONVENTIONS",

@@ -32,9 +32,10 @@ from warnings import catch_warnings, simplefilter
 
 import numpy as np
 
-from dit_eval.files import BROKEN_ARCHIVE, Watch, atomic_file, check_plain, check_whole_zip, open_zip, shown
 from dit_eval.results import SampleRun, parse_json
 from dit_eval.stats import GaussianStats
+from dit_eval.system.files import BROKEN_ARCHIVE, Watch, atomic_file, check_plain, check_whole_zip, open_zip
+from dit_eval.system.text import shown
 
 RUN_KEY = "sample_run"  # the member that says how the images were drawn
 _CHUNK = 1 << 22  # bytes per read when a file is hashed

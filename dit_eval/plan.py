@@ -26,12 +26,10 @@ from typing import Any, Literal
 
 from dit_eval.diffusion import respaced_timesteps
 from dit_eval.engines import Resources
-from dit_eval.files import shown
 from dit_eval.flops import Workload
 from dit_eval.models.dit import BLOCK_DESIGNS, MODEL_NAMES, DiTConfig, named_config
 from dit_eval.report.counts import count_network
-from dit_eval.results import reason
-from dit_eval.suggest import did_you_mean, nearest
+from dit_eval.system.text import did_you_mean, nearest, reason, shown
 from dit_eval.training import Recipe
 
 PLAN_FOLDER = Path(__file__).with_name("plans")

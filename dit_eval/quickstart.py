@@ -11,19 +11,20 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from dit_eval.assets import asset, sha256_of
 from dit_eval.evaluate import evaluate
 from dit_eval.features.digits import DigitsExtractor
-from dit_eval.files import atomic_file
 from dit_eval.models.checkpoints import load_dit, stored_config
 from dit_eval.npz import open_batch, write_batch
 from dit_eval.plan import load_plan
 from dit_eval.report.figures import metric_response_figure, sample_grid_figure, save_figure
 from dit_eval.report.law import measured_laws
 from dit_eval.report.page import write_report
-from dit_eval.results import EvalResult, SampleRun, environment, read_results
+from dit_eval.results import EvalResult, SampleRun, read_results
 from dit_eval.sampling import ImageSampler, draw_labels, sample_npz
 from dit_eval.study import Study, check_study, find_sources, local_engine
+from dit_eval.system.assets import asset, sha256_of
+from dit_eval.system.environment import environment
+from dit_eval.system.files import atomic_file
 
 LEVELS = ("none", "weak", "medium", "strong")
 _BLUR = (0.5, 0.75, 1.0)  # standard deviation of the Gaussian, pixels of 8

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import functools
 import json
 import math
 import os
-import platform
 import re
-import subprocess
 import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-import dit_eval
-from dit_eval.files import check_plain, is_stream, shown
+from dit_eval.system.files import check_plain, is_stream
+from dit_eval.system.text import reason, shown
 
 PROTOCOL = "adm-2021"
 # How sampling makes noise; a change of the rule is a change of all images and needs another text.
 NOISE_RULE = "numpy Philox, key (seed, index), standard_normal float32; labels from key (seed, 2^63 + index)"
 # How standard errors and intervals are estimated; another estimator is another text.
 UNCERTAINTY_METHOD = "influence functions and bisections, 2026-11"
-
 _Parsed = TypeVar("_Parsed")
 # What text that is not ours can raise while it is read: keys and types of every kind, numbers too long for an int, and
 # brackets within brackets.
@@ -238,8 +233,6 @@ class Uncertainty:
 
 # Names of the estimates of an `Uncertainty`.
 ESTIMATES = tuple(f.name for f in dataclasses.fields(Uncertainty) if f.name not in ("missing", "method"))
-
-
 NOT_PUBLISHED = "   not: "  # between the two halves of a badge's text
 
 
@@ -417,13 +410,6 @@ def parse_json(text: str) -> Any:
     return data
 
 
-def reason(error: BaseException) -> str:
-    """What an error says, in one line that is not longer than people read."""
-    text = str(error).partition("\n")[0] or type(error).__name__
-    text = text if text.isprintable() else ascii(text)[1:-1]
-    return text if len(text) <= 300 else f"{text[:300]}..."
-
-
 def is_number(value: object) -> bool:
     """Whether it is a finite number that a float and 64 bits can hold, and no bool."""
     if isinstance(value, int):
@@ -538,72 +524,3 @@ def read_lines(
         if on_bad_line is not None:
             on_bad_line(message)
     return parsed
-
-
-def environment() -> dict[str, Any]:
-    """What a number may depend on besides its inputs: versions, commit, machine. Imports none of the packages."""
-    packages = ("torch", "torch-fidelity", "timm", "pillow", "numpy", "scipy", "tensorflow")
-    commit, dirty = _git_state()
-    return {
-        "dit_eval": dit_eval.__version__,
-        "commit": commit,
-        "dirty": dirty,
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in packages},
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-    }
-
-
-def now() -> str:
-    """The current time in UTC, ISO 8601, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def peak_memory_bytes() -> int | None:
-    """Largest resident memory of this process so far; None where the system does not say (Windows)."""
-    # Linux starts a process's ru_maxrss at the peak of the program that launched it, so it is not asked there.
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-    except (OSError, IndexError, ValueError):
-        pass
-    try:
-        import resource
-    except ModuleNotFoundError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if platform.system() == "Darwin" else peak * 1024
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _processor() -> str | None:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or None
-
-
-def _git_state() -> tuple[str | None, bool | None]:
-    """Commit and whether files differ from it, if dit_eval runs from a checkout of its own; else (None, None)."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None, None
-    try:
-        run = [
-            subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, timeout=10, check=True)
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        ]
-    except (OSError, subprocess.SubprocessError):
-        return None, None
-    return run[0].stdout.strip(), bool(run[1].stdout.strip())

@@ -29,15 +29,15 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from dit_eval.assets import sha256_of
 from dit_eval.diffusion import NUM_TRAIN_STEPS, Denoiser, Diffusion, respaced_timesteps
-from dit_eval.dist import World
-from dit_eval.files import Watch, atomic_file
 from dit_eval.models.dit import DiT, guided
 from dit_eval.npz import RUN_KEY, batch_bytes, open_batch, write_batch
 from dit_eval.results import SampleRun
-from dit_eval.suggest import did_you_mean
-from dit_eval.switches import Cores, arithmetic, each_core_alone
+from dit_eval.system.assets import sha256_of
+from dit_eval.system.dist import World
+from dit_eval.system.files import Watch, atomic_file
+from dit_eval.system.switches import Cores, arithmetic, each_core_alone
+from dit_eval.system.text import did_you_mean
 
 _LABEL_STREAM = 1 << 63
 _CPU_BATCH = 8  # images at a time through the network on a core of a CPU

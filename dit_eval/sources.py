@@ -26,7 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from dit_eval.files import BROKEN_ARCHIVE, Watch, check_whole_zip, open_zip, shown
+from dit_eval.system.files import BROKEN_ARCHIVE, Watch, check_whole_zip, open_zip
+from dit_eval.system.text import shown
 
 # Kinds of images that people keep; of these, ENCODED_SUFFIXES are scored.
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")

@@ -33,22 +33,23 @@ from typing import Any, Literal, Protocol
 
 from filelock import FileLock, Timeout
 
-from dit_eval.assets import Asset, assets, fetch, sha256_of
 from dit_eval.data import TrainingData, open_data
-from dit_eval.dist import World, cores, gpu_count
 from dit_eval.engines import Outcome, Resources
 from dit_eval.evaluate import evaluate
 from dit_eval.features.extract import FeatureExtractor
-from dit_eval.files import Watch, atomic_file, check_target
 from dit_eval.flops import gpu_hours
 from dit_eval.models.checkpoints import load_dit
 from dit_eval.models.vae import DECODERS, Autoencoder, weights_file
 from dit_eval.npz import open_batch
 from dit_eval.plan import Cell, Plan, Speed, Task, Training, label, parse_plan
-from dit_eval.results import EvalResult, SampleRun, environment, json_text, read_lines
+from dit_eval.results import EvalResult, SampleRun, json_text, read_lines
 from dit_eval.sampling import ImageSampler, check_run, draw_labels, images_drawn, sample_npz
-from dit_eval.suggest import did_you_mean
-from dit_eval.switches import using_threads
+from dit_eval.system.assets import Asset, assets, fetch, sha256_of
+from dit_eval.system.dist import World, cores, gpu_count
+from dit_eval.system.environment import environment
+from dit_eval.system.files import Watch, atomic_file, check_target
+from dit_eval.system.switches import using_threads
+from dit_eval.system.text import did_you_mean
 from dit_eval.training import check_training, steps_done, train, weights_of_step
 from dit_eval.workers import LocalEngine
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dit_eval.files import check_plain, open_zip
+from dit_eval.system.files import check_plain, open_zip
 
 _MAX_DIRECTORY = 1 << 22  # bytes of a checkpoint's directory: tens of thousands of tensors
 _MAX_STEPS = 1 << 20  # instructions of a pickle that are looked at, to say what it needs

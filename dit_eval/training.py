@@ -41,12 +41,12 @@ from torch import Tensor
 
 from dit_eval.data import TrainingData
 from dit_eval.diffusion import NUM_TRAIN_STEPS, Diffusion
-from dit_eval.dist import World
-from dit_eval.files import atomic_file
 from dit_eval.models.checkpoints import NOTES_KEY, read_state, save_dit
 from dit_eval.models.dit import DiT, DiTConfig
-from dit_eval.results import environment
-from dit_eval.switches import arithmetic, float32_products
+from dit_eval.system.dist import World
+from dit_eval.system.environment import environment
+from dit_eval.system.files import atomic_file
+from dit_eval.system.switches import arithmetic, float32_products
 
 TERMS = ("loss", "mse", "vb")
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from dit_eval.assets import embedded_dir
 from dit_eval.evaluate import Progress, evaluate
 from dit_eval.features.extract import FeatureExtractor, cached_features
 from dit_eval.features.inception import NUM_CLASSES, POOL_DIM, SPATIAL_DIM, TorchInception, write_seeded_weights
@@ -27,9 +26,11 @@ from dit_eval.golden import image_set, probes
 from dit_eval.images import ImageSet
 from dit_eval.metrics.inception_score import inception_score
 from dit_eval.npz import open_batch, write_batch
-from dit_eval.results import environment, json_text
+from dit_eval.results import json_text
 from dit_eval.stats import GaussianStats
-from dit_eval.suggest import did_you_mean
+from dit_eval.system.assets import embedded_dir
+from dit_eval.system.environment import environment
+from dit_eval.system.text import did_you_mean
 
 _EVERY = 5  # the golden file keeps one value in so many of a long vector
 _REPEATS = 100  # of each image's probabilities, for an Inception Score of two splits

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import torch
 
-from dit_eval.assets import asset, embedded_dir
 from dit_eval.data import open_npz
 from dit_eval.models.checkpoints import load_dit, save_dit
 from dit_eval.models.dit import DiTConfig
+from dit_eval.system.assets import asset, embedded_dir
 from dit_eval.training import Recipe, train
 
 CONFIG = DiTConfig(

@@ -29,7 +29,6 @@ from PIL import Image
 from torch.nn import functional as F
 
 from dit_eval import diagnose, golden
-from dit_eval.assets import asset, sha256_of
 from dit_eval.data import open_npz
 from dit_eval.evaluate import evaluate
 from dit_eval.features import digits as digits_network
@@ -40,6 +39,7 @@ from dit_eval.models.dit import DiTConfig
 from dit_eval.npz import write_batch
 from dit_eval.results import SampleRun
 from dit_eval.sampling import ImageSampler, draw_labels, sample_npz
+from dit_eval.system.assets import asset, sha256_of
 from dit_eval.training import Recipe, train, weights_of_step
 
 HERE = Path(__file__).parent

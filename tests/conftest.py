@@ -44,7 +44,7 @@ def digits_extractor():
 @pytest.fixture(scope="session")
 def digits():
     """The 500 held-out digits: images (500, 8, 8, 3) uint8 and labels."""
-    from dit_eval.assets import asset
+    from dit_eval.system.assets import asset
 
     with np.load(asset("digits-heldout").path, allow_pickle=False) as file:
         return SimpleNamespace(images=file["arr_0"], labels=file["arr_1"])
@@ -52,7 +52,7 @@ def digits():
 
 @pytest.fixture(scope="session")
 def digits_ref():
-    from dit_eval.assets import asset
+    from dit_eval.system.assets import asset
 
     return asset("digits").path
 

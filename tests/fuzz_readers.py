@@ -644,7 +644,7 @@ def run_case(reader: Reader, path: Path, tally: Tally) -> str | None:
 
 
 def _peak() -> int:
-    from dit_eval.results import peak_memory_bytes
+    from dit_eval.system.environment import peak_memory_bytes
 
     return peak_memory_bytes() or 0
 

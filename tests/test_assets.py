@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dit_eval.assets import Asset, asset, assets, cache_dir, fetch, recorded_sha256, verify
+from dit_eval.system.assets import Asset, asset, assets, cache_dir, fetch, recorded_sha256, verify
 
 CONTENT = bytes(range(256)) * 5000
 

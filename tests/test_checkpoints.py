@@ -13,7 +13,6 @@ from dit_goldens import inputs, seeded_state
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from dit_eval.assets import asset
 from dit_eval.models.checkpoints import (
     labelled_config,
     load_dit,
@@ -23,6 +22,7 @@ from dit_eval.models.checkpoints import (
     stored_config,
 )
 from dit_eval.models.dit import DiT, DiTConfig, named_config, position_table
+from dit_eval.system.assets import asset
 
 CONFIG = DiTConfig(depth=2, hidden_size=32, num_heads=2, patch_size=2, input_size=8, num_classes=10)
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit_eval import assets
 from dit_eval.cli import main
 from dit_eval.results import read_results
+from dit_eval.system import assets
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from dit_eval.cost import evaluation_cost, sampling_cost
 from dit_eval.features.extract import FeatureBatch
 from dit_eval.npz import open_batch
 from dit_eval.sampling import ImageSampler, batches_left, disk_bytes, sample_npz
-from dit_eval.switches import using_threads
+from dit_eval.system.switches import using_threads
 
 
 class Clock:

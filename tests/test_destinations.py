@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit_eval import assets, evaluate, quickstart, study, verify
-from dit_eval.assets import asset
+from dit_eval import evaluate, quickstart, study, verify
 from dit_eval.cli import main
 from dit_eval.features.digits import DigitsExtractor
-from dit_eval.files import atomic_file, named, shown
 from dit_eval.npz import open_batch
 from dit_eval.results import read_results
+from dit_eval.system import assets
+from dit_eval.system.assets import asset
+from dit_eval.system.files import atomic_file
+from dit_eval.system.text import named, shown
 
 # By numpy and scipy.linalg.sqrtm, of the digits network's features of the first 20 held-out digits.
 FID = "21.328"

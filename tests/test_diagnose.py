@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from dit_eval import diagnose as module
-from dit_eval.assets import asset
 from dit_eval.cli import main
 from dit_eval.diagnose import Expectation, diagnose, effects, expectation
 from dit_eval.images import open_images
 from dit_eval.npz import write_batch
 from dit_eval.results import SampleRun
+from dit_eval.system.assets import asset
 
 ROOT = Path(__file__).parent.parent
 SPEC = importlib.util.spec_from_file_location("why_fid_differs", ROOT / "reports" / "why_fid_differs.py")

@@ -361,8 +361,8 @@ def test_an_iterable_is_not_cached_and_makes_no_reference(images, tmp_path, digi
 
 
 def test_an_iterable_is_for_one_process(images, digits_extractor):
-    from dit_eval.dist import World
     from dit_eval.features.extract import extract_features
+    from dit_eval.system.dist import World
 
     with pytest.raises(ValueError, match=r"batches: an iterable is read by one process, and there are 2"):
         extract_features(from_batches([images]), digits_extractor, world=World(rank=1, size=2))

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit_eval.assets import sha256_of
 from dit_eval.cli import main
 from dit_eval.evaluate import checksums
 from dit_eval.images import open_images
-from dit_eval.progress import Progress
+from dit_eval.system.assets import sha256_of
+from dit_eval.system.progress import Progress
 
 
 @pytest.fixture

@@ -18,14 +18,15 @@ import torch
 from filelock import FileLock
 from forks import Forks
 
-from dit_eval.assets import asset
 from dit_eval.cli import main
 from dit_eval.diffusion import Diffusion
 from dit_eval.models.checkpoints import load_dit, save_dit, stored_config
 from dit_eval.models.dit import BLOCK_DESIGNS, DiT, DiTConfig, named_config
 from dit_eval.npz import open_batch
-from dit_eval.results import SampleRun, environment
+from dit_eval.results import SampleRun
 from dit_eval.sampling import ImageSampler, _Parts, draw_labels, read_labels, sample_npz, to_uint8
+from dit_eval.system.assets import asset
+from dit_eval.system.environment import environment
 
 DIGITS = ["sample", "--ckpt", "dit-digits", "--num-sampling-steps", "8", "--cfg-scale", "1.5", "--device", "cpu"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]

@@ -23,11 +23,11 @@ from forks import Forks
 from inline_engine import InlineEngine
 from safetensors.torch import load_file
 
-from dit_eval.assets import asset
 from dit_eval.cli import main
 from dit_eval.engines import Outcome
 from dit_eval.plan import load_plan
 from dit_eval.study import Study, find_sources
+from dit_eval.system.assets import asset
 from dit_eval.training import Trainer
 
 PLAN = """\

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dit_eval.suggest import did_you_mean, nearest
+from dit_eval.system.text import did_you_mean, nearest
 
 # As the paper and the published code write them.
 MODELS = ("DiT-S/2", "DiT-S/4", "DiT-B/2", "DiT-XL/2", "DiT-XL/8", "ADM-64", "ADM-256", "ADM-U-256-upsampler", "LDM-4")

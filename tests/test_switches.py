@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image, ImageFile
 
-from dit_eval import dist, sampling, study, switches, training
+from dit_eval import sampling, study, training
 from dit_eval.evaluate import evaluate
 from dit_eval.features import vit
 from dit_eval.features.digits import DigitsExtractor
@@ -24,7 +24,8 @@ from dit_eval.models import vae
 from dit_eval.models.dit import DiT, DiTConfig, named_config
 from dit_eval.results import SampleRun
 from dit_eval.sampling import ImageSampler
-from dit_eval.switches import arithmetic, float32_products, using_threads
+from dit_eval.system import dist, switches
+from dit_eval.system.switches import arithmetic, float32_products, using_threads
 
 backends = torch.backends
 NEW = {

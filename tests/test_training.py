@@ -21,7 +21,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from training_goldens import MODEL, training_batches
 
-from dit_eval.assets import asset
 from dit_eval.cli import main
 from dit_eval.data import ArrayData, open_npz
 from dit_eval.diffusion import Diffusion
@@ -31,6 +30,7 @@ from dit_eval.npz import open_batch
 from dit_eval.report.counts import Count, count_network
 from dit_eval.report.data import published_points, read_losses, read_measured, settings
 from dit_eval.report.paper_figures import FIGURES
+from dit_eval.system.assets import asset
 from dit_eval.training import Batch, Recipe, Trainer, draw_batch, train
 
 GOLDENS = Path(__file__).parent / "goldens"

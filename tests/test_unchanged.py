@@ -13,20 +13,20 @@ import pytest
 import torch
 from PIL import Image
 
-from dit_eval.assets import asset
 from dit_eval.cli import main
 from dit_eval.data import open_npz
-from dit_eval.dist import World
 from dit_eval.evaluate import evaluate, write_reference
 from dit_eval.features import inception
 from dit_eval.features.extract import extract_features
 from dit_eval.features.inception import TorchInception
-from dit_eval.files import Watch
 from dit_eval.images import from_dataset, open_images
 from dit_eval.models import checkpoints
 from dit_eval.npz import open_batch
 from dit_eval.pixels import read_pixels
 from dit_eval.sampling import read_labels
+from dit_eval.system.assets import asset
+from dit_eval.system.dist import World
+from dit_eval.system.files import Watch
 
 CHANGED = r"was replaced or written to while it was in use"
 COUNT = 12

@@ -9,14 +9,14 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 
-from dit_eval.assets import asset
 from dit_eval.cli import main
 from dit_eval.models import vae
 from dit_eval.models.checkpoints import save_dit
 from dit_eval.models.dit import DiT, DiTConfig
 from dit_eval.models.vae import DECODERS, SCALE, Autoencoder
 from dit_eval.npz import open_batch
-from dit_eval.switches import using_threads
+from dit_eval.system.assets import asset
+from dit_eval.system.switches import using_threads
 
 SMALL = vae._CONFIG | {"block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4, "sample_size": 64}
 

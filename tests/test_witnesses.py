@@ -14,7 +14,6 @@ import witness_goldens as given
 from numpy.testing import assert_allclose
 from safetensors.torch import save_file
 
-from dit_eval import assets
 from dit_eval.cli import main
 from dit_eval.evaluate import check_request, evaluate, write_reference
 from dit_eval.features.vit import ClipVision, DinoV2, VitSize, read_weights
@@ -26,6 +25,7 @@ from dit_eval.metrics.kernel import clip_mmd, kernel_distance
 from dit_eval.npz import open_batch
 from dit_eval.results import EvalResult
 from dit_eval.stats import GaussianStats
+from dit_eval.system import assets
 
 GOLDENS = Path(__file__).parent / "goldens"
 SECTIONS = json.loads((GOLDENS / "witnesses.json").read_text())

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from dit_eval.assets import sha256_of
 from dit_eval.features.extract import FeatureBatch
 from dit_eval.features.graph_def import read_constants
 from dit_eval.features.inception import convolutions_sha256, state_from_constants
-from dit_eval.files import Watch
+from dit_eval.system.assets import sha256_of
+from dit_eval.system.files import Watch
 
 # Read when TensorFlow is first imported: without it, its C++ side fills stderr with notes about the machine.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dit_eval.features.extract import FeatureBatch
-from dit_eval.switches import arithmetic
+from dit_eval.system.switches import arithmetic
 
 WEIGHTS_PATH = Path(__file__).with_name("digits.safetensors")
 INPUT_SIZE = 16

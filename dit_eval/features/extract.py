@@ -14,11 +14,11 @@ from typing import Protocol
 
 import numpy as np
 
-from dit_eval.dist import World
-from dit_eval.files import why_not_written
 from dit_eval.images import ImageSet
 from dit_eval.npz import write_batch
 from dit_eval.stats import FeatureSummary, GaussianStats, RunningStats
+from dit_eval.system.dist import World
+from dit_eval.system.files import why_not_written
 
 # Part of every cache key: raise it whenever an extractor's output or the entry's layout changes.
 _CACHE_VERSION = 2

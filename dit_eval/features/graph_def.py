@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dit_eval.files import check_plain
+from dit_eval.system.files import check_plain
 
 _FLOAT = 1  # DataType.DT_FLOAT
 _MAX_FILE = 1 << 29  # bytes; ADM's graph has 91 MiB

@@ -19,10 +19,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dit_eval.assets import sha256_of
 from dit_eval.features.extract import FeatureBatch
-from dit_eval.files import Watch
-from dit_eval.switches import arithmetic
+from dit_eval.system.assets import sha256_of
+from dit_eval.system.files import Watch
+from dit_eval.system.switches import arithmetic
 from dit_eval.tensors import load_tensors
 
 _PATCH = 14  # pixels

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dit_eval.switches import arithmetic
+from dit_eval.system.switches import arithmetic
 
 NEIGHBOURS = 5
 _ROWS, _COLUMNS = 1_000, 4_000  # distances in memory at once: 32 MB in float64; no effect on the result

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dit_eval.switches import arithmetic
+from dit_eval.system.switches import arithmetic
 
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1_000

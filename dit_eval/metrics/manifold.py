@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from dit_eval.switches import arithmetic
+from dit_eval.system.switches import arithmetic
 
 _BLOCK = 10_000  # rows and columns of a block: the float32 fallback is decided for one block at a time
 _CHUNK = 2_000  # rows of a block that are in memory at once; no effect on the result

@@ -22,7 +22,7 @@ from scipy import linalg
 from dit_eval.metrics.inception_score import SPLIT_SIZE, split_influence
 from dit_eval.results import Estimate, Uncertainty
 from dit_eval.stats import FeatureSummary, GaussianStats, RunningStats
-from dit_eval.switches import arithmetic
+from dit_eval.system.switches import arithmetic
 
 _T = TypeVar("_T")
 

@@ -21,10 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from dit_eval.files import atomic_file, shown
 from dit_eval.models.dit import MODEL_NAMES, DiT, DiTConfig, named_config
 from dit_eval.models.wrappers import found_elsewhere, unwrap
-from dit_eval.results import reason
+from dit_eval.system.files import atomic_file
+from dit_eval.system.text import reason, shown
 from dit_eval.tensors import load_tensors
 
 # In the metadata of the safetensors files that we write.

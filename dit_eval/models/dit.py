@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dit_eval.suggest import did_you_mean
+from dit_eval.system.text import did_you_mean
 
 BlockDesign = Literal["adaln-zero", "adaln", "cross-attention", "in-context"]
 BLOCK_DESIGNS: tuple[BlockDesign, ...] = ("adaln-zero", "adaln", "cross-attention", "in-context")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dit_eval.suggest import did_you_mean
+from dit_eval.system.text import did_you_mean
 
 Resample = Callable[[Tensor], Tensor]
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from dit_eval.models.checkpoints import read_state
 from dit_eval.models.dit import LATENT_FACTOR
 from dit_eval.models.wrappers import unwrap
-from dit_eval.suggest import did_you_mean
-from dit_eval.switches import arithmetic, each_core_alone
+from dit_eval.system.switches import arithmetic, each_core_alone
+from dit_eval.system.text import did_you_mean
 
 SCALE = 0.18215
 LATENT_CHANNELS = 4

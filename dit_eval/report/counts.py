@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import dit_eval
-from dit_eval.assets import cache_dir
-from dit_eval.files import atomic_file
+from dit_eval.system.assets import cache_dir
+from dit_eval.system.files import atomic_file
 
 
 @dataclass(frozen=True, kw_only=True)

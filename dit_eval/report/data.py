@@ -17,10 +17,10 @@ from typing import Any
 
 import pandas as pd
 
-from dit_eval.files import shown
 from dit_eval.paper import load_statements, load_table
 from dit_eval.report.counts import Count, paper_name
-from dit_eval.results import PROTOCOL, EvalResult, is_number, parse_json, read_lines, reason
+from dit_eval.results import PROTOCOL, EvalResult, is_number, parse_json, read_lines
+from dit_eval.system.text import reason, shown
 
 METRICS = {
     "fid": ("FID", "min"),

@@ -17,8 +17,9 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
-from dit_eval.files import atomic_file, shown
 from dit_eval.results import EvalResult
+from dit_eval.system.files import atomic_file
+from dit_eval.system.text import shown
 
 # Okabe & Ito's colours and a marker each: told apart by colour-blind readers and in grey.
 _STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))

@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 
 import dit_eval
-from dit_eval.files import atomic_file, named, refuse_existing, shown, slug
 from dit_eval.npz import open_batch
 from dit_eval.paper import load_notes
 from dit_eval.report import paper_figures, tables
@@ -36,6 +35,8 @@ from dit_eval.report.figures import render_figure
 from dit_eval.report.law import Law, scaling_law
 from dit_eval.report.tables import Table
 from dit_eval.results import EvalResult
+from dit_eval.system.files import atomic_file, refuse_existing
+from dit_eval.system.text import named, shown, slug
 
 _DATA_TYPES = {"csv": "text/csv", "jsonl": "application/jsonl"}
 

@@ -10,10 +10,8 @@ One rule holds for what commands write, wherever they write it (`check_ending`, 
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
-import re
 import struct
 import uuid
 import zipfile
@@ -23,43 +21,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from dit_eval.system.text import shown
+
 # What the standard library raises at a damaged archive, or one made to do harm.
 BROKEN_ARCHIVE = (
     *(OSError, EOFError, ValueError, OverflowError, RuntimeError, NotImplementedError),
     *(struct.error, zipfile.BadZipFile, zlib.error),
 )
-
-_SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-# Names that Windows keeps for devices, and what the end of a slug that was made looks like.
-_TAKEN = re.compile(r"con|prn|aux|nul|com[0-9]|lpt[0-9]|(.*-)?[0-9a-f]{16}")
-_LONGEST_SLUG = 40
-
-
-def slug(text: str) -> str:
-    """A text as a part of file names, ids and links: a-z, 0-9 and hyphens, at most 57 characters, never none.
-
-    A short text of nothing else is its own slug. Any other gives its words and 16 digits of its SHA-256, so that two
-    texts have two slugs, also where upper and lower case are one.
-
-    Examples
-    --------
-    >>> slug("adm-2021"), slug("x/../../evil")
-    ('adm-2021', 'x-evil-314e3fe9b95b5a23')
-    """
-    if len(text) <= _LONGEST_SLUG and _SLUG.fullmatch(text) and not _TAKEN.fullmatch(text):
-        return text
-    words = re.sub(r"[^a-z0-9]+", "-", text.lower())[:_LONGEST_SLUG].strip("-")
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return f"{words}-{digest}" if words else digest
-
-
 # Endings of what one may expect where a folder is made: a page or picture, images, weights, an archive.
 _OF_FILES = {
     *(".html", ".pdf", ".png", ".svg", ".jpg", ".jpeg", ".md", ".tex", ".npz"),
     *(".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".zip", ".tar", ".gz"),
 }
-
-
 _MAX_END = (1 << 16) + 21  # bytes of the end of a zip, with the longest comment
 
 
@@ -136,39 +109,6 @@ def is_stream(path: Path) -> bool:
     """Whether there is something else than a file or folder: a pipe, a device, or an open file as `/dev/stdout`."""
     opened = str(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
     return path.exists() and not path.is_dir() and (opened or not path.is_file())
-
-
-def shown(text: object) -> str:
-    r"""A path or other text as any file and terminal can take it, on one line.
-
-    File names may hold bytes that are no UTF-8, and characters that move the cursor. They become backslash escapes, the
-    byte E9 `\xe9`; `named` goes the other way.
-    """
-    return "".join(c if c.isprintable() else _escaped(c) for c in str(text))
-
-
-def named(text: str) -> str:
-    """The path that `shown` made this text of, if there was anything to escape in it."""
-
-    def meant(escape: re.Match[str]) -> str:
-        if escape[0] in _LETTERS.values():
-            return next(character for character, letter in _LETTERS.items() if letter == escape[0])
-        code = int(escape[1] or escape[2] or escape[3], 16)
-        return chr(code + 0xDC00 if escape[1] and code > 127 else code)  # as `os.fsdecode` has bytes that are no text
-
-    return re.sub(r"\\[tnr]|\\x([0-9a-f]{2})|\\u([0-9a-f]{4})|\\U(000[0-9a-f]{5}|0010[0-9a-f]{4})", meant, text)
-
-
-_LETTERS = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
-
-
-def _escaped(character: str) -> str:
-    if character in _LETTERS:
-        return _LETTERS[character]
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:
-        return f"\\x{code - 0xDC00:02x}"
-    return f"\\x{code:02x}" if code < 128 else f"\\u{code:04x}" if code < 1 << 16 else f"\\U{code:08x}"
 
 
 def _partial(path: Path) -> Path:

@@ -75,7 +75,7 @@ class World:
 
         It has them until `join` ends.
         """
-        from dit_eval.switches import using_threads
+        from dit_eval.system.switches import using_threads
 
         if threads is None and self.local_size > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
             threads = max(1, cores() // self.local_size)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TextIO
 
+from dit_eval.system.text import duration, size_text
+
 _OFTEN, _SELDOM = 0.1, 30.0  # seconds between two lines, on a terminal and in a log
 _BAR = 20  # characters
 
@@ -173,19 +175,6 @@ def write_stderr(text: str, stream: TextIO | None = None) -> None:
             stream.flush()
         except (OSError, ValueError):
             pass
-
-
-def duration(seconds: float) -> str:
-    """A time in the unit that people would say it in."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-
-
-def size_text(count: int) -> str:
-    """A number of bytes in MB or GB."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
 def _short(rate: float) -> str:

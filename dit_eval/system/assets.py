@@ -20,8 +20,8 @@ from typing import Literal
 
 from filelock import FileLock
 
-from dit_eval.files import atomic_file, check_folder
-from dit_eval.suggest import did_you_mean
+from dit_eval.system.files import atomic_file, check_folder
+from dit_eval.system.text import did_you_mean
 
 _CHUNK = 1 << 20  # bytes
 _TIMEOUT = 30  # seconds without an answer before a server counts as unreachable
@@ -71,7 +71,7 @@ def cache_dir() -> Path:
 
 def embedded_dir() -> Path:
     """The folder of the files that come with dit-eval: inside an installed package, beside it in a checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / "reference_stats"
     return installed if installed.is_dir() else package.parent / "reference_stats"
 

@@ -1,0 +1,1 @@
+"""What every other part stands on: files, processes, switches, texts. It knows nothing of images or models."""
