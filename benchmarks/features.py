@@ -23,7 +23,7 @@ import torch
 from harness import alternate, log, print_environment, report
 
 from dit_eval.features.inception import POOL_DIM, SPATIAL_DIM, TorchInception
-from dit_eval.stats import RunningStats
+from dit_eval.summary import RunningStats
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from seeded_inception import seeded_weights, write_graph_def, write_state_dict

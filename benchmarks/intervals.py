@@ -20,8 +20,8 @@ from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.inception_score import inception_score
 from dit_eval.metrics.manifold import precision_recall
 from dit_eval.metrics.uncertainty import estimate_uncertainty, inception_score_estimate
-from dit_eval.results import ESTIMATES, Estimate
-from dit_eval.stats import FeatureSummary, GaussianStats, RunningStats
+from dit_eval.results.eval_result import ESTIMATES, Estimate
+from dit_eval.summary import FeatureSummary, GaussianStats, RunningStats
 
 DIM, SPATIAL, CLASSES, REFERENCE = 24, 16, 20, 400
 SPLIT = 160  # images of a split of the Inception Score

@@ -23,7 +23,7 @@ from scipy import linalg
 from dit_eval.metrics.density_coverage import density_coverage
 from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.manifold import precision_recall
-from dit_eval.stats import RunningStats
+from dit_eval.summary import RunningStats
 
 DIM = 2048
 

@@ -30,9 +30,9 @@ from dit_eval.models.dit import MODEL_NAMES, named_config
 from dit_eval.npz import open_batch
 from dit_eval.plan import load_plan
 from dit_eval.report.counts import count_named
-from dit_eval.results import SampleRun
+from dit_eval.results.sample_run import SampleRun
 from dit_eval.sampling import Decoder, ImageSampler
-from dit_eval.stats import GaussianStats
+from dit_eval.summary import GaussianStats
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from seeded_inception import seeded_weights, write_state_dict

@@ -19,7 +19,8 @@ from dit_eval.evaluate import Progress, against_itself, announce, checksums, ext
 from dit_eval.features.extract import FeatureExtractor, cached_features
 from dit_eval.images import ImageSet
 from dit_eval.metrics.per_class import LEAST_IMAGES, ClassScore, class_scores
-from dit_eval.results import ExtractorInfo, ImageSource, json_text
+from dit_eval.results.eval_result import ExtractorInfo, ImageSource
+from dit_eval.results.parse import json_text
 from dit_eval.system.environment import environment, now
 
 METHOD = "kernel (u.v / D + 1)^3 over all pairs of distinct images of a class, unbiased"

@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from dit_eval.npz import ImageBatch
     from dit_eval.plan import Plan
     from dit_eval.report.complexity import ComplexityRow
-    from dit_eval.results import EvalResult, SampleRun, Uncertainty
+    from dit_eval.results.eval_result import EvalResult, Uncertainty
+    from dit_eval.results.sample_run import SampleRun
     from dit_eval.sampling import Decoder
     from dit_eval.study import Engine, Study
     from dit_eval.verify import Verification
@@ -1076,7 +1077,7 @@ def _format_cost_of_run(what: str, cost: Cost) -> str:
 def _tell_result(arguments: argparse.Namespace, result: EvalResult) -> None:
     for warning in result.warnings:
         _say(f"warning: {warning}")
-    from dit_eval.results import append_result
+    from dit_eval.results.lines import append_result
 
     appended = _File(
         option="--results",
@@ -1137,7 +1138,7 @@ def _expectation(arguments: argparse.Namespace) -> Expectation | None:
 
 def _result_of(arguments: argparse.Namespace, gen: ImageSet, progress: Progress) -> EvalResult | None:
     """The latest result of these very samples in the file of results."""
-    from dit_eval.results import read_results
+    from dit_eval.results.lines import read_results
 
     path = arguments.results or Path("results.jsonl")
     if not path.is_file():
@@ -1241,7 +1242,7 @@ def _sample_run(arguments: argparse.Namespace, world: World) -> tuple[SampleRun,
         _check_destination("--out", arguments.out)
         _check_destination("--grid", arguments.grid)
     from dit_eval.models.checkpoints import training_notes
-    from dit_eval.results import SampleRun
+    from dit_eval.results.sample_run import SampleRun
     from dit_eval.sampling import check_run
     from dit_eval.system.environment import environment
 
@@ -2322,7 +2323,7 @@ def _format_result(result: EvalResult) -> str:
 
 def _tails(uncertainty: Uncertainty | None) -> dict[str, str]:
     """What stands behind each number: standard error and interval, or why there is none."""
-    from dit_eval.results import ESTIMATES
+    from dit_eval.results.eval_result import ESTIMATES
 
     if uncertainty is None:
         return {}

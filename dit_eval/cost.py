@@ -25,9 +25,9 @@ from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.inception_score import inception_score, order_free_inception_score
 from dit_eval.metrics.manifold import precision_recall
 from dit_eval.npz import ImageBatch
-from dit_eval.results import json_text
+from dit_eval.results.parse import json_text
 from dit_eval.sampling import ImageSampler, batches_left, disk_bytes
-from dit_eval.stats import GaussianStats
+from dit_eval.summary import GaussianStats
 from dit_eval.system.dist import World
 from dit_eval.system.environment import peak_memory_bytes
 

@@ -25,7 +25,7 @@ from PIL import Image
 
 from dit_eval.decoding import decode, to_rgb
 from dit_eval.npz import open_batch
-from dit_eval.results import json_text
+from dit_eval.results.parse import json_text
 from dit_eval.sources import IMAGE_SUFFIXES, read_file
 from dit_eval.system.dist import World
 from dit_eval.system.files import atomic_file

@@ -24,7 +24,8 @@ from dit_eval.features.extract import FeatureExtractor, extract_features
 from dit_eval.images import ImageSet, from_batches
 from dit_eval.metrics.inception_score import SPLIT_SIZE
 from dit_eval.pixels import PixelFacts, read_pixels
-from dit_eval.results import EvalResult, json_text
+from dit_eval.results.eval_result import EvalResult
+from dit_eval.results.parse import json_text
 from dit_eval.system.text import did_you_mean
 
 Certainty = Literal["certain", "likely", "possible"]

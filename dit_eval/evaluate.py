@@ -24,7 +24,6 @@ from typing import Literal, Protocol, TypeVar
 import numpy as np
 
 import dit_eval
-from dit_eval.badge import NUM_SAMPLES, make_badge, protocol_name, reference_protocol, unproven_name
 from dit_eval.features.extract import FeatureExtractor, cached_features, extract_features
 from dit_eval.images import ImageSet
 from dit_eval.metrics.density_coverage import NEIGHBOURS, DensityCoverage, density_coverage
@@ -41,8 +40,9 @@ from dit_eval.metrics.kernel import (
 from dit_eval.metrics.manifold import PrecisionRecall, precision_recall
 from dit_eval.metrics.uncertainty import estimate_uncertainty
 from dit_eval.npz import ImageBatch, write_batch
-from dit_eval.results import EvalResult, ExtractorInfo, ImageSource, Uncertainty
-from dit_eval.stats import FeatureSummary, GaussianStats
+from dit_eval.results.badge import NUM_SAMPLES, make_badge, protocol_name, reference_protocol, unproven_name
+from dit_eval.results.eval_result import EvalResult, ExtractorInfo, ImageSource, Uncertainty
+from dit_eval.summary import FeatureSummary, GaussianStats
 from dit_eval.system import environment as results
 from dit_eval.system.dist import World
 from dit_eval.system.text import did_you_mean

@@ -29,9 +29,9 @@ from PIL.Image import Image
 
 from dit_eval.decoding import decode, is_png
 from dit_eval.npz import ImageBatch, bytes_hint, open_batch
-from dit_eval.results import SampleRun
+from dit_eval.results.sample_run import SampleRun
 from dit_eval.sources import MAX_FILE, Load, Source, is_jpeg, list_folder, list_tar, list_zip, read_file
-from dit_eval.stats import GaussianStats
+from dit_eval.summary import GaussianStats
 from dit_eval.system.dist import cores
 from dit_eval.system.files import Watch
 

@@ -32,8 +32,9 @@ from warnings import catch_warnings, simplefilter
 
 import numpy as np
 
-from dit_eval.results import SampleRun, parse_json
-from dit_eval.stats import GaussianStats
+from dit_eval.results.parse import parse_json
+from dit_eval.results.sample_run import SampleRun
+from dit_eval.summary import GaussianStats
 from dit_eval.system.files import BROKEN_ARCHIVE, Watch, atomic_file, check_plain, check_whole_zip, open_zip
 from dit_eval.system.text import shown
 

@@ -19,7 +19,9 @@ from dit_eval.plan import load_plan
 from dit_eval.report.figures import metric_response_figure, sample_grid_figure, save_figure
 from dit_eval.report.law import measured_laws
 from dit_eval.report.page import write_report
-from dit_eval.results import EvalResult, SampleRun, read_results
+from dit_eval.results.eval_result import EvalResult
+from dit_eval.results.lines import read_results
+from dit_eval.results.sample_run import SampleRun
 from dit_eval.sampling import ImageSampler, draw_labels, sample_npz
 from dit_eval.study import Study, check_study, find_sources, local_engine
 from dit_eval.system.assets import asset, sha256_of

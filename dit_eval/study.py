@@ -42,7 +42,10 @@ from dit_eval.models.checkpoints import load_dit
 from dit_eval.models.vae import DECODERS, Autoencoder, weights_file
 from dit_eval.npz import open_batch
 from dit_eval.plan import Cell, Plan, Speed, Task, Training, label, parse_plan
-from dit_eval.results import EvalResult, SampleRun, json_text, read_lines
+from dit_eval.results.eval_result import EvalResult
+from dit_eval.results.lines import read_lines
+from dit_eval.results.parse import json_text
+from dit_eval.results.sample_run import SampleRun
 from dit_eval.sampling import ImageSampler, check_run, draw_labels, images_drawn, sample_npz
 from dit_eval.system.assets import Asset, assets, fetch, sha256_of
 from dit_eval.system.dist import World, cores, gpu_count

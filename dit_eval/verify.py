@@ -26,8 +26,8 @@ from dit_eval.golden import image_set, probes
 from dit_eval.images import ImageSet
 from dit_eval.metrics.inception_score import inception_score
 from dit_eval.npz import open_batch, write_batch
-from dit_eval.results import json_text
-from dit_eval.stats import GaussianStats
+from dit_eval.results.parse import json_text
+from dit_eval.summary import GaussianStats
 from dit_eval.system.assets import embedded_dir
 from dit_eval.system.environment import environment
 from dit_eval.system.text import did_you_mean

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dit_eval.report.law import measured_laws
 from dit_eval.report.page import report_files
-from dit_eval.results import read_results
+from dit_eval.results.lines import read_results
 
 HERE = Path(__file__).parent / "digits"
 SETTING = "-digits-8"  # what the report adds to the names of figures and tables of this protocol and image size

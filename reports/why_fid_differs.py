@@ -37,7 +37,7 @@ from dit_eval.images import open_images
 from dit_eval.models.checkpoints import load_dit, stored_config
 from dit_eval.models.dit import DiTConfig
 from dit_eval.npz import write_batch
-from dit_eval.results import SampleRun
+from dit_eval.results.sample_run import SampleRun
 from dit_eval.sampling import ImageSampler, draw_labels, sample_npz
 from dit_eval.system.assets import asset, sha256_of
 from dit_eval.training import Recipe, train, weights_of_step

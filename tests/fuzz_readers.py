@@ -295,7 +295,7 @@ def _images() -> np.ndarray:
 
 def _run() -> dict[str, object]:
     from dit_eval.models.dit import DiTConfig
-    from dit_eval.results import SampleRun
+    from dit_eval.results.sample_run import SampleRun
 
     network = asdict(DiTConfig(depth=1, hidden_size=16, num_heads=2, patch_size=4, input_size=8, num_classes=3))
     fields = {"model": "mini-S/4", "network": network, "checkpoint": "0000100.pt", "checkpoint_sha256": "0" * 64}
@@ -417,7 +417,8 @@ source = "measured"
 
 
 def result_seeds() -> list[bytes]:
-    from dit_eval.results import Estimate, EvalResult, ExtractorInfo, ImageSource, SampleRun, Uncertainty
+    from dit_eval.results.eval_result import Estimate, EvalResult, ExtractorInfo, ImageSource, Uncertainty
+    from dit_eval.results.sample_run import SampleRun
 
     images = {"sha256": "1" * 64, "num_images": 16, "image_size": (64, 64), "statistics": "computed"}
     known = Estimate(value=2.5, standard_error=0.1, low=2.3, high=2.7)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from dit_eval.npz import RUN_KEY, write_batch
-from dit_eval.results import Badge, BadgePart, EvalResult, ExtractorInfo, ImageSource, SampleRun
+from dit_eval.results.eval_result import Badge, BadgePart, EvalResult, ExtractorInfo, ImageSource
+from dit_eval.results.sample_run import SampleRun
 
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
 GFLOPS = {"S/8": 0.36, "S/4": 1.4, "S/2": 6, "B/8": 1.4, "B/4": 5.6, "B/2": 23, "L/8": 5, "L/4": 20, "L/2": 81,

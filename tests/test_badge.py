@@ -17,7 +17,6 @@ from PIL import Image
 from report_runs import badge, result, sample_run
 from seeded_inception import CONVS, seeded_weights
 
-from dit_eval.badge import CONVOLUTIONS_SHA256, make_badge, protocol_name, reference_protocol
 from dit_eval.classes import score_classes
 from dit_eval.cli import main
 from dit_eval.diagnose import diagnose, expectation
@@ -30,7 +29,8 @@ from dit_eval.npz import open_batch
 from dit_eval.report import tables
 from dit_eval.report.counts import Count
 from dit_eval.report.data import comparable, measured_points, published_points, select, settings
-from dit_eval.results import EvalResult, ExtractorInfo, ImageSource
+from dit_eval.results.badge import CONVOLUTIONS_SHA256, make_badge, protocol_name, reference_protocol
+from dit_eval.results.eval_result import EvalResult, ExtractorInfo, ImageSource
 from dit_eval.system.assets import asset, identify, recorded_sha256
 
 PINNED = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # as torch-fidelity states it

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from dit_eval.cli import main
-from dit_eval.results import read_results
+from dit_eval.results.lines import read_results
 from dit_eval.system import assets
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from dit_eval.evaluate import evaluate, write_reference
 from dit_eval.npz import open_batch, write_batch
-from dit_eval.results import EvalResult, append_result, read_results
+from dit_eval.results.eval_result import EvalResult
+from dit_eval.results.lines import append_result, read_results
 
 VALUES = ("fid", "sfid", "inception_score", "precision", "recall")
 

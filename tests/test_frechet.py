@@ -4,7 +4,7 @@ from scipy import linalg
 
 from dit_eval.metrics import frechet
 from dit_eval.metrics.frechet import frechet_distance
-from dit_eval.stats import GaussianStats
+from dit_eval.summary import GaussianStats
 
 
 def fit(features):

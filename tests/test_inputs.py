@@ -29,7 +29,7 @@ from dit_eval.data import list_images
 from dit_eval.evaluate import evaluate, write_reference
 from dit_eval.images import from_batches, from_dataset, open_images
 from dit_eval.npz import open_batch
-from dit_eval.results import EvalResult
+from dit_eval.results.eval_result import EvalResult
 from dit_eval.sources import in_order
 
 VALUES = ("fid", "sfid", "inception_score", "inception_score_order_free", "precision", "recall")

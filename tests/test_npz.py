@@ -13,7 +13,7 @@ from dit_eval.classes import score_classes
 from dit_eval.data import open_npz
 from dit_eval.images import from_batches
 from dit_eval.npz import open_batch, write_batch
-from dit_eval.results import SampleRun
+from dit_eval.results.sample_run import SampleRun
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from dit_eval.cli import main
 from dit_eval.npz import open_batch
 from dit_eval.plan import load_plan, parse_plan
 from dit_eval.quickstart import LEVELS, _verdicts
-from dit_eval.results import read_results
+from dit_eval.results.lines import read_results
 
 DAMAGES = ("blur", "noise", "class collapse")
 

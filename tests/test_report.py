@@ -47,7 +47,9 @@ from dit_eval.report.data import (
 from dit_eval.report.figures import PAPER, render_figure
 from dit_eval.report.law import scaling_law
 from dit_eval.report.paper_figures import FIGURES, fid_against_gflops, loss_curves
-from dit_eval.results import EvalResult, SampleRun, read_results
+from dit_eval.results.eval_result import EvalResult
+from dit_eval.results.lines import read_results
+from dit_eval.results.sample_run import SampleRun
 
 # From the paper's tables by another way than the CSV: (table, column) -> sum, and sum weighted by the row's place
 # (1, 2, ...; a dash adds nothing), so that two exchanged rows show.

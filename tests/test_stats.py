@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dit_eval.stats import GaussianStats, RunningStats
+from dit_eval.summary import GaussianStats, RunningStats
 
 
 @pytest.fixture(scope="module")

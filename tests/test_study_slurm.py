@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from dit_eval.plan import load_plan
-from dit_eval.results import read_results
+from dit_eval.results.lines import read_results
 from dit_eval.training import weights_of_step
 
 # Two models and a quarter of the steps of digits-small, which takes Slurm four minutes.

@@ -22,7 +22,7 @@ from dit_eval.images import from_batches
 from dit_eval.metrics import density_coverage, kernel, manifold, uncertainty
 from dit_eval.models import vae
 from dit_eval.models.dit import DiT, DiTConfig, named_config
-from dit_eval.results import SampleRun
+from dit_eval.results.sample_run import SampleRun
 from dit_eval.sampling import ImageSampler
 from dit_eval.system import dist, switches
 from dit_eval.system.switches import arithmetic, float32_products, using_threads

@@ -34,8 +34,9 @@ from dit_eval.report.data import METRICS, measured_points, settings
 from dit_eval.report.figures import metric_response_figure
 from dit_eval.report.paper_figures import fid_against_gflops
 from dit_eval.report.tables import measured_table, to_csv, to_latex, to_markdown
-from dit_eval.results import ESTIMATES, Estimate, EvalResult, Uncertainty, read_results
-from dit_eval.stats import FeatureSummary, GaussianStats
+from dit_eval.results.eval_result import ESTIMATES, Estimate, EvalResult, Uncertainty
+from dit_eval.results.lines import read_results
+from dit_eval.summary import FeatureSummary, GaussianStats
 
 
 def fit(features):

@@ -23,8 +23,8 @@ from dit_eval.metrics.density_coverage import density_coverage
 from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.kernel import clip_mmd, kernel_distance
 from dit_eval.npz import open_batch
-from dit_eval.results import EvalResult
-from dit_eval.stats import GaussianStats
+from dit_eval.results.eval_result import EvalResult
+from dit_eval.summary import GaussianStats
 from dit_eval.system import assets
 
 GOLDENS = Path(__file__).parent / "goldens"

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import linalg
 from scipy.linalg import lapack
 
-from dit_eval.stats import GaussianStats
+from dit_eval.summary import GaussianStats
 
 # The eigenvalues are right to a few ulps of the traces, summed over up to some thousand dimensions. A distance
 # below this share of the traces is rounding, not a difference between the two sets.

@@ -20,8 +20,8 @@ import torch
 from scipy import linalg
 
 from dit_eval.metrics.inception_score import SPLIT_SIZE, split_influence
-from dit_eval.results import Estimate, Uncertainty
-from dit_eval.stats import FeatureSummary, GaussianStats, RunningStats
+from dit_eval.results.eval_result import Estimate, Uncertainty
+from dit_eval.summary import FeatureSummary, GaussianStats, RunningStats
 from dit_eval.system.switches import arithmetic
 
 _T = TypeVar("_T")

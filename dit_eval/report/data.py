@@ -19,7 +19,9 @@ import pandas as pd
 
 from dit_eval.paper import load_statements, load_table
 from dit_eval.report.counts import Count, paper_name
-from dit_eval.results import PROTOCOL, EvalResult, is_number, parse_json, read_lines
+from dit_eval.results.eval_result import PROTOCOL, EvalResult
+from dit_eval.results.lines import read_lines
+from dit_eval.results.parse import is_number, parse_json
 from dit_eval.system.text import reason, shown
 
 METRICS = {

@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
-from dit_eval.results import EvalResult
+from dit_eval.results.eval_result import EvalResult
 from dit_eval.system.files import atomic_file
 from dit_eval.system.text import shown
 

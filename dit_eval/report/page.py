@@ -34,7 +34,7 @@ from dit_eval.report.data import (
 from dit_eval.report.figures import render_figure
 from dit_eval.report.law import Law, scaling_law
 from dit_eval.report.tables import Table
-from dit_eval.results import EvalResult
+from dit_eval.results.eval_result import EvalResult
 from dit_eval.system.files import atomic_file, refuse_existing
 from dit_eval.system.text import named, shown, slug
 

@@ -31,7 +31,7 @@ from dit_eval.report.compute import (
 from dit_eval.report.counts import count_named
 from dit_eval.report.data import METRICS, WITNESSES, Setting, comparable, fid_label, select, steps_text
 from dit_eval.report.law import LEAST_MODELS, Law
-from dit_eval.results import NOT_PUBLISHED, PROTOCOL
+from dit_eval.results.eval_result import NOT_PUBLISHED, PROTOCOL
 
 DASH = "-"
 PAPER_TITLE = "Peebles and Xie, Scalable Diffusion Models with Transformers, arXiv 2212.09748v2"

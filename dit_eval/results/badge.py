@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dit_eval.results import PROTOCOL, Badge, BadgePart, ExtractorInfo, ImageSource
+from dit_eval.results.eval_result import PROTOCOL, Badge, BadgePart, ExtractorInfo, ImageSource
 from dit_eval.system.assets import assets, identify
 
 NUM_SAMPLES = 50_000

@@ -1,0 +1,85 @@
+"""Results as JSON lines: appended whole, read with the number of a bad line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dit_eval.results.eval_result import EvalResult
+from dit_eval.system.files import check_plain, is_stream
+
+if TYPE_CHECKING:
+    from dit_eval.results.parse import _Parsed
+
+
+def append_result(path: str | os.PathLike[str], result: EvalResult) -> None:
+    """Add a result as one line; a line that an earlier crash left unfinished is closed first.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; the file is then as before.
+    """
+    path, line = Path(path), result.to_json().encode() + b"\n"
+    if is_stream(path):
+        with open(path, "ab") as file:
+            file.write(line)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab+", buffering=0) as file:
+        size = written = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        try:
+            while written < size + len(line):
+                written += file.write(line[written - size :])
+            os.fsync(file.fileno())
+        except OSError:
+            if os.fstat(file.fileno()).st_size == written:  # nobody has added a line since
+                file.truncate(size)
+            raise
+
+
+def read_results(path: str | os.PathLike[str], *, on_bad_line: Callable[[str], None] | None = None) -> list[EvalResult]:
+    """All results of a JSON-lines file, in order; see `read_lines` for lines that are none."""
+    return [result for _, result in read_lines(path, EvalResult.from_json, on_bad_line=on_bad_line)]
+
+
+def read_lines(
+    path: str | os.PathLike[str], parse: Callable[[str], _Parsed], *, on_bad_line: Callable[[str], None] | None = None
+) -> list[tuple[int, _Parsed]]:
+    """Each line of a JSON-lines file as `parse` understands it, with its number, from 1.
+
+    Parameters
+    ----------
+    parse : raises a ValueError for a line that it does not understand
+    on_bad_line : called with a message for an empty, half-written or foreign line, which is then left out; without it
+        such lines are an error
+
+    Raises
+    ------
+    ValueError
+        If lines are not understood and `on_bad_line` is None; the message gives the numbers
+        of the first ten.
+    """
+    check_plain(Path(path), "a file of JSON lines")
+    parsed, bad = [], []
+    # Split at the newline byte alone: a text may hold other characters that Python takes for the end of a line.
+    lines = Path(path).read_bytes().split(b"\n")
+    for number, line in enumerate(lines[:-1] if lines[-1] == b"" else lines, start=1):
+        try:
+            if not line.strip():
+                raise ValueError("Empty.")
+            parsed.append((number, parse(line.decode("utf-8"))))
+        except ValueError as error:
+            bad.append(f"{path}, line {number}: {error}")
+    if bad and on_bad_line is None:
+        more = [f"... and {len(bad) - 10:,} more lines"] if len(bad) > 10 else []
+        raise ValueError("\n".join([*bad[:10], *more]))
+    for message in bad:
+        if on_bad_line is not None:
+            on_bad_line(message)
+    return parsed

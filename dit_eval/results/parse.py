@@ -1,0 +1,89 @@
+"""Records to JSON and back, every field checked."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+import types
+import typing
+from typing import Any, TypeVar
+
+from dit_eval.system.text import shown
+
+_Parsed = TypeVar("_Parsed")
+# What text that is not ours can raise while it is read: keys and types of every kind, numbers too long for an int, and
+# brackets within brackets.
+_NOT_OURS = (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError)
+
+
+def json_text(data: Any) -> str:
+    """One line of JSON, in characters that every UTF-8 file can take; see `dit_eval.files.shown` for the others.
+
+    Raises
+    ------
+    ValueError
+        If a number is NaN or infinite.
+    """
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    # Of a file name that is no UTF-8. They stand within strings, where a backslash is written twice.
+    return re.sub("[\ud800-\udfff]", lambda half: shown(half[0]).replace("\\", "\\\\"), text)
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text holds, if it can be written again: JSON can spell half a character, which no file may hold.
+
+    Raises
+    ------
+    ValueError, RecursionError
+        If it is none.
+    """
+    data = json.loads(text)
+    json.dumps(data, ensure_ascii=False).encode()
+    return data
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite number that a float and 64 bits can hold, and no bool."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _checked(data: _Parsed) -> _Parsed:
+    """A dataclass that was read from JSON, if each field is of its type; a TypeError otherwise."""
+    kind: type = type(data)
+    for name, hint in _hints(kind).items():
+        if not _is_of(getattr(data, name), hint):
+            raise TypeError(f"{name} is {repr(getattr(data, name))[:80]}, needed {_in_words(hint)}")
+    return data
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _is_of(value: object, hint: Any) -> bool:
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin is types.UnionType:
+        return any(_is_of(value, part) for part in parts)
+    if origin is tuple and parts[-1] is not ...:
+        return isinstance(value, tuple) and len(value) == len(parts) and all(map(_is_of, value, parts))
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_of(each, parts[0]) for each in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_is_of(each, parts[1]) for each in value.values())
+    if hint in (int, float):
+        return is_number(value) and isinstance(value, int | hint)
+    return isinstance(value, hint)
+
+
+def _in_words(hint: Any) -> str:
+    """Numbers and texts by name, other types as Python writes them."""
+    if typing.get_origin(hint) is types.UnionType:
+        return " or ".join(_in_words(part) for part in typing.get_args(hint))
+    return {float: "a number", int: "an integer", str: "a text", type(None): "null"}.get(hint, str(hint))

@@ -1,0 +1,118 @@
+"""`SampleRun`: how a file of samples was drawn, stored inside the file."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from dit_eval.results.parse import _NOT_OURS, _checked, json_text, parse_json
+from dit_eval.system.text import reason
+
+# How sampling makes noise; a change of the rule is a change of all images and needs another text.
+NOISE_RULE = "numpy Philox, key (seed, index), standard_normal float32; labels from key (seed, 2^63 + index)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRun:
+    """How a sample file was made; kept in the file as JSON text under the key `sample_run`.
+
+    Everything that decides what image i is, and nothing that does not: batch size, number of processes and time are
+    left out, so that the same run gives the same file wherever it was cut in pieces. The defaults are the paper's
+    protocol without guidance.
+
+    Attributes
+    ----------
+    model : name of the paper, or of the file for another network
+    network : the fields of its `DiTConfig`
+    checkpoint, checkpoint_sha256 : file name, hexadecimal SHA-256
+    image_size : side in pixels
+    weights : which set of a trainer's file, "ema" or "model"
+    num_images : N
+    num_sampling_steps : steps as asked for, such as "250" or "ddim50"
+    sampler : "ddpm" or "ddim" (eta = 0)
+    cfg_scale, cfg_channels : guidance scale, 1.0 = none; channels it acts on, None without guidance
+    vae, vae_sha256 : decoder name or file name, SHA-256 of its weights; None in pixel space
+    vae_tiling : latents decoded in overlapping tiles, which changes pixels near the seams
+    labels, labels_sha256 : "random", "balanced", or "file" and its checksum
+    rounding : "dit" (127.5 x + 128, truncated) or "truncate" (127.5 (x + 1), truncated)
+    global_seed : with an image's index, all that its noise and random label depend on
+    noise : the rule that makes noise from seed and index
+    precision : "fp32", "tf32" or "bf16"
+    compiled : run through torch.compile
+    device : "cpu" or "cuda"
+    training_steps, training_batch_size : how long the weights were trained; None where the checkpoint does not say
+    environment : versions, commit and machine of the process that wrote the file
+    earlier_environments : those of interrupted processes that drew a part of it, where they differ
+    """
+
+    model: str
+    network: dict[str, Any]
+    checkpoint: str
+    checkpoint_sha256: str
+    image_size: int
+    weights: str = "ema"
+    num_images: int = 50_000
+    num_sampling_steps: str = "250"
+    sampler: str = "ddpm"
+    cfg_scale: float = 1.0
+    cfg_channels: int | None = None
+    vae: str | None = None
+    vae_sha256: str | None = None
+    vae_tiling: bool = False
+    labels: str = "random"
+    labels_sha256: str | None = None
+    rounding: str = "dit"
+    global_seed: int = 0
+    noise: str = NOISE_RULE
+    precision: str = "fp32"
+    compiled: bool = False
+    device: str = "cpu"
+    training_steps: int | None = None
+    training_batch_size: int | None = None
+    environment: dict[str, Any] = field(default_factory=dict)
+    earlier_environments: tuple[dict[str, Any], ...] = ()
+
+    def to_json(self) -> str:
+        """One line of JSON with every field."""
+        return json_text(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> SampleRun:
+        """The run that `to_json` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the text is not such a run.
+        """
+        try:
+            return cls._from_dict(parse_json(text))
+        except _NOT_OURS as error:
+            raise ValueError(f"Not the description of a sampling run ({reason(error)}): {text[:80]!r}") from None
+
+    @classmethod
+    def _from_dict(cls, data: dict[str, Any]) -> SampleRun:
+        run = _checked(cls(**data | {"earlier_environments": tuple(data.get("earlier_environments", ()))}))
+        for field_ in dataclasses.fields(run):
+            value = getattr(run, field_.name)
+            if isinstance(value, str) and not value.isprintable():  # it is shown on terminals
+                raise TypeError(f"{field_.name} is {value[:80]!a}, which is no line of text")
+        return run
+
+    def differences(self, other: SampleRun) -> list[str]:
+        """What makes image i of the two runs differ, as "name: mine, theirs"; environments are not compared."""
+        free = ("num_images", "environment", "earlier_environments")
+        names = [f.name for f in dataclasses.fields(self) if f.name not in free]
+        return [
+            f"{name}: {getattr(self, name)!r}, {getattr(other, name)!r}"
+            for name in names
+            if getattr(self, name) != getattr(other, name)
+        ]
+
+    def summary(self) -> str:
+        """A few words for a line of output: model, steps, guidance, seed."""
+        steps = self.num_sampling_steps
+        guidance = "no guidance" if self.cfg_scale == 1.0 else f"cfg {self.cfg_scale:.2f}"
+        sampler = "" if self.sampler == "ddpm" else f" {self.sampler.upper()}"
+        return f"{self.model}, {steps}{sampler} steps, {guidance}, seed {self.global_seed}"
