@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from harness import log, print_environment
 
-from dit_eval.npz import write_batch
+from dit_eval.images.npz import write_batch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from seeded_inception import seeded_weights, write_graph_def

@@ -25,8 +25,8 @@ from scipy import ndimage
 
 from dit_eval.features.extract import extract_features
 from dit_eval.features.inception import PRECISIONS, TorchInception, check_precision
+from dit_eval.images.npz import open_batch, write_batch
 from dit_eval.metrics.frechet import frechet_distance
-from dit_eval.npz import open_batch, write_batch
 from dit_eval.summary import FeatureSummary, GaussianStats
 from dit_eval.system.assets import asset, fetch
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from dit_eval.evaluate import Progress, against_itself, announce, checksums, extractor_info, image_source
 from dit_eval.features.extract import FeatureExtractor, cached_features
-from dit_eval.images import ImageSet
+from dit_eval.images.open import ImageSet
 from dit_eval.metrics.per_class import LEAST_IMAGES, ClassScore, class_scores
 from dit_eval.results.eval_result import ExtractorInfo, ImageSource
 from dit_eval.results.parse import json_text

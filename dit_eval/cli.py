@@ -44,9 +44,10 @@ if TYPE_CHECKING:
     from dit_eval.data import ImageFolder, TrainingData
     from dit_eval.diagnose import Diagnosis, Expectation
     from dit_eval.features.extract import FeatureExtractor
-    from dit_eval.images import ImageFiles, ImageSet
+    from dit_eval.images.encoded import ImageFiles
+    from dit_eval.images.npz import ImageBatch
+    from dit_eval.images.open import ImageSet
     from dit_eval.models.dit import DiT, DiTConfig
-    from dit_eval.npz import ImageBatch
     from dit_eval.plan import Plan
     from dit_eval.report.complexity import ComplexityRow
     from dit_eval.results.eval_result import EvalResult, Uncertainty
@@ -300,7 +301,7 @@ def _open_images(path: Path, role: Literal["gen", "ref"], num_images: int | None
     """Open a set of images, and say what it is."""
     # At once: to load NumPy takes a moment, and to list an archive a while.
     _header(f"{role}  {path}" + (f", {size_text(path.stat().st_size)}" if path.is_file() else ""))
-    from dit_eval.images import open_images
+    from dit_eval.images.open import open_images
 
     images = open_images(path, role=role, num_images=num_images)
     size = "x".join(str(side) for side in reversed(images.image_size or ()))
@@ -982,7 +983,7 @@ def _evaluation_setup(arguments: argparse.Namespace, world: World) -> dict[str, 
     """Files, request and extractor: everything a user may have got wrong, in the order of what it costs to find out."""
     count = arguments.num_samples
     if arguments.dry_run and count is not None:  # what is not drawn yet can be predicted from what is
-        from dit_eval.images import open_images
+        from dit_eval.images.open import open_images
 
         count = min(count, open_images(arguments.samples, role="gen").num_images or count)
     gen = _open_images(arguments.samples, "gen", count)
@@ -1838,7 +1839,7 @@ def _grid(arguments: argparse.Namespace) -> None:
 
 
 def _draw_grid(samples: Sequence[Path], out: Path, *, first: int, count: int) -> None:
-    from dit_eval.npz import open_batch
+    from dit_eval.images.npz import open_batch
     from dit_eval.report.figures import sample_grid_figure, save_figure
 
     if first < 0 or count < 1:

@@ -20,11 +20,11 @@ import numpy as np
 
 from dit_eval.evaluate import uses_reference_images
 from dit_eval.features.extract import FeatureExtractor, extract_features
-from dit_eval.images import ImageFiles
+from dit_eval.images.encoded import ImageFiles
+from dit_eval.images.npz import ImageBatch
 from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.inception_score import inception_score, order_free_inception_score
 from dit_eval.metrics.manifold import precision_recall
-from dit_eval.npz import ImageBatch
 from dit_eval.results.parse import json_text
 from dit_eval.sampling import ImageSampler, batches_left, disk_bytes
 from dit_eval.summary import GaussianStats

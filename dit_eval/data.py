@@ -23,10 +23,11 @@ import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from dit_eval.decoding import decode, to_rgb
-from dit_eval.npz import open_batch
+from dit_eval.images.decoding import decode, to_rgb
+from dit_eval.images.folder import read_file
+from dit_eval.images.listing import IMAGE_SUFFIXES
+from dit_eval.images.npz import open_batch
 from dit_eval.results.parse import json_text
-from dit_eval.sources import IMAGE_SUFFIXES, read_file
 from dit_eval.system.dist import World
 from dit_eval.system.files import atomic_file
 from dit_eval.system.text import shown

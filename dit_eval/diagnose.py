@@ -21,7 +21,8 @@ from typing import Any, Literal
 import numpy as np
 
 from dit_eval.features.extract import FeatureExtractor, extract_features
-from dit_eval.images import ImageSet, from_batches
+from dit_eval.images.open import ImageSet
+from dit_eval.images.stream import from_batches
 from dit_eval.metrics.inception_score import SPLIT_SIZE
 from dit_eval.pixels import PixelFacts, read_pixels
 from dit_eval.results.eval_result import EvalResult

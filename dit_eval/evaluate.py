@@ -25,7 +25,8 @@ import numpy as np
 
 import dit_eval
 from dit_eval.features.extract import FeatureExtractor, cached_features, extract_features
-from dit_eval.images import ImageSet
+from dit_eval.images.npz import ImageBatch, write_batch
+from dit_eval.images.open import ImageSet
 from dit_eval.metrics.density_coverage import NEIGHBOURS, DensityCoverage, density_coverage
 from dit_eval.metrics.frechet import FrechetDistance, frechet_distance
 from dit_eval.metrics.inception_score import SPLIT_SIZE, inception_score, order_free_inception_score
@@ -39,7 +40,6 @@ from dit_eval.metrics.kernel import (
 )
 from dit_eval.metrics.manifold import PrecisionRecall, precision_recall
 from dit_eval.metrics.uncertainty import estimate_uncertainty
-from dit_eval.npz import ImageBatch, write_batch
 from dit_eval.results.badge import NUM_SAMPLES, make_badge, protocol_name, reference_protocol, unproven_name
 from dit_eval.results.eval_result import EvalResult, ExtractorInfo, ImageSource, Uncertainty
 from dit_eval.summary import FeatureSummary, GaussianStats

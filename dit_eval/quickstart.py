@@ -13,8 +13,8 @@ from scipy import ndimage
 
 from dit_eval.evaluate import evaluate
 from dit_eval.features.digits import DigitsExtractor
+from dit_eval.images.npz import open_batch, write_batch
 from dit_eval.models.checkpoints import load_dit, stored_config
-from dit_eval.npz import open_batch, write_batch
 from dit_eval.plan import load_plan
 from dit_eval.report.figures import metric_response_figure, sample_grid_figure, save_figure
 from dit_eval.report.law import measured_laws

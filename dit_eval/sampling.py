@@ -30,8 +30,8 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from dit_eval.diffusion import NUM_TRAIN_STEPS, Denoiser, Diffusion, respaced_timesteps
+from dit_eval.images.npz import RUN_KEY, batch_bytes, open_batch, write_batch
 from dit_eval.models.dit import DiT, guided
-from dit_eval.npz import RUN_KEY, batch_bytes, open_batch, write_batch
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.system.assets import sha256_of
 from dit_eval.system.dist import World

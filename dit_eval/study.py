@@ -38,9 +38,9 @@ from dit_eval.engines import Outcome, Resources
 from dit_eval.evaluate import evaluate
 from dit_eval.features.extract import FeatureExtractor
 from dit_eval.flops import gpu_hours
+from dit_eval.images.npz import open_batch
 from dit_eval.models.checkpoints import load_dit
 from dit_eval.models.vae import DECODERS, Autoencoder, weights_file
-from dit_eval.npz import open_batch
 from dit_eval.plan import Cell, Plan, Speed, Task, Training, label, parse_plan
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.lines import read_lines

@@ -23,9 +23,9 @@ from dit_eval.evaluate import Progress, evaluate
 from dit_eval.features.extract import FeatureExtractor, cached_features
 from dit_eval.features.inception import NUM_CLASSES, POOL_DIM, SPATIAL_DIM, TorchInception, write_seeded_weights
 from dit_eval.golden import image_set, probes
-from dit_eval.images import ImageSet
+from dit_eval.images.npz import open_batch, write_batch
+from dit_eval.images.open import ImageSet
 from dit_eval.metrics.inception_score import inception_score
-from dit_eval.npz import open_batch, write_batch
 from dit_eval.results.parse import json_text
 from dit_eval.summary import GaussianStats
 from dit_eval.system.assets import embedded_dir

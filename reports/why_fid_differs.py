@@ -33,10 +33,10 @@ from dit_eval.data import open_npz
 from dit_eval.evaluate import evaluate
 from dit_eval.features import digits as digits_network
 from dit_eval.features.extract import extract_features
-from dit_eval.images import open_images
+from dit_eval.images.npz import write_batch
+from dit_eval.images.open import open_images
 from dit_eval.models.checkpoints import load_dit, stored_config
 from dit_eval.models.dit import DiTConfig
-from dit_eval.npz import write_batch
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.sampling import ImageSampler, draw_labels, sample_npz
 from dit_eval.system.assets import asset, sha256_of

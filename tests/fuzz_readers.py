@@ -486,7 +486,7 @@ def tgz_seeds() -> list[bytes]:
 
 
 def read_npz(path: Path) -> None:
-    from dit_eval.npz import open_batch
+    from dit_eval.images.npz import open_batch
 
     refused: ValueError | None = None
     for role in ("gen", "ref"):
@@ -562,7 +562,7 @@ def read_losses(path: Path) -> None:
 
 
 def read_images(path: Path) -> None:
-    from dit_eval.images import open_images
+    from dit_eval.images.open import open_images
 
     images = open_images(path, role="gen")
     images.sha256()

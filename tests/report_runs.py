@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from dit_eval.npz import RUN_KEY, write_batch
+from dit_eval.images.npz import RUN_KEY, write_batch
 from dit_eval.results.eval_result import Badge, BadgePart, EvalResult, ExtractorInfo, ImageSource
 from dit_eval.results.sample_run import SampleRun
 

@@ -11,9 +11,9 @@ from golden_sets import FEATURE_PAIRS, batch_arrays, features, image_set
 
 from dit_eval.evaluate import evaluate
 from dit_eval.features.graph_def import read_constants
+from dit_eval.images.npz import open_batch
 from dit_eval.metrics.inception_score import inception_score
 from dit_eval.metrics.manifold import _has_float16_products, precision_recall
-from dit_eval.npz import open_batch
 
 GOLDENS = Path(__file__).parent / "goldens"
 ADM = json.loads((GOLDENS / "adm.json").read_text())

@@ -11,9 +11,9 @@ from PIL import Image
 from test_vae import SMALL, random_vae
 
 from dit_eval import cli
+from dit_eval.images.npz import open_batch
 from dit_eval.models import dit
 from dit_eval.models.dit import DiT, named_config
-from dit_eval.npz import open_batch
 
 
 class Downloaded(Exception):

@@ -18,7 +18,7 @@ from PIL import Image
 from dit_eval import evaluate, quickstart, study, verify
 from dit_eval.cli import main
 from dit_eval.features.digits import DigitsExtractor
-from dit_eval.npz import open_batch
+from dit_eval.images.npz import open_batch
 from dit_eval.results.lines import read_results
 from dit_eval.system import assets
 from dit_eval.system.assets import asset

@@ -12,8 +12,8 @@ import pytest
 from dit_eval import diagnose as module
 from dit_eval.cli import main
 from dit_eval.diagnose import Expectation, diagnose, effects, expectation
-from dit_eval.images import open_images
-from dit_eval.npz import write_batch
+from dit_eval.images.npz import write_batch
+from dit_eval.images.open import open_images
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.system.assets import asset
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dit_eval.evaluate import evaluate, write_reference
-from dit_eval.npz import open_batch, write_batch
+from dit_eval.images.npz import open_batch, write_batch
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.lines import append_result, read_results
 

@@ -23,14 +23,16 @@ import pytest
 import torch
 from PIL import Image
 
-from dit_eval import sources
 from dit_eval.cli import main
 from dit_eval.data import list_images
 from dit_eval.evaluate import evaluate, write_reference
-from dit_eval.images import from_batches, from_dataset, open_images
-from dit_eval.npz import open_batch
+from dit_eval.images import tar as sources
+from dit_eval.images.huggingface import from_dataset
+from dit_eval.images.listing import in_order
+from dit_eval.images.npz import open_batch
+from dit_eval.images.open import open_images
+from dit_eval.images.stream import from_batches
 from dit_eval.results.eval_result import EvalResult
-from dit_eval.sources import in_order
 
 VALUES = ("fid", "sfid", "inception_score", "inception_score_order_free", "precision", "recall")
 COUNT = 70  # a batch of 64 and a short one
@@ -889,7 +891,7 @@ def test_the_first_odd_file_is_named_though_threads_read_ahead(here):
 
 
 def test_no_more_images_are_held_than_a_batch_and_the_next(here, monkeypatch):
-    from dit_eval import images as module
+    from dit_eval.images import encoded as module
 
     decoded = []
     decode = module._decode

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from dit_eval import npz
 from dit_eval.classes import score_classes
 from dit_eval.data import open_npz
-from dit_eval.images import from_batches
-from dit_eval.npz import open_batch, write_batch
+from dit_eval.images import npz
+from dit_eval.images.npz import open_batch, write_batch
+from dit_eval.images.stream import from_batches
 from dit_eval.results.sample_run import SampleRun
 
 

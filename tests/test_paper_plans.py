@@ -13,9 +13,9 @@ from PIL import Image
 
 from dit_eval.cli import main
 from dit_eval.flops import count_model
+from dit_eval.images.npz import write_batch
 from dit_eval.models import vae
 from dit_eval.models.dit import MODEL_NAMES, PATCH_SIZES, SIZES
-from dit_eval.npz import write_batch
 from dit_eval.paper import load_table
 from dit_eval.plan import embedded_plans, load_plan, parse_plan
 from dit_eval.results.lines import read_results

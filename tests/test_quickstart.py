@@ -3,7 +3,7 @@
 import pytest
 
 from dit_eval.cli import main
-from dit_eval.npz import open_batch
+from dit_eval.images.npz import open_batch
 from dit_eval.plan import load_plan, parse_plan
 from dit_eval.quickstart import LEVELS, _verdicts
 from dit_eval.results.lines import read_results

@@ -20,9 +20,9 @@ from forks import Forks
 
 from dit_eval.cli import main
 from dit_eval.diffusion import Diffusion
+from dit_eval.images.npz import open_batch
 from dit_eval.models.checkpoints import load_dit, save_dit, stored_config
 from dit_eval.models.dit import BLOCK_DESIGNS, DiT, DiTConfig, named_config
-from dit_eval.npz import open_batch
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.sampling import ImageSampler, _Parts, draw_labels, read_labels, sample_npz, to_uint8
 from dit_eval.system.assets import asset

@@ -19,9 +19,10 @@ from dit_eval.evaluate import evaluate, write_reference
 from dit_eval.features import inception
 from dit_eval.features.extract import extract_features
 from dit_eval.features.inception import TorchInception
-from dit_eval.images import from_dataset, open_images
+from dit_eval.images.huggingface import from_dataset
+from dit_eval.images.npz import open_batch
+from dit_eval.images.open import open_images
 from dit_eval.models import checkpoints
-from dit_eval.npz import open_batch
 from dit_eval.pixels import read_pixels
 from dit_eval.sampling import read_labels
 from dit_eval.system.assets import asset

@@ -14,8 +14,8 @@ from seeded_inception import seeded_weights
 from dit_eval import evaluate as pipeline
 from dit_eval import verify
 from dit_eval.features import inception
+from dit_eval.images.npz import open_batch
 from dit_eval.metrics import frechet
-from dit_eval.npz import open_batch
 from dit_eval.summary import RunningStats
 from dit_eval.system.assets import asset
 from dit_eval.verify import Golden, Verification, goldens, report_json, verify_offline, verify_published

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from dit_eval.sources import shown
+from dit_eval.system.text import shown
 
 Weights = Literal["ema", "model"]
 

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
-from dit_eval.sources import is_jpeg
+from dit_eval.images.listing import is_jpeg
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _UNUSED = {b"iCCP", b"iTXt", b"zTXt", b"tEXt", b"eXIf"}  # chunks of a PNG that Pillow would unpack

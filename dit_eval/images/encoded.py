@@ -1,0 +1,218 @@
+"""PNG and JPEG files as an image set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice, takewhile
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL.Image import Image
+
+from dit_eval.images.decoding import decode, is_png
+from dit_eval.images.listing import Load, Source, is_jpeg
+from dit_eval.system.dist import cores
+
+_T = TypeVar("_T")
+_MAX_PIXELS = 1 << 24  # of an image: 4096 x 4096
+_DECODED = 1 << 28  # bytes of decoded images that wait for the network
+_THREADS = 4
+_COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}  # of a PNG, by its header
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFiles:
+    """Images in PNG (or JPEG) files, decoded by threads while the network runs; see `ImageSet` and `open_images`.
+
+    Attributes
+    ----------
+    num_stored : images there
+    """
+
+    path: Path | str
+    num_images: int
+    num_stored: int
+    image_size: tuple[int, int]
+    labels: np.ndarray | None
+    labels_problem: None = None
+    pool: None = None
+    spatial: None = None
+    run: None = None
+    read_once: bool = False
+    _source: Source
+    _digests: list[str] = field(default_factory=list, repr=False)
+    _jpegs: set[int] = field(default_factory=set, repr=False)  # indices, as they are met
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        if not self._jpegs:
+            return self._source.remarks
+        return (
+            *self._source.remarks,
+            f"{self.path}: {len(self._jpegs):,} of {self.num_images:,} images are JPEG, whose compression moves FID "
+            "and sFID, and which other decoders read otherwise. Save samples as PNG; compare with JPEG sets only.",
+        )
+
+    def batches(self, batch_size: int, *, first: int = 0, last: int | None = None) -> Iterator[np.ndarray]:
+        """Yield the images in order as uint8 (B, H, W, 3); the last batch may be short.
+
+        While a batch is used, the next one is decoded; no more are held.
+
+        Raises
+        ------
+        ValueError
+            If `batch_size` is below 1, or at the first file that cannot be read, or is of another size or kind.
+        """
+        if batch_size < 1:
+            raise ValueError(f"Found a batch size of {batch_size}; needed at least 1.")
+        indices = range(first, self.num_images if last is None else min(last, self.num_images))
+        ahead = min(batch_size, max(_THREADS, _DECODED // (3 * self.image_size[0] * self.image_size[1])))
+
+        def decoded(index: int, load: Load) -> np.ndarray:
+            data = load()
+            if is_jpeg(data):
+                self._jpegs.add(index)
+            return _decode(data, self._source.where(index), self.image_size)
+
+        with self._source.reading() as loads:
+            tasks = (partial(decoded, index, load) for index, load in zip(indices, loads(indices), strict=True))
+            with closing(_in_turn(tasks, ahead)) as images:
+                while batch := list(islice(images, batch_size)):
+                    yield np.stack(batch)
+
+    def sha256(self, on_progress: Callable[[int, int], None] | None = None) -> str:
+        """SHA-256 of the SHA-256 of each file: of the lines `sha256sum FILE | cut -c-64` in their order.
+
+        The same files in the same order have the same checksum in a folder, a zip, a tar and a saved dataset, whatever
+        their names, dates and packing.
+
+        Parameters
+        ----------
+        on_progress : called with (bytes read, bytes in all, as the files so far let expect)
+
+        Raises
+        ------
+        ValueError
+            If a file cannot be read, or has changed since it was first read.
+        """
+        if not self._digests:
+
+            def digest(load: Load) -> tuple[str, bool, int]:
+                data = load()
+                return hashlib.sha256(data).hexdigest(), is_jpeg(data), len(data)
+
+            if self._source.digests is not None:
+                found = list(self._source.digests[: self.num_images])
+            else:
+                found, read = [], 0
+                with self._source.reading() as loads:
+                    tasks = (partial(digest, load) for load in loads(range(self.num_images)))
+                    for text, jpeg, size in _in_turn(tasks, 64):
+                        found.append((text, jpeg))
+                        read += size
+                        if on_progress:
+                            on_progress(read, read * self.num_images // len(found))
+            self._jpegs.update(index for index, (_, jpeg) in enumerate(found) if jpeg)
+            self._digests.extend(text for text, _ in found)
+            self.check_unchanged()
+        return hashlib.sha256("".join(f"{text}\n" for text in self._digests).encode()).hexdigest()
+
+    def check_unchanged(self) -> None:
+        """That all that has been read is of the same files as they are now.
+
+        Raises
+        ------
+        ValueError
+            If one has been replaced or written to.
+        """
+        self._source.check_unchanged()
+
+
+def _files(source: Source, num_images: int | None, labels: np.ndarray | None = None) -> ImageFiles:
+    stored = len(source.names)
+    used = stored if num_images is None else num_images
+    if used < 1:
+        raise ValueError(f"{source.path}: {used} images asked for; needed at least 1.")
+    if used > stored:
+        raise ValueError(
+            f"{source.path} holds {stored:,} images, {used:,} were asked for. "
+            f"Draw the missing {used - stored:,}, or pass --num-samples {stored}."
+        )
+    with source.reading() as loads:
+        first = _decode(next(loads(range(1)))(), source.where(0), None)
+    if labels is None:
+        labels = _folder_labels(source.names)
+    return ImageFiles(
+        path=source.path,
+        num_images=used,
+        num_stored=stored,
+        image_size=(first.shape[0], first.shape[1]),
+        labels=None if labels is None else labels[:used],
+        _source=source,
+    )
+
+
+def _folder_labels(names: Sequence[str]) -> np.ndarray | None:
+    """Class folders as labels, if every image lies in one of at least two; numbered as in training, by plain order."""
+    folders = [name.split("/")[:-1] for name in names]
+    # An archive often has a folder around all of it, which is no class.
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(min(folders), max(folders), strict=False)))
+    if any(len(parts) == shared for parts in folders):
+        return None
+    classes = {name: k for k, name in enumerate(sorted({parts[shared] for parts in folders}))}
+    return np.array([classes[parts[shared]] for parts in folders], np.int64)
+
+
+def _decode(data: bytes, where: str, size: tuple[int, int] | None) -> np.ndarray:
+    """An image file as uint8 (H, W, 3); `size` is what (H, W) must be. Its size is known before it is decoded."""
+    kind = "PNG" if is_png(data) else "JPEG" if is_jpeg(data) else None
+    if kind is None:
+        found = f"it begins with {data[:8]!r}" if data else "it is empty"
+        raise ValueError(f"{where}: neither PNG nor JPEG; {found}. Save the image again as PNG.")
+    if kind == "PNG" and len(data) < 33:
+        raise ValueError(f"{where}: a PNG of {len(data)} bytes; it is truncated. Make it again.")
+    if kind == "PNG" and (data[24], data[25]) != (8, 2):
+        colour = _COLOURS.get(data[25], "unknown colours")
+        raise ValueError(
+            f"{where}: a PNG of {data[24]} bits, {colour}; needed 8 bits, RGB. Convert all images as your model means "
+            'them, for one without alpha by Pillow\'s convert("RGB"), and pass those.'
+        )
+    return np.asarray(decode(data, where, formats=(kind,), max_pixels=_MAX_PIXELS, problem=partial(_problem, size)))
+
+
+def _problem(size: tuple[int, int] | None, image: Image) -> str | None:
+    found = (image.height, image.width)
+    if size is not None and found != size:
+        return f"{_pixels(found)}; the images before it are {_pixels(size)}. Needed one size for all."
+    if image.mode != "RGB" or "transparency" in image.info:
+        what = "with a transparent colour" if image.mode == "RGB" else f"of mode {image.mode}"
+        return f'an image {what}; needed RGB of 8 bits. Convert all images, such as by Pillow\'s convert("RGB").'
+    if getattr(image, "is_animated", False):
+        return "has several frames; needed one. Save the frame that is meant."
+    return None
+
+
+def _in_turn(tasks: Iterator[Callable[[], _T]], ahead: int) -> Generator[_T]:
+    """Results of tasks that threads do, in the order of the tasks; at most `ahead` are begun and not yet taken."""
+    pool = ThreadPoolExecutor(min(_THREADS, cores()))
+    begun: deque[Future[_T]] = deque()
+    try:
+        for task in tasks:
+            begun.append(pool.submit(task))
+            if len(begun) > ahead:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _pixels(size: tuple[int, ...]) -> str:
+    return " x ".join(map(str, reversed(size))) + " px"
