@@ -28,10 +28,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from dit_eval.features.extract import FeatureBatch
 from dit_eval.features.graph_def import read_constants
 from dit_eval.golden import seeded_weights
+from dit_eval.models.tensors import load_tensors
 from dit_eval.system.assets import sha256_of
 from dit_eval.system.files import Watch
 from dit_eval.system.switches import arithmetic, each_core_alone
-from dit_eval.tensors import load_tensors
 
 POOL_DIM, SPATIAL_CHANNELS, SPATIAL_DIM, NUM_CLASSES = 2048, 7, 7 * 17 * 17, 1008
 

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dit_eval.features.extract import FeatureBatch
+from dit_eval.models.tensors import load_tensors
 from dit_eval.system.assets import sha256_of
 from dit_eval.system.files import Watch
 from dit_eval.system.switches import arithmetic
-from dit_eval.tensors import load_tensors
 
 _PATCH = 14  # pixels
 _CPU_MINI_BATCH = 16  # keeps the activations of CLIP's 577 tokens small

@@ -22,10 +22,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dit_eval.models.dit import MODEL_NAMES, DiT, DiTConfig, named_config
+from dit_eval.models.tensors import load_tensors
 from dit_eval.models.wrappers import found_elsewhere, unwrap
 from dit_eval.system.files import atomic_file
 from dit_eval.system.text import reason, shown
-from dit_eval.tensors import load_tensors
 
 # In the metadata of the safetensors files that we write.
 _CONFIG_KEY = "dit_eval.config"
