@@ -24,10 +24,10 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from harness import alternate, log, print_environment, report
 
+from dit_eval.diffusion.sampler import ImageSampler
 from dit_eval.models.dit import DiT, DiTConfig, named_config
 from dit_eval.report.counts import count_named
 from dit_eval.results.sample_run import SampleRun
-from dit_eval.sampling import ImageSampler
 
 SCALE = 1.5
 

@@ -41,8 +41,9 @@ if TYPE_CHECKING:
 
     from dit_eval.classes import ClassReport
     from dit_eval.cost import Cost
-    from dit_eval.data import ImageFolder, TrainingData
     from dit_eval.diagnose import Diagnosis, Expectation
+    from dit_eval.diffusion.data import ImageFolder, TrainingData
+    from dit_eval.diffusion.sampler import Decoder
     from dit_eval.features.extract import FeatureExtractor
     from dit_eval.images.encoded import ImageFiles
     from dit_eval.images.npz import ImageBatch
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from dit_eval.report.complexity import ComplexityRow
     from dit_eval.results.eval_result import EvalResult, Uncertainty
     from dit_eval.results.sample_run import SampleRun
-    from dit_eval.sampling import Decoder
     from dit_eval.study import Engine, Study
     from dit_eval.verify import Verification
 
@@ -1187,7 +1187,8 @@ def _sample(arguments: argparse.Namespace) -> None:
         # What can be judged without a file comes first, then the checkpoint, then the download of the decoder.
         run, checkpoint = world.from_first(lambda: _sample_run(arguments, world))
         world.share_cores()
-        from dit_eval.sampling import ImageSampler, sample_npz, usual_batch_size
+        from dit_eval.diffusion.sampler import ImageSampler, usual_batch_size
+        from dit_eval.sampling import sample_npz
 
         device = world.device(arguments.device)
         size = arguments.per_proc_batch_size or usual_batch_size(device)
@@ -1242,9 +1243,9 @@ def _sample_run(arguments: argparse.Namespace, world: World) -> tuple[SampleRun,
     if not arguments.dry_run:
         _check_destination("--out", arguments.out)
         _check_destination("--grid", arguments.grid)
+    from dit_eval.diffusion.sampler import check_run
     from dit_eval.models.checkpoints import training_notes
     from dit_eval.results.sample_run import SampleRun
-    from dit_eval.sampling import check_run
     from dit_eval.system.environment import environment
 
     device = world.device(arguments.device)
@@ -1295,7 +1296,7 @@ def _sample_run(arguments: argparse.Namespace, world: World) -> tuple[SampleRun,
 
 def _sample_labels(arguments: argparse.Namespace, run: SampleRun) -> tuple[np.ndarray, str | None]:
     """The label of each image, and the SHA-256 of their file, if they come from one."""
-    from dit_eval.sampling import draw_labels, read_labels
+    from dit_eval.diffusion.labels import draw_labels, read_labels
 
     size: dict[str, Any] = {"num_images": run.num_images, "num_classes": run.network["num_classes"]}
     if run.labels == "file":
@@ -1416,9 +1417,9 @@ def _load_generator(
     """The model, and which set of weights it has, if its checkpoint says that."""
     import dataclasses
 
+    from dit_eval.diffusion.sampler import check_run
     from dit_eval.models.checkpoints import build_dit, labelled_config, open_checkpoint, stored_config
     from dit_eval.models.dit import DiTConfig
-    from dit_eval.sampling import check_run
     from dit_eval.system.assets import assets
 
     public = next((item for item in assets() if item.url is not None and item.path == path), None)
@@ -1474,7 +1475,8 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _training_setup(arguments: argparse.Namespace, world: World) -> dict[str, Any]:
     """Data, model and recipe as asked for: everything a user may have got wrong."""
-    from dit_eval.training import Recipe, check_schedule, check_training
+    from dit_eval.diffusion.trainer import Recipe, check_schedule
+    from dit_eval.training import check_training
 
     if arguments.num_workers < 0:
         raise ValueError(f"--num-workers {arguments.num_workers}: needed 0 or more.")
@@ -1535,7 +1537,7 @@ def _check_training_model(arguments: argparse.Namespace) -> None:
 
 
 def _training_data(arguments: argparse.Namespace, world: World) -> TrainingData:
-    from dit_eval.data import open_data
+    from dit_eval.diffusion.data import open_data
 
     path: Path = arguments.data
     is_folder = path.is_dir() and not (path / "latents.json").is_file()
@@ -1555,7 +1557,7 @@ def _training_data(arguments: argparse.Namespace, world: World) -> TrainingData:
 
 def _readable(arguments: argparse.Namespace, data: TrainingData, world: World) -> TrainingData:
     """The data without files that cannot be read, if they are to be left out; each is opened once for that."""
-    from dit_eval.data import ImageFolder
+    from dit_eval.diffusion.data import ImageFolder
 
     if not isinstance(data, ImageFolder) or arguments.on_corrupt != "skip":
         return data
@@ -1594,7 +1596,7 @@ def _encode(arguments: argparse.Namespace) -> None:
         world.share_cores()
         import torch
 
-        from dit_eval.data import encode
+        from dit_eval.encoding import encode
         from dit_eval.models.vae import SCALE, Autoencoder
 
         device = world.device(arguments.device)
@@ -1631,7 +1633,8 @@ def _encode(arguments: argparse.Namespace) -> None:
 
 def _encode_setup(arguments: argparse.Namespace, watch: Watch) -> tuple[ImageFolder, Path, str]:
     """Images, autoencoder and its SHA-256: everything a user may have got wrong."""
-    from dit_eval.data import check_latents_folder, list_images
+    from dit_eval.diffusion.data import list_images
+    from dit_eval.diffusion.latents import check_latents_folder
     from dit_eval.models.dit import LATENT_FACTOR
     from dit_eval.system.assets import sha256_of
 

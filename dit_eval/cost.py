@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 
+from dit_eval.diffusion.sampler import ImageSampler
 from dit_eval.evaluate import uses_reference_images
 from dit_eval.features.extract import FeatureExtractor, extract_features
 from dit_eval.images.encoded import ImageFiles
@@ -26,7 +27,7 @@ from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.inception_score import inception_score, order_free_inception_score
 from dit_eval.metrics.manifold import precision_recall
 from dit_eval.results.parse import json_text
-from dit_eval.sampling import ImageSampler, batches_left, disk_bytes
+from dit_eval.sampling import batches_left, disk_bytes
 from dit_eval.summary import GaussianStats
 from dit_eval.system.dist import World
 from dit_eval.system.environment import peak_memory_bytes

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from dit_eval.diffusion.labels import draw_labels
+from dit_eval.diffusion.sampler import ImageSampler
 from dit_eval.evaluate import evaluate
 from dit_eval.features.digits import DigitsExtractor
 from dit_eval.images.npz import open_batch, write_batch
@@ -22,7 +24,7 @@ from dit_eval.report.page import write_report
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.lines import read_results
 from dit_eval.results.sample_run import SampleRun
-from dit_eval.sampling import ImageSampler, draw_labels, sample_npz
+from dit_eval.sampling import sample_npz
 from dit_eval.study import Study, check_study, find_sources, local_engine
 from dit_eval.system.assets import asset, sha256_of
 from dit_eval.system.environment import environment

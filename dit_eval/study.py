@@ -33,7 +33,9 @@ from typing import Any, Literal, Protocol
 
 from filelock import FileLock, Timeout
 
-from dit_eval.data import TrainingData, open_data
+from dit_eval.diffusion.data import TrainingData, open_data
+from dit_eval.diffusion.labels import draw_labels
+from dit_eval.diffusion.sampler import ImageSampler, check_run
 from dit_eval.engines import Outcome, Resources
 from dit_eval.evaluate import evaluate
 from dit_eval.features.extract import FeatureExtractor
@@ -46,7 +48,7 @@ from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.lines import read_lines
 from dit_eval.results.parse import json_text
 from dit_eval.results.sample_run import SampleRun
-from dit_eval.sampling import ImageSampler, check_run, draw_labels, images_drawn, sample_npz
+from dit_eval.sampling import images_drawn, sample_npz
 from dit_eval.system.assets import Asset, assets, fetch, sha256_of
 from dit_eval.system.dist import World, cores, gpu_count
 from dit_eval.system.environment import environment

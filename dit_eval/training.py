@@ -19,284 +19,35 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from copy import deepcopy
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from dit_eval.data import TrainingData
-from dit_eval.diffusion import NUM_TRAIN_STEPS, Diffusion
+from dit_eval.diffusion.data import TrainingData
+from dit_eval.diffusion.trainer import TERMS, Trainer, check_schedule, draw_batch
 from dit_eval.models.checkpoints import NOTES_KEY, read_state, save_dit
 from dit_eval.models.dit import DiT, DiTConfig
 from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
 from dit_eval.system.files import atomic_file
-from dit_eval.system.switches import arithmetic, float32_products
 
-TERMS = ("loss", "mse", "vb")
+if TYPE_CHECKING:
+    from dit_eval.diffusion.trainer import Batch, Recipe
 
-# Keys of the generators beside the seed. Those of sampling are an image's index, and 2^63 above it.
-_EXAMPLE_STREAM, _ORDER_STREAM = (1 << 64) - 1, (1 << 64) - 2
 _STATE = "state.safetensors"
-
 Progress = Callable[[int, int, float | None], None]  # steps done, steps in all, loss of the latest line of the log
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a DiT is trained. The defaults are the paper's, for every model size.
-
-    Label dropout is part of `DiTConfig`, since the model's label table depends on it.
-
-    Attributes
-    ----------
-    learning_rate, betas, weight_decay : of AdamW
-    batch_size : images of a step, in all processes together
-    ema_decay : of the averaged weights; they start as the initial weights and follow each step
-    flip : share of images that are mirrored left to right
-    global_seed : with step and position, all that a batch depends on; also the initial weights
-    precision : "fp32", "tf32" (products of NVIDIA GPUs), or "bf16" (autocast; weights and losses stay float32)
-    compile : run the model through torch.compile
-    warm_up : steps in which the learning rate rises linearly. The paper has none; small models at high rates need some
-    decay_steps : step at which a cosine has brought the learning rate to 0; None for the paper's constant rate
-    ema_warm_up : let the decay rise as (1 + s) / (10 + s), for runs so short that 0.9999 would keep the initial weights
-    """
-
-    learning_rate: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
-    batch_size: int = 256
-    ema_decay: float = 0.9999
-    flip: float = 0.5
-    global_seed: int = 0
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    compile: bool = False
-    warm_up: int = 0
-    decay_steps: int | None = None
-    ema_warm_up: bool = False
-
-    def __post_init__(self) -> None:
-        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise ValueError(f"Learning rate {self.learning_rate}: needed more than 0.")
-        if not all(0 <= beta < 1 for beta in self.betas) or not self.weight_decay >= 0:
-            raise ValueError(
-                f"AdamW with betas {self.betas}, weight decay {self.weight_decay}: needed 0 <= beta < 1 and no "
-                "negative decay."
-            )
-        if self.batch_size < 1:
-            raise ValueError(f"Batch size {self.batch_size}: needed at least 1.")
-        if not 0 <= self.ema_decay < 1 or not 0 <= self.flip <= 1:
-            raise ValueError(f"EMA {self.ema_decay}, flips {self.flip}: needed 0 <= EMA < 1 and a share of flips.")
-        if not 0 <= self.global_seed < 1 << 63:
-            raise ValueError(f"Seed {self.global_seed}: needed 0 to 2^63 - 1.")
-        if self.precision not in ("fp32", "tf32", "bf16"):
-            raise ValueError(f"Unknown precision {self.precision!r}; known: fp32, tf32, bf16.")
-        if self.warm_up < 0 or (self.decay_steps is not None and self.decay_steps < 1):
-            raise ValueError(f"Warm-up {self.warm_up}, decay {self.decay_steps}: needed 0 or more, and 1 or more.")
-
-    def learning_rate_at(self, step: int) -> float:
-        """Learning rate of a step, counted from 0."""
-        rate = self.learning_rate
-        if self.warm_up:
-            rate *= min(1.0, (step + 1) / self.warm_up)
-        if self.decay_steps is not None:
-            rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.decay_steps)))
-        return rate
-
-    def ema_decay_at(self, step: int) -> float:
-        """Decay of the averaged weights after a step, counted from 0."""
-        return min(self.ema_decay, (1 + step) / (10 + step)) if self.ema_warm_up else self.ema_decay
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """What a step sees.
-
-    Attributes
-    ----------
-    x0 : float32 (N, C, H, W)
-    labels : int64 (N,), K where the label is dropped
-    timesteps : int64 (N,), 0..999
-    noise : float32 (N, C, H, W)
-    """
-
-    x0: Tensor
-    labels: Tensor
-    timesteps: Tensor
-    noise: Tensor
-
-    def parts(self, size: int) -> Iterator[Batch]:
-        """The batch in pieces of up to `size` images."""
-        columns = (getattr(self, field.name).split(size) for field in dataclasses.fields(self))
-        for x0, labels, timesteps, noise in zip(*columns, strict=True):
-            yield Batch(x0=x0, labels=labels, timesteps=timesteps, noise=noise)
-
-    def to(self, device: torch.device) -> Batch:
-        return Batch(**{f.name: getattr(self, f.name).to(device) for f in dataclasses.fields(self)})
-
-
-def draw_batch(data: TrainingData, config: DiTConfig, recipe: Recipe, *, step: int, positions: range) -> Batch:
-    """The images at some positions of the global batch of a step, counted from 0.
-
-    Images come in a new order in every pass over the data, and a batch may reach into the next pass.
-    """
-    places = step * recipe.batch_size + np.arange(positions.start, positions.stop)
-    epochs, within = np.divmod(places, len(data))
-    indices = np.array([_order(recipe.global_seed, int(e), len(data))[i] for e, i in zip(epochs, within, strict=True)])
-    key = np.array([recipe.global_seed, _EXAMPLE_STREAM], np.uint64)
-    counters = (np.array([0, 0, position, step], np.uint64) for position in positions)
-    generators = [np.random.Generator(np.random.Philox(key=key, counter=counter)) for counter in counters]
-    chances = np.stack([g.random(2) for g in generators])  # (N, 2)
-    timesteps = np.array([g.integers(NUM_TRAIN_STEPS) for g in generators])
-    noise = np.stack([g.standard_normal(data.shape, np.float32) for g in generators])
-    x0, labels = data.read(indices, chances[:, 0] < recipe.flip, generators)
-    labels = np.where(chances[:, 1] < config.label_dropout, config.num_classes, labels)
-    return Batch(
-        x0=torch.from_numpy(x0),
-        labels=torch.from_numpy(labels),
-        timesteps=torch.from_numpy(timesteps),
-        noise=torch.from_numpy(noise),
-    )
-
-
-@lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, count: int) -> np.ndarray:
-    key, counter = np.array([seed, _ORDER_STREAM], np.uint64), np.array([0, 0, 0, epoch], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=counter)).permutation(count)
-
-
-class Trainer:
-    """Weights, averaged weights and optimizer between two steps.
-
-    Parameters
-    ----------
-    config : of the model; its initial weights depend on the recipe's seed only
-    recipe : see `Recipe`
-    device : "cpu", "cuda" or "cuda:1"
-    world : the processes that train together
-    micro_batch : images at once in a process; all of its share of the batch by default
-
-    Attributes
-    ----------
-    model, ema : the two networks
-    steps : steps done
-
-    References
-    ----------
-    Peebles & Xie 2023, Section 4; facebookresearch/DiT `train.py`.
-    """
-
-    def __init__(
-        self,
-        config: DiTConfig,
-        recipe: Recipe,
-        *,
-        device: str = "cpu",
-        world: World | None = None,
-        micro_batch: int | None = None,
-    ) -> None:
-        self.config, self.recipe, self.steps = config, recipe, 0
-        self._device, self._world, self._micro_batch = torch.device(device), world or World(), micro_batch
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(recipe.global_seed)  # `torch.manual_seed` would seed GPUs for good
-            model = DiT(config)  # on the CPU, whose generator is the same everywhere
-        # In evaluation mode: all that training mode changes is that the model drops labels, which the batch has done.
-        self.model = model.to(self._device).eval()
-        self._world.copy_first_(p.detach() for p in self.model.parameters())
-        self.ema = deepcopy(self.model).requires_grad_(False)
-        # The position table is fixed. Averaging it, as the released code does, would only round it.
-        averaged = dict(self.ema.named_parameters())
-        self._trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        self._pairs = [(averaged[name], p) for name, p in self._trained.items()]
-        sizes = [p.numel() for p in self._trained.values()]
-        self._buffer = torch.zeros(sum(sizes) + len(TERMS), device=self._device)  # gradients, then losses
-        *gradients, self._terms = self._buffer.split([*sizes, len(TERMS)])
-        for p, gradient in zip(self._trained.values(), gradients, strict=True):
-            p.grad = gradient.view_as(p)
-        self._optimizer = torch.optim.AdamW(
-            self._trained.values(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
-        )
-        self._diffusion = Diffusion()
-        self._forward = torch.compile(self.model) if recipe.compile else self.model
-
-    def step(self, batch: Batch) -> Tensor:
-        """One step on this process's share of the global batch.
-
-        Returns
-        -------
-        (3,) float32, on the device: `TERMS`, averaged over the global batch.
-        """
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate_at(self.steps)
-        self._buffer.zero_()
-        count = len(batch.x0)
-        # The backward pass, too, which is no place for autocast.
-        with float32_products(tf32=self.recipe.precision != "fp32" and self._device.type == "cuda"):
-            for part in batch.parts(self._micro_batch or count):
-                terms = self._losses(part.to(self._device))
-                share = len(part.x0) / count
-                (share * terms[0]).backward()
-                self._terms += share * terms.detach()
-        self._world.average_(self._buffer)
-        self._optimizer.step()
-        decay = self.recipe.ema_decay_at(self.steps)
-        with torch.no_grad():
-            for kept, new in self._pairs:
-                kept.mul_(decay).add_(new, alpha=1 - decay)
-        self.steps += 1
-        return self._terms.clone()
-
-    def _losses(self, batch: Batch) -> Tensor:
-        """`TERMS` averaged over a batch, (3,)."""
-
-        def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
-            with arithmetic(self.recipe.precision, self._device):
-                return self._forward(x, timesteps, batch.labels).float()
-
-        terms = self._diffusion.training_losses(denoise, batch.x0, batch.timesteps, batch.noise)
-        return torch.stack([terms[name].mean() for name in TERMS])
-
-    def state(self) -> dict[str, Tensor]:
-        """What AdamW remembers, by parameter name; its count of steps is `steps`."""
-        return {
-            f"{kind}.{name}": self._optimizer.state[p][kind]
-            for name, p in self._trained.items()
-            for kind in ("exp_avg", "exp_avg_sq")
-        }
-
-    def restore(self, steps: int, *, model: Path, ema: Path, state: dict[str, Tensor]) -> None:
-        """Go back to where a run was after some steps.
-
-        Raises
-        ------
-        ValueError
-            If a file is damaged.
-        """
-        self.model.load_state_dict(read_state(model))
-        self.ema.load_state_dict(read_state(ema))
-        moments = {
-            i: {"step": torch.tensor(float(steps))}
-            | {kind: state[f"{kind}.{name}"] for kind in ("exp_avg", "exp_avg_sq")}
-            for i, name in enumerate(self._trained)
-        }
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        self.steps = steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,33 +108,6 @@ def check_training(
         micro_batch=micro_batch,
         world=world,
     )
-
-
-def check_schedule(
-    *,
-    recipe: Recipe,
-    steps: int,
-    save_at: Collection[int] = (),
-    save_every: int = 50_000,
-    log_every: int = 100,
-    device: str = "cpu",
-    micro_batch: int | None = None,
-    world: World | None = None,
-) -> None:
-    """The part of `check_training` that needs no data, which may take long to open. Errors as there."""
-    for what, value in (("--steps", steps), ("--save-every", save_every), ("--log-every", log_every)):
-        if value < 1:
-            raise ValueError(f"{what} {value}: needed at least 1.")
-    beyond = [step for step in save_at if not 1 <= step <= steps]
-    if beyond:
-        raise ValueError(f"--save-at {beyond[0]}: needed steps from 1 to {steps}, the last one.")
-    size = (world or World()).size
-    if recipe.batch_size % size:
-        raise ValueError(f"A batch of {recipe.batch_size} does not divide among {size} processes.")
-    if micro_batch is not None and micro_batch < 1:
-        raise ValueError(f"--per-proc-batch-size {micro_batch}: needed at least 1.")
-    if recipe.precision == "tf32" and not device.startswith("cuda"):
-        raise ValueError("tf32 is arithmetic of NVIDIA GPUs; on the CPU use fp32 or bf16.")
 
 
 def train(

@@ -22,11 +22,12 @@ from pathlib import Path
 
 import torch
 
-from dit_eval.data import open_npz
+from dit_eval.diffusion.data import open_npz
+from dit_eval.diffusion.trainer import Recipe
 from dit_eval.models.checkpoints import load_dit, save_dit
 from dit_eval.models.dit import DiTConfig
 from dit_eval.system.assets import asset, embedded_dir
-from dit_eval.training import Recipe, train
+from dit_eval.training import train
 
 CONFIG = DiTConfig(
     depth=5,

@@ -29,7 +29,10 @@ from PIL import Image
 from torch.nn import functional as F
 
 from dit_eval import diagnose, golden
-from dit_eval.data import open_npz
+from dit_eval.diffusion.data import open_npz
+from dit_eval.diffusion.labels import draw_labels
+from dit_eval.diffusion.sampler import ImageSampler
+from dit_eval.diffusion.trainer import Recipe
 from dit_eval.evaluate import evaluate
 from dit_eval.features import digits as digits_network
 from dit_eval.features.extract import extract_features
@@ -38,9 +41,9 @@ from dit_eval.images.open import open_images
 from dit_eval.models.checkpoints import load_dit, stored_config
 from dit_eval.models.dit import DiTConfig
 from dit_eval.results.sample_run import SampleRun
-from dit_eval.sampling import ImageSampler, draw_labels, sample_npz
+from dit_eval.sampling import sample_npz
 from dit_eval.system.assets import asset, sha256_of
-from dit_eval.training import Recipe, train, weights_of_step
+from dit_eval.training import train, weights_of_step
 
 HERE = Path(__file__).parent
 EFFECTS = Path(diagnose.__file__).with_name("effects.json")

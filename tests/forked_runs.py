@@ -26,7 +26,7 @@ from pathlib import Path
 import inline_engine
 
 import dit_eval.cli
-import dit_eval.data
+import dit_eval.encoding
 
 for slow in ("torch.distributed", "dit_eval.sampling", "dit_eval.models.checkpoints", *sys.argv[2:]):
     importlib.import_module(slow)
@@ -78,7 +78,7 @@ def child(job: dict, rank: int, port: int, log: Path) -> None:
     if job.get("serial"):
         inline_engine.install(setattr)
     if "shard" in job:
-        dit_eval.data._SHARD = job["shard"]
+        dit_eval.encoding._SHARD = job["shard"]
     try:
         dit_eval.cli.main(job["argv"])
     except SystemExit as stop:

@@ -247,7 +247,7 @@ TRAIN = {
 
 @pytest.mark.parametrize("case", TRAIN)
 def test_a_mistake_of_training_is_told_before_all_images_are_opened(place, tmp_path, capsys, monkeypatch, case):
-    from dit_eval.data import ImageFolder
+    from dit_eval.diffusion.data import ImageFolder
 
     monkeypatch.setattr(ImageFolder, "image", lambda *_: pytest.fail("an image was opened"))
     images(tmp_path / "images")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit_eval.data import CorruptImage, list_images, read_image
+from dit_eval.diffusion.data import CorruptImage, list_images, read_image
 from dit_eval.images.open import open_images
 
 SIDE = 32

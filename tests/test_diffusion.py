@@ -9,7 +9,7 @@ import pytest
 import torch
 from dit_goldens import LOOP_LABELS, LOOP_MODEL, LOOPS, loop_noise, seeded_state, training_batch
 
-from dit_eval.diffusion import Diffusion, linear_betas, respaced_timesteps
+from dit_eval.diffusion.process import Diffusion, linear_betas, respaced_timesteps
 from dit_eval.models.dit import DiT, DiTConfig
 
 GOLDENS = Path(__file__).parent / "goldens"

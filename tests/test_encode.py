@@ -15,14 +15,17 @@ from forks import Forks
 from PIL import Image
 from training_goldens import CROPS, crop_input
 
-import dit_eval.data
+import dit_eval.encoding
 from dit_eval.cli import main
-from dit_eval.data import CorruptImage, Latents, centre_crop, encode, list_images, read_image
+from dit_eval.diffusion.data import CorruptImage, centre_crop, list_images, read_image
+from dit_eval.diffusion.latents import Latents
+from dit_eval.diffusion.trainer import Recipe, draw_batch
+from dit_eval.encoding import encode
 from dit_eval.models import vae
 from dit_eval.models.checkpoints import stored_config
 from dit_eval.models.dit import DiTConfig, named_config
 from dit_eval.models.vae import SCALE, Autoencoder
-from dit_eval.training import Recipe, draw_batch, train
+from dit_eval.training import train
 
 GOLDENS = Path(__file__).parent / "goldens"
 SMALL = vae._CONFIG | {"block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4, "sample_size": 64}
@@ -245,7 +248,7 @@ def test_encode_checks_its_images(small_vae):
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(dit_eval.data, "_SHARD", 4)
+    monkeypatch.setattr(dit_eval.encoding, "_SHARD", 4)
 
 
 def test_corrupt_images_are_skipped_or_refused(small_shards, pictures, small_vae, tmp_path, capsys):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dit_eval.classes import score_classes
-from dit_eval.data import open_npz
+from dit_eval.diffusion.data import open_npz
 from dit_eval.images import npz
 from dit_eval.images.npz import open_batch, write_batch
 from dit_eval.images.stream import from_batches

@@ -19,12 +19,14 @@ from filelock import FileLock
 from forks import Forks
 
 from dit_eval.cli import main
-from dit_eval.diffusion import Diffusion
+from dit_eval.diffusion.labels import draw_labels, read_labels
+from dit_eval.diffusion.process import Diffusion
+from dit_eval.diffusion.sampler import ImageSampler, to_uint8
 from dit_eval.images.npz import open_batch
 from dit_eval.models.checkpoints import load_dit, save_dit, stored_config
 from dit_eval.models.dit import BLOCK_DESIGNS, DiT, DiTConfig, named_config
 from dit_eval.results.sample_run import SampleRun
-from dit_eval.sampling import ImageSampler, _Parts, draw_labels, read_labels, sample_npz, to_uint8
+from dit_eval.sampling import _Parts, sample_npz
 from dit_eval.system.assets import asset
 from dit_eval.system.environment import environment
 

@@ -24,11 +24,11 @@ from inline_engine import InlineEngine
 from safetensors.torch import load_file
 
 from dit_eval.cli import main
+from dit_eval.diffusion.trainer import Trainer
 from dit_eval.engines import Outcome
 from dit_eval.plan import load_plan
 from dit_eval.study import Study, find_sources
 from dit_eval.system.assets import asset
-from dit_eval.training import Trainer
 
 PLAN = """\
 name = "micro"

@@ -13,7 +13,9 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image, ImageFile
 
-from dit_eval import sampling, study, training
+from dit_eval import study
+from dit_eval.diffusion import trainer as training
+from dit_eval.diffusion.sampler import ImageSampler, usual_batch_size
 from dit_eval.evaluate import evaluate
 from dit_eval.features import vit
 from dit_eval.features.digits import DigitsExtractor
@@ -23,8 +25,8 @@ from dit_eval.metrics import density_coverage, kernel, manifold, uncertainty
 from dit_eval.models import vae
 from dit_eval.models.dit import DiT, DiTConfig, named_config
 from dit_eval.results.sample_run import SampleRun
-from dit_eval.sampling import ImageSampler
 from dit_eval.system import dist, switches
+from dit_eval.system import switches as sampling
 from dit_eval.system.switches import arithmetic, float32_products, using_threads
 
 backends = torch.backends
@@ -451,8 +453,8 @@ def test_the_usual_batch_keeps_all_cores_busy():
     sizes = {}
     for threads in (1, 2, 3, 4, 5, 16, 64):
         with using_threads(threads):
-            sizes[threads] = sampling.usual_batch_size("cpu")
-            assert sampling.usual_batch_size("cuda:1") == 32
+            sizes[threads] = usual_batch_size("cpu")
+            assert usual_batch_size("cuda:1") == 32
     assert sizes == {1: 32, 2: 32, 3: 48, 4: 32, 5: 40, 16: 128, 64: 512}
 
 

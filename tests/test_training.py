@@ -22,8 +22,9 @@ from safetensors.torch import load_file
 from training_goldens import MODEL, training_batches
 
 from dit_eval.cli import main
-from dit_eval.data import ArrayData, open_npz
-from dit_eval.diffusion import Diffusion
+from dit_eval.diffusion.data import ArrayData, open_npz
+from dit_eval.diffusion.process import Diffusion
+from dit_eval.diffusion.trainer import Batch, Recipe, Trainer, draw_batch
 from dit_eval.images.npz import open_batch
 from dit_eval.models.checkpoints import NOTES_KEY, load_dit, save_dit, stored_config, training_notes
 from dit_eval.models.dit import DiT, DiTConfig
@@ -31,7 +32,7 @@ from dit_eval.report.counts import Count, count_network
 from dit_eval.report.data import published_points, read_losses, read_measured, settings
 from dit_eval.report.paper_figures import FIGURES
 from dit_eval.system.assets import asset
-from dit_eval.training import Batch, Recipe, Trainer, draw_batch, train
+from dit_eval.training import train
 
 GOLDENS = Path(__file__).parent / "goldens"
 SIZES = ["--depth", "1", "--hidden-size", "16", "--num-heads", "2", "--patch-size", "2"]

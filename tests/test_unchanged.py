@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from dit_eval.cli import main
-from dit_eval.data import open_npz
+from dit_eval.diffusion.data import open_npz
+from dit_eval.diffusion.labels import read_labels
 from dit_eval.evaluate import evaluate, write_reference
 from dit_eval.features import inception
 from dit_eval.features.extract import extract_features
@@ -24,7 +25,6 @@ from dit_eval.images.npz import open_batch
 from dit_eval.images.open import open_images
 from dit_eval.models import checkpoints
 from dit_eval.pixels import read_pixels
-from dit_eval.sampling import read_labels
 from dit_eval.system.assets import asset
 from dit_eval.system.dist import World
 from dit_eval.system.files import Watch

@@ -1,0 +1,1 @@
+"""The diffusion of DiT: process, sampler, training."""
