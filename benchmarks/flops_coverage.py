@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dit_eval.flops import count_flops
+from dit_eval.flops.count import count_flops
 
 
 @dataclass(frozen=True, kw_only=True)

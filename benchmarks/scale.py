@@ -26,11 +26,11 @@ from sampling import random_model
 from dit_eval.cost import evaluation_cost
 from dit_eval.diffusion.sampler import Decoder, ImageSampler
 from dit_eval.features.inception import TorchInception
+from dit_eval.flops.kept import count_named
 from dit_eval.images.npz import open_batch
 from dit_eval.models import vae
 from dit_eval.models.dit import MODEL_NAMES, named_config
 from dit_eval.plan import load_plan
-from dit_eval.report.counts import count_named
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.summary import GaussianStats
 

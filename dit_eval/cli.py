@@ -45,12 +45,12 @@ if TYPE_CHECKING:
     from dit_eval.diffusion.data import ImageFolder, TrainingData
     from dit_eval.diffusion.sampler import Decoder
     from dit_eval.features.extract import FeatureExtractor
+    from dit_eval.flops.printed import ComplexityRow
     from dit_eval.images.encoded import ImageFiles
     from dit_eval.images.npz import ImageBatch
     from dit_eval.images.open import ImageSet
     from dit_eval.models.dit import DiT, DiTConfig
     from dit_eval.plan import Plan
-    from dit_eval.report.complexity import ComplexityRow
     from dit_eval.results.eval_result import EvalResult, Uncertainty
     from dit_eval.results.sample_run import SampleRun
     from dit_eval.study import Engine, Study
@@ -1974,8 +1974,9 @@ def _flops(arguments: argparse.Namespace) -> None:
         raise ValueError("--all counts the paper's models as they are; drop --image-size and --block.")
     _check_destination("--json", arguments.json)
     _header(f"flops: counting {', '.join(arguments.models) or 'every model of Tables 1, 4 and 6'}")
-    from dit_eval.flops import FlopCount, check_model, count_model
-    from dit_eval.report.complexity import counted_row, paper_rows
+    from dit_eval.flops.count import check_model, count_model
+    from dit_eval.flops.counts import FlopCount
+    from dit_eval.flops.printed import counted_row, paper_rows
 
     options = {"image_size": arguments.image_size, "block": arguments.block}
     for name in arguments.models:

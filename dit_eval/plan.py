@@ -27,9 +27,9 @@ from typing import Any, Literal
 from dit_eval.diffusion.process import respaced_timesteps
 from dit_eval.diffusion.trainer import Recipe
 from dit_eval.engines import Resources
-from dit_eval.flops import Workload
+from dit_eval.flops.compute import Workload
+from dit_eval.flops.kept import count_network
 from dit_eval.models.dit import BLOCK_DESIGNS, MODEL_NAMES, DiTConfig, named_config
-from dit_eval.report.counts import count_network
 from dit_eval.system.text import did_you_mean, nearest, reason, shown
 
 PLAN_FOLDER = Path(__file__).with_name("plans")

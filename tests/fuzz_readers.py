@@ -548,7 +548,7 @@ def read_plan(path: Path) -> None:
 
 
 def read_results(path: Path) -> None:
-    from dit_eval.report.counts import count_network
+    from dit_eval.flops.kept import count_network
     from dit_eval.report.data import read_measured, settings
 
     points, _ = read_measured(path, count=count_network)

@@ -24,11 +24,11 @@ from dit_eval.evaluate import check_request, evaluate, write_reference
 from dit_eval.features.extract import FeatureBatch
 from dit_eval.features.inception import TorchInception, convolutions_sha256, read_state_dict
 from dit_eval.features.vit import ClipVision, DinoV2
+from dit_eval.flops.kept import Count
 from dit_eval.images.npz import open_batch
 from dit_eval.images.open import open_images
 from dit_eval.images.stream import from_batches
 from dit_eval.report import tables
-from dit_eval.report.counts import Count
 from dit_eval.report.data import comparable, measured_points, published_points, select, settings
 from dit_eval.results.badge import CONVOLUTIONS_SHA256, make_badge, protocol_name, reference_protocol
 from dit_eval.results.eval_result import EvalResult, ExtractorInfo, ImageSource

@@ -15,24 +15,18 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-import dit_eval.flops
+import dit_eval.flops.count
+import dit_eval.flops.counts
+import dit_eval.flops.operators
 from dit_eval.cli import main
-from dit_eval.flops import (
-    Counts,
-    FlopCount,
-    Workload,
-    count_flops,
-    count_model,
-    einsum_macs,
-    gpu_hours,
-    plan_gflops,
-    sampling_gflops,
-    training_gflops,
-)
+from dit_eval.flops.compute import Workload, gpu_hours, sampling_gflops, training_gflops
+from dit_eval.flops.count import count_flops, count_model, plan_gflops
+from dit_eval.flops.counts import Counts, FlopCount
+from dit_eval.flops.operators import einsum_macs
+from dit_eval.flops.printed import paper_rows
 from dit_eval.models.dit import MODEL_NAMES, SIZES
 from dit_eval.models.unet import UNET_NAMES, UNETS, UNet
 from dit_eval.paper import load_table
-from dit_eval.report.complexity import paper_rows
 
 GOLDENS = Path(__file__).parent / "goldens"
 DITS = [(name, 256) for name in MODEL_NAMES] + [("DiT-XL/2", 512)]
@@ -98,7 +92,7 @@ def test_table_1_rounds_table_4_again(rows):
 def test_the_paper_convention_is_the_one_that_agrees(rows):
     # Entries of Tables 4 and 6, without the two totals: the figures that the convention was chosen for.
     entries = [row for row in rows if row.table in (4, 6) and row.model != "ADM-U"]
-    agreeing = {name: sum(row.agrees(name) for row in entries) for name in dit_eval.flops.CONVENTIONS}
+    agreeing = {name: sum(row.agrees(name) for row in entries) for name in dit_eval.flops.counts.CONVENTIONS}
     assert len(entries) == 25
     assert agreeing["paper"] == 23
     assert max(agreeing["fvcore"], agreeing["mac"]) < 18
@@ -221,7 +215,7 @@ def test_unfused_attention_counts_the_same(counts, monkeypatch, name, block):
     assert "scaled_dot_product_attention" not in found.by_operator
     products = found.by_operator["matmul"]
     assert products == fused.by_operator["scaled_dot_product_attention"]
-    for convention in dit_eval.flops.CONVENTIONS:
+    for convention in dit_eval.flops.counts.CONVENTIONS:
         assert found.total(convention) == fused.total(convention)
 
 
@@ -351,7 +345,7 @@ def test_an_autograd_function_is_not_looked_into():
 
 
 def test_a_trace_that_misses_something_is_an_error(monkeypatch):
-    monkeypatch.setitem(dit_eval.flops._RULES, "aten::linear", lambda inputs, outputs: 5)
+    monkeypatch.setitem(dit_eval.flops.operators._RULES, "aten::linear", lambda inputs, outputs: 5)
     with pytest.raises(ValueError, match=r"trace has 5 multiply-adds, PyTorch's own counter 12"):
         count_flops(nn.Linear(4, 3), torch.empty(1, 4))
 
@@ -557,7 +551,7 @@ def counted_before(counts, monkeypatch):
         size = image_size or (UNETS[name].image_size if name in UNETS else 256)
         return counts[name, size, None if name in UNETS else block or "adaln-zero"]
 
-    monkeypatch.setattr(dit_eval.flops, "count_model", look_up)
+    monkeypatch.setattr(dit_eval.flops.count, "count_model", look_up)
 
 
 def test_all_prints_three_tables_with_marks_and_reasons(capsys, counted_before):
@@ -640,7 +634,7 @@ def test_a_mistake_exits_with_2_and_says_what_to_do(capsys, arguments, message):
 
 def test_no_warning_reaches_the_user():
     code = "import dit_eval.flops as f; print(f.count_model('DiT-S/8').macs)"
-    environment = os.environ | {"PYTHONPATH": str(Path(dit_eval.flops.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(dit_eval.flops.count.__file__).parents[1])}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False, env=environment
     )

@@ -22,8 +22,9 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 from torch.utils.flop_counter import FlopCounterMode
 
-import dit_eval.flops
-from dit_eval.flops import Counts, count_flops
+import dit_eval.flops.operators
+from dit_eval.flops.count import count_flops
+from dit_eval.flops.counts import Counts
 
 B, T, D = 2, 16, 8
 
@@ -54,7 +55,7 @@ def test_a_handle_does_not_let_another_operators_miscount_through(monkeypatch):
     model = Apply(lambda fc, x: torch.cdist(fc(x), x), nn.Linear(D, D))
     x = torch.empty(B, T, D)
     assert count_flops(model, x, handles={"aten::cdist": nothing}).macs == B * T * D * D
-    monkeypatch.setitem(dit_eval.flops._RULES, "aten::linear", wrong)
+    monkeypatch.setitem(dit_eval.flops.operators._RULES, "aten::linear", wrong)
     # cdist multiplies a matrix of its own inside, which is left out on both sides.
     with pytest.raises(ValueError, match=rf"trace has 5 multiply-adds, PyTorch's own counter {B * T * D * D:,}\."):
         count_flops(model, x, handles={"aten::cdist": nothing})
@@ -89,7 +90,7 @@ def test_a_handle_stands_for_what_runs_inside_its_operator(monkeypatch, name, fu
     # Where fc(x) is not the operator, a handle counts it and the linear layer is compared as always.
     assert count.by_operator["linear"] == linear
     assert count.macs == linear.macs + 5
-    monkeypatch.setitem(dit_eval.flops._RULES, "aten::linear", nothing)
+    monkeypatch.setitem(dit_eval.flops.operators._RULES, "aten::linear", nothing)
     with pytest.raises(ValueError, match=rf"trace has 0 multiply-adds, PyTorch's own counter {linear.macs:,}\."):
         count_flops(model, x, handles={name: wrong})
 
@@ -266,7 +267,7 @@ def test_the_model_is_as_before_after_every_outcome(monkeypatch, kind, device):
     x = torch.zeros(B, T, D, device=device)
     handles = {"aten::layer_norm": HANDLES[kind]} if kind in HANDLES else None
     if kind == "a miscount":
-        monkeypatch.setitem(dit_eval.flops._RULES, "aten::linear", wrong)
+        monkeypatch.setitem(dit_eval.flops.operators._RULES, "aten::linear", wrong)
     before = everything(model)
     if OUTCOMES[kind] is None:
         assert count_flops(model, x, handles=handles).macs >= 2 * B * T * D * D

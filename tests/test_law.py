@@ -7,8 +7,8 @@ import pandas
 import pytest
 from report_runs import MINI_STEPS, MINI_SWEEP, mini_gflops, mini_results, mini_run, result
 
+from dit_eval.flops.kept import Count
 from dit_eval.report import tables
-from dit_eval.report.counts import Count
 from dit_eval.report.data import measured_points, published_points, select, settings
 from dit_eval.report.law import correlations, patch_order, scaling_law, size_order, training_order
 

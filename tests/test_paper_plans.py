@@ -12,7 +12,7 @@ from inline_engine import InlineEngine
 from PIL import Image
 
 from dit_eval.cli import main
-from dit_eval.flops import count_model
+from dit_eval.flops.count import count_model
 from dit_eval.images.npz import write_batch
 from dit_eval.models import vae
 from dit_eval.models.dit import MODEL_NAMES, PATCH_SIZES, SIZES

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dit_eval.diffusion.process import respaced_timesteps
-from dit_eval.flops import gpu_hours, plan_gflops, sampling_gflops, training_gflops
+from dit_eval.flops.compute import gpu_hours, sampling_gflops, training_gflops
+from dit_eval.flops.count import plan_gflops
 from dit_eval.models.dit import MODEL_NAMES
 from dit_eval.plan import PlanError, embedded_plans, load_plan, parse_plan
 from dit_eval.study import predicted_hours, work_gflops

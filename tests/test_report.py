@@ -31,10 +31,10 @@ from report_runs import (
 )
 
 from dit_eval.cli import main
+from dit_eval.flops.kept import Count, count_named, count_network
 from dit_eval.paper import load_later, load_notes, load_statements, load_table
 from dit_eval.report import page, tables
 from dit_eval.report.compute import compare_pairs, compute_for_target, correlation, pareto_front
-from dit_eval.report.counts import Count, count_named, count_network
 from dit_eval.report.data import (
     measured_points,
     model_name,

@@ -22,8 +22,8 @@ from markdown_it import MarkdownIt
 from report_runs import result, sample_run, start_browser, write_results
 
 from dit_eval.cli import main
+from dit_eval.flops.kept import Count
 from dit_eval.report import page, tables
-from dit_eval.report.counts import Count
 from dit_eval.report.data import measured_points, read_losses
 from dit_eval.report.figures import lettering, sample_grid_figure
 from dit_eval.report.paper_figures import loss_curves, size_patch_grid

@@ -25,10 +25,10 @@ from dit_eval.cli import main
 from dit_eval.diffusion.data import ArrayData, open_npz
 from dit_eval.diffusion.process import Diffusion
 from dit_eval.diffusion.trainer import Batch, Recipe, Trainer, draw_batch
+from dit_eval.flops.kept import Count, count_network
 from dit_eval.images.npz import open_batch
 from dit_eval.models.checkpoints import NOTES_KEY, load_dit, save_dit, stored_config, training_notes
 from dit_eval.models.dit import DiT, DiTConfig
-from dit_eval.report.counts import Count, count_network
 from dit_eval.report.data import published_points, read_losses, read_measured, settings
 from dit_eval.report.paper_figures import FIGURES
 from dit_eval.system.assets import asset

@@ -17,8 +17,8 @@ from typing import Any
 
 import pandas as pd
 
+from dit_eval.flops.kept import Count, paper_name
 from dit_eval.paper import load_statements, load_table
-from dit_eval.report.counts import Count, paper_name
 from dit_eval.results.eval_result import PROTOCOL, EvalResult
 from dit_eval.results.lines import read_lines
 from dit_eval.results.parse import is_number, parse_json

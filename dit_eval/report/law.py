@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
+from dit_eval.flops.kept import count_network
 from dit_eval.report.compute import correlation
-from dit_eval.report.counts import count_network
 from dit_eval.report.data import (
     PATCHES,
     SIZES,

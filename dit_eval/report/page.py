@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 import dit_eval
+from dit_eval.flops.kept import count_network
 from dit_eval.images.npz import open_batch
 from dit_eval.paper import load_notes
 from dit_eval.report import paper_figures, tables
 from dit_eval.report.compute import compare_pairs, pareto_front
-from dit_eval.report.counts import count_network
 from dit_eval.report.data import (
     Setting,
     loss_log,

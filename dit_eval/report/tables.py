@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 
+from dit_eval.flops.kept import count_named
 from dit_eval.paper import load_later, load_notes, load_statements, load_table
 from dit_eval.report.compute import (
     UNITS,
@@ -28,7 +29,6 @@ from dit_eval.report.compute import (
     targets,
     unit_for,
 )
-from dit_eval.report.counts import count_named
 from dit_eval.report.data import METRICS, WITNESSES, Setting, comparable, fid_label, select, steps_text
 from dit_eval.report.law import LEAST_MODELS, Law
 from dit_eval.results.eval_result import NOT_PUBLISHED, PROTOCOL

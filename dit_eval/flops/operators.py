@@ -11,10 +11,14 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+from dit_eval.flops.counts import Counts
+
+if TYPE_CHECKING:
+    from dit_eval.flops.counts import Handle
 
 with warnings.catch_warnings():
     # fvcore scripts a loss function of its own when it is imported; nothing that is used here.
@@ -23,13 +27,6 @@ with warnings.catch_warnings():
     from fvcore.nn.flop_count import _DEFAULT_SUPPORTED_OPS
     from fvcore.nn.jit_analysis import _IGNORED_OPS
     from fvcore.nn.jit_handles import get_shape
-
-Convention = Literal["paper", "fvcore", "mac"]
-CONVENTIONS: tuple[Convention, ...] = ("paper", "fvcore", "mac")
-
-Shape = tuple[int, ...] | None  # None for what is no tensor
-Handle = Callable[[Sequence[Shape], Sequence[Shape]], int]
-
 # What counts 0, and why that is right at the precision of the published figures.
 NEGLIGIBLE: dict[str, str] = {
     "some operations for each activation, against hundreds of multiply-adds in the layer that made it": (
@@ -85,32 +82,6 @@ NEGLIGIBLE: dict[str, str] = {
 _NEGLIGIBLE_OPERATORS = frozenset(
     name if "::" in name else f"aten::{name}" for names in NEGLIGIBLE.values() for name in names.split()
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Counts:
-    """What a forward pass, a module or an operator counts.
-
-    Attributes
-    ----------
-    macs : multiply-adds
-    norm_elements : elements that enter a normalisation
-    fvcore : what fvcore bills by default
-    """
-
-    macs: int = 0
-    norm_elements: int = 0
-    fvcore: int = 0
-
-    def total(self, convention: Convention = "paper") -> int:
-        """Operations in a convention, an exact integer."""
-        if convention not in CONVENTIONS:
-            raise ValueError(f"Unknown convention {convention!r}; known: {', '.join(CONVENTIONS)}.")
-        return {"paper": self.macs + self.norm_elements, "fvcore": self.fvcore, "mac": self.macs}[convention]
-
-    def gflops(self, convention: Convention = "paper") -> float:
-        """The same in units of 1e9."""
-        return self.total(convention) / 1e9
 
 
 def _product_at(index: int) -> Callable[[list[Any], list[Any]], int]:

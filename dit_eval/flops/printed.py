@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dit_eval.paper import GFLOPS_DECIMALS, load_table
 
 if TYPE_CHECKING:
-    from dit_eval.flops import Convention, FlopCount
+    from dit_eval.flops.counts import Convention, FlopCount
 
 CountModel = Callable[..., "FlopCount"]
 
@@ -130,7 +130,7 @@ def paper_rows(count: CountModel | None = None) -> list[ComplexityRow]:
     count : in place of `dit_eval.flops.count_model`, for example to show progress
     """
     if count is None:
-        from dit_eval.flops import count_model
+        from dit_eval.flops.count import count_model
 
         count = count_model
     counts: dict[tuple[str, int, str | None], FlopCount] = {}

@@ -32,7 +32,7 @@ def count_named(name: str, image_size: int | None = None, block: Any = None) -> 
     """Count a model of the paper; see `dit_eval.flops.count_model`."""
     key = json.dumps([name, image_size, block])
     if key not in _kept():
-        from dit_eval.flops import count_model
+        from dit_eval.flops.count import count_model
 
         counted = count_model(name, image_size=image_size, block=block)
         _keep(key, [counted.total("paper"), counted.params])
@@ -61,7 +61,7 @@ def count_network(network: dict[str, Any]) -> Count | None:
     if key not in _kept():
         import torch
 
-        from dit_eval.flops import count_flops
+        from dit_eval.flops.count import count_flops
         from dit_eval.models.dit import MODEL_NAMES, DiT, DiTConfig, named_config
 
         try:

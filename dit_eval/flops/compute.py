@@ -1,0 +1,78 @@
+"""Compute of sampling and of training, from the Gflops of a forward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+def sampling_gflops(gflops: float, *, num_sampling_steps: int, guided: bool = False) -> float:
+    """Gflops to sample one image: Gflops x steps, twice that with classifier-free guidance.
+
+    The paper's Figure 10 leaves the factor of guidance out. The autoencoder is not counted.
+    """
+    return gflops * num_sampling_steps * (2 if guided else 1)
+
+
+def training_gflops(gflops: float, *, steps: int, batch_size: int = 256) -> float:
+    """Gflops to train: Gflops x batch x steps x 3; the backward pass counts twice the forward pass (Figure 9)."""
+    return 3 * gflops * batch_size * steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """A cell of a plan: a model to train for some steps, or to sample from, or both.
+
+    Attributes
+    ----------
+    gflops : of one forward pass at batch 1, in the convention of your choice
+    training_steps, batch_size : of its training; 0 steps if it is not trained
+    num_samples, num_sampling_steps, guided : of the images drawn; 0 samples if none are
+    """
+
+    gflops: float
+    training_steps: int = 0
+    batch_size: int = 256
+    num_samples: int = 0
+    num_sampling_steps: int = 250
+    guided: bool = False
+
+    @property
+    def training(self) -> float:
+        """Gflops"""
+        return training_gflops(self.gflops, steps=self.training_steps, batch_size=self.batch_size)
+
+    @property
+    def sampling(self) -> float:
+        """Gflops"""
+        each = sampling_gflops(self.gflops, num_sampling_steps=self.num_sampling_steps, guided=self.guided)
+        return self.num_samples * each
+
+
+def gpu_hours(
+    gflops: float,
+    *,
+    achieved_tflops: float | None = None,
+    peak_tflops: float | None = None,
+    utilisation: float | None = None,
+) -> float:
+    """Hours of one GPU for a number of Gflops (multiply-adds, of which each is two floating-point operations).
+
+    Parameters
+    ----------
+    achieved_tflops : 1e12 floating-point operations per second that the program reaches, as data sheets count them; or
+    peak_tflops, utilisation : those of the data sheet, and the share of them that the program reaches, in 0..1
+
+    Raises
+    ------
+    ValueError
+        If neither way is given, or both are, or a value is out of range.
+    """
+    if achieved_tflops is None and peak_tflops is not None and utilisation is not None:
+        if not 0 < utilisation <= 1:
+            raise ValueError(f"utilisation = {utilisation}; needed a share above 0 and up to 1.")
+        achieved_tflops = peak_tflops * utilisation
+    elif achieved_tflops is None or peak_tflops is not None or utilisation is not None:
+        raise ValueError("Needed achieved_tflops, or both peak_tflops and utilisation.")
+    if not achieved_tflops > 0:
+        raise ValueError(f"A throughput of {achieved_tflops} Tflop/s; needed more than 0.")
+    return 2 * gflops * 1e9 / (achieved_tflops * 1e12) / 3600
