@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from harness import alternate, log, print_environment, report
 
-from dit_eval.features.inception import POOL_DIM, SPATIAL_DIM, TorchInception
+from dit_eval.features.inception import TorchInception
+from dit_eval.features.inception_weights import POOL_DIM, SPATIAL_DIM
 from dit_eval.summary import RunningStats
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -98,7 +99,7 @@ def main() -> None:
             "pytorch-fid": pytorch_fid(),
         }
         try:
-            from dit_eval.features.adm_tensorflow import TensorflowInception
+            from dit_eval.features.tensorflow import TensorflowInception
 
             extractors["ADM's graph (TensorFlow)"] = TensorflowInception(weights=pb)
         except ModuleNotFoundError as error:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from dit_eval.diagnose import Diagnosis, Expectation
     from dit_eval.diffusion.data import ImageFolder, TrainingData
     from dit_eval.diffusion.sampler import Decoder
-    from dit_eval.features.extract import FeatureExtractor
+    from dit_eval.features.network import FeatureExtractor
     from dit_eval.flops.printed import ComplexityRow
     from dit_eval.images.encoded import ImageFiles
     from dit_eval.images.npz import ImageBatch
@@ -2218,7 +2218,8 @@ def _extractor_class(arguments: argparse.Namespace) -> Any:
             raise ValueError(
                 f"--extractor {arguments.extractor} runs on torch and in fp32 only; drop --backend and --precision."
             )
-        from dit_eval.features.vit import ClipVision, DinoV2
+        from dit_eval.features.clip import ClipVision
+        from dit_eval.features.dinov2 import DinoV2
 
         return DinoV2 if arguments.extractor == "dinov2" else ClipVision
     if arguments.backend == "tensorflow":
@@ -2226,7 +2227,7 @@ def _extractor_class(arguments: argparse.Namespace) -> Any:
             raise ValueError(
                 f"--precision {arguments.precision} needs --backend torch; TensorflowInception runs in fp32."
             )
-        from dit_eval.features.adm_tensorflow import TensorflowInception
+        from dit_eval.features.tensorflow import TensorflowInception
 
         return TensorflowInception
     from dit_eval.features.inception import TorchInception

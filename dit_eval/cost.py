@@ -20,7 +20,8 @@ import numpy as np
 
 from dit_eval.diffusion.sampler import ImageSampler
 from dit_eval.evaluate import uses_reference_images
-from dit_eval.features.extract import FeatureExtractor, extract_features
+from dit_eval.features.extract import extract_features
+from dit_eval.features.network import FeatureExtractor
 from dit_eval.images.encoded import ImageFiles
 from dit_eval.images.npz import ImageBatch
 from dit_eval.metrics.frechet import frechet_distance

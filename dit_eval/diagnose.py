@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dit_eval.features.extract import FeatureExtractor, extract_features
+from dit_eval.features.extract import extract_features
+from dit_eval.features.network import FeatureExtractor
 from dit_eval.images.open import ImageSet
 from dit_eval.images.stream import from_batches
 from dit_eval.metrics.inception_score import SPLIT_SIZE

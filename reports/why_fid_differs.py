@@ -329,7 +329,8 @@ def pictures(seed: int, count: int, size: int = 64) -> np.ndarray:
 
 def measure_inception(folder: Path) -> list[dict[str, Any]]:
     """Effects on pictures of the tests' kind, by an Inception of seeded random weights."""
-    from dit_eval.features.inception import TorchInception, write_seeded_weights
+    from dit_eval.features.inception import TorchInception
+    from dit_eval.golden import write_seeded_weights
 
     weights = folder / "weights.pth"
     write_seeded_weights(weights)

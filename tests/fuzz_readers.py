@@ -504,7 +504,7 @@ def read_npz(path: Path) -> None:
 
 
 def read_graph(path: Path) -> None:
-    from dit_eval.features.inception import read_state_dict
+    from dit_eval.features.inception_weights import read_state_dict
 
     read_state_dict(path)  # says what is missing in the small ones; the reader of constants has done its part by then
 
@@ -532,7 +532,7 @@ def read_safetensors(path: Path) -> None:
 
 
 def read_feature_weights(path: Path) -> None:
-    from dit_eval.features.inception import read_state_dict
+    from dit_eval.features.inception_weights import read_state_dict
     from dit_eval.features.vit import read_weights
 
     read_state_dict(path)

@@ -21,9 +21,11 @@ from dit_eval.classes import score_classes
 from dit_eval.cli import main
 from dit_eval.diagnose import diagnose, expectation
 from dit_eval.evaluate import check_request, evaluate, write_reference
-from dit_eval.features.extract import FeatureBatch
-from dit_eval.features.inception import TorchInception, convolutions_sha256, read_state_dict
-from dit_eval.features.vit import ClipVision, DinoV2
+from dit_eval.features.clip import ClipVision
+from dit_eval.features.dinov2 import DinoV2
+from dit_eval.features.inception import TorchInception
+from dit_eval.features.inception_weights import convolutions_sha256, read_state_dict
+from dit_eval.features.network import FeatureBatch
 from dit_eval.flops.kept import Count
 from dit_eval.images.npz import open_batch
 from dit_eval.images.open import open_images

@@ -336,7 +336,7 @@ def test_a_refused_pickle_names_the_class_in_plain_characters(tmp_path, monkeypa
 
 
 def test_so_do_weights_of_feature_networks(tmp_path):
-    from dit_eval.features.inception import read_state_dict
+    from dit_eval.features.inception_weights import read_state_dict
     from dit_eval.features.vit import read_weights
 
     torch.save({"x": Evil()}, tmp_path / "x.pt")

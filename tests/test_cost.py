@@ -12,7 +12,7 @@ from test_sampling import command, make_run, random_dit, run
 from dit_eval import cost as cost_module
 from dit_eval.cost import evaluation_cost, sampling_cost
 from dit_eval.diffusion.sampler import ImageSampler
-from dit_eval.features.extract import FeatureBatch
+from dit_eval.features.network import FeatureBatch
 from dit_eval.images.npz import open_batch
 from dit_eval.sampling import batches_left, disk_bytes, sample_npz
 from dit_eval.system.switches import using_threads

@@ -9,7 +9,8 @@ from golden_sets import image_set
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from dit_eval.features.graph_def import read_constants
-from dit_eval.features.inception import TorchInception, read_state_dict, resize_like_tensorflow
+from dit_eval.features.inception import TorchInception, resize_like_tensorflow
+from dit_eval.features.inception_weights import read_state_dict
 
 PARTS = ("pool", "spatial", "class_probs")
 
@@ -32,7 +33,7 @@ def test_pb_and_pth_of_the_same_weights_give_identical_features(inception_files,
 
 @pytest.mark.parametrize(("name", "crop"), [("gen-64", (64, 64)), ("gen-256", (256, 256)), ("gen-256", (200, 77))])
 def test_torch_and_tensorflow_agree(inception_files, torch_inception, name, crop):
-    from dit_eval.features.adm_tensorflow import TensorflowInception
+    from dit_eval.features.tensorflow import TensorflowInception
 
     images = np.ascontiguousarray(image_set(name)[:3, : crop[0], : crop[1]])
     ours, original = torch_inception(images), TensorflowInception(weights=inception_files.pb)(images)
@@ -191,7 +192,7 @@ def test_a_file_that_is_not_the_network_is_named(tmp_path, inception_files, caps
 
 
 def test_the_tensorflow_backend_asks_for_the_graph(inception_files):
-    from dit_eval.features.adm_tensorflow import TensorflowInception
+    from dit_eval.features.tensorflow import TensorflowInception
 
     with pytest.raises(ValueError, match=r"needs classify_image_graph_def\.pb"):
         TensorflowInception(weights=inception_files.pth)
@@ -200,7 +201,7 @@ def test_the_tensorflow_backend_asks_for_the_graph(inception_files):
 def test_tensorflow_runs_in_float32_and_leaves_its_switch():
     import tensorflow as tf
 
-    from dit_eval.features.adm_tensorflow import TensorflowInception
+    from dit_eval.features.tensorflow import TensorflowInception
 
     class Session:
         """Notes the switch, then fails."""

@@ -19,7 +19,7 @@ from dit_eval.diffusion.sampler import ImageSampler, usual_batch_size
 from dit_eval.evaluate import evaluate
 from dit_eval.features import vit
 from dit_eval.features.digits import DigitsExtractor
-from dit_eval.features.extract import FeatureBatch
+from dit_eval.features.network import FeatureBatch
 from dit_eval.images.stream import from_batches
 from dit_eval.metrics import density_coverage, kernel, manifold, uncertainty
 from dit_eval.models import vae

@@ -15,7 +15,7 @@ from scipy import stats as distributions
 
 from dit_eval.cli import main
 from dit_eval.evaluate import evaluate
-from dit_eval.features.extract import cached_features
+from dit_eval.features.cache import cached_features
 from dit_eval.flops.kept import Count
 from dit_eval.images.npz import open_batch
 from dit_eval.metrics.frechet import frechet_distance

@@ -16,7 +16,9 @@ from safetensors.torch import save_file
 
 from dit_eval.cli import main
 from dit_eval.evaluate import check_request, evaluate, write_reference
-from dit_eval.features.vit import ClipVision, DinoV2, VitSize, read_weights
+from dit_eval.features.clip import ClipVision
+from dit_eval.features.dinov2 import DinoV2
+from dit_eval.features.vit import VitSize, read_weights
 from dit_eval.images.npz import open_batch
 from dit_eval.metrics import density_coverage as dc
 from dit_eval.metrics import kernel

@@ -20,7 +20,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dit_eval.features.extract import FeatureBatch
+from dit_eval.features.network import FeatureBatch
 from dit_eval.system.switches import arithmetic
 
 WEIGHTS_PATH = Path(__file__).with_name("digits.safetensors")

@@ -11,29 +11,31 @@ caches, one per core at a time, with convolution and ReLU in one kernel.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dit_eval.features.extract import FeatureBatch
-from dit_eval.features.graph_def import read_constants
-from dit_eval.golden import seeded_weights
-from dit_eval.models.tensors import load_tensors
+from dit_eval.features.inception_weights import (
+    POOL_DIM,
+    SPATIAL_CHANNELS,
+    SPATIAL_DIM,
+    _check_names,
+    _not_this_network,
+    convolutions_sha256,
+    read_state_dict,
+)
+from dit_eval.features.network import FeatureBatch
 from dit_eval.system.assets import sha256_of
 from dit_eval.system.files import Watch
 from dit_eval.system.switches import arithmetic, each_core_alone
-
-POOL_DIM, SPATIAL_CHANNELS, SPATIAL_DIM, NUM_CLASSES = 2048, 7, 7 * 17 * 17, 1008
 
 _RESOLUTION = 299
 # What a core of a CPU works through at a time. With fewer images the weights, 87 MB, come from memory more often; it is
@@ -44,7 +46,6 @@ _STEM_LAYERS = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_1", 
                 "MaxPool_2")  # fmt: skip
 _BEFORE_SPATIAL = ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c")
 _AFTER_SPATIAL = ("Mixed_6d", "Mixed_6e", "Mixed_7a", "Mixed_7b", "Mixed_7c")
-
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16")
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -180,118 +181,6 @@ def _cut(images: np.ndarray, size: int) -> list[np.ndarray]:
     return [images[i : i + size] for i in range(0, len(images), size)]
 
 
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
-    """Inception weights in torch-fidelity's names, from either layout; no pickle is run.
-
-    Raises
-    ------
-    ValueError
-        If the file is neither.
-    """
-    path = Path(path)
-    if path.suffix == ".pb":
-        return state_from_constants(read_constants(path), path)
-    try:
-        state = load_tensors(path)
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: not a PyTorch state dict ({error}). Needed torch-fidelity's Inception "
-            "weights (.pth) or ADM's classify_image_graph_def.pb: `dit-eval weights fetch inception`."
-        ) from None
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise ValueError(f"{path}: holds {type(state).__name__}, needed a plain state dict of tensors.")
-    return state
-
-
-def convolutions_sha256(state: Mapping[str, torch.Tensor]) -> str:
-    """What tells the network behind FID, sFID, precision and recall from another, whatever file it was read from.
-
-    The classifier has no part in it: the Inception Score alone depends on it.
-
-    Parameters
-    ----------
-    state : as `read_state_dict` gives it
-
-    Returns
-    -------
-    SHA-256 of the 94 convolutions in the order of the network; of each, name in the graph, kernel (out, in, h, w), and
-    gamma, beta, mean and variance of its batch norm, each with its shape and as little-endian float32.
-
-    Raises
-    ------
-    ValueError
-        If one of them is missing.
-    """
-    digest = hashlib.sha256()
-    for module, scope in convolution_scopes().items():
-        for name in (f"{module}.conv.weight", *(f"{module}.bn.{part}" for part in _BATCH_NORM)):
-            if name not in state:
-                raise _not_this_network("these weights", f"{name} is missing")
-            # Float32 in a wider type is the same number; in a narrower one it is another.
-            values = state[name].detach().cpu().to(torch.float32).contiguous().numpy().astype("<f4", copy=False)
-            digest.update(f"{scope} {name.rpartition('.')[2]} {values.shape}\n".encode())
-            digest.update(values.data)
-    return digest.hexdigest()
-
-
-def write_seeded_weights(path: Path, seed: int = 0) -> str:
-    """Write the random weights of `dit_eval.golden` as a state dict that `TorchInception` reads, 96 MB.
-
-    Returns
-    -------
-    SHA-256 of the arrays, each after its name in the graph, in sorted order.
-    """
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    class Unloaded(FeatureExtractorInceptionV3):
-        """The network as it is built, for the shapes of its weights."""
-
-        def load_state_dict(self, *arguments: Any, **options: Any) -> None:
-            """Leaves the weights as they are."""
-
-    empty = io.BytesIO()
-    torch.save({}, empty)
-    empty.seek(0)
-    net = Unloaded("dit-eval", ["2048"], empty)
-    kernels = ((scope, net.get_submodule(module).conv.weight) for module, scope in convolution_scopes().items())
-    shapes = [
-        (scope, (kernel.shape[2], kernel.shape[3], kernel.shape[1], kernel.shape[0])) for scope, kernel in kernels
-    ]
-    weights = seeded_weights(shapes, seed)
-    torch.save(state_from_constants(weights, path), path)
-    parts = (part for name in sorted(weights) for part in (name.encode(), weights[name].tobytes()))
-    return hashlib.sha256(b"".join(parts)).hexdigest()
-
-
-def _check_names(state: dict[str, torch.Tensor], source: str | os.PathLike[str]) -> None:
-    """Tell another network's weights before anything is done with them; `_network` looks at every shape."""
-    parts = [
-        f"{module}.{part}"
-        for module in convolution_scopes()
-        for part in ("conv.weight", *(f"bn.{n}" for n in _BATCH_NORM))
-    ]
-    needed = {*parts, "fc.weight", "fc.bias"}
-    found = {name for name in state if not name.endswith(".num_batches_tracked")}
-    if found != needed:
-        name = min(found ^ needed)
-        raise _not_this_network(source, f"{name} is {'missing' if name in needed else 'unknown'}")
-    for name, tensor in state.items():
-        # A view may claim any size on a few bytes; what is looked at value by value must be as large as it says.
-        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes() or tensor.is_complex():
-            raise _not_this_network(
-                source, f"{name} is {tensor.dtype} {tuple(tensor.shape)}, in too few bytes or complex"
-            )
-    if state["fc.weight"].shape != (NUM_CLASSES, POOL_DIM):
-        raise _not_this_network(source, f"its classifier has shape {tuple(state['fc.weight'].shape)}")
-
-
-def _not_this_network(source: str | os.PathLike[str], what: str) -> ValueError:
-    return ValueError(
-        f"{os.fspath(source)}: not the weights of the 2015 Inception with 1,008 classes ({what}). torchvision's "
-        "inception_v3 is another network; fetch the right one with `dit-eval weights fetch inception`."
-    )
-
-
 def _network(state: dict[str, torch.Tensor], source: str | os.PathLike[str]) -> torch.nn.Module:
     # Imported late: it brings torchvision, two seconds that features from a cache do without.
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -353,59 +242,3 @@ def _fuse_convolutions(net: torch.nn.Module) -> None:
         for name, child in module.named_children():
             if isinstance(child, BasicConv2d):
                 setattr(module, name, _ConvolutionRelu(child.conv))
-
-
-# Graph scope of each torch-fidelity block, and within a block of each branch.
-_STEM = {"Conv2d_1a_3x3": "conv", "Conv2d_2a_3x3": "conv_1", "Conv2d_2b_3x3": "conv_2", "Conv2d_3b_1x1": "conv_3",
-         "Conv2d_4a_3x3": "conv_4"}  # fmt: skip
-_BLOCK_A = {"branch1x1": "conv", "branch5x5_1": "tower/conv", "branch5x5_2": "tower/conv_1",
-            "branch3x3dbl_1": "tower_1/conv", "branch3x3dbl_2": "tower_1/conv_1", "branch3x3dbl_3": "tower_1/conv_2",
-            "branch_pool": "tower_2/conv"}  # fmt: skip
-_BLOCK_B = {"branch3x3": "conv", "branch3x3dbl_1": "tower/conv", "branch3x3dbl_2": "tower/conv_1",
-            "branch3x3dbl_3": "tower/conv_2"}  # fmt: skip
-_BLOCK_C = {"branch1x1": "conv", "branch7x7_1": "tower/conv", "branch7x7_2": "tower/conv_1",
-            "branch7x7_3": "tower/conv_2", "branch7x7dbl_1": "tower_1/conv", "branch7x7dbl_2": "tower_1/conv_1",
-            "branch7x7dbl_3": "tower_1/conv_2", "branch7x7dbl_4": "tower_1/conv_3",
-            "branch7x7dbl_5": "tower_1/conv_4", "branch_pool": "tower_2/conv"}  # fmt: skip
-_BLOCK_D = {"branch3x3_1": "tower/conv", "branch3x3_2": "tower/conv_1", "branch7x7x3_1": "tower_1/conv",
-            "branch7x7x3_2": "tower_1/conv_1", "branch7x7x3_3": "tower_1/conv_2",
-            "branch7x7x3_4": "tower_1/conv_3"}  # fmt: skip
-_BLOCK_E = {"branch1x1": "conv", "branch3x3_1": "tower/conv", "branch3x3_2a": "tower/mixed/conv",
-            "branch3x3_2b": "tower/mixed/conv_1", "branch3x3dbl_1": "tower_1/conv",
-            "branch3x3dbl_2": "tower_1/conv_1", "branch3x3dbl_3a": "tower_1/mixed/conv",
-            "branch3x3dbl_3b": "tower_1/mixed/conv_1", "branch_pool": "tower_2/conv"}  # fmt: skip
-_BLOCKS = {
-    "Mixed_5b": ("mixed", _BLOCK_A), "Mixed_5c": ("mixed_1", _BLOCK_A), "Mixed_5d": ("mixed_2", _BLOCK_A),
-    "Mixed_6a": ("mixed_3", _BLOCK_B), "Mixed_6b": ("mixed_4", _BLOCK_C), "Mixed_6c": ("mixed_5", _BLOCK_C),
-    "Mixed_6d": ("mixed_6", _BLOCK_C), "Mixed_6e": ("mixed_7", _BLOCK_C), "Mixed_7a": ("mixed_8", _BLOCK_D),
-    "Mixed_7b": ("mixed_9", _BLOCK_E), "Mixed_7c": ("mixed_10", _BLOCK_E),
-}  # fmt: skip
-_BATCH_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
-
-
-def convolution_scopes() -> dict[str, str]:
-    """torch-fidelity module name -> graph scope, of all 94 convolutions."""
-    scopes = dict(_STEM)
-    for block, (scope, branches) in _BLOCKS.items():
-        scopes |= {f"{block}.{branch}": f"{scope}/{path}" for branch, path in branches.items()}
-    return scopes
-
-
-def state_from_constants(constants: Mapping[str, np.ndarray], path: Path) -> dict[str, torch.Tensor]:
-    """The constants of the graph, of the file `path`, by torch-fidelity's names."""
-    state: dict[str, torch.Tensor] = {}
-    try:
-        for module, scope in convolution_scopes().items():
-            kernel = constants[f"{scope}/conv2d_params"].transpose(3, 2, 0, 1)  # (h, w, in, out) -> (out, in, h, w)
-            state[f"{module}.conv.weight"] = torch.tensor(kernel)
-            for ours, theirs in _BATCH_NORM.items():
-                state[f"{module}.bn.{ours}"] = torch.tensor(constants[f"{scope}/batchnorm/{theirs}"])
-            state[f"{module}.bn.num_batches_tracked"] = torch.tensor(0)
-        state["fc.weight"] = torch.tensor(constants["softmax/weights"].T)
-        state["fc.bias"] = torch.tensor(constants["softmax/biases"])
-    except (KeyError, ValueError) as error:
-        raise ValueError(
-            f"{path}: not ADM's Inception graph: {error} is missing or misshapen. "
-            "Fetch it with `dit-eval weights fetch inception-graph`."
-        ) from None
-    return state

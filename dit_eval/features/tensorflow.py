@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from dit_eval.features.extract import FeatureBatch
 from dit_eval.features.graph_def import read_constants
-from dit_eval.features.inception import convolutions_sha256, state_from_constants
+from dit_eval.features.inception_weights import convolutions_sha256, state_from_constants
+from dit_eval.features.network import FeatureBatch
 from dit_eval.system.assets import sha256_of
 from dit_eval.system.files import Watch
 
