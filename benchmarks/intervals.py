@@ -18,8 +18,8 @@ from harness import log, print_environment
 
 from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.inception_score import inception_score
+from dit_eval.metrics.intervals import estimate_uncertainty, inception_score_estimate
 from dit_eval.metrics.manifold import precision_recall
-from dit_eval.metrics.uncertainty import estimate_uncertainty, inception_score_estimate
 from dit_eval.results.eval_result import ESTIMATES, Estimate
 from dit_eval.summary import FeatureSummary, GaussianStats, RunningStats
 

@@ -962,7 +962,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         if arguments.dry_run:
             _tell_evaluation_cost(arguments, setup, world)
             return
-        from dit_eval.evaluate import evaluate
+        from dit_eval.evaluation import evaluate
 
         with Progress(names=_FEATURES) as progress:
             result = evaluate(
@@ -990,7 +990,7 @@ def _evaluation_setup(arguments: argparse.Namespace, world: World) -> dict[str, 
     if world.rank == 0:
         _check_evaluation_destinations(arguments)
     _header(_network_line(arguments))
-    from dit_eval.evaluate import check_metrics, check_request
+    from dit_eval.metrics.choose import check_metrics, check_request
 
     check_metrics(arguments.metrics, _check_extractor(arguments, world))
     _check_named_size(arguments, gen)
@@ -1030,7 +1030,7 @@ def _check_named_size(arguments: argparse.Namespace, gen: ImageSet) -> None:
 
 def _tell_evaluation_cost(arguments: argparse.Namespace, setup: dict[str, Any], world: World) -> None:
     from dit_eval.cost import evaluation_cost
-    from dit_eval.evaluate import check_request
+    from dit_eval.metrics.choose import check_request
 
     gen, ref, extractor = setup["gen"], setup["ref"], setup["extractor"]
     request = {name: setup[name] for name in ("metrics", "allow_size_mismatch")}
@@ -1950,7 +1950,7 @@ def _stats(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--out {arguments.out}: the images are read from it; name another.")
     _check_destination("--out", arguments.out)
     _header(_network_line(arguments))
-    from dit_eval.evaluate import make_reference
+    from dit_eval.reference import make_reference
 
     extractor = _extractor(arguments)
     with Progress(names={"ref": "ref features"}) as progress:

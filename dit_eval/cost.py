@@ -19,11 +19,11 @@ from typing import Literal
 import numpy as np
 
 from dit_eval.diffusion.sampler import ImageSampler
-from dit_eval.evaluate import uses_reference_images
 from dit_eval.features.extract import extract_features
 from dit_eval.features.network import FeatureExtractor
 from dit_eval.images.encoded import ImageFiles
 from dit_eval.images.npz import ImageBatch
+from dit_eval.metrics.choose import uses_reference_images
 from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.inception_score import inception_score, order_free_inception_score
 from dit_eval.metrics.manifold import precision_recall

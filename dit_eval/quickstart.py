@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from dit_eval.diffusion.labels import draw_labels
 from dit_eval.diffusion.sampler import ImageSampler
-from dit_eval.evaluate import evaluate
+from dit_eval.evaluation import evaluate
 from dit_eval.features.digits import DigitsExtractor
 from dit_eval.images.npz import open_batch, write_batch
 from dit_eval.models.checkpoints import load_dit, stored_config

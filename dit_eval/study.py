@@ -37,7 +37,7 @@ from dit_eval.diffusion.data import TrainingData, open_data
 from dit_eval.diffusion.labels import draw_labels
 from dit_eval.diffusion.sampler import ImageSampler, check_run
 from dit_eval.engines import Outcome, Resources
-from dit_eval.evaluate import evaluate
+from dit_eval.evaluation import evaluate
 from dit_eval.features.network import FeatureExtractor
 from dit_eval.flops.compute import gpu_hours
 from dit_eval.images.npz import open_batch

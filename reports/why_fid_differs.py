@@ -33,7 +33,7 @@ from dit_eval.diffusion.data import open_npz
 from dit_eval.diffusion.labels import draw_labels
 from dit_eval.diffusion.sampler import ImageSampler
 from dit_eval.diffusion.trainer import Recipe
-from dit_eval.evaluate import evaluate
+from dit_eval.evaluation import evaluate
 from dit_eval.features import digits as digits_network
 from dit_eval.features.extract import extract_features
 from dit_eval.images.npz import write_batch

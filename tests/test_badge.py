@@ -20,7 +20,7 @@ from seeded_inception import CONVS, seeded_weights
 from dit_eval.classes import score_classes
 from dit_eval.cli import main
 from dit_eval.diagnose import diagnose, expectation
-from dit_eval.evaluate import check_request, evaluate, write_reference
+from dit_eval.evaluation import evaluate, write_reference
 from dit_eval.features.clip import ClipVision
 from dit_eval.features.dinov2 import DinoV2
 from dit_eval.features.inception import TorchInception
@@ -30,6 +30,7 @@ from dit_eval.flops.kept import Count
 from dit_eval.images.npz import open_batch
 from dit_eval.images.open import open_images
 from dit_eval.images.stream import from_batches
+from dit_eval.metrics.choose import check_request
 from dit_eval.report import tables
 from dit_eval.report.data import comparable, measured_points, published_points, select, settings
 from dit_eval.results.badge import CONVOLUTIONS_SHA256, make_badge, protocol_name, reference_protocol

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit_eval import evaluate, quickstart, study, verify
+from dit_eval import evaluation as evaluate
+from dit_eval import quickstart, study, verify
 from dit_eval.cli import main
 from dit_eval.features.digits import DigitsExtractor
 from dit_eval.images.npz import open_batch

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from dit_eval.evaluate import evaluate, write_reference
+from dit_eval.evaluation import evaluate, write_reference
 from dit_eval.images.npz import open_batch, write_batch
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.lines import append_result, read_results

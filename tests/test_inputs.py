@@ -25,7 +25,7 @@ from PIL import Image
 
 from dit_eval.cli import main
 from dit_eval.diffusion.data import list_images
-from dit_eval.evaluate import evaluate, write_reference
+from dit_eval.evaluation import evaluate, write_reference
 from dit_eval.images import tar as sources
 from dit_eval.images.huggingface import from_dataset
 from dit_eval.images.listing import in_order

@@ -16,12 +16,14 @@ from PIL import Image, ImageFile
 from dit_eval import study
 from dit_eval.diffusion import trainer as training
 from dit_eval.diffusion.sampler import ImageSampler, usual_batch_size
-from dit_eval.evaluate import evaluate
+from dit_eval.evaluation import evaluate
 from dit_eval.features import vit
 from dit_eval.features.digits import DigitsExtractor
 from dit_eval.features.network import FeatureBatch
 from dit_eval.images.stream import from_batches
-from dit_eval.metrics import density_coverage, kernel, manifold, uncertainty
+from dit_eval.metrics import cmmd as kernel
+from dit_eval.metrics import density_coverage, manifold
+from dit_eval.metrics import intervals as uncertainty
 from dit_eval.models import vae
 from dit_eval.models.dit import DiT, DiTConfig, named_config
 from dit_eval.results.sample_run import SampleRun

@@ -14,14 +14,13 @@ from report_runs import result, sample_run
 from scipy import stats as distributions
 
 from dit_eval.cli import main
-from dit_eval.evaluate import evaluate
+from dit_eval.evaluation import evaluate
 from dit_eval.features.cache import cached_features
 from dit_eval.flops.kept import Count
 from dit_eval.images.npz import open_batch
 from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.inception_score import inception_score, split_influence
-from dit_eval.metrics.manifold import precision_recall
-from dit_eval.metrics.uncertainty import (
+from dit_eval.metrics.intervals import (
     NoEstimate,
     estimate_uncertainty,
     frechet_estimates,
@@ -30,6 +29,7 @@ from dit_eval.metrics.uncertainty import (
     precision_estimate,
     recall_estimate,
 )
+from dit_eval.metrics.manifold import precision_recall
 from dit_eval.report.data import METRICS, measured_points, settings
 from dit_eval.report.figures import metric_response_figure
 from dit_eval.report.paper_figures import fid_against_gflops

@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from golden_sets import batch_arrays, image_set
 from seeded_inception import seeded_weights
 
-from dit_eval import evaluate as pipeline
+from dit_eval import evaluation as pipeline
 from dit_eval import verify
 from dit_eval.features import inception
 from dit_eval.images.npz import open_batch
 from dit_eval.metrics import frechet
+from dit_eval.metrics.inception_score import inception_score
+from dit_eval.metrics.manifold import precision_recall
 from dit_eval.summary import RunningStats
 from dit_eval.system.assets import asset
 from dit_eval.verify import Golden, Verification, goldens, report_json, verify_offline, verify_published
@@ -147,8 +149,8 @@ def population(self):
     return replace(stats, sigma=stats.sigma * (self.num - 1) / self.num)
 
 
-FINALIZE, DISTANCE, MANIFOLD = RunningStats.finalize, frechet.frechet_distance, pipeline.precision_recall
-SCORE = pipeline.inception_score
+FINALIZE, DISTANCE, MANIFOLD = RunningStats.finalize, frechet.frechet_distance, precision_recall
+SCORE = inception_score
 
 
 def distance_without_root(*, gen, ref):

@@ -15,16 +15,18 @@ from numpy.testing import assert_allclose
 from safetensors.torch import save_file
 
 from dit_eval.cli import main
-from dit_eval.evaluate import check_request, evaluate, write_reference
+from dit_eval.evaluation import evaluate, write_reference
 from dit_eval.features.clip import ClipVision
 from dit_eval.features.dinov2 import DinoV2
 from dit_eval.features.vit import VitSize, read_weights
 from dit_eval.images.npz import open_batch
+from dit_eval.metrics import cmmd as kernel
 from dit_eval.metrics import density_coverage as dc
-from dit_eval.metrics import kernel
+from dit_eval.metrics.choose import check_request
+from dit_eval.metrics.cmmd import clip_mmd
 from dit_eval.metrics.density_coverage import density_coverage
 from dit_eval.metrics.frechet import frechet_distance
-from dit_eval.metrics.kernel import clip_mmd, kernel_distance
+from dit_eval.metrics.kid import kernel_distance
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.summary import GaussianStats
 from dit_eval.system import assets

@@ -1,21 +1,14 @@
-"""Maximum mean discrepancies: KID (cubic kernel, in subsets) and CMMD (Gaussian kernel, all images at once)."""
+"""KID: kernel distance of Inception features."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-
-from dit_eval.system.switches import arithmetic
 
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1_000
 KID_SEED = 2020  # of the draws: torch-fidelity's default
-
-_CMMD_GAMMA = 1 / (2 * 10**2)  # a bandwidth of 10
-_CMMD_SCALE = 1_000
-_ROWS = 2_000  # rows and columns of kernel values in memory at once: 32 MB in float64; no effect on the result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,49 +78,6 @@ def kernel_distance(
         for _ in range(num_subsets)
     ]
     return KernelDistance(mean=float(np.mean(distances)), std=float(np.std(distances)))
-
-
-def clip_mmd(*, gen: np.ndarray, ref: np.ndarray, device: str | torch.device = "cpu") -> float:
-    """CMMD: squared maximum mean discrepancy of CLIP embeddings, times 1,000 (lower is better).
-
-    Gaussian kernel exp(-|u - v|^2 / (2 10^2)); the biased estimator, in which each image also meets itself. All kernel
-    values lie near 1 and the distance is what is left of their means, so that float32, in which the original computes,
-    keeps four digits or fewer of it; here it is float64.
-
-    Parameters
-    ----------
-    gen, ref : embeddings of length 1 of the generated (N, D) and of the reference set (M, D)
-    device : where the kernel values are computed; one without float64 gives way to the CPU
-
-    Raises
-    ------
-    ValueError
-        If the dimensions differ, a side is empty, or features are not finite.
-
-    References
-    ----------
-    Jayasumana et al. 2024 (CVPR); google-research `cmmd/distance.py`.
-    """
-    _check(gen=gen, ref=ref)
-    device = torch.device("cpu" if torch.device(device).type == "mps" else device)
-    with torch.inference_mode(), arithmetic("fp32", device):
-        u, v = (torch.from_numpy(side.astype(np.float64)).to(device) for side in (gen, ref))
-        between = _kernel_sum(u, v) / (len(u) * len(v))
-        within = sum(_kernel_sum(side, side) / len(side) ** 2 for side in (u, v))
-    return _CMMD_SCALE * (within - 2 * between)
-
-
-def _kernel_sum(u: torch.Tensor, v: torch.Tensor) -> float:
-    """Sum of exp(-gamma |u - v|^2) over all pairs of rows, of which those of a set with itself are formed once."""
-    total = 0.0
-    u_norms, v_norms = u.square().sum(1), v.square().sum(1)
-    for i in range(0, len(u), _ROWS):
-        for j in range(i if u is v else 0, len(v), _ROWS):
-            rows, columns = slice(i, i + _ROWS), slice(j, j + _ROWS)
-            distances = torch.addmm(u_norms[rows, None] + v_norms[columns], u[rows], v[columns].T, alpha=-2)
-            part = float(distances.mul_(-_CMMD_GAMMA).exp_().sum())
-            total += 2 * part if u is v and j > i else part
-    return total
 
 
 def _check(**sides: np.ndarray) -> None:
