@@ -39,9 +39,11 @@ from dit_eval.system.text import did_you_mean, duration, nearest, shown, size_te
 if TYPE_CHECKING:
     import numpy as np
 
-    from dit_eval.classes import ClassReport
+    from dit_eval.checks.classes import ClassReport
+    from dit_eval.checks.diagnose import Diagnosis
+    from dit_eval.checks.findings.case import Expectation
+    from dit_eval.checks.verify import Verification
     from dit_eval.cost import Cost
-    from dit_eval.diagnose import Diagnosis, Expectation
     from dit_eval.diffusion.data import ImageFolder, TrainingData
     from dit_eval.diffusion.sampler import Decoder
     from dit_eval.features.network import FeatureExtractor
@@ -54,7 +56,6 @@ if TYPE_CHECKING:
     from dit_eval.results.eval_result import EvalResult, Uncertainty
     from dit_eval.results.sample_run import SampleRun
     from dit_eval.study import Engine, Study
-    from dit_eval.verify import Verification
 
 _T = TypeVar("_T")
 
@@ -1097,7 +1098,7 @@ def _diagnose(arguments: argparse.Namespace) -> None:
     if arguments.network:
         _check_extractor(arguments)
     ref = _open_images(_reference_path(arguments.ref), "ref")
-    from dit_eval.diagnose import diagnose
+    from dit_eval.checks.diagnose import diagnose
 
     expect = _expectation(arguments)
     extractor = _extractor(arguments) if arguments.network else None
@@ -1118,7 +1119,8 @@ def _diagnose(arguments: argparse.Namespace) -> None:
 def _expectation(arguments: argparse.Namespace) -> Expectation | None:
     import dataclasses
 
-    from dit_eval.diagnose import Expectation, expectation
+    from dit_eval.checks.diagnose import expectation
+    from dit_eval.checks.findings.case import Expectation
 
     given = {metric: getattr(arguments, f"expect_{option}") for option, metric in _PUBLISHED.items()}
     numbers = {metric: value for metric, value in given.items() if value is not None}
@@ -1892,7 +1894,7 @@ def _classes(arguments: argparse.Namespace) -> None:
             f"{gen.path} and {ref.path} have images of different sizes, and --grid draws them side by side; drop it."
         )
     _header(_network_line(arguments))
-    from dit_eval.classes import score_classes
+    from dit_eval.checks.classes import score_classes
 
     extractor = _extractor(arguments)
     with Progress(names=_FEATURES) as progress:
@@ -1921,7 +1923,7 @@ def _draw_classes(
 ) -> tuple[Path, Path]:
     import numpy as np
 
-    from dit_eval.classes import images_of_class
+    from dit_eval.checks.classes import images_of_class
     from dit_eval.report.figures import sample_grid_figure, save_figure
 
     sides = (("sample", gen), ("reference", ref))
@@ -2130,7 +2132,7 @@ def _verify(arguments: argparse.Namespace) -> None:
     _check_destination("--json", arguments.json)
     _check_destination("--cache", arguments.cache, folder=True)
     _header(f"verify: {'the golden set that is made here' if arguments.offline else 'published sample batches'}")
-    from dit_eval.verify import report_json
+    from dit_eval.checks.verify import report_json
 
     verifications = _verify_offline(arguments) if arguments.offline else _verify_published(arguments)
     passed = all(item.passed for item in verifications)
@@ -2144,14 +2146,14 @@ def _verify(arguments: argparse.Namespace) -> None:
 
 
 def _verify_offline(arguments: argparse.Namespace) -> list[Verification]:
-    from dit_eval.verify import verify_offline
+    from dit_eval.checks.verify import verify_offline
 
     return [verify_offline(device=World().device(arguments.device), on_step=_say)]
 
 
 def _verify_published(arguments: argparse.Namespace) -> list[Verification]:
+    from dit_eval.checks.verify import goldens, verify_published
     from dit_eval.system.assets import asset
-    from dit_eval.verify import goldens, verify_published
 
     chosen = goldens(arguments.golden)
     extractor = _extractor(arguments)

@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from dit_eval import diagnose, golden
+from dit_eval.checks import diagnose, golden
 from dit_eval.diffusion.data import open_npz
 from dit_eval.diffusion.labels import draw_labels
 from dit_eval.diffusion.sampler import ImageSampler
@@ -46,7 +46,7 @@ from dit_eval.system.assets import asset, sha256_of
 from dit_eval.training import train, weights_of_step
 
 HERE = Path(__file__).parent
-EFFECTS = Path(diagnose.__file__).with_name("effects.json")
+EFFECTS = Path(diagnose.__file__).parent / "findings" / "effects.json"
 PAGE = HERE / "why_fid_differs.md"
 METRICS = ("fid", "sfid", "inception_score", "precision", "recall")
 DIGITS = "digits network, trained"
@@ -329,8 +329,8 @@ def pictures(seed: int, count: int, size: int = 64) -> np.ndarray:
 
 def measure_inception(folder: Path) -> list[dict[str, Any]]:
     """Effects on pictures of the tests' kind, by an Inception of seeded random weights."""
+    from dit_eval.checks.golden import write_seeded_weights
     from dit_eval.features.inception import TorchInception
-    from dit_eval.golden import write_seeded_weights
 
     weights = folder / "weights.pth"
     write_seeded_weights(weights)

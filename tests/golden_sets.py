@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dit_eval.golden import image_set
+from dit_eval.checks.golden import image_set
 
 POOL_DIM = 2048
 SPATIAL_DIM = 2023

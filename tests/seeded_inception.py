@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from dit_eval import golden
-from dit_eval.golden import CONSTANT_VECTOR, NUM_FEATURES
+from dit_eval.checks import golden
+from dit_eval.checks.golden import CONSTANT_VECTOR, NUM_FEATURES
 
 if TYPE_CHECKING:
     from tensorflow.core.framework import graph_pb2

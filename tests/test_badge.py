@@ -17,9 +17,9 @@ from PIL import Image
 from report_runs import badge, result, sample_run
 from seeded_inception import CONVS, seeded_weights
 
-from dit_eval.classes import score_classes
+from dit_eval.checks.classes import score_classes
+from dit_eval.checks.diagnose import diagnose, expectation
 from dit_eval.cli import main
-from dit_eval.diagnose import diagnose, expectation
 from dit_eval.evaluation import evaluate, write_reference
 from dit_eval.features.clip import ClipVision
 from dit_eval.features.dinov2 import DinoV2

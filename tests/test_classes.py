@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from torch_fidelity.metric_kid import kernel_mmd
 
-from dit_eval.classes import images_of_class, score_classes
+from dit_eval.checks.classes import images_of_class, score_classes
 from dit_eval.cli import main
 from dit_eval.images.npz import write_batch
 from dit_eval.images.open import open_images

@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from dit_eval import evaluation as evaluate
-from dit_eval import quickstart, study, verify
+from dit_eval import quickstart, study
+from dit_eval.checks import verify
 from dit_eval.cli import main
 from dit_eval.features.digits import DigitsExtractor
 from dit_eval.images.npz import open_batch

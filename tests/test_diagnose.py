@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dit_eval import diagnose as module
+from dit_eval.checks.diagnose import __file__, diagnose, expectation, expectations
+from dit_eval.checks.findings.case import Expectation, _Case
+from dit_eval.checks.findings.counts import _numbers
+from dit_eval.checks.findings.effects import effects
+from dit_eval.checks.pixels import read_pixels
 from dit_eval.cli import main
-from dit_eval.diagnose import Expectation, diagnose, effects, expectation
 from dit_eval.images.npz import write_batch
 from dit_eval.images.open import open_images
 from dit_eval.results.sample_run import SampleRun
@@ -200,9 +203,9 @@ def test_statistics_that_no_relu_gave(tmp_path, digits):
 
 def test_the_512_reference_of_1000_images(tmp_path):
     images, ref = np.zeros((4, 512, 512, 3), np.uint8), np.zeros((1000, 8, 8, 3), np.uint8)
-    facts = {"gen": module.read_pixels(open_images(write(tmp_path / "a.npz", images), role="gen"))}
-    facts["ref"] = module.read_pixels(open_images(write(tmp_path / "b.npz", ref), role="ref"))
-    case = module._Case(
+    facts = {"gen": read_pixels(open_images(write(tmp_path / "a.npz", images), role="gen"))}
+    facts["ref"] = read_pixels(open_images(write(tmp_path / "b.npz", ref), role="ref"))
+    case = _Case(
         gen=open_images(tmp_path / "a.npz", role="gen"),
         ref=open_images(tmp_path / "b.npz", role="ref"),
         own=facts["gen"],
@@ -211,10 +214,10 @@ def test_the_512_reference_of_1000_images(tmp_path):
         result=None,
         extractor=None,
     )
-    (finding,) = [f for f in module._numbers(case) if f.id == "few-reference"]
+    (finding,) = [f for f in _numbers(case) if f.id == "few-reference"]
     assert "as ADM's file for 512 px does" in finding.found
     published = dataclasses.replace(case, expect=expectation("dit-xl-2-512-cfg1.5"))
-    assert "few-reference" not in [f.id for f in module._numbers(published)]
+    assert "few-reference" not in [f.id for f in _numbers(published)]
 
 
 # --- the run ------------------------------------------------------------------------------------------------------
@@ -264,7 +267,7 @@ def test_a_run_beside_the_published_setting(tmp_path, changes, cause):
 
 
 def test_effects_are_of_findings_there_are_and_say_where_they_were_measured():
-    source = Path(module.__file__).read_text(encoding="utf-8")
+    source = Path(__file__).read_text(encoding="utf-8")
     known = effects()
     assert len(known) > 20
     for name, rows in known.items():
@@ -343,7 +346,7 @@ def test_mistakes(tmp_path, capsys, digits, digits_ref, arguments, message):
 
 
 def test_published_settings():
-    known = module.expectations()
+    known = expectations()
     assert known["dit-xl-2-cfg1.5"].metrics["fid"] == 2.27
     assert known["dit-xl-2-512-cfg1.5"].setting["image_size"] == 512
     assert known["dit-xl-2"].setting["cfg_scale"] == 1.0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dit_eval.classes import score_classes
+from dit_eval.checks.classes import score_classes
 from dit_eval.diffusion.data import open_npz
 from dit_eval.images import npz
 from dit_eval.images.npz import open_batch, write_batch

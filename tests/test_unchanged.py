@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dit_eval.checks.pixels import read_pixels
 from dit_eval.cli import main
 from dit_eval.diffusion.data import open_npz
 from dit_eval.diffusion.labels import read_labels
@@ -24,7 +25,6 @@ from dit_eval.images.huggingface import from_dataset
 from dit_eval.images.npz import open_batch
 from dit_eval.images.open import open_images
 from dit_eval.models import checkpoints
-from dit_eval.pixels import read_pixels
 from dit_eval.system.assets import asset
 from dit_eval.system.dist import World
 from dit_eval.system.files import Watch

@@ -12,7 +12,18 @@ from golden_sets import batch_arrays, image_set
 from seeded_inception import seeded_weights
 
 from dit_eval import evaluation as pipeline
-from dit_eval import verify
+from dit_eval.checks import golden, verify
+from dit_eval.checks.verify import (
+    Check,
+    Golden,
+    Verification,
+    _numbers,
+    _table,
+    goldens,
+    report_json,
+    verify_offline,
+    verify_published,
+)
 from dit_eval.features import inception
 from dit_eval.images.npz import open_batch
 from dit_eval.metrics import frechet
@@ -20,7 +31,6 @@ from dit_eval.metrics.inception_score import inception_score
 from dit_eval.metrics.manifold import precision_recall
 from dit_eval.summary import RunningStats
 from dit_eval.system.assets import asset
-from dit_eval.verify import Golden, Verification, goldens, report_json, verify_offline, verify_published
 
 ADM = json.loads((Path(__file__).parent / "goldens" / "adm.json").read_text())
 
@@ -71,15 +81,15 @@ def test_the_healthy_one_passes(kept):
 
 def test_the_expected_metrics_are_those_of_the_goldens():
     adm = ADM["evaluate"]["gen-64 against ref-64"]
-    numbers = verify._numbers()
+    numbers = _numbers()
     assert numbers["fid/expected"] == pytest.approx(adm["fid"], rel=1e-6)
     assert numbers["sfid/expected"] == pytest.approx(adm["sfid"], rel=1e-6)
     assert list(numbers["precision and recall/expected"]) == [adm["precision"], adm["recall"]]
 
 
 def test_every_number_of_a_mistake_has_a_hint():
-    checks = {check["name"]: set(check.get("mistakes", {})) for check in verify._table()["offline"]["check"]}
-    made = {key for key in verify._numbers() if key != "made_with"}
+    checks = {check["name"]: set(check.get("mistakes", {})) for check in _table()["offline"]["check"]}
+    made = {key for key in _numbers() if key != "made_with"}
     assert made == {f"{name}/{key}" for name, keys in checks.items() for key in keys | {"expected"}}
 
 
@@ -187,16 +197,16 @@ def assert_fails(verification: Verification, name, hint):
 
 
 def test_golden_images_of_another_numpy_are_refused(monkeypatch):
-    monkeypatch.setattr(verify, "image_set", lambda name: image_set(name)[::-1])
+    monkeypatch.setattr(golden, "image_set", lambda name: image_set(name)[::-1])
     with pytest.raises(ValueError, match="draws other golden images"):
         verify_offline()
 
 
 def test_published_batches_are_in_the_manifest():
-    for golden in goldens():
-        assert asset(golden.gen, "samples").sha256 is None, "then it is said to be pinned"
-        assert asset(golden.ref, "reference")
-        assert set(golden.metrics) == {"fid", "sfid", "inception_score", "precision", "recall"}
+    for published in goldens():
+        assert asset(published.gen, "samples").sha256 is None, "then it is said to be pinned"
+        assert asset(published.ref, "reference")
+        assert set(published.metrics) == {"fid", "sfid", "inception_score", "precision", "recall"}
     with pytest.raises(ValueError, match="known: adm-g-u-256, adm-g-128"):
         goldens(["adm"])
 
@@ -225,7 +235,7 @@ def test_exit_codes_of_the_command(monkeypatch, capsys):
     from dit_eval.cli import main
 
     def run(passed, *options):
-        check = verify.Check(name="a", what="a", expected=(), found=(), deviation=0.0 if passed else 1.0, tolerance=0.5,
+        check = Check(name="a", what="a", expected=(), found=(), deviation=0.0 if passed else 1.0, tolerance=0.5,
                              reason="r", relative=True, hint=None if passed else "because")  # fmt: skip
         found = Verification(name="offline", source="s", checks=(check,))
         monkeypatch.setattr(verify, "verify_offline", lambda **how: found)

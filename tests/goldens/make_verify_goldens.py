@@ -26,7 +26,7 @@ sys.path.insert(0, str(HERE))
 import make_adm_goldens as adm  # noqa: E402
 import seeded_inception  # noqa: E402
 
-from dit_eval.golden import image_set, probes  # noqa: E402
+from dit_eval.checks.golden import image_set, probes  # noqa: E402
 
 OUT = HERE.parents[1] / "reference_stats" / "verify.npz"
 EVERY = 5  # one value in so many of long vectors is kept; a prime that divides neither channels nor positions

@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from dit_eval.checks.golden import image_set, probes, write_seeded_weights
 from dit_eval.evaluation import evaluate
 from dit_eval.features.cache import cached_features
 from dit_eval.features.inception import TorchInception
 from dit_eval.features.inception_weights import NUM_CLASSES, POOL_DIM, SPATIAL_DIM
 from dit_eval.features.network import FeatureExtractor
 from dit_eval.features.provenance import Progress
-from dit_eval.golden import image_set, probes, write_seeded_weights
 from dit_eval.images.npz import open_batch, write_batch
 from dit_eval.images.open import ImageSet
 from dit_eval.metrics.inception_score import inception_score

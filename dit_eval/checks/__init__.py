@@ -1,0 +1,1 @@
+"""Is this installation right, are these samples right?"""

@@ -1,0 +1,19 @@
+"""Measured effects of the usual mistakes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+from dit_eval.checks.findings.case import Effect
+
+
+def effects() -> dict[str, tuple[Effect, ...]]:
+    """Measured effects by the id of the finding; see `reports/why_fid_differs.py`."""
+    rows = json.loads(Path(__file__).with_name("effects.json").read_text(encoding="utf-8"))["effects"]
+    known: dict[str, tuple[Effect, ...]] = {}
+    names = [f.name for f in fields(Effect)]
+    for row in rows:
+        known[row["id"]] = (*known.get(row["id"], ()), Effect(**{name: row[name] for name in names}))
+    return known

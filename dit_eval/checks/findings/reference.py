@@ -1,0 +1,84 @@
+"""Findings in the reference: statistics of another network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dit_eval.checks.findings.case import _INCEPTION, Finding
+from dit_eval.features.extract import extract_features
+from dit_eval.images.stream import from_batches
+
+if TYPE_CHECKING:
+    from dit_eval.checks.findings.case import _Case
+
+_NETWORK_IMAGES = 256  # reference images that pass through the network to check its statistics
+
+
+def _statistics(case: _Case) -> Iterator[Finding]:
+    pool, spatial = case.ref.pool, case.ref.spatial
+    if pool is not None and case.published and pool.dim != _INCEPTION[0]:
+        yield Finding(
+            id="other-statistics",
+            certainty="certain",
+            found=f"{case.ref.path}: statistics of {pool.dim} dimensions; published FIDs are of {_INCEPTION[0]}",
+            advice="These are of another network or layer. Take ADM's reference batch (`dit-eval weights list`).",
+        )
+    if pool is not None and case.of_inception and pool.mu.min() < 0:
+        yield Finding(
+            id="other-statistics",
+            certainty="certain",
+            found=f"{case.ref.path}: mu has values below 0 ({(pool.mu < 0).sum():,} of {pool.dim:,}); the pool "
+            "features of Inception come after a Relu and have none",
+            advice="These are of another network or layer of 2048 dimensions (a ResNet, logits). Take ADM's batch.",
+        )
+    if spatial is not None and spatial.dim % 7 == 0 and math.isqrt(spatial.dim // 7) ** 2 == spatial.dim // 7:
+        side = math.isqrt(spatial.dim // 7)
+        nhwc, nchw = spatial.mu.reshape(side, side, 7), spatial.mu.reshape(7, side, side).transpose(1, 2, 0)
+        rough = [float(np.mean(np.diff(x, axis=0) ** 2) + np.mean(np.diff(x, axis=1) ** 2)) for x in (nhwc, nchw)]
+        # A channel's mean changes little from one place to the next, and from one channel to the next a lot: the wrong
+        # reading is 11 times rougher with three pictures alone (tests/test_diagnose.py), and more with many.
+        if rough[1] * 4 < rough[0]:
+            yield Finding(
+                id="nchw-statistics",
+                certainty="certain",
+                found=f"{case.ref.path}: mu_s is smooth over the picture when read as channels x rows x columns, and "
+                f"{rough[0] / rough[1]:,.0f} times rougher when read as ADM flattens it, rows x columns x channels",
+                advice="These spatial statistics were made by a PyTorch port without the transposition; sFID against "
+                "them means nothing. Make them again with `dit-eval stats`, or take ADM's file.",
+            )
+    if case.extractor is not None and pool is not None and case.reference is not None:
+        yield from _of_this_network(case)
+
+
+def _of_this_network(case: _Case) -> Iterator[Finding]:
+    """Whether the images of the reference have features that its statistics can be of."""
+    extractor, pool = case.extractor, case.ref.pool
+    if extractor is None or pool is None or pool.dim != extractor.pool_dim:
+        return
+    total = case.ref.num_images or 0
+    step = max(total // _NETWORK_IMAGES, 1)
+    # Evenly spaced, for the file may be in class order.
+    wanted = np.arange(0, total, step)[:_NETWORK_IMAGES]
+    picked = [next(case.ref.batches(1, first=int(k), last=int(k) + 1)) for k in wanted]
+    summary = extract_features(from_batches(picked, num_images=len(picked)), extractor)
+    own = summary.pool
+    if own is None:
+        return
+    distance, expected = float(((own.mu - pool.mu) ** 2).sum()), float(np.trace(pool.sigma)) / len(wanted)
+    spread = float(np.trace(own.sigma) / np.trace(pool.sigma))
+    # The mean of n images lies tr(sigma) / n from that of all, squared, give or take little; images of the validation
+    # set in place of the training set's, or a JPEG on the way, stay within a few times that.
+    if distance > 10 * expected or not 1 / 3 < spread < 3:
+        yield Finding(
+            id="other-statistics",
+            certainty="certain",
+            found=f"{case.ref.path}: its statistics are not those of its images by the {extractor.name} network at "
+            f"hand: means differ by {distance:.4g} (squared) where {len(wanted)} images give {expected:.4g}, variances "
+            f"by a factor of {spread:.3g}",
+            advice="They come from another port of Inception, other weights or another resize. Use ADM's own file, or "
+            "make the statistics with `dit-eval stats`.",
+        )
