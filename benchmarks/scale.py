@@ -30,8 +30,8 @@ from dit_eval.flops.kept import count_named
 from dit_eval.images.npz import open_batch
 from dit_eval.models import vae
 from dit_eval.models.dit import MODEL_NAMES, named_config
-from dit_eval.plan import load_plan
 from dit_eval.results.sample_run import SampleRun
+from dit_eval.study.plan_file import load_plan
 from dit_eval.summary import GaussianStats
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))

@@ -52,10 +52,11 @@ if TYPE_CHECKING:
     from dit_eval.images.npz import ImageBatch
     from dit_eval.images.open import ImageSet
     from dit_eval.models.dit import DiT, DiTConfig
-    from dit_eval.plan import Plan
     from dit_eval.results.eval_result import EvalResult, Uncertainty
     from dit_eval.results.sample_run import SampleRun
-    from dit_eval.study import Engine, Study
+    from dit_eval.study.engine import Engine
+    from dit_eval.study.folder import Study
+    from dit_eval.study.plan import Plan
 
 _T = TypeVar("_T")
 
@@ -1655,7 +1656,7 @@ def _encode_setup(arguments: argparse.Namespace, watch: Watch) -> tuple[ImageFol
 
 def _study_run(arguments: argparse.Namespace) -> None:
     _header(f"study: plan {arguments.plan}" + ("" if arguments.out is None else f", in {arguments.out}"))
-    from dit_eval.plan import load_plan
+    from dit_eval.study.plan_file import load_plan
 
     plan = load_plan(arguments.plan)
     if arguments.jobs is not None and arguments.jobs < 1:
@@ -1666,7 +1667,8 @@ def _study_run(arguments: argparse.Namespace) -> None:
     if arguments.out is None:
         raise ValueError("--out DIR is missing: the folder of the study.")
     _check_destination("--out", arguments.out, folder=True)
-    from dit_eval.study import Study, check_study, find_sources
+    from dit_eval.study.folder import Study
+    from dit_eval.study.sources import check_study, find_sources
 
     study = Study(plan, arguments.out)
     study.check_folder()
@@ -1701,13 +1703,13 @@ def _study_engine(arguments: argparse.Namespace, study: Study, stack: ExitStack)
     """Where the study's tasks run, and how many at once."""
     resources = [study.plan.resources(task) for task in study.plan.tasks]
     if arguments.engine == "slurm":
-        from dit_eval.engines import SlurmEngine
+        from dit_eval.study.slurm import SlurmEngine
 
         limit = arguments.jobs or 16
         slurm = SlurmEngine(study.folder / "slurm", limit=limit)
         slurm.check(resources)
         return slurm, limit
-    from dit_eval.study import local_engine
+    from dit_eval.study.tasks import local_engine
 
     engine, limit = local_engine(study, device=arguments.device, jobs=arguments.jobs)
     return stack.enter_context(engine), limit
@@ -1716,8 +1718,8 @@ def _study_engine(arguments: argparse.Namespace, study: Study, stack: ExitStack)
 def _study_status(arguments: argparse.Namespace) -> None:
     import dataclasses
 
-    from dit_eval.plan import load_plan
-    from dit_eval.study import Study
+    from dit_eval.study.folder import Study
+    from dit_eval.study.plan_file import load_plan
 
     study = Study(load_plan(arguments.plan), arguments.out)
     study.check_begun()
@@ -1762,10 +1764,10 @@ def _study_status(arguments: argparse.Namespace) -> None:
 
 
 def _study_report(arguments: argparse.Namespace) -> None:
-    from dit_eval.plan import load_plan
     from dit_eval.report.law import measured_laws
     from dit_eval.report.page import write_report
-    from dit_eval.study import Study
+    from dit_eval.study.folder import Study
+    from dit_eval.study.plan_file import load_plan
 
     study = Study(load_plan(arguments.plan), arguments.out)
     study.check_begun()
@@ -1780,18 +1782,18 @@ def _study_report(arguments: argparse.Namespace) -> None:
 
 
 def _study_show(arguments: argparse.Namespace) -> None:
-    from dit_eval.plan import load_plan
+    from dit_eval.study.plan_file import load_plan
 
     sys.stdout.write(load_plan(arguments.plan).text)
 
 
 def _study_work(arguments: argparse.Namespace) -> None:
     if World.from_environment().size > 1:
-        from dit_eval.workers import end_with
+        from dit_eval.study.local import end_with
 
         end_with(os.getppid())  # torchrun, which gives its processes sessions of their own, may be killed
     with join() as world:
-        from dit_eval.study import Study
+        from dit_eval.study.folder import Study
 
         study = Study.open(arguments.plan)
         task = study.plan.task(arguments.key)
@@ -1802,7 +1804,7 @@ def _study_work(arguments: argparse.Namespace) -> None:
 
 def _format_plan(plan: Plan) -> str:
     """Tasks and cost of a plan, before anything is done."""
-    from dit_eval.study import predicted_hours, work_gflops
+    from dit_eval.study.pace import predicted_hours, work_gflops
 
     table = [("task", "processes", "Gflops", "device-hours")]
     for task in plan.tasks:
@@ -1816,8 +1818,8 @@ def _format_plan(plan: Plan) -> str:
 
 def _format_cost(plan: Plan, tasks: list[Any]) -> str:
     """What tasks cost, in words."""
-    from dit_eval.plan import Training
-    from dit_eval.study import predicted_hours, work_gflops
+    from dit_eval.study.pace import predicted_hours, work_gflops
+    from dit_eval.study.plan import Training
 
     trainings = [task for task in tasks if isinstance(task, Training)]
     cells = [task for task in tasks if not isinstance(task, Training)]

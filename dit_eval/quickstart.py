@@ -17,7 +17,6 @@ from dit_eval.evaluation import evaluate
 from dit_eval.features.digits import DigitsExtractor
 from dit_eval.images.npz import open_batch, write_batch
 from dit_eval.models.checkpoints import load_dit, stored_config
-from dit_eval.plan import load_plan
 from dit_eval.report.figures import metric_response_figure, sample_grid_figure, save_figure
 from dit_eval.report.law import measured_laws
 from dit_eval.report.page import write_report
@@ -25,7 +24,10 @@ from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.lines import read_results
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.sampling import sample_npz
-from dit_eval.study import Study, check_study, find_sources, local_engine
+from dit_eval.study.folder import Study
+from dit_eval.study.plan_file import load_plan
+from dit_eval.study.sources import check_study, find_sources
+from dit_eval.study.tasks import local_engine
 from dit_eval.system.assets import asset, sha256_of
 from dit_eval.system.environment import environment
 from dit_eval.system.files import atomic_file

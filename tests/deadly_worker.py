@@ -11,6 +11,6 @@ def do_task(folder, workers, key):
     if mark.exists() and (left := int(mark.read_text())):
         mark.write_text(str(left - 1))
         os.kill(os.getpid(), signal.SIGKILL)
-    from dit_eval.study import do_task
+    from dit_eval.study.tasks import do_task
 
     do_task(folder, workers, key)

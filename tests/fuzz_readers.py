@@ -540,7 +540,7 @@ def read_feature_weights(path: Path) -> None:
 
 
 def read_plan(path: Path) -> None:
-    from dit_eval.plan import load_plan
+    from dit_eval.study.plan_file import load_plan
 
     plan = load_plan(path)
     for task in plan.tasks:

@@ -4,7 +4,7 @@ import time
 from types import SimpleNamespace
 from typing import ClassVar
 
-from dit_eval.engines import Outcome
+from dit_eval.study.engine import Outcome
 
 
 class InlineEngine:
@@ -43,7 +43,7 @@ class InlineEngine:
 
 def install(setattr):
     """Have `dit-eval study run` use it, and not wait between two looks at its tasks."""
-    from dit_eval import study
+    from dit_eval.study import folder as study
 
     setattr(study, "LocalEngine", InlineEngine)
     setattr(study, "time", SimpleNamespace(perf_counter=time.perf_counter, sleep=lambda seconds: None))

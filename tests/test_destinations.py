@@ -16,12 +16,13 @@ import pytest
 from PIL import Image
 
 from dit_eval import evaluation as evaluate
-from dit_eval import quickstart, study
+from dit_eval import quickstart
 from dit_eval.checks import verify
 from dit_eval.cli import main
 from dit_eval.features.digits import DigitsExtractor
 from dit_eval.images.npz import open_batch
 from dit_eval.results.lines import read_results
+from dit_eval.study import folder as study
 from dit_eval.system import assets
 from dit_eval.system.assets import asset
 from dit_eval.system.files import atomic_file

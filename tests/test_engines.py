@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dit_eval import engines
-from dit_eval.engines import Outcome, Resources, SlurmEngine, torchrun
+from dit_eval.study import slurm as engines
+from dit_eval.study.engine import Outcome, Resources, torchrun
+from dit_eval.study.slurm import SlurmEngine
 
 ONE = Resources(minutes=10)
 PATIENCE = 90

@@ -17,9 +17,11 @@ from dit_eval.images.npz import write_batch
 from dit_eval.models import vae
 from dit_eval.models.dit import MODEL_NAMES, PATCH_SIZES, SIZES
 from dit_eval.paper import load_table
-from dit_eval.plan import embedded_plans, load_plan, parse_plan
 from dit_eval.results.lines import read_results
-from dit_eval.study import Study, check_study, find_sources, work_gflops
+from dit_eval.study.folder import Study
+from dit_eval.study.pace import work_gflops
+from dit_eval.study.plan_file import embedded_plans, load_plan, parse_plan
+from dit_eval.study.sources import check_study, find_sources
 
 SMALL_VAE = vae._CONFIG | {"block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4, "sample_size": 64}
 PLANS = ("paper-256", "paper-512")

@@ -11,8 +11,9 @@ from dit_eval.diffusion.process import respaced_timesteps
 from dit_eval.flops.compute import gpu_hours, sampling_gflops, training_gflops
 from dit_eval.flops.count import plan_gflops
 from dit_eval.models.dit import MODEL_NAMES
-from dit_eval.plan import PlanError, embedded_plans, load_plan, parse_plan
-from dit_eval.study import predicted_hours, work_gflops
+from dit_eval.study.pace import predicted_hours, work_gflops
+from dit_eval.study.plan import PlanError
+from dit_eval.study.plan_file import embedded_plans, load_plan, parse_plan
 
 PIXELS = """\
 name = "test"

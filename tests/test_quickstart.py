@@ -4,9 +4,9 @@ import pytest
 
 from dit_eval.cli import main
 from dit_eval.images.npz import open_batch
-from dit_eval.plan import load_plan, parse_plan
 from dit_eval.quickstart import LEVELS, _verdicts
 from dit_eval.results.lines import read_results
+from dit_eval.study.plan_file import load_plan, parse_plan
 
 DAMAGES = ("blur", "noise", "class collapse")
 

@@ -25,9 +25,10 @@ from safetensors.torch import load_file
 
 from dit_eval.cli import main
 from dit_eval.diffusion.trainer import Trainer
-from dit_eval.engines import Outcome
-from dit_eval.plan import load_plan
-from dit_eval.study import Study, find_sources
+from dit_eval.study.engine import Outcome
+from dit_eval.study.folder import Study
+from dit_eval.study.plan_file import load_plan
+from dit_eval.study.sources import find_sources
 from dit_eval.system.assets import asset
 
 PLAN = """\

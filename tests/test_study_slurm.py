@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dit_eval.plan import load_plan
 from dit_eval.results.lines import read_results
+from dit_eval.study.plan_file import load_plan
 from dit_eval.training import weights_of_step
 
 # Two models and a quarter of the steps of digits-small, which takes Slurm four minutes.

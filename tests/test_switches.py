@@ -13,7 +13,6 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image, ImageFile
 
-from dit_eval import study
 from dit_eval.diffusion import trainer as training
 from dit_eval.diffusion.sampler import ImageSampler, usual_batch_size
 from dit_eval.evaluation import evaluate
@@ -27,6 +26,8 @@ from dit_eval.metrics import intervals as uncertainty
 from dit_eval.models import vae
 from dit_eval.models.dit import DiT, DiTConfig, named_config
 from dit_eval.results.sample_run import SampleRun
+from dit_eval.study.folder import Study
+from dit_eval.study.tasks import do_task
 from dit_eval.system import dist, switches
 from dit_eval.system import switches as sampling
 from dit_eval.system.switches import arithmetic, float32_products, using_threads
@@ -387,10 +388,10 @@ def test_threads_of_one_task_are_not_those_of_the_next(monkeypatch, tmp_path):
     seen = []
     plan = SimpleNamespace(task=lambda key: key, resources=lambda task: SimpleNamespace(threads=task))
     doing = SimpleNamespace(plan=plan, work=lambda _: seen.append(torch.get_num_threads()))
-    monkeypatch.setattr(study.Study, "open", lambda _: doing)
+    monkeypatch.setattr(Study, "open", lambda _: doing)
     with using_threads(2):
         for threads in (3, None, 1, None):
-            study.do_task(tmp_path, 1, threads)
+            do_task(tmp_path, 1, threads)
     assert seen == [3, 2, 1, 2]
 
 

@@ -16,17 +16,18 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from dit_eval.study.engine import Outcome, Resources, torchrun
 from dit_eval.system.files import atomic_file
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor
     from submitit.core.utils import DelayedSubmission
 
-State = Literal["pending", "running", "done", "failed", "lost"]
+    from dit_eval.study.engine import State
 
 # Words of squeue. Every other one is of a job that has ended.
 _PENDING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
@@ -39,73 +40,6 @@ _SILENCE = 600.0  # seconds without a word of the controller before that is an e
 _GRACE = 40.0  # seconds to end for a command that is told to; torchrun takes up to 30 to end its processes
 _MAX_ARRAY = 1000  # tasks; Slurm's MaxArraySize is 1001 unless a site has chosen another
 _MAX_TIMEOUTS = 100  # how often a task that runs into its time limit is put back in the queue
-_OURS = {
-    "job_name", "time", "nodes", "ntasks_per_node", "array_parallelism", "stderr_to_stdout", "use_srun", "map_count",
-}  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What one task needs.
-
-    Attributes
-    ----------
-    nodes, processes : machines, and processes on each; torchrun starts them if there is more than one in all
-    minutes : time limit of a start; a task that meets it is put back in the queue, and goes on where it was
-    slurm : further options of sbatch as submitit names them, without prefix: partition, account, qos, gpus_per_node,
-        cpus_per_task, mem, constraint, setup, srun_args, additional_parameters and so on
-    """
-
-    nodes: int = 1
-    processes: int = 1
-    minutes: int = 1440
-    slurm: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("nodes", "processes", "minutes"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} of a task is {value!r}; give a whole number, 1 or more.")
-        if taken := sorted(_OURS & set(self.slurm)):
-            raise ValueError(
-                f"Option {taken[0]!r} of Slurm is not free; nodes, processes, minutes and the limit are given by those "
-                "names, and the rest of a job's form is fixed."
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a task is doing.
-
-    Attributes
-    ----------
-    state : pending or running; done: the command has ended with 0; failed: it has ended with another code, so that it
-        will again; lost: the system has ended it (node failure, pre-emption, cancelled, killed, out of memory) or never
-        started it, so that another try is sensible
-    code : exit code of the command, None if it has not ended by itself
-    reason : why in a few words; of a pending task Slurm's reason ("Resources", "launch failed requeued held")
-    job : Slurm's name of the job ("12" or "12_3"), None if it has none yet
-    log : what the task has written, all starts after each other (of the first node; others beside it), None before
-        there is a job
-    """
-
-    state: State
-    code: int | None = None
-    reason: str = ""
-    job: str | None = None
-    log: Path | None = None
-
-
-def torchrun(command: Sequence[str], resources: Resources, *, meeting: Sequence[str] = ("--standalone",)) -> list[str]:
-    """The command line that starts a command in each process of one node; the command itself if there is but one.
-
-    `meeting` says how the nodes find each other, as options of torchrun; by default there is one node.
-    """
-    if resources.nodes * resources.processes == 1:
-        return list(command)
-    processes = f"--nproc-per-node={resources.processes}"
-    # --no-python: a command line of any kind, which the processes run as it is.
-    return [sys.executable, "-m", "torch.distributed.run", *meeting, processes, "--no-python", *command]
 
 
 class SlurmEngine:

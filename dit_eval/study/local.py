@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from dit_eval.engines import Outcome, Resources, torchrun
+from dit_eval.study.engine import Outcome, Resources, torchrun
 
 
 class LocalEngine:

@@ -1,20 +1,4 @@
-"""A scaling study that runs: a plan's trainings and cells, each done once, in a folder that survives anything.
-
-The folder of a study:
-
-    plan.toml, study.json     what was asked for, and where data and weights were found
-    trainings/KEY/            training runs, see `dit_eval.training`
-    samples/KEY.npz           sample batches
-    done/KEY.json             a finished task: seconds; of a cell, its result
-    results.jsonl             the results of the plan's cells, in its order
-    losses.jsonl              the loss logs of its trainings
-    failures.json             why tasks of the latest run failed
-    report/                   `dit-eval study report`
-
-A key changes with everything that changes a result, so a file that is there is never out of date: what is missing is
-what has no file. `results.jsonl` is written anew from the finished cells, whole, by the one process that holds the
-study's lock; no line can come twice or half.
-"""
+"""What a study's folder says is done."""
 
 from __future__ import annotations
 
@@ -24,62 +8,41 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock, Timeout
 
-from dit_eval.diffusion.data import TrainingData, open_data
 from dit_eval.diffusion.labels import draw_labels
-from dit_eval.diffusion.sampler import ImageSampler, check_run
-from dit_eval.engines import Outcome, Resources
+from dit_eval.diffusion.sampler import ImageSampler
 from dit_eval.evaluation import evaluate
-from dit_eval.features.network import FeatureExtractor
-from dit_eval.flops.compute import gpu_hours
 from dit_eval.images.npz import open_batch
 from dit_eval.models.checkpoints import load_dit
-from dit_eval.models.vae import DECODERS, Autoencoder, weights_file
-from dit_eval.plan import Cell, Plan, Speed, Task, Training, label, parse_plan
+from dit_eval.models.vae import Autoencoder
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.lines import read_lines
 from dit_eval.results.parse import json_text
-from dit_eval.results.sample_run import SampleRun
 from dit_eval.sampling import images_drawn, sample_npz
-from dit_eval.system.assets import Asset, assets, fetch, sha256_of
-from dit_eval.system.dist import World, cores, gpu_count
+from dit_eval.study.pace import _Pace, work_gflops
+from dit_eval.study.plan import Cell, Plan, Task, Training, label
+from dit_eval.study.plan_file import parse_plan
+from dit_eval.study.sources import Sources, _extractor, sample_run, training_data
+from dit_eval.system.assets import sha256_of
+from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
 from dit_eval.system.files import Watch, atomic_file, check_target
-from dit_eval.system.switches import using_threads
-from dit_eval.system.text import did_you_mean
-from dit_eval.training import check_training, steps_done, train, weights_of_step
-from dit_eval.workers import LocalEngine
+from dit_eval.training import steps_done, train, weights_of_step
+
+if TYPE_CHECKING:
+    from dit_eval.study.engine import Engine
 
 State = Literal["done", "running", "ready", "waiting", "failed"]
 _ATTEMPTS = 3  # starts of a task that the system kills; one that fails by itself is not started again
 _PATIENCE = 30.0  # seconds that a task waits for a process of an earlier run to let go of it
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sources:
-    """Where a study finds what its plan names; absolute paths.
-
-    Attributes
-    ----------
-    train, ref : training data, reference batch
-    weights : of the Inception network; None for the digits extractor
-    decoders : autoencoder weights by the plan's name for them
-    device : "auto", "cpu" or "cuda", on the machine that does the task
-    """
-
-    train: str
-    ref: str
-    weights: str | None
-    decoders: Mapping[str, str]
-    device: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,23 +65,6 @@ class TaskStatus:
     seconds_left: float | None
     result: EvalResult | None = None
     reason: str | None = None
-
-
-class Engine(Protocol):
-    """What starts tasks: `dit_eval.workers.LocalEngine` or `dit_eval.engines.SlurmEngine`."""
-
-    @property
-    def outstanding(self) -> set[str]:
-        """Keys of the tasks that were submitted and are not reported as ended."""
-        ...
-
-    def submit(self, tasks: Mapping[str, Resources], command: Callable[[str], Sequence[str]]) -> None:
-        """Start tasks, now or when there is room; `command` gives the command line of a key."""
-        ...
-
-    def poll(self) -> Mapping[str, Outcome]:
-        """Each outstanding task, and once each that has ended."""
-        ...
 
 
 class StudyFailed(ValueError):
@@ -568,242 +514,6 @@ class Study:
         result = self.result(task) if isinstance(task, Cell) else None
         line += f": FID-{result.num_samples} {result.fid:.3f}" if result and result.fid is not None else ""
         return line + ("" if seconds is None else f" ({seconds:.1f} s)")
-
-
-def do_task(folder: Path, workers: int, key: str) -> None:
-    """Do a task in a worker process, one of several on this machine."""
-    study = Study.open(folder)
-    threads = study.plan.resources(study.plan.task(key)).threads
-    if threads is None and workers > 1:
-        threads = max(1, cores() // workers)
-    with using_threads(threads):
-        study.work(key)
-
-
-def local_engine(study: Study, *, device: str = "auto", jobs: int | None = None) -> tuple[LocalEngine, int]:
-    """Workers of this machine for a study, and their number: as many as its cores or GPUs allow, or `jobs`."""
-    resources = [study.plan.resources(task) for task in study.plan.tasks]
-    gpus = gpu_count() if World().device(device).startswith("cuda") else 0
-    if gpus:
-        most = gpus // max(each.processes for each in resources)
-    else:
-        most = cores() // max(each.processes * (each.threads or cores()) for each in resources)
-    limit = jobs or max(1, most)
-    work = partial(do_task, study.folder.resolve(), limit)
-    return LocalEngine(work, logs=study.folder / "logs", limit=limit, gpus=gpus), limit
-
-
-class _Pace:
-    """Seconds that tasks take, from those that are finished."""
-
-    def __init__(self, done: list[tuple[Task, dict[str, Any]]], speed: Speed | None) -> None:
-        self._speed = speed
-        self._rates: dict[tuple[str, str | None], float] = {}  # Gflops per second, by kind and model
-        for models in (False, True):
-            sums: dict[tuple[str, str | None], list[float]] = {}
-            for task, about in done:
-                phase = "training" if isinstance(task, Training) else "sampling"
-                entry = sums.setdefault((phase, task.model if models else None), [0.0, 0.0])
-                entry[0] += about["gflops"] * about["share"]
-                entry[1] += about["seconds"][phase]
-            self._rates |= {key: work / taken for key, (work, taken) in sums.items() if work > 0 and taken > 0}
-        evaluations = [about["seconds"]["evaluation"] for task, about in done if isinstance(task, Cell)]
-        self._evaluation = sum(evaluations) / len(evaluations) if evaluations else 0.0
-
-    def seconds(self, task: Task, share: float) -> float | None:
-        """Of a share of a task: at the pace of its model if that is known, else of all, else of the plan's `[cost]`."""
-        phase = "training" if isinstance(task, Training) else "sampling"
-        rate = self._rates.get((phase, task.model)) or self._rates.get((phase, None))
-        if rate is None and self._speed is not None:
-            rate = self._speed.tflops * 1000 / 2
-        if rate is None:
-            return None
-        return work_gflops(task) * share / rate + (self._evaluation if isinstance(task, Cell) else 0.0)
-
-
-def work_gflops(task: Task) -> float:
-    """1e9 multiply-adds of a task: three forward passes a training step, two a guided sampling step."""
-    return task.workload.training + task.workload.sampling
-
-
-def predicted_hours(plan: Plan, tasks: list[Task] | None = None) -> float | None:
-    """Hours of one of the plan's devices, at the speed that the plan states; None if it states none."""
-    if plan.speed is None:
-        return None
-    tasks = plan.tasks if tasks is None else tasks
-    return gpu_hours(sum(map(work_gflops, tasks)), achieved_tflops=plan.speed.tflops)
-
-
-def find_sources(
-    plan: Plan,
-    *,
-    train: str | None = None,
-    ref: str | None = None,
-    weights: str | None = None,
-    device: str = "auto",
-    on_note: Callable[[str], None] | None = None,
-) -> Sources:
-    """Find, or fetch, everything that a plan needs; nothing is fetched before all that is not public is there.
-
-    Parameters
-    ----------
-    train, ref, weights : in place of what the plan says
-
-    Raises
-    ------
-    FileNotFoundError, ValueError, OSError
-        If something is missing (the message says how to give it), or cannot be trained or drawn.
-    """
-    note = on_note or (lambda _: None)
-    names = {item.name: item for item in assets()}
-
-    def found(what: str, option: str, given: str | None) -> str | Asset:
-        if given is None:
-            raise ValueError(f"{plan.path} leaves the {what} open; pass {option}.")
-        if Path(given).exists() or given not in names:
-            if not Path(given).exists():
-                hint = "" if Path(given).suffix or os.sep in given else did_you_mean(given, names)
-                raise FileNotFoundError(f"{option} {given}: no such file or folder ({what}).{hint}")
-            return os.path.abspath(given)
-        return names[given]
-
-    def here(source: str | Asset) -> str:
-        if isinstance(source, str):
-            return source
-        if _is_away(source):
-            note(f"fetching {source.name}")
-        return os.path.abspath(fetch(source))
-
-    data = found("training data", "--data", train or plan.data.train)
-    reference = found("reference batch", "--ref", ref or plan.data.ref)
-    network = None
-    if plan.data.extractor == "inception":
-        network = found("Inception weights", "--weights", weights or "inception")
-    elif weights is not None:
-        raise ValueError(f"--weights {weights}: the plan's extractor, {plan.data.extractor}, carries its own.")
-    decoders: dict[str, str | Asset] = {}
-    for vae in sorted({cell.vae for cell in plan.cells if cell.vae is not None}):
-        public = vae in DECODERS and not Path(vae).exists()
-        decoders[vae] = found("decoder", "vaes", DECODERS[vae]) if public else os.path.abspath(weights_file(Path(vae)))
-    away = [source for source in (reference, network, *decoders.values()) if source is not None and _is_away(source)]
-    if away and not _is_away(data):
-        _check_tasks(plan, here(data), device)
-    return Sources(
-        train=here(data),
-        ref=here(reference),
-        weights=None if network is None else here(network),
-        decoders={vae: here(source) for vae, source in decoders.items()},
-        device=device,
-    )
-
-
-def _is_away(source: str | Asset) -> bool:
-    """Whether it is a public file that has to be fetched."""
-    return not isinstance(source, str) and source.url is not None and not source.path.is_file()
-
-
-def check_study(plan: Plan, sources: Sources) -> None:
-    """Find what cannot be trained, drawn or scored, before anything runs.
-
-    Raises
-    ------
-    ValueError, OSError
-        With what was found, what is needed, and why.
-    """
-    _check_tasks(plan, sources.train, sources.device)
-    ref, network = open_batch(sources.ref, role="ref"), _extractor_class(plan)
-    for stats, dim in ((ref.pool, network.pool_dim), (ref.spatial, network.spatial_dim)):
-        if stats is not None and stats.dim != dim:
-            raise ValueError(
-                f"{sources.ref}: its statistics have {stats.dim} dimensions; the {network.name} extractor needs {dim}. "
-                "Take a reference that was made with this network."
-            )
-    side = (plan.data.image_size, plan.data.image_size)
-    if ref.image_size is not None and ref.image_size != side:
-        raise ValueError(
-            f"{sources.ref}: images of {ref.image_size[1]} x {ref.image_size[0]} px; the plan draws images of "
-            f"{side[0]} px. Take the reference of that resolution."
-        )
-
-
-def _check_tasks(plan: Plan, train: str, device: str) -> None:
-    """The part of `check_study` that needs the training data alone. Errors as there."""
-    data = _open_training_data(plan, train)
-    device = "cpu" if device == "cpu" else "cuda"  # what "auto" is, is known where tasks run
-    for run in plan.trainings:
-        resources = plan.resources(run)
-        check_training(
-            data,
-            config=run.config,
-            recipe=run.recipe,
-            steps=run.steps[-1],
-            save_at=run.steps,
-            save_every=run.save_every,
-            log_every=run.log_every,
-            device=device,
-            micro_batch=resources.micro_batch,
-            world=World(size=resources.size),
-        )
-    for cell in plan.cells:
-        check_run(dataclasses.replace(sample_run(plan, cell), device=device))
-
-
-def training_data(plan: Plan, sources: Sources) -> TrainingData:
-    """What the plan's models learn."""
-    return _open_training_data(plan, sources.train)
-
-
-def _open_training_data(plan: Plan, train: str) -> TrainingData:
-    return open_data(
-        train,
-        image_size=plan.data.image_size if plan.data.space == "pixel" else None,
-        channels=1 if plan.data.channels == 1 else 3,
-    )
-
-
-def sample_run(plan: Plan, cell: Cell) -> SampleRun:
-    """How a cell's samples are drawn, as far as the plan decides it."""
-    run = next(run for run in plan.trainings if run.key == cell.training)
-    return SampleRun(
-        model=cell.model,
-        network=dataclasses.asdict(cell.config),
-        checkpoint="",
-        checkpoint_sha256="",
-        image_size=cell.config.image_size,
-        num_images=cell.num_samples,
-        num_sampling_steps=cell.num_sampling_steps,
-        sampler=cell.sampler,
-        cfg_scale=cell.cfg_scale,
-        cfg_channels=cell.cfg_channels,
-        vae=cell.vae,
-        labels=cell.labels,
-        rounding=cell.rounding,
-        global_seed=cell.seed,
-        precision=cell.precision,
-        compiled=cell.compile,
-        device="cpu",
-        training_steps=cell.training_steps,
-        training_batch_size=run.recipe.batch_size,
-    )
-
-
-def _extractor_class(plan: Plan) -> Any:
-    """The network behind the features, which knows its sizes before any weights are loaded."""
-    if plan.data.extractor == "digits":
-        from dit_eval.features.digits import DigitsExtractor
-
-        return DigitsExtractor
-    from dit_eval.features.inception import TorchInception
-
-    return TorchInception
-
-
-def _extractor(plan: Plan, weights: str | None, device: str) -> FeatureExtractor:
-    if plan.data.extractor == "digits":
-        return _extractor_class(plan)(device=device)
-    if weights is None:
-        raise ValueError("The Inception network has no weights; pass --weights.")
-    return _extractor_class(plan)(weights=Path(weights), device=device)
 
 
 def _is_locked(path: Path) -> bool:

@@ -1,0 +1,213 @@
+"""The files that a plan names: data, reference, weights; found and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dit_eval.diffusion.data import TrainingData, open_data
+from dit_eval.diffusion.sampler import check_run
+from dit_eval.features.network import FeatureExtractor
+from dit_eval.images.npz import open_batch
+from dit_eval.models.vae import DECODERS, weights_file
+from dit_eval.results.sample_run import SampleRun
+from dit_eval.study.plan import Cell, Plan
+from dit_eval.system.assets import Asset, assets, fetch
+from dit_eval.system.dist import World
+from dit_eval.system.text import did_you_mean
+from dit_eval.training import check_training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Where a study finds what its plan names; absolute paths.
+
+    Attributes
+    ----------
+    train, ref : training data, reference batch
+    weights : of the Inception network; None for the digits extractor
+    decoders : autoencoder weights by the plan's name for them
+    device : "auto", "cpu" or "cuda", on the machine that does the task
+    """
+
+    train: str
+    ref: str
+    weights: str | None
+    decoders: Mapping[str, str]
+    device: str
+
+
+def find_sources(
+    plan: Plan,
+    *,
+    train: str | None = None,
+    ref: str | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+    on_note: Callable[[str], None] | None = None,
+) -> Sources:
+    """Find, or fetch, everything that a plan needs; nothing is fetched before all that is not public is there.
+
+    Parameters
+    ----------
+    train, ref, weights : in place of what the plan says
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, OSError
+        If something is missing (the message says how to give it), or cannot be trained or drawn.
+    """
+    note = on_note or (lambda _: None)
+    names = {item.name: item for item in assets()}
+
+    def found(what: str, option: str, given: str | None) -> str | Asset:
+        if given is None:
+            raise ValueError(f"{plan.path} leaves the {what} open; pass {option}.")
+        if Path(given).exists() or given not in names:
+            if not Path(given).exists():
+                hint = "" if Path(given).suffix or os.sep in given else did_you_mean(given, names)
+                raise FileNotFoundError(f"{option} {given}: no such file or folder ({what}).{hint}")
+            return os.path.abspath(given)
+        return names[given]
+
+    def here(source: str | Asset) -> str:
+        if isinstance(source, str):
+            return source
+        if _is_away(source):
+            note(f"fetching {source.name}")
+        return os.path.abspath(fetch(source))
+
+    data = found("training data", "--data", train or plan.data.train)
+    reference = found("reference batch", "--ref", ref or plan.data.ref)
+    network = None
+    if plan.data.extractor == "inception":
+        network = found("Inception weights", "--weights", weights or "inception")
+    elif weights is not None:
+        raise ValueError(f"--weights {weights}: the plan's extractor, {plan.data.extractor}, carries its own.")
+    decoders: dict[str, str | Asset] = {}
+    for vae in sorted({cell.vae for cell in plan.cells if cell.vae is not None}):
+        public = vae in DECODERS and not Path(vae).exists()
+        decoders[vae] = found("decoder", "vaes", DECODERS[vae]) if public else os.path.abspath(weights_file(Path(vae)))
+    away = [source for source in (reference, network, *decoders.values()) if source is not None and _is_away(source)]
+    if away and not _is_away(data):
+        _check_tasks(plan, here(data), device)
+    return Sources(
+        train=here(data),
+        ref=here(reference),
+        weights=None if network is None else here(network),
+        decoders={vae: here(source) for vae, source in decoders.items()},
+        device=device,
+    )
+
+
+def _is_away(source: str | Asset) -> bool:
+    """Whether it is a public file that has to be fetched."""
+    return not isinstance(source, str) and source.url is not None and not source.path.is_file()
+
+
+def check_study(plan: Plan, sources: Sources) -> None:
+    """Find what cannot be trained, drawn or scored, before anything runs.
+
+    Raises
+    ------
+    ValueError, OSError
+        With what was found, what is needed, and why.
+    """
+    _check_tasks(plan, sources.train, sources.device)
+    ref, network = open_batch(sources.ref, role="ref"), _extractor_class(plan)
+    for stats, dim in ((ref.pool, network.pool_dim), (ref.spatial, network.spatial_dim)):
+        if stats is not None and stats.dim != dim:
+            raise ValueError(
+                f"{sources.ref}: its statistics have {stats.dim} dimensions; the {network.name} extractor needs {dim}. "
+                "Take a reference that was made with this network."
+            )
+    side = (plan.data.image_size, plan.data.image_size)
+    if ref.image_size is not None and ref.image_size != side:
+        raise ValueError(
+            f"{sources.ref}: images of {ref.image_size[1]} x {ref.image_size[0]} px; the plan draws images of "
+            f"{side[0]} px. Take the reference of that resolution."
+        )
+
+
+def _check_tasks(plan: Plan, train: str, device: str) -> None:
+    """The part of `check_study` that needs the training data alone. Errors as there."""
+    data = _open_training_data(plan, train)
+    device = "cpu" if device == "cpu" else "cuda"  # what "auto" is, is known where tasks run
+    for run in plan.trainings:
+        resources = plan.resources(run)
+        check_training(
+            data,
+            config=run.config,
+            recipe=run.recipe,
+            steps=run.steps[-1],
+            save_at=run.steps,
+            save_every=run.save_every,
+            log_every=run.log_every,
+            device=device,
+            micro_batch=resources.micro_batch,
+            world=World(size=resources.size),
+        )
+    for cell in plan.cells:
+        check_run(dataclasses.replace(sample_run(plan, cell), device=device))
+
+
+def training_data(plan: Plan, sources: Sources) -> TrainingData:
+    """What the plan's models learn."""
+    return _open_training_data(plan, sources.train)
+
+
+def _open_training_data(plan: Plan, train: str) -> TrainingData:
+    return open_data(
+        train,
+        image_size=plan.data.image_size if plan.data.space == "pixel" else None,
+        channels=1 if plan.data.channels == 1 else 3,
+    )
+
+
+def sample_run(plan: Plan, cell: Cell) -> SampleRun:
+    """How a cell's samples are drawn, as far as the plan decides it."""
+    run = next(run for run in plan.trainings if run.key == cell.training)
+    return SampleRun(
+        model=cell.model,
+        network=dataclasses.asdict(cell.config),
+        checkpoint="",
+        checkpoint_sha256="",
+        image_size=cell.config.image_size,
+        num_images=cell.num_samples,
+        num_sampling_steps=cell.num_sampling_steps,
+        sampler=cell.sampler,
+        cfg_scale=cell.cfg_scale,
+        cfg_channels=cell.cfg_channels,
+        vae=cell.vae,
+        labels=cell.labels,
+        rounding=cell.rounding,
+        global_seed=cell.seed,
+        precision=cell.precision,
+        compiled=cell.compile,
+        device="cpu",
+        training_steps=cell.training_steps,
+        training_batch_size=run.recipe.batch_size,
+    )
+
+
+def _extractor_class(plan: Plan) -> Any:
+    """The network behind the features, which knows its sizes before any weights are loaded."""
+    if plan.data.extractor == "digits":
+        from dit_eval.features.digits import DigitsExtractor
+
+        return DigitsExtractor
+    from dit_eval.features.inception import TorchInception
+
+    return TorchInception
+
+
+def _extractor(plan: Plan, weights: str | None, device: str) -> FeatureExtractor:
+    if plan.data.extractor == "digits":
+        return _extractor_class(plan)(device=device)
+    if weights is None:
+        raise ValueError("The Inception network has no weights; pass --weights.")
+    return _extractor_class(plan)(weights=Path(weights), device=device)
