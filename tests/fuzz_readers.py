@@ -549,14 +549,15 @@ def read_plan(path: Path) -> None:
 
 def read_results(path: Path) -> None:
     from dit_eval.flops.kept import count_network
-    from dit_eval.report.data import read_measured, settings
+    from dit_eval.report.points import read_measured
+    from dit_eval.report.setting import settings
 
     points, _ = read_measured(path, count=count_network)
     settings(points)
 
 
 def read_losses(path: Path) -> None:
-    from dit_eval.report.data import read_losses
+    from dit_eval.report.points import read_losses
 
     read_losses(path)
 

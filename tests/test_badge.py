@@ -32,7 +32,8 @@ from dit_eval.images.open import open_images
 from dit_eval.images.stream import from_batches
 from dit_eval.metrics.choose import check_request
 from dit_eval.report import tables
-from dit_eval.report.data import comparable, measured_points, published_points, select, settings
+from dit_eval.report.points import measured_points, published_points
+from dit_eval.report.setting import comparable, select, settings
 from dit_eval.results.badge import CONVOLUTIONS_SHA256, make_badge, protocol_name, reference_protocol
 from dit_eval.results.eval_result import EvalResult, ExtractorInfo, ImageSource
 from dit_eval.system.assets import asset, identify, recorded_sha256

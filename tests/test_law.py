@@ -9,8 +9,9 @@ from report_runs import MINI_STEPS, MINI_SWEEP, mini_gflops, mini_results, mini_
 
 from dit_eval.flops.kept import Count
 from dit_eval.report import tables
-from dit_eval.report.data import measured_points, published_points, select, settings
 from dit_eval.report.law import correlations, patch_order, scaling_law, size_order, training_order
+from dit_eval.report.points import measured_points, published_points
+from dit_eval.report.setting import select, settings
 
 
 def points_of(*cells, **changes):

@@ -34,19 +34,13 @@ from dit_eval.cli import main
 from dit_eval.flops.kept import Count, count_named, count_network
 from dit_eval.paper import load_later, load_notes, load_statements, load_table
 from dit_eval.report import page, tables
-from dit_eval.report.compute import compare_pairs, compute_for_target, correlation, pareto_front
-from dit_eval.report.data import (
-    measured_points,
-    model_name,
-    number_of_steps,
-    published_points,
-    read_losses,
-    select,
-    settings,
-)
 from dit_eval.report.figures import PAPER, render_figure
 from dit_eval.report.law import scaling_law
 from dit_eval.report.paper_figures import FIGURES, fid_against_gflops, loss_curves
+from dit_eval.report.points import measured_points, number_of_steps, published_points, read_losses
+from dit_eval.report.sampling import compare_pairs, compute_for_target, correlation, pareto_front
+from dit_eval.report.setting import select, settings
+from dit_eval.report.words import model_name
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.lines import read_results
 from dit_eval.results.sample_run import SampleRun

@@ -24,9 +24,9 @@ from report_runs import result, sample_run, start_browser, write_results
 from dit_eval.cli import main
 from dit_eval.flops.kept import Count
 from dit_eval.report import page, tables
-from dit_eval.report.data import measured_points, read_losses
 from dit_eval.report.figures import lettering, sample_grid_figure
 from dit_eval.report.paper_figures import loss_curves, size_patch_grid
+from dit_eval.report.points import measured_points, read_losses
 from dit_eval.system.text import slug
 
 # What each would do: leave the folder, run in a page, be a link, run in a spreadsheet, end a row, be read as TeX or as

@@ -30,9 +30,10 @@ from dit_eval.metrics.intervals import (
     recall_estimate,
 )
 from dit_eval.metrics.manifold import precision_recall
-from dit_eval.report.data import METRICS, measured_points, settings
 from dit_eval.report.figures import metric_response_figure
 from dit_eval.report.paper_figures import fid_against_gflops
+from dit_eval.report.points import METRICS, measured_points
+from dit_eval.report.setting import settings
 from dit_eval.report.tables import measured_table, to_csv, to_latex, to_markdown
 from dit_eval.results.eval_result import ESTIMATES, Estimate, EvalResult, Uncertainty
 from dit_eval.results.lines import read_results

@@ -15,18 +15,10 @@ from typing import Any
 import pandas as pd
 
 from dit_eval.flops.kept import count_network
-from dit_eval.report.compute import correlation
-from dit_eval.report.data import (
-    PATCHES,
-    SIZES,
-    Setting,
-    fid_label,
-    published_points,
-    read_measured,
-    select,
-    settings,
-    steps_text,
-)
+from dit_eval.report.points import published_points, read_measured
+from dit_eval.report.sampling import correlation
+from dit_eval.report.setting import Setting, select, settings
+from dit_eval.report.words import PATCHES, SIZES, fid_label, steps_text
 
 LEAST_MODELS = 3  # for a correlation
 # What two points need to have in common, beside the two of size, patch size and training length that are not compared.

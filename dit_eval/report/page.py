@@ -19,21 +19,13 @@ from dit_eval.flops.kept import count_network
 from dit_eval.images.npz import open_batch
 from dit_eval.paper import load_notes
 from dit_eval.report import paper_figures, tables
-from dit_eval.report.compute import compare_pairs, pareto_front
-from dit_eval.report.data import (
-    Setting,
-    loss_log,
-    model_name,
-    published_points,
-    read_losses,
-    read_measured,
-    select,
-    settings,
-    shown_protocol,
-)
 from dit_eval.report.figures import render_figure
 from dit_eval.report.law import Law, scaling_law
+from dit_eval.report.points import loss_log, published_points, read_losses, read_measured, shown_protocol
+from dit_eval.report.sampling import compare_pairs, pareto_front
+from dit_eval.report.setting import Setting, select, settings
 from dit_eval.report.tables import Table
+from dit_eval.report.words import model_name
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.system.files import atomic_file, refuse_existing
 from dit_eval.system.text import named, shown, slug

@@ -25,20 +25,11 @@ from matplotlib.ticker import LogLocator
 from matplotlib.transforms import Bbox
 
 from dit_eval.paper import load_table
-from dit_eval.report.compute import UNITS, compute_text, correlation, pareto_front, unit_for
-from dit_eval.report.data import (
-    METRICS,
-    PATCHES,
-    SIZES,
-    THOUSANDS_FROM,
-    ModelName,
-    Setting,
-    fid_label,
-    model_name,
-    select,
-    steps_text,
-)
 from dit_eval.report.figures import INK, PAPER, SOFT, lettering, new_figure, styled
+from dit_eval.report.points import METRICS
+from dit_eval.report.sampling import UNITS, compute_text, correlation, pareto_front, unit_for
+from dit_eval.report.setting import Setting, select
+from dit_eval.report.words import PATCHES, SIZES, THOUSANDS_FROM, ModelName, fid_label, model_name, steps_text
 
 # Colours that colour-blind readers tell apart (Okabe & Ito; Tol's wine), from light to dark with model size.
 SIZE_COLOURS = {"S": "#E69F00", "B": "#56B4E9", "L": "#009E73", "XL": "#882255"}

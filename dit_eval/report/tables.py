@@ -19,7 +19,9 @@ import pandas as pd
 
 from dit_eval.flops.kept import count_named
 from dit_eval.paper import load_later, load_notes, load_statements, load_table
-from dit_eval.report.compute import (
+from dit_eval.report.law import LEAST_MODELS, Law
+from dit_eval.report.points import METRICS, WITNESSES
+from dit_eval.report.sampling import (
     UNITS,
     PairVerdict,
     compare_pairs,
@@ -29,8 +31,8 @@ from dit_eval.report.compute import (
     targets,
     unit_for,
 )
-from dit_eval.report.data import METRICS, WITNESSES, Setting, comparable, fid_label, select, steps_text
-from dit_eval.report.law import LEAST_MODELS, Law
+from dit_eval.report.setting import Setting, comparable, select
+from dit_eval.report.words import fid_label, steps_text
 from dit_eval.results.eval_result import NOT_PUBLISHED, PROTOCOL
 
 DASH = "-"

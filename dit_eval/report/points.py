@@ -6,12 +6,10 @@ column is text; it is never guessed. Whether a point is the paper's or measured 
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import pandas as pd
 
 from dit_eval.flops.kept import Count, paper_name
 from dit_eval.paper import load_statements, load_table
+from dit_eval.report.words import model_name
 from dit_eval.results.eval_result import PROTOCOL, EvalResult
 from dit_eval.results.lines import read_lines
 from dit_eval.results.parse import is_number, parse_json
@@ -73,38 +72,15 @@ COLUMNS = (
     "fid_infinity",
     *WITNESSES,
 )
-SIZES = ("S", "B", "L", "XL")
-PATCHES = (16, 8, 4, 2, 1)
-THOUSANDS_FROM = 10_000  # training steps, from which they are written in thousands
 TRAINING_FACTOR = 3  # a backward pass counts as two forward passes (Figure 9 of the paper)
-
 UNVERIFIED = f"{PROTOCOL}, not verified"  # of results whose badge does not bear their protocol out, or that have none
-
 _TEXT_COLUMNS = (
     *("source", "origin", "model", "family", "size", "block", "sampler", "decoder", "protocol", "badge", "note"),
 )
-_MODEL = re.compile(r"([^/]+)-(S|B|L|XL)/(1|2|4|8|16)")
 _PAPERS_MODEL = re.compile(r"DiT-(S|B|L|XL)/(2|4|8)")
 _PAPERS_SIZES = (256, 512)  # pixels
 _LOSSES = ("loss", "mse", "vb")
 _LOGS = ("log.jsonl", "losses.jsonl")  # of a training, of a study
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelName:
-    """A name such as "DiT-XL/2" or "mini-S/4" in its parts."""
-
-    family: str
-    size: str
-    patch: int
-
-
-def model_name(text: str) -> ModelName | None:
-    """The parts of a model's name; None if it names neither size nor patch."""
-    found = _MODEL.fullmatch(text)
-    return ModelName(family=found[1], size=found[2], patch=int(found[3])) if found else None
-
-
 # A network of a SampleRun -> its Gflops and parameters; None if it cannot be counted.
 CountNetwork = Callable[[dict[str, Any]], Count | None]
 
@@ -203,13 +179,6 @@ def number_of_steps(spacing: str) -> int | None:
     return sum(map(int, counts)) if all(re.fullmatch("[0-9]{1,9}", count) for count in counts) else None
 
 
-def select(points: pd.DataFrame, **wanted: object) -> pd.DataFrame:
-    """The points whose columns have the wanted values; a value may be a tuple of several."""
-    for column, value in wanted.items():
-        points = points[points[column].isin(value if isinstance(value, tuple) else (value,))]
-    return points
-
-
 def read_measured(
     path: str | os.PathLike[str], *, count: CountNetwork, on_bad_line: Callable[[str], None] | None = None
 ) -> tuple[pd.DataFrame, list[EvalResult]]:
@@ -290,120 +259,6 @@ def loss_log(path: str | os.PathLike[str]) -> Path:
             return path / name
     raise FileNotFoundError(
         f"--losses {path}: holds neither log.jsonl, as the folder of a training does, nor losses.jsonl of a study."
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """Evaluations whose numbers compare with each other, so that they may share an axis.
-
-    Attributes
-    ----------
-    points : those of one protocol and image size, the paper's among them where it has any
-    protocol, image_size : what they have in common
-    num_samples, sampling_steps : of the evaluations that figures of training and of model size show
-    sweep_samples : N of the evaluations that figures of sampling compute show
-    """
-
-    points: pd.DataFrame
-    protocol: str
-    image_size: int
-    num_samples: int
-    sampling_steps: int
-    sweep_samples: int
-
-    @property
-    def is_papers(self) -> bool:
-        """Whether the paper has figures of this setting: its protocol, at 256 px."""
-        return self.protocol == PROTOCOL and self.image_size == 256
-
-    @property
-    def name(self) -> str:
-        return f"{self.image_size} px, protocol {self.protocol}"
-
-    @property
-    def scaling(self) -> pd.DataFrame:
-        """Unguided evaluations of DDPM samples, all with the same N and sampling steps."""
-        return select(
-            self._unguided,
-            num_samples=self.num_samples,
-            sampling_steps=self.sampling_steps,
-            origin=self._scaling_origins,
-        )
-
-    @property
-    def sweep(self) -> pd.DataFrame:
-        """Unguided evaluations of DDPM samples with the same N and training length, whatever the sampling steps.
-
-        The length is that of the most evaluations, the longer one of two; block designs other than adaLN-Zero have no
-        part in it.
-        """
-        points = select(self._unguided, num_samples=self.sweep_samples)
-        points = points[~points["block"].isin(["in-context", "cross-attention", "adaln"])]
-        measured = select(points, source="measured").drop_duplicates(["model", "training_steps", "sampling_steps"])
-        lengths = measured["training_steps"].value_counts(dropna=False)
-        if len(lengths) < 2:
-            return points
-        most = lengths.index[lengths == lengths.max()].max()  # NaN, a length that is not known, only if it is alone
-        same = points["training_steps"].isna() if math.isnan(most) else points["training_steps"] == most
-        return points[same | (points["source"] == "paper")]
-
-    @property
-    def _unguided(self) -> pd.DataFrame:
-        points = select(self.points, cfg_scale=1.0, sampler="ddpm")
-        return points[points["gflops"].notna() & points["fid"].notna()]
-
-    @property
-    def _scaling_origins(self) -> tuple[str, ...]:
-        # Tables 2 and 3 repeat models of Table 4, with another decoder.
-        return tuple(o for o in self.points["origin"] if not o.startswith("Table") or o == "Table 4")
-
-
-def settings(points: pd.DataFrame) -> list[Setting]:
-    """The paper's setting at 256 px, then one for each other protocol and image size that was measured."""
-    found = [_setting(points, PROTOCOL, 256)]
-    measured = points[(points["source"] == "measured") & points["gflops"].notna() & points["image_size"].notna()]
-    for protocol, image_size in sorted(set(zip(measured["protocol"], measured["image_size"], strict=True))):
-        setting = _setting(points, protocol, int(image_size))
-        shown = pd.concat([setting.scaling, setting.sweep])
-        if not setting.is_papers and len(select(shown, source="measured")):
-            found.append(setting)
-    return found
-
-
-def comparable(points: pd.DataFrame) -> pd.DataFrame:
-    """Points that may stand beside the paper's: of its protocol by their badge, and of its two image sizes.
-
-    N may differ; tables take 50,000 samples only, and each figure the number that the paper's has.
-    """
-    return select(points, protocol=PROTOCOL, image_size=_PAPERS_SIZES)
-
-
-def fid_label(num_samples: float) -> str:
-    """FID-50K, FID-500."""
-    return f"FID-{num_samples / 1000:g}K" if num_samples % 1000 == 0 else f"FID-{num_samples:g}"
-
-
-def steps_text(steps: float) -> str:
-    """800, 400K, 2.35M."""
-    if steps >= 1e6:
-        return f"{steps / 1e6:.3g}M"
-    return f"{steps / 1e3:g}K" if steps >= THOUSANDS_FROM else f"{steps:,.0f}"
-
-
-def _setting(points: pd.DataFrame, protocol: str, image_size: int) -> Setting:
-    points = select(points, protocol=protocol, image_size=image_size)
-    common = {"points": points, "protocol": protocol, "image_size": image_size}
-    if protocol == PROTOCOL:
-        return Setting(num_samples=50_000, sampling_steps=250, sweep_samples=10_000, **common)
-    unguided = select(points, cfg_scale=1.0, sampler="ddpm")
-    num_samples = int((unguided if len(unguided) else points)["num_samples"].mode().iloc[0])
-    steps = unguided["sampling_steps"].mode()
-    return Setting(
-        num_samples=num_samples,
-        sampling_steps=int(steps.iloc[0]) if len(steps) else 250,
-        sweep_samples=num_samples,
-        **common,
     )
 
 
