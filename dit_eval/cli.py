@@ -1837,7 +1837,7 @@ def _format_cost(plan: Plan, tasks: list[Any]) -> str:
 
 
 def _grid(arguments: argparse.Namespace) -> None:
-    from dit_eval.report.figures import picture_files
+    from dit_eval.report.figures.style import picture_files
 
     refuse_existing(picture_files(arguments.out), force=arguments.force)
     _check_destination("--out", arguments.out)
@@ -1847,7 +1847,8 @@ def _grid(arguments: argparse.Namespace) -> None:
 
 def _draw_grid(samples: Sequence[Path], out: Path, *, first: int, count: int) -> None:
     from dit_eval.images.npz import open_batch
-    from dit_eval.report.figures import sample_grid_figure, save_figure
+    from dit_eval.report.figures.samples import sample_grid_figure
+    from dit_eval.report.figures.style import save_figure
 
     if first < 0 or count < 1:
         raise ValueError(f"Images {first} to {first + count - 1} asked for; needed a first of 0 or more and a count.")
@@ -1926,7 +1927,8 @@ def _draw_classes(
     import numpy as np
 
     from dit_eval.checks.classes import images_of_class
-    from dit_eval.report.figures import sample_grid_figure, save_figure
+    from dit_eval.report.figures.samples import sample_grid_figure
+    from dit_eval.report.figures.style import save_figure
 
     sides = (("sample", gen), ("reference", ref))
     rows = {}

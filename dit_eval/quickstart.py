@@ -17,7 +17,9 @@ from dit_eval.evaluation import evaluate
 from dit_eval.features.digits import DigitsExtractor
 from dit_eval.images.npz import open_batch, write_batch
 from dit_eval.models.checkpoints import load_dit, stored_config
-from dit_eval.report.figures import metric_response_figure, sample_grid_figure, save_figure
+from dit_eval.report.figures.metric_response import metric_response_figure
+from dit_eval.report.figures.samples import sample_grid_figure
+from dit_eval.report.figures.style import save_figure
 from dit_eval.report.law import measured_laws
 from dit_eval.report.page import write_report
 from dit_eval.results.eval_result import EvalResult

@@ -34,9 +34,11 @@ from dit_eval.cli import main
 from dit_eval.flops.kept import Count, count_named, count_network
 from dit_eval.paper import load_later, load_notes, load_statements, load_table
 from dit_eval.report import page, tables
-from dit_eval.report.figures import PAPER, render_figure
+from dit_eval.report.figures.all import FIGURES
+from dit_eval.report.figures.figure8 import fid_against_gflops
+from dit_eval.report.figures.figure13 import loss_curves
+from dit_eval.report.figures.style import PAPER, render_figure
 from dit_eval.report.law import scaling_law
-from dit_eval.report.paper_figures import FIGURES, fid_against_gflops, loss_curves
 from dit_eval.report.points import measured_points, number_of_steps, published_points, read_losses
 from dit_eval.report.sampling import compare_pairs, compute_for_target, correlation, pareto_front
 from dit_eval.report.setting import select, settings

@@ -24,8 +24,10 @@ from report_runs import result, sample_run, start_browser, write_results
 from dit_eval.cli import main
 from dit_eval.flops.kept import Count
 from dit_eval.report import page, tables
-from dit_eval.report.figures import lettering, sample_grid_figure
-from dit_eval.report.paper_figures import loss_curves, size_patch_grid
+from dit_eval.report.figures.figure7 import size_patch_grid
+from dit_eval.report.figures.figure13 import loss_curves
+from dit_eval.report.figures.samples import sample_grid_figure
+from dit_eval.report.figures.style import lettering
 from dit_eval.report.points import measured_points, read_losses
 from dit_eval.system.text import slug
 

@@ -29,7 +29,7 @@ from dit_eval.flops.kept import Count, count_network
 from dit_eval.images.npz import open_batch
 from dit_eval.models.checkpoints import NOTES_KEY, load_dit, save_dit, stored_config, training_notes
 from dit_eval.models.dit import DiT, DiTConfig
-from dit_eval.report.paper_figures import FIGURES
+from dit_eval.report.figures.all import FIGURES
 from dit_eval.report.points import published_points, read_losses, read_measured
 from dit_eval.report.setting import settings
 from dit_eval.system.assets import asset

@@ -30,8 +30,8 @@ from dit_eval.metrics.intervals import (
     recall_estimate,
 )
 from dit_eval.metrics.manifold import precision_recall
-from dit_eval.report.figures import metric_response_figure
-from dit_eval.report.paper_figures import fid_against_gflops
+from dit_eval.report.figures.figure8 import fid_against_gflops
+from dit_eval.report.figures.metric_response import metric_response_figure
 from dit_eval.report.points import METRICS, measured_points
 from dit_eval.report.setting import settings
 from dit_eval.report.tables import measured_table, to_csv, to_latex, to_markdown

@@ -18,8 +18,11 @@ import dit_eval
 from dit_eval.flops.kept import count_network
 from dit_eval.images.npz import open_batch
 from dit_eval.paper import load_notes
-from dit_eval.report import paper_figures, tables
-from dit_eval.report.figures import render_figure
+from dit_eval.report import tables
+from dit_eval.report.figures.all import FIGURES
+from dit_eval.report.figures.figure7 import size_patch_grid
+from dit_eval.report.figures.figure13 import loss_curves
+from dit_eval.report.figures.style import render_figure
 from dit_eval.report.law import Law, scaling_law
 from dit_eval.report.points import loss_log, published_points, read_losses, read_measured, shown_protocol
 from dit_eval.report.sampling import compare_pairs, pareto_front
@@ -144,7 +147,7 @@ def report_files(
     say("drawing figures")
     folder = Path(results).parent if results is not None else Path()
     drawn = [_draw_setting(setting, measured, folder) for setting in where]
-    loss_figure = None if curves is None else paper_figures.loss_curves(curves)
+    loss_figure = None if curves is None else loss_curves(curves)
     if loss_figure is not None and curves is not None:
         place = _setting_of_losses(where, curves)
         drawn[place].append(
@@ -233,7 +236,7 @@ def _draw_setting(setting: Setting, results: list[EvalResult], folder: Path) -> 
     ending = _ending(setting)
     notes = load_notes()
     drawn = []
-    for item in paper_figures.FIGURES:
+    for item in FIGURES:
         figure = item.draw(setting)
         if figure is not None:
             mine = notes[notes["elements"].map(lambda elements, name=item.name: name in elements.split())]
@@ -248,7 +251,7 @@ def _draw_setting(setting: Setting, results: list[EvalResult], folder: Path) -> 
                 )
             )
     images, caption = _images_of_one_seed(setting, results, folder)
-    figure = paper_figures.size_patch_grid(images, caption=caption) if len(images) > 1 else None
+    figure = size_patch_grid(images, caption=caption) if len(images) > 1 else None
     if figure is not None:
         place = next((i for i, d in enumerate(drawn) if d.name > f"figure7{ending}"), len(drawn))
         drawn.insert(

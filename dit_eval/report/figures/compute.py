@@ -1,0 +1,104 @@
+"""Figures 9 and 10: FID against training compute and sampling compute."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from dit_eval.report.figures.draw import _caption, _compute_panel, _is_crowded, _pad_y, _size_legend, _thin_ticks
+from dit_eval.report.figures.labels import _place_labels
+from dit_eval.report.figures.select import _end_points, _extent, _last_of_each, _of_block, _prefix
+from dit_eval.report.figures.style import SOFT, new_figure, styled
+from dit_eval.report.sampling import UNITS, pareto_front, unit_for
+from dit_eval.report.setting import Setting, select
+from dit_eval.report.words import fid_label, steps_text
+
+
+@styled
+def training_compute(setting: Setting) -> Figure | None:
+    """Figure 9: FID against training compute."""
+    points = _of_block(setting.scaling)
+    points = points[points["training_gflops"].notna()]
+    if points.empty:
+        return None
+    published = select(points, source="paper")
+    labelled = published if len(published) else _last_of_each(points)
+    crowded = _is_crowded(labelled)
+    figure, axis = new_figure(7.0 if crowded else 3.5, 3.1)
+    _compute_panel(axis, points, "training_gflops", "fid")
+    axis.set_xlabel("Training compute (Gflops, log scale)")
+    axis.set_ylabel(f"{fid_label(setting.num_samples)} ↓")
+    axis.set_xlim(points["training_gflops"].min() / 3, points["training_gflops"].max() * 4)
+    _thin_ticks(axis)
+    _pad_y(axis, _extent(points, "fid"), 0.1, bottom=0)
+    _caption(figure, points, published="Table 4", extra=_end_points(points))
+    if crowded:
+        _size_legend(figure, points)
+        return figure
+    names = [
+        row.model.removeprefix(_prefix(points))
+        + (f" {row.training_steps / 1e6:.3g}M" if row.training_steps > 1e6 else "")
+        for row in labelled.itertuples()
+    ]
+    _place_labels(
+        axis,
+        list(labelled["training_gflops"]),
+        list(labelled["fid"]),
+        names,
+        obstacles=list(zip(points["training_gflops"], points["fid"], strict=True)),
+    )
+    return figure
+
+
+@styled
+def sampling_compute(setting: Setting) -> Figure | None:
+    """Figure 10: FID against sampling compute per image, with the front that nothing measured beats."""
+    points = setting.sweep
+    unit = unit_for(points["sampling_tflops"].max())
+    points = points.assign(sampling_tflops=points["sampling_tflops"] * UNITS[unit])
+    measured = select(points, source="measured")
+    swept = measured.groupby("model")["sampling_steps"].nunique()
+    if select(points, source="paper").empty and (swept.empty or swept.max() < 2):
+        return None
+    published = select(points, source="paper")
+    ends = pd.concat([published, _last_of_each(measured)])
+    crowded = _is_crowded(ends)
+    figure, axis = new_figure(7.0 if crowded else 3.5, 3.1)
+    _compute_panel(axis, points, "sampling_tflops", "fid")
+    front = pareto_front(measured if len(measured) else points, "sampling_tflops")
+    if len(front) > 1:
+        xs = np.append(front["sampling_tflops"], points["sampling_tflops"].max() * 2)
+        ys = np.append(front["fid"], front["fid"].iloc[-1])
+        axis.step(xs, ys, where="post", color=SOFT, linewidth=0.9, linestyle=":", zorder=1)
+    axis.set_xlabel(f"Sampling compute per image ({unit}, log scale)")
+    axis.set_ylabel(f"{fid_label(setting.sweep_samples)} ↓")
+    low, high = points["sampling_tflops"].min(), points["sampling_tflops"].max()
+    margin = 2.5 if high / low < 30 else 1.7
+    axis.set_xlim(low / margin, high * (margin if measured.empty else 6.0))
+    if not measured.empty:
+        _thin_ticks(axis)
+    _pad_y(axis, _extent(points, "fid"), 0.35 if len(points) < 5 else 0.1)
+    note = "the paper prints two points of its curves" if measured.empty else "dotted: measured Pareto front"
+    length = measured["training_steps"].max()
+    note += f"; {steps_text(length)} training steps" if not setting.is_papers and not math.isnan(length) else ""
+    _caption(figure, points, published="text on Figure 10", extra=note)
+    if crowded:
+        _size_legend(figure, points)
+        return figure
+    names = [
+        f"{row.model.removeprefix('DiT-')}, {row.sampling_steps:.0f} steps"
+        if row.source == "paper"
+        else row.model.removeprefix("" if setting.is_papers else _prefix(points))
+        for row in ends.itertuples()
+    ]
+    _place_labels(
+        axis,
+        list(ends["sampling_tflops"]),
+        list(ends["fid"]),
+        names,
+        obstacles=list(zip(points["sampling_tflops"], points["fid"], strict=True)),
+    )
+    return figure
