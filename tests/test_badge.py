@@ -26,14 +26,16 @@ from dit_eval.features.dinov2 import DinoV2
 from dit_eval.features.inception import TorchInception
 from dit_eval.features.inception_weights import convolutions_sha256, read_state_dict
 from dit_eval.features.network import FeatureBatch
+from dit_eval.flops import kept as tables
 from dit_eval.flops.kept import Count
 from dit_eval.images.npz import open_batch
 from dit_eval.images.open import open_images
 from dit_eval.images.stream import from_batches
 from dit_eval.metrics.choose import check_request
-from dit_eval.report import tables
 from dit_eval.report.points import measured_points, published_points
 from dit_eval.report.setting import comparable, select, settings
+from dit_eval.report.tables.measured import measured_table
+from dit_eval.report.tables.paper import paper_tables
 from dit_eval.results.badge import CONVOLUTIONS_SHA256, make_badge, protocol_name, reference_protocol
 from dit_eval.results.eval_result import EvalResult, ExtractorInfo, ImageSource
 from dit_eval.system.assets import asset, identify, recorded_sha256
@@ -379,9 +381,9 @@ def test_no_row_of_a_paper_table_without_the_full_badge(name):
     runs = [dataclasses.replace(best.gen.run, cfg_scale=scale, vae=vae) for scale, vae in ((1.0, "mse"), (1.5, "ema"))]
     given = [dataclasses.replace(best, gen=dataclasses.replace(best.gen, run=run)) for run in runs]
     points = pandas.concat([published_points(), points_of(*given)], ignore_index=True)
-    for table in tables.paper_tables(points):
+    for table in paper_tables(points):
         assert not [row for row in table.rows if row.measured], table.name
-    measured = tables.measured_table(points)
+    measured = measured_table(points)
     assert len(measured.rows) == 2, "they are shown apart"
     cell = measured.rows[0].cells["badge"]
     assert cell == CELLS[name]
@@ -389,9 +391,7 @@ def test_no_row_of_a_paper_table_without_the_full_badge(name):
         papers, *others = settings(points)
         assert set(papers.points["source"]) == {"paper"}
         assert len(others) == 1, "figures of their own"
-        assert (
-            "2 measured results are not known to be of the published protocol" in tables.paper_tables(points)[1].about
-        )
+        assert "2 measured results are not known to be of the published protocol" in paper_tables(points)[1].about
 
 
 @pytest.mark.usefixtures("uncounted")
@@ -399,7 +399,7 @@ def test_rows_with_the_full_badge_join_and_leave_published_cells_their_bold():
     better = result(sample_run(vae="ema", training_steps=7_000_000), 1.0)
     runs = [dataclasses.replace(better, fid=fid, sfid=1.0, inception_score=900.0, precision=0.99, recall=0.99)
             for fid in (1.0, 1.5)]  # fmt: skip
-    alone, joined = (tables.paper_tables(points)[1] for points in (
+    alone, joined = (paper_tables(points)[1] for points in (
         published_points(), pandas.concat([published_points(), points_of(*runs)], ignore_index=True)))  # fmt: skip
     own = [index for index, row in enumerate(joined.rows) if row.measured]
     assert len(own) == 2

@@ -8,10 +8,10 @@ import pytest
 from report_runs import MINI_STEPS, MINI_SWEEP, mini_gflops, mini_results, mini_run, result
 
 from dit_eval.flops.kept import Count
-from dit_eval.report import tables
 from dit_eval.report.law import correlations, patch_order, scaling_law, size_order, training_order
 from dit_eval.report.points import measured_points, published_points
 from dit_eval.report.setting import select, settings
+from dit_eval.report.tables import analysis as tables
 
 
 def points_of(*cells, **changes):

@@ -31,9 +31,10 @@ from report_runs import (
 )
 
 from dit_eval.cli import main
+from dit_eval.flops import kept as tables
 from dit_eval.flops.kept import Count, count_named, count_network
 from dit_eval.paper import load_later, load_notes, load_statements, load_table
-from dit_eval.report import page, tables
+from dit_eval.report import page
 from dit_eval.report.figures.all import FIGURES
 from dit_eval.report.figures.figure8 import fid_against_gflops
 from dit_eval.report.figures.figure13 import loss_curves
@@ -42,6 +43,13 @@ from dit_eval.report.law import scaling_law
 from dit_eval.report.points import measured_points, number_of_steps, published_points, read_losses
 from dit_eval.report.sampling import compare_pairs, compute_for_target, correlation, pareto_front
 from dit_eval.report.setting import select, settings
+from dit_eval.report.tables.analysis import law_tables, sampling_tables
+from dit_eval.report.tables.later import later_tables
+from dit_eval.report.tables.measured import measured_table
+from dit_eval.report.tables.paper import _metrics_table, _table4, paper_tables
+from dit_eval.report.tables.stated import stated_table
+from dit_eval.report.tables.table import DASH
+from dit_eval.report.tables.write import to_csv, to_html, to_latex, to_markdown
 from dit_eval.report.words import model_name
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.lines import read_results
@@ -103,7 +111,7 @@ def minis():
 
 @pytest.fixture(scope="module")
 def paper_tables():
-    return {table.name: table for table in tables.paper_tables(published_points())}
+    return {table.name: table for table in paper_tables(published_points())}
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +160,7 @@ def test_counts_are_live_and_round_to_what_is_printed_except_where_a_note_says_s
 
 def test_a_change_of_the_model_changes_the_counted_column(monkeypatch):
     monkeypatch.setattr(tables, "count_named", lambda *_: Count(gflops=7.0, params_m=8.0))
-    (row, *_) = tables._table4(published_points().head(0)).rows
+    (row, *_) = _table4(published_points().head(0)).rows
     assert (row.cells["gflops"], row.cells["gflops_counted"], row.cells["params_counted"]) == ("0.36", "7.00", "8")
 
 
@@ -186,7 +194,7 @@ def test_later_results_are_a_file_of_their_own():
 
 
 def test_stated_numbers_are_reproduced(papers):
-    table = tables.stated_table(papers)
+    table = stated_table(papers)
     computed = dict(zip(load_statements().index, (row.cells["computed"] for row in table.rows), strict=True))
     assert computed["correlation"] == "-0.92985"
     assert (computed["fig10-l2-compute"], computed["fig10-xl2-compute"]) == ("80.71", "15.19")
@@ -363,7 +371,7 @@ def test_sampling_compute_is_compared_at_one_training_length_and_block(minis):
     verdicts = compare_pairs(minis.sweep)
     assert len(verdicts) == 66
     assert not [v for v in verdicts if re.search(r"e-\d", v.sentence())]
-    pairs, front, aims = tables.sampling_tables(minis)
+    pairs, front, aims = sampling_tables(minis)
     assert "Gflops per image" in {c.title for c in front.columns} & {c.title for c in aims.columns}
     assert "Smaller ahead up to (Gflops)" in {c.title for c in pairs.columns}
     cheapest = select(minis.sweep, model="mini-S/4", sampling_steps=16)["sampling_tflops"].item() * 1000
@@ -371,7 +379,7 @@ def test_sampling_compute_is_compared_at_one_training_length_and_block(minis):
 
 
 def test_small_numbers_are_not_rounded_away(minis):
-    cells = {row.cells["model"]: row.cells for row in tables.measured_table(minis.points).rows}
+    cells = {row.cells["model"]: row.cells for row in measured_table(minis.points).rows}
     assert cells["mini-S/4"]["gflops"] == "0.000057"
     assert float(cells["mini-XL/1"]["gflops"]) == pytest.approx(0.0229, rel=0.01)
     assert float(cells["mini-S/4"]["params_m"]) == pytest.approx(24**2 / 5e4, rel=0.05)
@@ -506,14 +514,14 @@ def test_published_and_measured_points_are_analysed_apart(together):
 
 
 def test_measured_rows_are_marked_rounded_and_compared(measured):
-    table = tables._metrics_table(2, "t", select(measured, image_size=256.0))
+    table = _metrics_table(2, "t", select(measured, image_size=256.0))
     own = [row for row in table.rows if row.measured]
     (row,) = [r for r in own if r.cells["fid"] == "2.39"]
     assert row.cells == {"model": "DiT-XL/2-G (cfg=1.50), 7000K training steps", "fid": "2.39", "sfid": "4.81",
                          "inception_score": "271.30", "precision": "0.82", "recall": "0.58"}  # fmt: skip
     assert row.source.startswith("results.jsonl, line ")
     assert "24 measured results of other than 50,000 samples are left out." in table.about
-    assert "*DiT-XL/2-G (cfg=1.50), 7000K training steps* (measured)" in tables.to_markdown(table)
+    assert "*DiT-XL/2-G (cfg=1.50), 7000K training steps* (measured)" in to_markdown(table)
     assert len(own) == 60 + 9 + 3
     assert "DiT-XL/2, in-context, ft-MSE decoder, 400K training steps" in {r.cells["model"] for r in own}
 
@@ -525,20 +533,20 @@ def test_best_values_are_bold_and_only_they(paper_tables):
         ("BigGAN-deep", "precision"), ("DiT-XL/2", "recall"), ("DiT-XL/2-G (cfg=1.50)", "fid"),
         ("DiT-XL/2-G (cfg=1.50)", "inception_score"), ("LDM-4-G (cfg=1.50)", "precision"), ("StyleGAN-XL", "sfid"),
     ]  # fmt: skip
-    assert tables.to_markdown(table).count("**") == 2 * len(bold) + 2
-    assert tables.to_latex(table).count(r"\textbf{") == len(bold)
-    assert tables.to_html(table).count("<strong>") == len(bold)
+    assert to_markdown(table).count("**") == 2 * len(bold) + 2
+    assert to_latex(table).count(r"\textbf{") == len(bold)
+    assert to_html(table).count("<strong>") == len(bold)
 
 
 def test_csv_gives_the_table_back(paper_tables):
-    rows = list(csv.DictReader(io.StringIO(tables.to_csv(paper_tables["table3"]))))
+    rows = list(csv.DictReader(io.StringIO(to_csv(paper_tables["table3"]))))
     assert [row["FID ↓"] for row in rows] == load_table(3, printed=True)["fid"].tolist()
     assert {row["Source"] for row in rows} == {"paper, Table 3"}
 
 
 def test_markdown_renders_as_tables(paper_tables):
     for table in paper_tables.values():
-        rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(tables.to_markdown(table))
+        rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(to_markdown(table))
         assert rendered.count("<table>") == 1
         assert rendered.count("<td") == len(table.rows) * len(table.columns)
 
@@ -552,12 +560,12 @@ def test_latex_compiles(paper_tables, papers, together, minis, tmp_path):
     )
     points = measured_points([("50%_of.jsonl, line 1", hard)], count=rough_count)
     every = [
-        *paper_tables.values(), tables.stated_table(papers), *tables.later_tables(),
-        *tables.sampling_tables(settings(together)[0]), *tables.law_tables([scaling_law(minis, "measured")]),
-        tables.measured_table(together), tables.measured_table(points),
-        tables._metrics_table(2, "100% & more", points),
+        *paper_tables.values(), stated_table(papers), *later_tables(),
+        *sampling_tables(settings(together)[0]), *law_tables([scaling_law(minis, "measured")]),
+        measured_table(together), measured_table(points),
+        _metrics_table(2, "100% & more", points),
     ]  # fmt: skip
-    body = "\n\\clearpage\n".join(tables.to_latex(table) for table in every)
+    body = "\n\\clearpage\n".join(to_latex(table) for table in every)
     document = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n" + body + "\\end{document}\n"
     (tmp_path / "tables.tex").write_text(document, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
@@ -711,13 +719,13 @@ def test_the_report_loads_without_torch():
 def test_the_tables_in_reports_are_what_the_code_makes(paper_tables, papers):
     folder = Path(__file__).parent.parent / "reports" / "paper" / "tables"
     made = [
-        *paper_tables.values(), tables.stated_table(papers), *tables.later_tables(), *tables.sampling_tables(papers),
-        *tables.law_tables([scaling_law(papers, "paper")]),
+        *paper_tables.values(), stated_table(papers), *later_tables(), *sampling_tables(papers),
+        *law_tables([scaling_law(papers, "paper")]),
     ]  # fmt: skip
     for table in made:
-        assert (folder / f"{table.name}.md").read_text(encoding="utf-8") == tables.to_markdown(table)
-        assert (folder / f"{table.name}.tex").read_text(encoding="utf-8") == tables.to_latex(table)
-        assert (folder / f"{table.name}.csv").read_text(encoding="utf-8") == tables.to_csv(table)
+        assert (folder / f"{table.name}.md").read_text(encoding="utf-8") == to_markdown(table)
+        assert (folder / f"{table.name}.tex").read_text(encoding="utf-8") == to_latex(table)
+        assert (folder / f"{table.name}.csv").read_text(encoding="utf-8") == to_csv(table)
     drawn = {path.stem for path in (folder.parent / "figures").glob("*.pdf")}
     assert drawn == {f.name for f in FIGURES}
 
@@ -877,10 +885,10 @@ def test_figures_of_reports_are_drawn_by_the_pinned_version(papers):
 
 def test_further_metrics_have_columns_where_a_result_has_them():
     results = [result(sample_run(), 12.0, fd_dinov2=123.4567, kid=0.0001234), result(sample_run(), 12.0)]
-    table = tables.measured_table(measured_points([("line", r) for r in results], count=rough_count))
+    table = measured_table(measured_points([("line", r) for r in results], count=rough_count))
     titles = {column.title: column.key for column in table.columns}
     assert {"FD-DINOv2 ↓", "KID ↓"} <= titles.keys()
     assert not {"Density ↑", "CMMD ↓"} & titles.keys()
     first, second = (row.cells for row in table.rows)
     assert (first["fd_dinov2"], first["kid"]) == ("123.457", "0.00012")
-    assert (second["fd_dinov2"], second["kid"]) == (tables.DASH, tables.DASH)
+    assert (second["fd_dinov2"], second["kid"]) == (DASH, DASH)

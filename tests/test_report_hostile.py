@@ -23,12 +23,14 @@ from report_runs import result, sample_run, start_browser, write_results
 
 from dit_eval.cli import main
 from dit_eval.flops.kept import Count
-from dit_eval.report import page, tables
+from dit_eval.report import page
 from dit_eval.report.figures.figure7 import size_patch_grid
 from dit_eval.report.figures.figure13 import loss_curves
 from dit_eval.report.figures.samples import sample_grid_figure
 from dit_eval.report.figures.style import lettering
 from dit_eval.report.points import measured_points, read_losses
+from dit_eval.report.tables.measured import measured_table
+from dit_eval.report.tables.write import no_formula
 from dit_eval.system.text import slug
 
 # What each would do: leave the folder, run in a page, be a link, run in a spreadsheet, end a row, be read as TeX or as
@@ -277,7 +279,7 @@ FORMULAS = {
 
 @pytest.mark.parametrize("text", FORMULAS)
 def test_a_formula_is_a_text_and_a_number_stays_a_number(text):
-    assert tables.no_formula(text) == FORMULAS[text]
+    assert no_formula(text) == FORMULAS[text]
 
 
 @pytest.mark.skipif(
@@ -410,4 +412,4 @@ def test_a_block_that_is_no_text_is_not_known():
     odd = [dataclasses.replace(sample_run(), network={"block": block}) for block in (["x"], {"a": 1}, 7, None)]
     points = measured_points([("line", result(run, 3.0)) for run in odd], count=lambda _: None)
     assert points["block"].tolist() == [None] * 4
-    assert len(tables.measured_table(points).rows) == 4
+    assert len(measured_table(points).rows) == 4

@@ -34,7 +34,8 @@ from dit_eval.report.figures.figure8 import fid_against_gflops
 from dit_eval.report.figures.metric_response import metric_response_figure
 from dit_eval.report.points import METRICS, measured_points
 from dit_eval.report.setting import settings
-from dit_eval.report.tables import measured_table, to_csv, to_latex, to_markdown
+from dit_eval.report.tables.measured import measured_table
+from dit_eval.report.tables.write import to_csv, to_latex, to_markdown
 from dit_eval.results.eval_result import ESTIMATES, Estimate, EvalResult, Uncertainty
 from dit_eval.results.lines import read_results
 from dit_eval.summary import FeatureSummary, GaussianStats

@@ -18,7 +18,6 @@ import dit_eval
 from dit_eval.flops.kept import count_network
 from dit_eval.images.npz import open_batch
 from dit_eval.paper import load_notes
-from dit_eval.report import tables
 from dit_eval.report.figures.all import FIGURES
 from dit_eval.report.figures.figure7 import size_patch_grid
 from dit_eval.report.figures.figure13 import loss_curves
@@ -27,7 +26,13 @@ from dit_eval.report.law import Law, scaling_law
 from dit_eval.report.points import loss_log, published_points, read_losses, read_measured, shown_protocol
 from dit_eval.report.sampling import compare_pairs, pareto_front
 from dit_eval.report.setting import Setting, select, settings
-from dit_eval.report.tables import Table
+from dit_eval.report.tables.analysis import law_tables, sampling_tables
+from dit_eval.report.tables.later import later_tables
+from dit_eval.report.tables.measured import measured_table
+from dit_eval.report.tables.paper import paper_tables
+from dit_eval.report.tables.stated import stated_table
+from dit_eval.report.tables.table import PAPER_TITLE, Table
+from dit_eval.report.tables.write import no_formula, to_csv, to_html, to_latex, to_markdown
 from dit_eval.report.words import model_name
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.system.files import atomic_file, refuse_existing
@@ -134,16 +139,14 @@ def report_files(
     where = settings(points)
     say("counting Gflops of the paper's models (kept for the next time)")
     groups = {
-        "measured": [tables.measured_table(points)] if measured else [],
-        "paper": tables.paper_tables(points),
-        "stated": [tables.stated_table(where[0])],
-        "later": tables.later_tables(),
+        "measured": [measured_table(points)] if measured else [],
+        "paper": paper_tables(points),
+        "stated": [stated_table(where[0])],
+        "later": later_tables(),
     }
-    sampling = _own_names(
-        where, {setting.name: tables.sampling_tables(setting) for setting in where if len(setting.sweep)}
-    )
+    sampling = _own_names(where, {setting.name: sampling_tables(setting) for setting in where if len(setting.sweep)})
     laws = {setting.name: _laws(setting) for setting in where}
-    scaling = _own_names(where, {name: tables.law_tables(found) for name, found in laws.items() if found})
+    scaling = _own_names(where, {name: law_tables(found) for name, found in laws.items() if found})
     say("drawing figures")
     folder = Path(results).parent if results is not None else Path()
     drawn = [_draw_setting(setting, measured, folder) for setting in where]
@@ -179,15 +182,15 @@ def report_files(
 
 
 _WRITERS: dict[str, Callable[[Table], str]] = {
-    "md": tables.to_markdown,
-    "tex": tables.to_latex,
-    "csv": tables.to_csv,
-    "html": tables.to_html,
+    "md": to_markdown,
+    "tex": to_latex,
+    "csv": to_csv,
+    "html": to_html,
 }
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
-    plain = frame.map(lambda value: tables.no_formula(value) if isinstance(value, str) else value)
+    plain = frame.map(lambda value: no_formula(value) if isinstance(value, str) else value)
     return plain.to_csv(index=False, lineterminator="\n").encode()
 
 
@@ -421,7 +424,7 @@ def _tables(group: list[Table], files: Mapping[str, bytes]) -> str:
             f'<a href="tables/{table.name}.{ending}" download>{name}</a>'
             for ending, name in (("md", "Markdown"), ("tex", "LaTeX"))
         )
-        parts.append(f'<div class="block">{tables.to_html(table)}<p class="files">{links}</p></div>')
+        parts.append(f'<div class="block">{to_html(table)}<p class="files">{links}</p></div>')
     return "".join(parts)
 
 
@@ -448,7 +451,7 @@ def _analysis(setting: Setting, group: list[Table], files: Mapping[str, bytes]) 
 
 def _provenance(measured: list[EvalResult], sources: list[Path], files: Mapping[str, bytes]) -> str:
     parts = [
-        f"<p>Published: {html.escape(tables.PAPER_TITLE)}. Each row says which table or sentence; notes below the "
+        f"<p>Published: {html.escape(PAPER_TITLE)}. Each row says which table or sentence; notes below the "
         "tables say where the paper disagrees with itself.</p>",
         f"<p>Counted: Gflops and parameters in columns headed counted, by dit_eval {dit_eval.__version__}, from models "
         "that run. Later papers: as the sources named in each row state them.</p>",

@@ -1,0 +1,64 @@
+"""The user's own results as a table."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from dit_eval.report.points import METRICS, WITNESSES
+from dit_eval.report.setting import select
+from dit_eval.report.tables.paper import _as_published
+from dit_eval.report.tables.table import (
+    DASH,
+    Column,
+    Row,
+    Table,
+    _metric_cells,
+    _metric_columns,
+    _missing,
+    _number,
+    _small_number,
+)
+
+
+def measured_table(points: pd.DataFrame) -> Table:
+    """Every measured result with how it was made, in the order of the file."""
+    columns = (
+        Column(key="model", title="Model or file", text=True),
+        Column(key="image_size", title="Pixels"),
+        Column(key="training_steps", title="Training steps"),
+        Column(key="sampling", title="Sampling", text=True),
+        Column(key="cfg_scale", title="Guidance"),
+        Column(key="decoder", title="Decoder", text=True),
+        Column(key="seed", title="Seed"),
+        Column(key="num_samples", title="N"),
+        *_metric_columns(best=False),
+        Column(key="fid_infinity", title="FID at infinite N ↓"),
+        *_metric_columns(WITNESSES, best=False),
+        Column(key="gflops", title="Gflops"),
+        Column(key="params_m", title="Params (M)"),
+        Column(key="protocol", title="Protocol", text=True),
+        Column(key="badge", title="As published", text=True),
+    )
+    rows = []
+    for row in select(points, source="measured").to_dict("records"):
+        steps = "" if _missing(row["sampling_steps"]) else f" {row['sampling_steps']:.0f}"
+        sampling = DASH if _missing(row["sampler"]) else f"{row['sampler'].upper()}{steps}"
+        cells = _metric_cells(row, digits=3) | {
+            "model": row["model"] + ("" if row["block"] in (None, "adaln-zero") else f" {row['block']}"),
+            "sampling": sampling,
+            "cfg_scale": _number(row["cfg_scale"], 2),
+            "decoder": row["decoder"] or DASH,
+            "fid_infinity": _number(row["fid_infinity"], 3),
+            **{key: _small_number(row[key], 3) for key in WITNESSES},
+            "gflops": _small_number(row["gflops"], 3),
+            "params_m": _small_number(row["params_m"], 2),
+            "protocol": row["protocol"] or DASH,
+            "badge": _as_published(row),
+        }
+        cells |= {k: _number(row[k], 0) for k in ("image_size", "training_steps", "seed", "num_samples")}
+        rows.append(Row(cells=cells, source=row["origin"], measured=True))
+    about = "Numbers of different N, protocol or reference do not compare. Gflops and parameters are counted."
+    if any(" ± " in row.cells[key] for row in rows for key in METRICS):
+        about += " Behind ±: the standard error over draws of N images."
+    columns = tuple(c for c in columns if c.key == "model" or any(row.cells[c.key] != DASH for row in rows))
+    return Table(name="measured", title="Measured results", columns=columns, rows=tuple(rows), about=about)

@@ -1,0 +1,210 @@
+"""Tables 1 to 6 of the paper."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from dit_eval.flops.kept import count_named
+from dit_eval.paper import load_table
+from dit_eval.report.setting import comparable, select
+from dit_eval.report.tables.table import (
+    _BLOCKS,
+    DASH,
+    Column,
+    Row,
+    _left_apart,
+    _metric_cells,
+    _metric_columns,
+    _missing,
+    _number,
+    _small_number,
+    _texts,
+    _with_notes,
+)
+from dit_eval.results.eval_result import NOT_PUBLISHED, PROTOCOL
+
+if TYPE_CHECKING:
+    from dit_eval.report.tables.table import Table
+
+
+def paper_tables(points: pd.DataFrame) -> list[Table]:
+    """Tables 1 to 6, with the measured points that were made as their rows were.
+
+    Parameters
+    ----------
+    points : see `data`; the published ones are not needed
+    """
+    measured = select(points, source="measured")
+    measured = measured[measured["fid"].notna()]
+    apart = {size: _left_apart(select(measured, image_size=size)) for size in (256, 512, (256, 512))}
+    measured = comparable(measured)
+    return [
+        _table1(),
+        _metrics_table(2, "ImageNet 256x256, class-conditional", select(measured, image_size=256), apart[256]),
+        _metrics_table(3, "ImageNet 512x512, class-conditional", select(measured, image_size=512), apart[512]),
+        _table4(measured, apart[256, 512]),
+        _table5(measured),
+        _table6(),
+    ]
+
+
+def _table1() -> Table:
+    columns = (
+        Column(key="model", title="Model", text=True),
+        Column(key="layers", title="Layers N"),
+        Column(key="hidden_size", title="Hidden size d"),
+        Column(key="heads", title="Heads"),
+        Column(key="gflops", title="Gflops (I=32, p=4)"),
+        Column(key="counted", title="counted"),
+    )
+    rows = []
+    for row in load_table(1, printed=True).to_dict("records"):
+        counted = {"counted": f"{count_named(row['model'] + '/4', 256).gflops:.2f}"}
+        rows.append((row["model"], Row(cells=_texts(row, columns, counted), source="paper, Table 1")))
+    return _with_notes("table1", "Table 1. DiT configurations", columns, rows, about=_COUNTED)
+
+
+def _metrics_table(number: int, title: str, measured: pd.DataFrame, apart: str = "") -> Table:
+    columns = (Column(key="model", title="Model", text=True), *_metric_columns())
+    rows = [
+        (row["model"], Row(cells=_texts(row, columns), source=f"paper, Table {number}"))
+        for row in load_table(number, printed=True).to_dict("records")
+    ]
+    kept, about = _fifty_thousand(measured)
+    for row in kept.to_dict("records"):
+        cells = _metric_cells(row) | {"model": _run_name(row)}
+        rows.append(("", Row(cells=cells, source=row["origin"], measured=True)))
+    return _with_notes(f"table{number}", f"Table {number}. {title}", columns, rows, about=f"{about} {apart}".strip())
+
+
+def _table4(measured: pd.DataFrame, apart: str = "") -> Table:
+    columns = (
+        Column(key="model", title="Model", text=True),
+        Column(key="image_size", title="Image Resolution", text=True),
+        Column(key="gflops", title="Flops (G)"),
+        Column(key="gflops_counted", title="counted"),
+        Column(key="params_m", title="Params (M)"),
+        Column(key="params_counted", title="counted"),
+        Column(key="training_steps_k", title="Training Steps (K)"),
+        Column(key="batch_size", title="Batch Size"),
+        Column(key="learning_rate", title="Learning Rate"),
+        Column(key="block", title="DiT Block", text=True),
+        Column(key="fid_50k", title="FID-50K (no guidance) ↓", best="min"),
+    )
+    rows = []
+    for row in load_table(4, printed=True).to_dict("records"):
+        count = count_named(row["model"], int(row["image_size"]), row["block"])
+        cells = _texts(
+            row,
+            columns,
+            {
+                "image_size": f"{row['image_size']}x{row['image_size']}",
+                "block": _BLOCKS.get(row["block"], row["block"]),
+                "gflops_counted": f"{count.gflops:.2f}",
+                "params_counted": f"{count.params_m:.0f}",
+            },
+        )
+        key = f"{row['model']} {row['image_size']} {row['training_steps_k']}K {row['block']}"
+        rows.append((key, Row(cells=cells, source="paper, Table 4", group=row["image_size"])))
+    unguided = select(measured, cfg_scale=1.0, sampler="ddpm", sampling_steps=250)
+    kept, about = _fifty_thousand(unguided[unguided["gflops"].notna()])
+    for row in kept.to_dict("records"):
+        cells = {
+            "model": row["model"],
+            "image_size": "{0:.0f}x{0:.0f}".format(row["image_size"]),
+            "gflops": DASH,
+            "gflops_counted": _small_number(row["gflops"], 2),
+            "params_m": DASH,
+            "params_counted": _small_number(row["params_m"], 0),
+            "training_steps_k": DASH if _missing(row["training_steps"]) else f"{row['training_steps'] / 1000:g}",
+            "batch_size": _number(row["batch_size"], 0),
+            "learning_rate": DASH,
+            "block": _BLOCKS.get(row["block"], row["block"]) or DASH,
+            "fid_50k": _number(row["fid"], 2),
+        }
+        rows.append(("", Row(cells=cells, source=row["origin"], measured=True, group=f"{row['image_size']:.0f}")))
+    about = f"{about} {apart}".strip() + f" {_COUNTED} Best values are sought at each resolution."
+    return _with_notes("table4", "Table 4. Every DiT model", columns, rows, about=about.strip())
+
+
+def _table5(measured: pd.DataFrame) -> Table:
+    columns = (Column(key="decoder", title="Decoder", text=True), *_metric_columns())
+    rows = [
+        (row["decoder"], Row(cells=_texts(row, columns), source="paper, Table 5"))
+        for row in load_table(5, printed=True).to_dict("records")
+    ]
+    same = select(measured, model="DiT-XL/2", image_size=256, cfg_scale=1.5, sampler="ddpm", sampling_steps=250)
+    kept, about = _fifty_thousand(same[same["decoder"].notna()])
+    for row in kept.to_dict("records"):
+        rows.append(
+            ("", Row(cells=_metric_cells(row) | {"decoder": row["decoder"]}, source=row["origin"], measured=True))
+        )
+    title = "Table 5. Decoder ablation, ImageNet 256x256, DiT-XL/2-G (cfg=1.5)"
+    return _with_notes("table5", title, columns, rows, about=about)
+
+
+def _table6() -> Table:
+    columns = (
+        Column(key="model", title="Model", text=True),
+        Column(key="image_size", title="Image Resolution", text=True),
+        Column(key="base_gflops", title="Base Flops (G)"),
+        Column(key="upsampler_gflops", title="Upsampler Flops (G)"),
+        Column(key="total_gflops", title="Total Flops (G)"),
+        Column(key="counted", title="counted"),
+        Column(key="params", title="Params (M), counted"),
+    )
+    rows = []
+    for row in load_table(6, printed=True).to_dict("records"):
+        counts = [count_named(row[part]) for part in ("base", "upsampler") if row[part]]
+        more = {
+            "image_size": f"{row['image_size']}x{row['image_size']}",
+            "counted": f"{sum(c.gflops for c in counts):.2f}",
+            "params": f"{sum(c.params_m for c in counts):.1f}",
+        }
+        rows.append((row["model"], Row(cells=_texts(row, columns, more), source="paper, Table 6")))
+    return _with_notes("table6", "Table 6. Gflops of diffusion U-Nets (denoising network only)", columns, rows,
+                       about=_COUNTED)  # fmt: skip
+
+
+_COUNTED = (
+    'Columns headed "counted" are not of the paper: they were counted when this table was made (multiply-adds and one '
+    "for each normalised element; trainable parameters)."
+)
+
+
+def _fifty_thousand(measured: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The points with the paper's N, and a sentence on those left out."""
+    kept = measured[measured["num_samples"] == 50_000]
+    out = len(measured) - len(kept)
+    if not out:
+        return kept, ""
+    one = out == 1
+    return (
+        kept,
+        f"{out} measured result{'' if one else 's'} of other than 50,000 samples {'is' if one else 'are'} left out.",
+    )
+
+
+def _as_published(row: dict[str, Any]) -> str:
+    """The parts of a badge that are as published; what is not stands in the protocol and in N, beside it."""
+    if not str(row["protocol"]).startswith(PROTOCOL):
+        return DASH
+    return "not known" if _missing(row["badge"]) else str(row["badge"]).partition(NOT_PUBLISHED)[0]
+
+
+def _run_name(row: dict[str, Any]) -> str:
+    """A measured run as the paper would name it: DiT-XL/2-G (cfg=1.50), with what differs from its protocol."""
+    name = str(row["model"])
+    if not _missing(row["cfg_scale"]) and row["cfg_scale"] != 1.0:
+        name += f"-G (cfg={row['cfg_scale']:.2f})"
+    if row["block"] not in (None, "adaln-zero"):
+        name += f", {_BLOCKS.get(row['block'], row['block'])}"
+    if row["decoder"] not in (None, "ft-EMA"):
+        name += f", {row['decoder']} decoder"
+    if not _missing(row["training_steps"]):
+        name += f", {row['training_steps'] / 1000:g}K training steps"
+    if not _missing(row["sampling_steps"]) and (row["sampler"] != "ddpm" or row["sampling_steps"] != 250):
+        name += f", {row['sampler'].upper()} {row['sampling_steps']:.0f} steps"
+    return name

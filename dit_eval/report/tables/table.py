@@ -1,0 +1,180 @@
+"""What a table is: columns, rows, notes, best cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from dit_eval.paper import load_notes
+from dit_eval.report.points import METRICS
+from dit_eval.report.sampling import UNITS
+from dit_eval.results.eval_result import PROTOCOL
+
+DASH = "-"
+PAPER_TITLE = "Peebles and Xie, Scalable Diffusion Models with Transformers, arXiv 2212.09748v2"
+_DECIMALS = {"fid": 2, "sfid": 2, "inception_score": 2, "precision": 2, "recall": 2}
+_BLOCKS = {"adaln": "adaLN", "adaln-zero": "adaLN-Zero"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column: its key in the rows, its heading, and which of its values is best, "min", "max" or none."""
+
+    key: str
+    title: str
+    best: str | None = None
+    text: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of texts as they are printed, by column key.
+
+    Attributes
+    ----------
+    source : where its numbers come from
+    measured : by the user, not published
+    group : best values are sought among the rows of one group, published and measured ones apart
+    notes : numbers of the table's notes that are on this row
+    """
+
+    cells: dict[str, str]
+    source: str
+    measured: bool = False
+    group: str = ""
+    notes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table with its notes.
+
+    Attributes
+    ----------
+    name : file name without ending, such as "table2"
+    title, about : caption, and a sentence on conditions and sources
+    notes : texts, marked a, b, c in their order
+    """
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    about: str = ""
+    notes: tuple[str, ...] = ()
+    best: frozenset[tuple[int, str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "best", frozenset(_best_cells(self.rows, self.columns)))
+
+    @property
+    def mixed(self) -> bool:
+        """Whether measured rows stand beside others, and so need a mark."""
+        return len({row.measured for row in self.rows}) > 1
+
+    def general_notes(self) -> list[int]:
+        """Numbers of the notes that are on the whole table."""
+        on_rows = {number for row in self.rows for number in row.notes}
+        return [number for number in range(len(self.notes)) if number not in on_rows]
+
+
+def _metric_columns(metrics: Mapping[str, tuple[str, str]] = METRICS, *, best: bool = True) -> tuple[Column, ...]:
+    return tuple(
+        Column(key=key, title=f"{title} {'↓' if way == 'min' else '↑'}", best=way if best else None)
+        for key, (title, way) in metrics.items()
+    )
+
+
+def _metric_cells(row: dict[str, Any], *, digits: int = 0) -> dict[str, str]:
+    """Each metric, with its standard error behind ± where the point has one."""
+    cells = {}
+    for key in METRICS:
+        decimals = max(_DECIMALS[key], digits)
+        cells[key] = _number(row[key], decimals)
+        if not _missing(row.get(f"{key}_error")):
+            cells[key] += f" ± {_small_number(row[f'{key}_error'], decimals)}"
+    return cells
+
+
+def _with_notes(
+    name: str, title: str, columns: tuple[Column, ...], rows: Iterable[tuple[str, Row]], *, about: str = ""
+) -> Table:
+    """Give each row (with its key in the notes) the marks of its notes, numbered in the order of the rows."""
+    rows = list(rows)
+    mine = load_notes()
+    mine = mine[mine["elements"].map(lambda elements: name in elements.split())]
+    order: list[str] = []
+    marked = []
+    for key, row in rows:
+        texts = [note.text for note in mine.itertuples() if key and key in note.rows.split("|")]
+        order += [text for text in texts if text not in order]
+        marked.append(
+            Row(
+                cells=row.cells,
+                source=row.source,
+                measured=row.measured,
+                group=row.group,
+                notes=tuple(order.index(text) for text in texts),
+            )
+        )
+    order += [note.text for note in mine.itertuples() if not note.rows]
+    return Table(name=name, title=title, columns=columns, rows=tuple(marked), about=about, notes=tuple(order))
+
+
+def _texts(row: dict[str, str], columns: Iterable[Column], more: dict[str, str] | None = None) -> dict[str, str]:
+    """The printed cells of a published row; a dash where the paper prints one."""
+    cells = row | (more or {})
+    return {column.key: cells[column.key] or DASH for column in columns}
+
+
+def _left_apart(measured: pd.DataFrame) -> str:
+    """A sentence on results of ADM's network that are not as published, which tables of the paper do not take."""
+    out = sum(str(protocol).startswith(PROTOCOL) and protocol != PROTOCOL for protocol in measured["protocol"])
+    if not out:
+        return ""
+    return (
+        f"{out} measured result{' is' if out == 1 else 's are'} not known to be of the published protocol, weights and "
+        "reference; see the measured results."
+    )
+
+
+def _best_cells(rows: tuple[Row, ...], columns: tuple[Column, ...]) -> Iterable[tuple[int, str]]:
+    for column in columns:
+        if column.best is None:
+            continue
+        values: dict[tuple[bool, str], list[tuple[float, int]]] = {}  # published rows keep their own best
+        for index, row in enumerate(rows):
+            if row.cells[column.key] != DASH:
+                values.setdefault((row.measured, row.group), []).append(
+                    (float(row.cells[column.key].split(" ± ")[0]), index)
+                )
+        for group in values.values():
+            best = (min if column.best == "min" else max)(value for value, _ in group)
+            yield from ((index, column.key) for value, index in group if value == best and len(group) > 1)
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _number(value: Any, decimals: int) -> str:
+    return DASH if _missing(value) else f"{value:.{decimals}f}"
+
+
+def _small_number(value: Any, decimals: int) -> str:
+    """As `_number`, with two digits that say something where it would have fewer."""
+    if _missing(value) or value <= 0 or round(value, decimals) >= 10 ** (1 - decimals):
+        return _number(value, decimals)
+    return _number(value, 1 - math.floor(math.log10(value)))
+
+
+def _compute(tflops: float, unit: str) -> str:
+    return f"{tflops * UNITS[unit]:.3g}"
+
+
+def _letter(number: int) -> str:
+    return chr(ord("a") + number)
