@@ -1,0 +1,108 @@
+"""`dit-eval encode`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dit_eval.cli.generator import _decoder_path, _local_decoder
+from dit_eval.cli.options import _add_on_corrupt, _check_destination, _folder
+from dit_eval.cli.output import _header, _note
+from dit_eval.system.dist import World, join
+from dit_eval.system.files import Watch
+from dit_eval.system.progress import Progress
+from dit_eval.system.text import shown
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dit_eval.diffusion.data import ImageFolder
+
+
+def _add_encode(commands: Any) -> None:
+    encode = commands.add_parser(
+        "encode",
+        help="encode a folder of images to the latents that a DiT trains on",
+        description="Encode each image of a folder, and its mirror image, to the mean and standard deviation of its "
+        "posterior, on one process or many (torchrun). The same command goes on after a crash.",
+    )
+    encode.add_argument("folder", type=Path, metavar="FOLDER", help="images, or a folder of them for each class")
+    encode.add_argument("--out", type=_folder, required=True, metavar="LATENTS", help="a folder; for `train --data`")
+    encode.add_argument("--image-size", type=int, default=256, metavar="PX", help="centre crop (default: %(default)s)")
+    encode.add_argument(
+        "--vae",
+        default="ema",
+        metavar="ema|mse|original|FILE",
+        help="all three have one encoder (default: %(default)s)",
+    )
+    encode.add_argument("--half", action="store_true", help="store float16: half the size, rounded")
+    _add_on_corrupt(encode)
+    encode.add_argument("--num-workers", type=int, default=4, metavar="N", help="threads that read (default: 4)")
+    encode.add_argument("--device", default="auto", help="cpu or cuda (default: a GPU per process if there are any)")
+    encode.set_defaults(run=_encode)
+
+
+def _encode(arguments: argparse.Namespace) -> None:
+    with join() as world:
+        _header(f"encode: images of {arguments.folder}, into {arguments.out}")
+        watch = Watch()
+        folder, vae, sha256 = world.from_first(lambda: _encode_setup(arguments, watch))
+        world.share_cores()
+        import torch
+
+        from dit_eval.encoding import encode
+        from dit_eval.models.vae import SCALE, Autoencoder
+
+        device = world.device(arguments.device)
+        note = _note if world.rank == 0 else None
+        autoencoder = world.first_then_all(lambda: Autoencoder(vae, device=device, on_note=note))
+        world.barrier()
+        world.from_first(watch.check)  # of the checksum and of what all processes have loaded
+
+        def encoder(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            with torch.inference_mode():
+                mean, std = autoencoder.encode(torch.from_numpy(images).to(device))
+            return mean.cpu().numpy(), std.cpu().numpy()
+
+        with Progress() as progress:
+            kept = encode(
+                folder,
+                arguments.out,
+                encoder=encoder,
+                vae=shown(Path(arguments.vae).name),
+                vae_sha256=sha256,
+                scale=SCALE,
+                dtype="float16" if arguments.half else "float32",
+                on_corrupt=arguments.on_corrupt,
+                world=world,
+                num_workers=arguments.num_workers,
+                on_progress=partial(progress.update, "encoded"),
+                on_note=progress.note,
+            )
+        if world.rank == 0:
+            classes = f"{len(folder.classes):,} classes" if folder.classes else "no class folders"
+            left_out = f", {len(folder) - kept:,} skipped" if kept < len(folder) else ""
+            sys.stdout.write(f"{arguments.out}: {kept:,} images and their mirror images, {classes}{left_out}\n")
+
+
+def _encode_setup(arguments: argparse.Namespace, watch: Watch) -> tuple[ImageFolder, Path, str]:
+    """Images, autoencoder and its SHA-256: everything a user may have got wrong."""
+    from dit_eval.diffusion.data import list_images
+    from dit_eval.diffusion.latents import check_latents_folder
+    from dit_eval.models.dit import LATENT_FACTOR
+    from dit_eval.system.assets import sha256_of
+
+    World().device(arguments.device)
+    if arguments.image_size % LATENT_FACTOR or arguments.image_size < LATENT_FACTOR:
+        raise ValueError(f"--image-size {arguments.image_size}: needed a multiple of {LATENT_FACTOR}.")
+    check_latents_folder(arguments.out)
+    _local_decoder(arguments.vae)
+    folder = list_images(arguments.folder, image_size=arguments.image_size)
+    _check_destination("--out", arguments.out.absolute().parent, folder=True)
+    vae = _decoder_path(arguments.vae)
+    watch.see(vae)
+    with Progress() as progress:
+        return folder, vae, sha256_of(vae, partial(progress.update, "checksums"))

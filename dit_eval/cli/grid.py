@@ -1,0 +1,66 @@
+"""`dit-eval grid`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dit_eval.cli.options import _check_destination
+from dit_eval.cli.output import _say
+from dit_eval.system.files import refuse_existing
+from dit_eval.system.text import shown
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dit_eval.images.npz import ImageBatch
+
+
+def _grid(arguments: argparse.Namespace) -> None:
+    from dit_eval.report.figures.style import picture_files
+
+    refuse_existing(picture_files(arguments.out), force=arguments.force)
+    _check_destination("--out", arguments.out)
+    count = arguments.count or (36 if len(arguments.samples) == 1 else 8)
+    _draw_grid(arguments.samples, arguments.out, first=arguments.first, count=count)
+
+
+def _draw_grid(samples: Sequence[Path], out: Path, *, first: int, count: int) -> None:
+    from dit_eval.images.npz import open_batch
+    from dit_eval.report.figures.samples import sample_grid_figure
+    from dit_eval.report.figures.style import save_figure
+
+    if first < 0 or count < 1:
+        raise ValueError(f"Images {first} to {first + count - 1} asked for; needed a first of 0 or more and a count.")
+    batches = {path: open_batch(path, role="gen") for path in samples}
+    short = [path for path, batch in batches.items() if batch.num_images < first + count]
+    if short:
+        raise ValueError(f"{short[0]}: {batches[short[0]].num_images:,} images; needed {first + count:,}.")
+    rows, labels, seeds = {}, set(), set()
+    for path, batch in batches.items():
+        name = batch.run.summary() if batch.run and len(samples) > 1 else shown(path)
+        rows[name if name not in rows else f"{name} ({shown(path)})"] = _some_images(batch, first, count)
+        labels.add(None if batch.labels is None else tuple(batch.labels[first : first + count]))
+        seeds.add(batch.run.global_seed if batch.run else None)
+    aligned = len(labels) == 1 and len(seeds) == 1 and None not in labels | seeds
+    if len(samples) > 1 and not aligned:
+        _say("warning: these files differ in seed or labels, or do not say: a column is not one noise and one class")
+    common = next(iter(labels)) if len(labels) == 1 else None
+    columns = [f"class {label}" for label in common] if common else None
+    png, pdf = save_figure(sample_grid_figure(rows, columns=columns), out)
+    sys.stdout.write(f"{png} {pdf}\n")
+
+
+def _some_images(batch: ImageBatch, first: int, count: int) -> np.ndarray:
+    import numpy as np
+
+    kept, begin = [], 0
+    for images in batch.batches(64):
+        kept.append(images[max(first - begin, 0) : first + count - begin])
+        begin += len(images)
+        if begin >= first + count:
+            break
+    return np.concatenate(kept)

@@ -1,0 +1,243 @@
+"""`dit-eval study`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dit_eval.cli.options import _check_destination, _folder
+from dit_eval.cli.output import _header, _say
+from dit_eval.system.dist import World, join
+from dit_eval.system.progress import Progress
+from dit_eval.system.text import duration
+
+if TYPE_CHECKING:
+    from dit_eval.study.engine import Engine
+    from dit_eval.study.folder import Study
+    from dit_eval.study.plan import Plan
+
+
+def _add_study(commands: Any) -> None:
+    study = commands.add_parser(
+        "study",
+        help="run a scaling study from a plan: train, sample, evaluate, report",
+        description="Run a scaling study from a plan: train its models, sample them, score the samples, draw figures.",
+    )
+    actions = study.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def action(name: str, run: Any, text: str) -> Any:
+        command = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.add_argument("plan", metavar="PLAN", help="a TOML file, or the name of an embedded plan")
+        command.set_defaults(run=run)
+        return command
+
+    run = action("run", _study_run, "do what is missing of a study, in a folder that survives interruptions")
+    run.add_argument("--out", type=_folder, metavar="DIR", help="folder of the study")
+    run.add_argument("--dry-run", action="store_true", help="check the plan, print its tasks and cost, do nothing")
+    run.add_argument("--data", metavar="LATENTS|NPZ|DIR", help="training data, in place of the plan's")
+    run.add_argument("--ref", metavar="NPZ|NAME", help="reference batch, in place of the plan's")
+    run.add_argument("--weights", metavar="FILE", help="of the Inception network (default: fetched into the cache)")
+    run.add_argument("--engine", choices=("local", "slurm"), default="local", help="default: %(default)s")
+    run.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="tasks at once (default: as many as cores or GPUs allow; 16 with --engine slurm)",
+    )
+    run.add_argument("--device", default="auto", help="cpu or cuda, where tasks run (default: GPUs if there are any)")
+    status = action("status", _study_status, "show each task of a study: state, cost, time left")
+    status.add_argument("--json", action="store_true", help="print one JSON object")
+    report = action("report", _study_report, "draw the paper's figures from a study's results")
+    for command in (status, report):
+        command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the study")
+    action("show", _study_show, "print a plan, to start one of your own from")
+    work = action("work", _study_work, "do one task of a study; what engines start, under torchrun or alone")
+    work.add_argument("key", metavar="TASK")
+
+
+def _study_run(arguments: argparse.Namespace) -> None:
+    _header(f"study: plan {arguments.plan}" + ("" if arguments.out is None else f", in {arguments.out}"))
+    from dit_eval.study.plan_file import load_plan
+
+    plan = load_plan(arguments.plan)
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise ValueError(f"--jobs {arguments.jobs}: needed at least 1.")
+    if arguments.dry_run:
+        sys.stdout.write(_format_plan(plan))
+        return
+    if arguments.out is None:
+        raise ValueError("--out DIR is missing: the folder of the study.")
+    _check_destination("--out", arguments.out, folder=True)
+    from dit_eval.study.folder import Study
+    from dit_eval.study.sources import check_study, find_sources
+
+    study = Study(plan, arguments.out)
+    study.check_folder()
+    sources = find_sources(
+        plan,
+        train=arguments.data,
+        ref=arguments.ref,
+        weights=arguments.weights,
+        device=arguments.device,
+        on_note=_say,
+    )
+    check_study(plan, sources)
+    _say(_format_cost(plan, study.missing()))
+    with Progress("tasks", time_left=False) as progress, ExitStack() as stack:  # the study knows the time left better
+        engine, workers = _study_engine(arguments, study, stack)
+        count = study.run(
+            engine,
+            sources,
+            workers=workers,
+            interval=1.0 if arguments.engine == "local" else 5.0,
+            on_note=progress.note,
+            on_progress=lambda done, total, left: progress.update(
+                plan.name, done, total, "" if left is None else f"about {duration(left)} left"
+            ),
+        )
+    sys.stdout.write(
+        f"{study.results}: {count:,} results\nFigures: dit-eval study report {arguments.plan} --out {study.folder}\n"
+    )
+
+
+def _study_engine(arguments: argparse.Namespace, study: Study, stack: ExitStack) -> tuple[Engine, int]:
+    """Where the study's tasks run, and how many at once."""
+    resources = [study.plan.resources(task) for task in study.plan.tasks]
+    if arguments.engine == "slurm":
+        from dit_eval.study.slurm import SlurmEngine
+
+        limit = arguments.jobs or 16
+        slurm = SlurmEngine(study.folder / "slurm", limit=limit)
+        slurm.check(resources)
+        return slurm, limit
+    from dit_eval.study.tasks import local_engine
+
+    engine, limit = local_engine(study, device=arguments.device, jobs=arguments.jobs)
+    return stack.enter_context(engine), limit
+
+
+def _study_status(arguments: argparse.Namespace) -> None:
+    import dataclasses
+
+    from dit_eval.study.folder import Study
+    from dit_eval.study.plan_file import load_plan
+
+    study = Study(load_plan(arguments.plan), arguments.out)
+    study.check_begun()
+    rows = study.status()
+    if arguments.json:
+        tasks = [
+            {
+                "key": row.task.key,
+                "name": row.task.name,
+                "state": row.state,
+                "done_share": row.done_share,
+                "gflops": row.gflops,
+                "seconds_left": row.seconds_left,
+                "reason": row.reason,
+                "result": dataclasses.asdict(row.result) if row.result else None,
+            }
+            for row in rows
+        ]
+        sys.stdout.write(json.dumps({"tasks": tasks}, ensure_ascii=False) + "\n")
+        return
+    table = [("task", "state", "Gflops", "time left", "FID")]
+    for row in rows:
+        state = row.state if row.state in ("done", "waiting", "ready") else f"{row.state} {row.done_share:.0%}"
+        left = "" if row.state == "done" else "?" if row.seconds_left is None else duration(row.seconds_left)
+        fid = f"{row.result.fid:.3f}" if row.result and row.result.fid is not None else ""
+        table.append((row.task.name, state, f"{row.gflops:,.0f}", left, fid))
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    for name, state, *numbers in table:
+        cells = [f"{text:>{width}}" for text, width in zip(numbers, widths[2:], strict=True)]
+        sys.stdout.write("  ".join([f"{name:<{widths[0]}}", f"{state:<{widths[1]}}", *cells]).rstrip() + "\n")
+    states = [row.state for row in rows]
+    counts = {state: states.count(state) for state in ("done", "running", "failed")}
+    known = [row.seconds_left for row in rows if row.seconds_left is not None]
+    seconds = sum(known) if len(known) == len(rows) else 0.0
+    total = f", about {duration(seconds)} of one worker left" if seconds else ""
+    sys.stdout.write(
+        f"{counts['done']} of {len(rows)} done, {counts['running']} running, {counts['failed']} failed{total}\n"
+    )
+    for row in rows:
+        if row.reason:
+            sys.stdout.write(f"failed: {row.task.name}: {row.reason}\n")
+
+
+def _study_report(arguments: argparse.Namespace) -> None:
+    from dit_eval.report.law import measured_laws
+    from dit_eval.report.page import write_report
+    from dit_eval.study.folder import Study
+    from dit_eval.study.plan_file import load_plan
+
+    study = Study(load_plan(arguments.plan), arguments.out)
+    study.check_begun()
+    if not study.collect():
+        raise ValueError(f"{study.folder}: no cell is done; run the study first.")
+    page = write_report(
+        out=study.folder / "report", results=study.results, losses=study.losses, force=True, on_step=_say
+    )
+    for setting, law in measured_laws(study.results).items():
+        sys.stdout.write("\n".join([f"{setting}:", *(f"  {line}" for line in law.sentences(most=5))]) + "\n")
+    sys.stdout.write(f"{page}\n")
+
+
+def _study_show(arguments: argparse.Namespace) -> None:
+    from dit_eval.study.plan_file import load_plan
+
+    sys.stdout.write(load_plan(arguments.plan).text)
+
+
+def _study_work(arguments: argparse.Namespace) -> None:
+    if World.from_environment().size > 1:
+        from dit_eval.study.local import end_with
+
+        end_with(os.getppid())  # torchrun, which gives its processes sessions of their own, may be killed
+    with join() as world:
+        from dit_eval.study.folder import Study
+
+        study = Study.open(arguments.plan)
+        task = study.plan.task(arguments.key)
+        world.share_cores(study.plan.resources(task).threads)
+        with Progress("images" if task in study.plan.cells else "steps") as progress:
+            study.work(arguments.key, world=world, on_progress=partial(progress.update, task.name))
+
+
+def _format_plan(plan: Plan) -> str:
+    """Tasks and cost of a plan, before anything is done."""
+    from dit_eval.study.pace import predicted_hours, work_gflops
+
+    table = [("task", "processes", "Gflops", "device-hours")]
+    for task in plan.tasks:
+        resources, hours = plan.resources(task), predicted_hours(plan, [task])
+        processes = f"{resources.nodes} x {resources.processes}"
+        table.append((task.name, processes, f"{work_gflops(task):,.0f}", "?" if hours is None else f"{hours:,.2f}"))
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    lines = ["  ".join([f"{line[0]:<{widths[0]}}", *(f"{line[i]:>{widths[i]}}" for i in (1, 2, 3))]) for line in table]
+    return "\n".join([f"{plan.name}: {plan.about}", *lines, _format_cost(plan, plan.tasks)]) + "\n"
+
+
+def _format_cost(plan: Plan, tasks: list[Any]) -> str:
+    """What tasks cost, in words."""
+    from dit_eval.study.pace import predicted_hours, work_gflops
+    from dit_eval.study.plan import Training
+
+    trainings = [task for task in tasks if isinstance(task, Training)]
+    cells = [task for task in tasks if not isinstance(task, Training)]
+    text = (
+        f"to do: {len(trainings)} trainings, {sum(map(work_gflops, trainings)):,.0f} Gflops; {len(cells)} cells, "
+        f"{sum(map(work_gflops, cells)):,.0f} Gflops (1e9 multiply-adds; evaluation and decoding not counted)"
+    )
+    hours = predicted_hours(plan, tasks)
+    if plan.speed is not None and hours is not None:
+        text += (
+            f"\nabout {hours:,.2f} device-hours: {plan.speed.device} at {plan.speed.tflops:g} Tflop/s "
+            f"({plan.speed.source})"
+        )
+    return text
