@@ -40,7 +40,7 @@ check: $(VENV)/.test
 
 # SEED=1 tries other cases.
 fuzz: $(VENV)/.test
-	$(BIN)/python tests/fuzz_readers.py --seed $(or $(SEED),0)
+	$(BIN)/python tests/support/fuzz_readers.py --seed $(or $(SEED),0)
 
 # The short set, under ten minutes on two cores; benchmarks/README.md has the long runs.
 bench: $(VENV)/.test

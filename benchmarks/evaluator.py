@@ -24,7 +24,7 @@ from harness import log, print_environment
 
 from dit_eval.images.npz import write_batch
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from seeded_inception import seeded_weights, write_graph_def
 
 SIZE = 256

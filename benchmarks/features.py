@@ -26,7 +26,7 @@ from dit_eval.features.inception import TorchInception
 from dit_eval.features.inception_weights import POOL_DIM, SPATIAL_DIM
 from dit_eval.summary import RunningStats
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from seeded_inception import seeded_weights, write_graph_def, write_state_dict
 
 GFLOP = 11.43  # of an image of 299 x 299 px, a multiply-add counted as two

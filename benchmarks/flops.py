@@ -18,7 +18,7 @@ from collections.abc import Callable
 from harness import alternate, log, print_environment, report
 
 OURS = """
-from dit_eval.report.complexity import paper_rows
+from dit_eval.flops.printed import paper_rows
 rows = paper_rows()
 assert len(rows) == 31 and sum(row.agrees() for row in rows) == 28, [row.model for row in rows if not row.agrees()]
 """
@@ -27,7 +27,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from dit_eval.models.dit import DiT, named_config
 from dit_eval.models.unet import UNETS, UNet
-from dit_eval.report.complexity import _table_1, _table_4, _table_6
+from dit_eval.flops.printed import _table_1, _table_4, _table_6
 printed = [row for row in (*_table_1(), *_table_4(), *_table_6()) if "networks" not in row]
 which = {(row["model"], row["image_size"], row["block"]) for row in printed}
 assert len(which) == 24
@@ -46,7 +46,7 @@ for name, size, block in sorted(which, key=str):
         model(x, torch.zeros(1), y, **given)
 """
 XL = """
-from dit_eval.flops import count_model
+from dit_eval.flops.count import count_model
 assert count_model("DiT-XL/2").params
 """
 FVCORE = """
@@ -59,7 +59,7 @@ analysis = FlopCountAnalysis(DiT(c).eval(), (x, torch.zeros(1), label))
 assert analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total() > 0
 """
 TAIL = """
-from dit_eval.results import peak_memory_bytes
+from dit_eval.system.environment import peak_memory_bytes
 print(peak_memory_bytes())
 """
 

@@ -26,7 +26,7 @@ KEPT_VALUES = {"inception": 2048 + 1008, "digits": 64 + 10}  # per image
 MANIFOLD = """
 import numpy as np
 from dit_eval.metrics.manifold import precision_recall
-from dit_eval.results import peak_memory_bytes
+from dit_eval.system.environment import peak_memory_bytes
 rng = np.random.default_rng(0)
 gen, ref = (np.empty((rows, 2048), np.float32) for rows in (50_000, 10_000))
 for features in (gen, ref):

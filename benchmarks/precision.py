@@ -30,7 +30,7 @@ from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.summary import FeatureSummary, GaussianStats
 from dit_eval.system.assets import asset, fetch
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from seeded_inception import seeded_weights, write_state_dict
 
 GFLOP = 11.43  # of an image of 299 x 299 px, a multiply-add counted as two

@@ -34,7 +34,7 @@ from dit_eval.results.sample_run import SampleRun
 from dit_eval.study.plan_file import load_plan
 from dit_eval.summary import GaussianStats
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from seeded_inception import seeded_weights, write_state_dict
 
 IMAGES, STEPS, REFERENCE = 50_000, 250, 10_000  # of FID-50K as the paper has it

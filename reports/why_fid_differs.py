@@ -1,6 +1,6 @@
 """The page `why_fid_differs.md`, "Why is my FID not the paper's?", and the measurements behind it and `diagnose`.
 
-python reports/why_fid_differs.py                       the page again, from dit_eval/effects.json
+python reports/why_fid_differs.py                       the page again, from dit_eval/checks/findings/effects.json
 python reports/why_fid_differs.py measure digits        measure with the digits network (six minutes), then the page
 python reports/why_fid_differs.py measure inception     measure with a seeded Inception (ten minutes), then the page
 

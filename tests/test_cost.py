@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_sampling import command, make_run, random_dit, run
+from sample_runs import command, make_run, random_dit, run
 
 from dit_eval import cost as cost_module
 from dit_eval.cost import evaluation_cost, sampling_cost
@@ -323,7 +323,7 @@ def test_memory_of_sampling_is_that_of_the_run(tmp_path):
     code = """\
 import contextlib, sys
 from dit_eval.cli import main
-from dit_eval.results import peak_memory_bytes
+from dit_eval.system.environment import peak_memory_bytes
 with contextlib.suppress(SystemExit):
     main(sys.argv[1:])
 sys.stderr.write(f"peak {peak_memory_bytes()}")

@@ -17,6 +17,7 @@ import pytest
 import torch
 from filelock import FileLock
 from forks import Forks
+from sample_runs import command, make_run, random_dit, run
 
 from dit_eval.cli import main
 from dit_eval.diffusion.labels import draw_labels, read_labels
@@ -24,56 +25,12 @@ from dit_eval.diffusion.process import Diffusion
 from dit_eval.diffusion.sampler import ImageSampler, to_uint8
 from dit_eval.images.npz import open_batch
 from dit_eval.models.checkpoints import load_dit, save_dit, stored_config
-from dit_eval.models.dit import BLOCK_DESIGNS, DiT, DiTConfig, named_config
+from dit_eval.models.dit import BLOCK_DESIGNS, DiT, named_config
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.sampling import _Parts, sample_npz
 from dit_eval.system.assets import asset
-from dit_eval.system.environment import environment
 
-DIGITS = ["sample", "--ckpt", "dit-digits", "--num-sampling-steps", "8", "--cfg-scale", "1.5", "--device", "cpu"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
-
-
-def command(out, *more, images=40):
-    return [*DIGITS, "--num-fid-samples", str(images), "--out", str(out), *map(str, more)]
-
-
-def run(capsys, *arguments):
-    """Exit code, stdout, stderr of a command."""
-    with pytest.raises(SystemExit) as exit_:
-        main(list(map(str, arguments)))
-    captured = capsys.readouterr()
-    return exit_.value.code or 0, captured.out, captured.err
-
-
-def make_run(config, **settings):
-    standard = SampleRun(
-        model="test",
-        network=dataclasses.asdict(config),
-        checkpoint="test.safetensors",
-        checkpoint_sha256="0" * 64,
-        image_size=config.image_size,
-        num_images=10,
-        num_sampling_steps="8",
-        environment=environment(),
-    )
-    return dataclasses.replace(standard, **settings)
-
-
-def random_dit(**settings):
-    """A pixel-space DiT whose every parameter is random: no block is the identity."""
-    config = DiTConfig(
-        **{"depth": 2, "hidden_size": 32, "num_heads": 2, "patch_size": 2, "input_size": 8, "num_classes": 10}
-        | {"in_channels": 3, "space": "pixel"}
-        | settings
-    )
-    torch.manual_seed(0)
-    model = DiT(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.normal_(std=0.05)
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +240,7 @@ def test_bf16_rounds_the_weights_once_as_autocast_does_at_every_step(block, monk
     once = ImageSampler(model, run)
     assert {p.dtype for p in once.model.blocks.parameters() if p.ndim == 2} == {torch.bfloat16}
     assert {p.dtype for p in model.parameters()} == {torch.float32}, "the model that was given stays as it is"
-    monkeypatch.setattr("dit_eval.sampling._rounded", lambda model: model)
+    monkeypatch.setattr("dit_eval.diffusion.sampler._rounded", lambda model: model)
     always = ImageSampler(model, run)
     images = [sampler.draw(np.arange(8), np.arange(8)) for sampler in (once, always)]
     assert np.ptp(images[0]) > 100
@@ -407,7 +364,7 @@ def test_a_mistake_under_torchrun_is_reported_once(tmp_path):
     output, _ = process.communicate(timeout=300)
     assert process.returncode != 0
     assert output.count("dit-eval: error: Steps 'ddim256'") == 1
-    assert "dit_eval/cli.py" not in output, "no traceback of ours"
+    assert "dit_eval/cli/" not in output, "no traceback of ours"
 
 
 # ---- written behind
@@ -714,7 +671,8 @@ def test_packing_2000_images_of_256_px_takes_little_memory(tmp_path):
     code = f"""
 import numpy as np
 from pathlib import Path
-from dit_eval.results import SampleRun, peak_memory_bytes
+from dit_eval.results.sample_run import SampleRun
+from dit_eval.system.environment import peak_memory_bytes
 from dit_eval.sampling import _Parts
 run = SampleRun.from_json({make_run(random_dit().config, num_images=2000, image_size=256).to_json()!r})
 parts = _Parts(Path({str(tmp_path / "samples.npz")!r}), run)

@@ -358,7 +358,7 @@ def test_the_report_takes_the_log_and_the_folder_that_train_writes(data, tmp_pat
     pandas.testing.assert_frame_equal(read_losses([out, out / "log.jsonl"]), losses)
 
     # The command draws it; the paper's figures and counts, which take a while, are on something else.
-    monkeypatch.setattr("dit_eval.report.tables.count_named", lambda *_: Count(gflops=1.0, params_m=1.0))
+    monkeypatch.setattr("dit_eval.report.tables.paper.count_named", lambda *_: Count(gflops=1.0, params_m=1.0))
     monkeypatch.setattr("dit_eval.report.page._draw_setting", lambda *_: [])
     shutil.copytree(out, tmp_path / "cold")
     monkeypatch.chdir(tmp_path)

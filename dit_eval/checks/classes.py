@@ -104,7 +104,7 @@ def score_classes(
     Parameters
     ----------
     gen, ref : opened by `dit_eval.images.open_images`, both with labels and images
-    extractor, batch_size, cache, on_progress, on_note : see `dit_eval.evaluate.evaluate`, whose features in the cache
+    extractor, batch_size, cache, on_progress, on_note : see `dit_eval.evaluation.evaluate`, whose features in the cache
         serve here
 
     Raises

@@ -203,7 +203,7 @@ def seeded_weights(
 
 
 def write_seeded_weights(path: Path, seed: int = 0) -> str:
-    """Write the random weights of `dit_eval.golden` as a state dict that `TorchInception` reads, 96 MB.
+    """Write the random weights of `dit_eval.checks.golden` as a state dict that `TorchInception` reads, 96 MB.
 
     Returns
     -------

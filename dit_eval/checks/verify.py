@@ -161,7 +161,7 @@ def verify_published(
     ----------
     gen, ref : the two files, opened
     extractor : with the published weights
-    batch_size, cache, on_progress, on_note : see `dit_eval.evaluate.evaluate`
+    batch_size, cache, on_progress, on_note : see `dit_eval.evaluation.evaluate`
     """
     result = evaluate(
         gen=gen,
@@ -223,7 +223,7 @@ def verify_offline(
     Parameters
     ----------
     device : where the network runs
-    extractor : in place of `TorchInception`; with the seeded weights of `dit_eval.golden`
+    extractor : in place of `TorchInception`; with the seeded weights of `dit_eval.checks.golden`
     on_step : called with a line on what is being done
 
     Raises

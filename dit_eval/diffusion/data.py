@@ -314,7 +314,7 @@ def list_images(root: str | os.PathLike[str], *, image_size: int) -> ImageFolder
 def read_image(path: Path, image_size: int) -> np.ndarray:
     """An image file as RGB, cropped to its centre as `centre_crop` does; uint8 (H, H, 3).
 
-    `dit_eval.decoding` says what other colours and depths become.
+    `dit_eval.images.decoding` says what other colours and depths become.
 
     Raises
     ------

@@ -6,25 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-
-@dataclass(frozen=True, kw_only=True)
-class FlopCount(Counts):
-    """The counts of one forward pass, whole and in parts.
-
-    Attributes
-    ----------
-    params : trainable parameters (the paper counts these; the fixed position table of a DiT is not among them)
-    by_operator : counts of each operator, such as "linear" or "scaled_dot_product_attention"
-    by_module : counts of each module by its name, those below it included; "" is the whole
-    negligible : how often each operator occurred that counts 0; reasons in `NEGLIGIBLE`
-    """
-
-    params: int
-    by_operator: Mapping[str, Counts]
-    by_module: Mapping[str, Counts]
-    negligible: Mapping[str, int]
-
-
 Convention = Literal["paper", "fvcore", "mac"]
 CONVENTIONS: tuple[Convention, ...] = ("paper", "fvcore", "mac")
 Shape = tuple[int, ...] | None  # None for what is no tensor
@@ -55,3 +36,21 @@ class Counts:
     def gflops(self, convention: Convention = "paper") -> float:
         """The same in units of 1e9."""
         return self.total(convention) / 1e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlopCount(Counts):
+    """The counts of one forward pass, whole and in parts.
+
+    Attributes
+    ----------
+    params : trainable parameters (the paper counts these; the fixed position table of a DiT is not among them)
+    by_operator : counts of each operator, such as "linear" or "scaled_dot_product_attention"
+    by_module : counts of each module by its name, those below it included; "" is the whole
+    negligible : how often each operator occurred that counts 0; reasons in `NEGLIGIBLE`
+    """
+
+    params: int
+    by_operator: Mapping[str, Counts]
+    by_module: Mapping[str, Counts]
+    negligible: Mapping[str, int]

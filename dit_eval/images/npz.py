@@ -526,7 +526,7 @@ def _read_run(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None, path: Path
 
 
 def _read_made_from(comment: bytes) -> str | None:
-    """What `dit_eval.evaluate.write_reference` notes in the zip's comment; another program's comment is no error."""
+    """What `dit_eval.reference.make_reference` notes in the zip's comment; another program's comment is no error."""
     try:
         made_from = parse_json(comment.decode())["made_from"]["images_sha256"]
     except (KeyError, RecursionError, TypeError, ValueError):

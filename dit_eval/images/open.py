@@ -96,7 +96,7 @@ def open_images(
     path : an `.npz` batch; a folder of images, with those in folders below it; a `.zip`, `.tar` or `.tar.gz` of them;
         or a folder that a Hugging Face dataset was saved to
     role : "gen" must hold images; "ref" may be an npz of statistics only
-    num_images : use the first ones, in the order of `dit_eval.sources`; all by default
+    num_images : use the first ones, in the order of `dit_eval.images.listing`; all by default
 
     Raises
     ------

@@ -71,7 +71,7 @@ class ImageStream:
         if self._begun:
             raise ValueError(
                 f"{self.path}: read already; an iterable gives its images once. Make a new one, or write the images "
-                "into an npz (`dit_eval.npz.write_batch`) and open that."
+                "into an npz (`dit_eval.images.npz.write_batch`) and open that."
             )
         self._begun = True
         count, held = 0, list[np.ndarray]()

@@ -127,7 +127,7 @@ class BadgePart:
 
 @dataclass(frozen=True, kw_only=True)
 class Badge:
-    """What of a result is as for the published numbers of ADM's suite; see `dit_eval.badge`.
+    """What of a result is as for the published numbers of ADM's suite; see `dit_eval.results.badge`.
 
     Attributes
     ----------

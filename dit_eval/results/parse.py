@@ -19,7 +19,7 @@ _NOT_OURS = (ArithmeticError, AttributeError, KeyError, RecursionError, TypeErro
 
 
 def json_text(data: Any) -> str:
-    """One line of JSON, in characters that every UTF-8 file can take; see `dit_eval.files.shown` for the others.
+    """One line of JSON, in characters that every UTF-8 file can take; see `dit_eval.system.text.shown` for the others.
 
     Raises
     ------

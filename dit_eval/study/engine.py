@@ -79,7 +79,7 @@ def torchrun(command: Sequence[str], resources: Resources, *, meeting: Sequence[
 
 
 class Engine(Protocol):
-    """What starts tasks: `dit_eval.workers.LocalEngine` or `dit_eval.engines.SlurmEngine`."""
+    """What starts tasks: `dit_eval.study.local.LocalEngine` or `dit_eval.study.slurm.SlurmEngine`."""
 
     @property
     def outstanding(self) -> set[str]:

@@ -76,7 +76,7 @@ class Study:
 
     Parameters
     ----------
-    plan : see `dit_eval.plan.load_plan`
+    plan : see `dit_eval.study.plan_file.load_plan`
     folder : of the study; it need not exist
     """
 

@@ -23,7 +23,7 @@ import PIL.Image
 import torch
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parent / "support"))
 
 from dit_goldens import seeded_state  # noqa: E402
 from training_goldens import CROPS, MODEL, crop_input, training_batches  # noqa: E402

