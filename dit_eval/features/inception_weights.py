@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dit_eval.features.graph_def import read_constants
-from dit_eval.models.tensors import load_tensors
+from dit_eval.system.tensors import load_tensors
 
 POOL_DIM, SPATIAL_CHANNELS, SPATIAL_DIM, NUM_CLASSES = 2048, 7, 7 * 17 * 17, 1008
 

@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dit_eval.features.network import FeatureBatch
-from dit_eval.models.tensors import load_tensors
 from dit_eval.system.assets import sha256_of
 from dit_eval.system.switches import arithmetic
+from dit_eval.system.tensors import load_tensors
 
 _PATCH = 14  # pixels
 _CPU_MINI_BATCH = 16  # keeps the activations of CLIP's 577 tokens small

@@ -22,9 +22,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dit_eval.models.dit import MODEL_NAMES, DiT, DiTConfig, named_config
-from dit_eval.models.tensors import load_tensors
 from dit_eval.models.wrappers import found_elsewhere, unwrap
 from dit_eval.system.files import atomic_file
+from dit_eval.system.tensors import load_tensors
 from dit_eval.system.text import reason, shown
 
 # In the metadata of the safetensors files that we write.
