@@ -21,7 +21,7 @@ import numpy as np
 
 from dit_eval.checks.golden import image_set, probes, write_seeded_weights
 from dit_eval.evaluation import evaluate
-from dit_eval.features.cache import cached_features
+from dit_eval.features.cache import cache_entry, cached_features
 from dit_eval.features.inception import TorchInception
 from dit_eval.features.inception_weights import NUM_CLASSES, POOL_DIM, SPATIAL_DIM
 from dit_eval.features.network import FeatureExtractor
@@ -296,7 +296,8 @@ def _metric_numbers(extractor: FeatureExtractor, folder: Path) -> dict[str, np.n
     """Statistics and metrics of the golden sets, by the name of the check."""
     gen, ref = (open_batch(folder / f"{role}.npz", role=role) for role in ("gen", "ref"))
     result = evaluate(gen=gen, ref=ref, extractor=extractor, cache=folder)
-    summary, _ = cached_features(gen, extractor, images_sha256=gen.sha256(), cache=folder)
+    kept = cache_entry(gen, extractor, images_sha256=gen.sha256(), cache=folder)
+    summary, _ = cached_features(gen, extractor, entry=kept)
     found: dict[str, np.ndarray] = {}
     for part, stats in (("pool", summary.pool), ("spatial", summary.spatial)):
         if isinstance(stats, GaussianStats):

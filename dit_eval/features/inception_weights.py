@@ -72,24 +72,24 @@ def convolutions_sha256(state: Mapping[str, torch.Tensor]) -> str:
 
 def _check_names(state: dict[str, torch.Tensor], source: str | os.PathLike[str]) -> None:
     """Tell another network's weights before anything is done with them; `_network` looks at every shape."""
-    parts = [
-        f"{module}.{part}"
-        for module in convolution_scopes()
-        for part in ("conv.weight", *(f"bn.{n}" for n in _BATCH_NORM))
-    ]
-    needed = {*parts, "fc.weight", "fc.bias"}
+    parts = ("conv.weight", *(f"bn.{name}" for name in _BATCH_NORM))
+    needed = {"fc.weight", "fc.bias", *(f"{module}.{part}" for module in convolution_scopes() for part in parts)}
     found = {name for name in state if not name.endswith(".num_batches_tracked")}
     if found != needed:
         name = min(found ^ needed)
         raise _not_this_network(source, f"{name} is {'missing' if name in needed else 'unknown'}")
     for name, tensor in state.items():
-        # A view may claim any size on a few bytes; what is looked at value by value must be as large as it says.
-        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes() or tensor.is_complex():
+        if not _is_whole(tensor):
             raise _not_this_network(
                 source, f"{name} is {tensor.dtype} {tuple(tensor.shape)}, in too few bytes or complex"
             )
     if state["fc.weight"].shape != (NUM_CLASSES, POOL_DIM):
         raise _not_this_network(source, f"its classifier has shape {tuple(state['fc.weight'].shape)}")
+
+
+def _is_whole(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is real and as large as it says: a view may claim any size on a few bytes."""
+    return not tensor.is_complex() and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _not_this_network(source: str | os.PathLike[str], what: str) -> ValueError:
