@@ -69,6 +69,16 @@ class Check:
     def passed(self) -> bool:
         return self.deviation is not None and self.deviation <= self.tolerance
 
+    def lines(self) -> list[str]:
+        """The comparison, and its hint if there is one, as people read them."""
+        state = "ok" if self.passed else "-" if self.deviation is None else "FAIL"
+        line = f"  {state:<5} {self.what:<62}"
+        if self.deviation is not None:
+            numbers = ", ".join(f"{f:.6g} ({e:.6g})" for f, e in zip(self.found, self.expected, strict=True))
+            unit = " relative" if self.relative else ""
+            line += f" off by {self.deviation:.1e}, may be {self.tolerance:.1e}{unit}  {numbers}"
+        return [line.rstrip()] + ([] if self.hint is None else [f"        {self.hint}"])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
@@ -99,15 +109,7 @@ class Verification:
         """The comparisons and the verdict, as people read them."""
         lines = [f"{self.name}: {self.source}"]
         for check in self.checks:
-            state = "ok" if check.passed else "-" if check.deviation is None else "FAIL"
-            line = f"  {state:<5} {check.what:<62}"
-            if check.deviation is not None:
-                numbers = ", ".join(f"{f:.6g} ({e:.6g})" for f, e in zip(check.found, check.expected, strict=True))
-                unit = " relative" if check.relative else ""
-                line += f" off by {check.deviation:.1e}, may be {check.tolerance:.1e}{unit}  {numbers}"
-            lines.append(line.rstrip())
-            if check.hint is not None:
-                lines.append(f"        {check.hint}")
+            lines += check.lines()
         lines += [f"  {note}" for note in self.notes]
         failed = sum(not check.passed for check in self.checks)
         verdict = "passed" if self.passed else f"FAILED: {self.hint}"

@@ -121,10 +121,15 @@ def _tensor(data: memoryview, name: str, most: int) -> np.ndarray | None:
     if dtype != _FLOAT:
         return None
     array = np.frombuffer(content, "<f4") if content else np.concatenate(values or [np.zeros(0, "<f4")])
+    return _filled(array, shape, name, most)
+
+
+def _filled(array: np.ndarray, shape: tuple[int, ...], name: str, most: int) -> np.ndarray:
+    """A constant's values in its shape; the last value stands for all that follow."""
     count = math.prod(shape)
     if max(count, array.size) > most:  # a single value may stand for any number of them
         raise ValueError(f"constants of more than {_MAX_VALUES:,} values")
-    if 0 < array.size < count:  # the last value stands for all that follow
+    if 0 < array.size < count:
         array = np.concatenate([array, np.full(count - array.size, array[-1], "<f4")])
     if array.size != count:
         raise ValueError(f"constant {name[:80]!r} has {array.size} values for another shape; the file is damaged")
