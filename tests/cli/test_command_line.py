@@ -13,7 +13,7 @@ import pytest
 
 from dit_eval.cli import main
 
-GOLDEN = json.loads((Path(__file__).parent / "goldens" / "command_line.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "goldens" / "command_line.json").read_text())
 ENTRIES = {
     name: {entry.get("name") or entry["spellings"][0]: entry for entry in [*of["arguments"], *of["options"].values()]}
     for name, of in GOLDEN["commands"].items()
