@@ -138,7 +138,7 @@ RESULTS = [
 
 
 def test_results_are_read():
-    from dit_eval.results import read_results
+    from dit_eval.results.lines import read_results
 
     results = read_results(FILES / "results.jsonl")
     assert len(results) == len(RESULTS)
