@@ -361,12 +361,15 @@ def test_kept_features_are_taken_or_made_again(here, dit_eval, damaged):
     (entry,) = (here / "cache").iterdir()
     if damaged:
         entry.write_bytes(entry.read_bytes()[:1000])
+    os.utime(entry, (0, 0))
     with np.load(DIGITS) as file:
         np.savez(here / "sixty.npz", arr_0=file["arr_0"][:60])
-    output, _ = dit_eval(f"{EVALUATE} --no-results --json - --cache cache")
+    output, _ = dit_eval(f"{EVALUATE} --intervals --no-results --json - --cache cache")
     now, then = json.loads(output), lines(here / "results.jsonl")[0]
     for name in ("fid", "sfid", "inception_score", "precision", "recall"):
         assert now[name] == pytest.approx(then[name], rel=1e-6), name
+    assert (entry.stat().st_mtime > 0) is damaged, "written again only if it has to be"
+    assert len(list((here / "cache").iterdir())) == 2, "no entry of its own for the same samples, one for the reference"
 
 
 def test_kept_gflops_of_other_code_are_not_believed(here):
