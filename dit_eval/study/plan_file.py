@@ -287,7 +287,7 @@ def _network(table: _Table) -> dict[str, Any]:
     backend = table.choice("backend", [backend.name for backend in network.backends], network.backends[0].name)
     metrics = table.many("metrics", "names of metrics", (str,)) if "metrics" in table else None
     try:
-        check_metrics(metrics, network)
+        check_metrics(metrics, network.name)
     except ValueError as error:
         raise table.error("metrics", str(error).rstrip(".")) from None
     return {"extractor": network.name, "backend": backend, "metrics": None if metrics is None else tuple(metrics)}

@@ -32,7 +32,7 @@ def test_facts_are_those_of_the_class(network, backend):
     loaded = class_of(backend)
     assert (loaded.name, loaded.backend) == (network.name, backend.name)
     assert (loaded.pool_dim, loaded.spatial_dim) == (network.pool_dim, network.spatial_dim)
-    check_metrics(None, network)
+    check_metrics(None, network.name)
 
 
 @every_backend
