@@ -34,7 +34,6 @@ from dit_eval.results.settings import EvaluationSettings
 from dit_eval.summary import GaussianStats
 from dit_eval.system.assets import embedded_dir
 from dit_eval.system.environment import environment
-from dit_eval.system.progress import OnProgress
 from dit_eval.system.text import did_you_mean
 from dit_eval.system.where import Where
 
@@ -156,9 +155,7 @@ def verify_published(
     ref: ImageSet,
     extractor: FeatureExtractor,
     batch_size: int = 64,
-    cache: Path | None = None,
-    on_progress: OnProgress | None = None,
-    on_note: Callable[[str], None] | None = None,
+    where: Where | None = None,
 ) -> Verification:
     """Score a published sample batch and compare with the published numbers.
 
@@ -166,7 +163,7 @@ def verify_published(
     ----------
     gen, ref : the two files, opened
     extractor : with the published weights
-    batch_size, cache, on_progress, on_note : see `dit_eval.evaluation.evaluate`
+    batch_size, where : see `dit_eval.evaluation.evaluate`
     """
     names = tuple(metric.name for metric in METRICS if metric.key in golden.metrics)
     result = score(
@@ -174,7 +171,7 @@ def verify_published(
         ref=ref,
         network=extractor,
         settings=EvaluationSettings(metrics=names, batch_size=batch_size),
-        where=Where(cache=cache, on_progress=on_progress, on_note=on_note),
+        where=where,
     )
     found = {metric: float(getattr(result, metric)) for metric in golden.metrics}
     hint = "run `dit-eval verify --offline`: it tells where the computation goes wrong; if it passes, compare the files"
