@@ -103,7 +103,7 @@ def evaluation_cost(
 
     Parameters
     ----------
-    metrics : those that will be computed, see `dit_eval.metrics.choose.check_request`
+    metrics : those that will be computed, see `dit_eval.metrics.choose.choose`
     num_images : samples to predict for, in place of those of `gen`; the file may be a part of them
     clock : seconds
     """

@@ -167,7 +167,7 @@ def test_fewer_than_four_images_refuse_precision_and_recall(tmp_path, digits, di
     found = run(tmp_path / "gen.npz", tmp_path / "ref.npz", digits_extractor)
     assert found.precision is None
     assert found.fid > 0
-    with pytest.raises(ValueError, match=r"recall: .*holds 3 image\(s\); .*at least 4 on each side"):
+    with pytest.raises(ValueError, match=r"recall: .*holds 3 images; .*at least 4 on each side"):
         run(tmp_path / "gen.npz", tmp_path / "ref.npz", digits_extractor, metrics=["recall"])
 
 
@@ -180,7 +180,7 @@ def test_one_sample_gives_no_fid(tmp_path, digits, digits_ref, digits_extractor)
 
 def test_other_sizes_are_refused_unless_wanted(sample_file, tmp_path, digits, digits_ref, digits_extractor):
     np.savez(tmp_path / "large.npz", arr_0=digits.images.repeat(2, axis=1).repeat(2, axis=2))
-    with pytest.raises(ValueError, match=r"images of 16x16, .*of 8x8.*--allow-size-mismatch"):
+    with pytest.raises(ValueError, match=r"images of 16x16, .*of 8x8.*`allow_size_mismatch`"):
         run(tmp_path / "large.npz", digits_ref, digits_extractor)
     found = run(tmp_path / "large.npz", digits_ref, digits_extractor, allow_size_mismatch=True)
     assert any("not a published comparison" in w for w in found.warnings)

@@ -148,6 +148,7 @@ def _add_extractor_options(parser: argparse.ArgumentParser) -> None:
         metavar="B",
         help="images in memory at a time; each core of a CPU takes 4 or 8 of them (default: %(default)s)",
     )
+    parser.set_defaults(options={"network": "--extractor"})  # what a message of the library calls it
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     parser.set_defaults(options={"network": "--extractor"})  # what messages call it
 

@@ -83,45 +83,54 @@ def choose(
         If a metric is unknown or impossible or not defined on this network, or the sizes differ.
     """
     check_metrics(names, network.name)
-    usual = _usual(network.name)
-    stored = _serves(ref, network)
+    usual, stored = _usual(network.name), _serves(ref, network)
     _check_dimensions(ref, network, stored)
     reasons = {m.name: why for m in _defined(network.name) if (why := _why_not(m, gen, ref, network, stored))}
     impossible = [name for name in names or () if name in reasons]
     if impossible:
         raise ValueError(f"{', '.join(impossible)}: {reasons[impossible[0]]}.")
-    mismatch = gen.image_size != ref.image_size and ref.image_size is not None
-    if mismatch and not allow_size_mismatch:
-        raise ValueError(
-            f"{gen.path} has images of {_size(gen)}, {ref.path} of {_size(ref)}. Take the reference of the samples' "
-            "resolution, or pass `allow_size_mismatch` to score them as they are (the network resizes both)."
-        )
+    if not allow_size_mismatch:
+        _check_sizes(gen, ref)
     wanted = usual if names is None else names
     metrics = tuple(metric for metric in METRICS if metric.name in wanted and metric.name not in reasons)
     missing = {name: why for name, why in reasons.items() if name in usual}
     if not metrics:
         raise ValueError(f"Nothing can be computed: {'; '.join(dict.fromkeys(missing.values()))}.")
-    warnings = [f"{name}: not computed, {why}." for name, why in missing.items() if names is None]
-    if gen.pool or gen.spatial:
-        warnings.append(f"{gen.path} carries statistics; they are ignored, its {gen.num_images:,} images are scored.")
-    if (ref.pool or ref.spatial) and not stored:
-        warnings += [
-            f"{ref.path}: its statistics are of another network; {metric.label} is against its {ref.num_images:,} "
-            "images."
-            for metric in metrics
-            if metric.needs.moments
-        ]
-    if mismatch:
-        warnings.append(f"gen images are {_size(gen)}, ref images {_size(ref)}: not a published comparison.")
-    warnings += _few_images(metrics, gen, ref, network.name)
-    for images, what in ((gen, "samples"), *([] if stored else [(ref, "reference images")])):
-        warnings += _singular(metrics, images, what, network)
+    not_asked = [f"{name}: not computed, {why}." for name, why in missing.items() if names is None]
     return Choice(
         metrics=metrics,
-        warnings=tuple(warnings),
+        warnings=(*not_asked, *_warnings(metrics, gen, ref, network, stored)),
         stored=stored,
         reads_ref=_reads_ref(metrics, stored),
     )
+
+
+def _check_sizes(gen: ImageSet, ref: ImageSet) -> None:
+    """That the images of both sides are of one size."""
+    if gen.image_size != ref.image_size and ref.image_size is not None:
+        raise ValueError(
+            f"{gen.path} has images of {_size(gen)}, {ref.path} of {_size(ref)}. Take the reference of the samples' "
+            "resolution, or pass `allow_size_mismatch` to score them as they are (the network resizes both)."
+        )
+
+
+def _warnings(
+    metrics: Sequence[Metric], gen: ImageSet, ref: ImageSet, network: FeatureSizes, stored: bool
+) -> Iterator[str]:
+    """What a user should know of two sets before these metrics are computed of them."""
+    if gen.pool or gen.spatial:
+        yield f"{gen.path} carries statistics; they are ignored, its {gen.num_images:,} images are scored."
+    if (ref.pool or ref.spatial) and not stored:
+        for metric in metrics:
+            if metric.needs.moments:
+                about = f"{metric.label} is against its {ref.num_images:,} images."
+                yield f"{ref.path}: its statistics are of another network; {about}"
+    if gen.image_size != ref.image_size and ref.image_size is not None:
+        yield f"gen images are {_size(gen)}, ref images {_size(ref)}: not a published comparison."
+    yield from _few_images(metrics, gen, ref, network.name)
+    yield from _singular(metrics, gen, "samples", network)
+    if not stored:
+        yield from _singular(metrics, ref, "reference images", network)
 
 
 def uses_reference_images(names: Sequence[str], *, ref: ImageSet, sizes: FeatureSizes) -> bool:
@@ -141,19 +150,21 @@ def check_metrics(names: Sequence[str] | None, network: str) -> None:
     ValueError
         With those that are known, or the network to take.
     """
+    if names is None:
+        return
     known = {metric.name: metric for metric in METRICS}
-    unknown = [name for name in names or () if name not in known]
-    if unknown or (names is not None and not names):
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
         also = {other: metric.name for metric in METRICS for other in metric.other_names}
         hint = did_you_mean(unknown[0], known, also=also) if unknown else ""
         raise ValueError(f"Unknown metric {', '.join(unknown) or '(none)'}; known: {', '.join(known)}.{hint}")
     defined = [metric.name for metric in _defined(network)]
-    for name in names or ():
-        if name not in defined:
-            raise ValueError(
-                f"{name} is not defined on the features of {network}, which give {', '.join(defined)}. "
-                f"Pass `network` {known[name].networks[0]} for {name}, in a run of its own."
-            )
+    other = next((name for name in names if name not in defined), None)
+    if other is not None:
+        raise ValueError(
+            f"{other} is not defined on the features of {network}, which give {', '.join(defined)}. "
+            f"Pass `network` {known[other].networks[0]} for {other}, in a run of its own."
+        )
 
 
 def _defined(network: str) -> list[Metric]:
