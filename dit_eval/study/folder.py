@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from dit_eval.diffusion.labels import draw_labels
 from dit_eval.diffusion.sampler import ImageSampler
+from dit_eval.diffusion.trainer import Execution
 from dit_eval.evaluation import evaluate
 from dit_eval.images.npz import open_batch
 from dit_eval.models.checkpoints import load_dit
@@ -30,7 +31,7 @@ from dit_eval.sampling import images_drawn, sample_npz
 from dit_eval.study.pace import _Pace, work_gflops
 from dit_eval.study.plan import Cell, Plan, Task, Training, label
 from dit_eval.study.plan_file import parse_plan
-from dit_eval.study.sources import Sources, _extractor, sample_run, training_data
+from dit_eval.study.sources import Sources, _extractor, sample_run, training_data, training_run
 from dit_eval.system.assets import sha256_of
 from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
@@ -325,18 +326,15 @@ class Study:
                 f"{folder} has done {before:,} steps and did not keep the weights after {lost[0]:,}. Remove the folder "
                 "to train again, or take that step out of the plan."
             )
+        data = world.first_then_all(lambda: training_data(self.plan, self.sources))
         train(
             folder,
-            config=run.config,
-            data=world.first_then_all(lambda: training_data(self.plan, self.sources)),
-            recipe=run.recipe,
-            steps=run.steps[-1],
-            save_at=[step for step in run.steps if step > before],
-            save_every=run.save_every,
-            log_every=run.log_every,
-            device=world.device(self.sources.device),
-            micro_batch=resources.micro_batch,
-            num_workers=resources.num_workers,
+            training_run(run, data, save_at=[step for step in run.steps if step > before]),
+            execution=Execution(
+                device=world.device(self.sources.device),
+                micro_batch=resources.micro_batch,
+                num_workers=resources.num_workers,
+            ),
             world=world,
             on_progress=(lambda done, total, _: on_progress(done, total)) if on_progress else None,
         )
