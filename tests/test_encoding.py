@@ -20,7 +20,7 @@ from dit_eval.cli import main
 from dit_eval.diffusion.data import CorruptImage, centre_crop, list_images, read_image
 from dit_eval.diffusion.latents import Latents
 from dit_eval.diffusion.trainer import Recipe, Schedule, draw_batch
-from dit_eval.encoding import encode
+from dit_eval.encoding import Encoder, encode
 from dit_eval.models import vae
 from dit_eval.models.checkpoints import stored_config
 from dit_eval.models.dit import DiTConfig, named_config
@@ -336,7 +336,7 @@ def test_another_run_at_the_output_is_refused(pictures, small_vae, tmp_path, cap
     out = tmp_path / "latents"
     assert run(capsys, *command(pictures, out, small_vae))[0] == 0
     code, _, error = run(capsys, *command(pictures, out, small_vae, "--image-size", 40))
-    assert (code, "image_size 40, there 32" in error) == (2, True)
+    assert (code, "image_size: 40, 32 (now, there)" in error) == (2, True)
     save_image(pictures / "cat" / "new.png", 4)
     code, _, error = run(capsys, *command(pictures, out, small_vae))
     assert (code, "listing_sha256" in error) == (2, True)
@@ -351,10 +351,10 @@ def test_another_run_at_the_output_is_refused(pictures, small_vae, tmp_path, cap
 def test_damaged_latents_are_refused(pictures, tmp_path):
     folder, out = list_images(pictures, image_size=16), tmp_path / "latents"
 
-    def encoder(images):
+    def posterior(images):
         return np.zeros((len(images), 4, 2, 2), np.float32), np.ones((len(images), 4, 2, 2), np.float32)
 
-    encode(folder, out, encoder=encoder, vae="test", vae_sha256="0", scale=1.0)
+    encode(folder, out, encoder=Encoder(encode=posterior, vae="test", vae_sha256="0", scale=1.0))
     assert Latents(out).identity["images"] == 11
     shard = out / "moments-000000.npy"
     whole = shard.read_bytes()
@@ -393,6 +393,7 @@ def test_odd_options_are_explained(pictures, small_vae, tmp_path, capsys):
         (["--vae", "emma"], "no autoencoder there"),
         (["--on-corrupt", "ignore"], "unknown choice 'ignore'"),
         (["--device", "cuda:9"], "PyTorch sees"),
+        (["--num-workers", -1], "--num-workers: expected at least 0; got -1"),
     ):
         code, output, error = run(capsys, *command(pictures, tmp_path / "latents", small_vae, *options))
         assert (code, output) == (2, "")

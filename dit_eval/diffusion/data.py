@@ -142,7 +142,7 @@ def open_data(
     if not path.exists():
         raise FileNotFoundError(f"{path}: neither latents, nor an npz, nor a folder of images.")
     if image_size is None:
-        raise ValueError(f"{path}: a folder of images needs --image-size, the side of the centre crop.")
+        raise ValueError(f"{path}: a folder of images needs `image_size`, the side of the centre crop.")
     return list_images(path, image_size=image_size)
 
 

@@ -92,7 +92,7 @@ class Latents:
 def check_latents_folder(out: Path) -> None:
     """ValueError if something else than latents is where latents are to be written."""
     if out.exists() and not (out / _INDEX).is_file():
-        raise ValueError(f"{out}: exists and is no folder of latents; name another --out.")
+        raise ValueError(f"{out}: exists and is no folder of latents; name another `out`.")
 
 
 def _shard(number: int) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from dit_eval.system.dist import World
@@ -72,6 +73,11 @@ class RunFolder:
         """Write a file of the folder, whole or not at all."""
         with atomic_file(self.path / name) as file:
             file.write(data)
+
+    def write_array(self, name: str, array: np.ndarray) -> None:
+        """Write an array as `.npy`, whole or not at all."""
+        with atomic_file(self.path / name) as file:
+            np.lib.format.write_array(file, array, allow_pickle=False)
 
 
 def read_settings(path: Path) -> dict[str, Any] | None:
