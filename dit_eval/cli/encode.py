@@ -50,10 +50,12 @@ def _encode(arguments: argparse.Namespace) -> None:
         _header(f"encode: images of {arguments.folder}, into {arguments.out}")
         from dit_eval.encoding import Encoder, EncodingSettings, encode
 
-        settings = EncodingSettings(
-            dtype="float16" if arguments.half else "float32",
-            on_corrupt=arguments.on_corrupt,
-            num_workers=arguments.num_workers,
+        settings = world.from_first(
+            lambda: EncodingSettings(
+                dtype="float16" if arguments.half else "float32",
+                on_corrupt=arguments.on_corrupt,
+                num_workers=arguments.num_workers,
+            )
         )
         watch = Watch()
         folder, vae, sha256 = world.from_first(lambda: _encode_setup(arguments, watch))
