@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from msgspec import Meta
 
-from dit_eval.diffusion.data import CorruptImage, _to_model
-from dit_eval.diffusion.latents import _INDEX, Latents, _shard, check_latents_folder
+from dit_eval.diffusion.data import CorruptImage, model_input
+from dit_eval.diffusion.latents import INDEX, Latents, check_latents_folder, shard_name
 from dit_eval.results.parse import json_text
 from dit_eval.system.ahead import in_order
 from dit_eval.system.dist import World
@@ -183,7 +183,7 @@ def _image(folder: ImageFolder, index: int) -> np.ndarray | CorruptImage:
 
 def _moments(encoder: Encoder, images: np.ndarray) -> np.ndarray:
     """Posteriors of images uint8 (B, H, H, 3) and their mirror images: (B, 2, 2, C, h, w)."""
-    sides = (_to_model(images, np.full(len(images), mirrored)) for mirrored in (False, True))
+    sides = (model_input(images, np.full(len(images), mirrored)) for mirrored in (False, True))
     return np.stack([np.stack(encoder.encode(side), axis=1) for side in sides], axis=1)
 
 
@@ -220,7 +220,7 @@ class _Unfinished:
         """
         self.files.claim()
         check_latents_folder(self._out)
-        described = self._out / _INDEX if self._out.exists() else self.files.settings
+        described = self._out / INDEX if self._out.exists() else self.files.settings
         there = read_settings(described)
         if there is not None:  # the index has more than settings
             refuse_other(described.parent, differences(self._settings, {k: there.get(k) for k in self._settings}))
@@ -240,7 +240,7 @@ class _Unfinished:
             yield number, range(first, min(first + _SHARD, count))
 
     def has(self, number: int) -> bool:
-        return (self._parts / _shard(number)).exists()
+        return (self._parts / shard_name(number)).exists()
 
     def images_done(self) -> int:
         """Images of the finished files, of all processes."""
@@ -250,7 +250,7 @@ class _Unfinished:
         about = {"kept": shard.kept, "skipped": shard.skipped}
         self.files.write(f"shard-{number:06d}.json", json.dumps(about).encode())
         # Last: its being there says that this part is done. Without any image it is not listed in the index.
-        self.files.write_array(_shard(number), shard.moments)
+        self.files.write_array(shard_name(number), shard.moments)
 
     def finish(self) -> int:
         """Write labels and index, and give the folder its name; the number of images."""
@@ -258,24 +258,27 @@ class _Unfinished:
         missing = [number for number in numbers if not self.has(number)]
         if missing:
             raise OSError(
-                f"{self._parts}: {_shard(missing[0])} is missing though all processes have finished. Run it again."
+                f"{self._parts}: {shard_name(missing[0])} is missing though all processes have finished. Run it again."
             )
         about = [json.loads((self._parts / f"shard-{k:06d}.json").read_text(encoding="utf-8")) for k in numbers]
         kept = [index for shard in about for index in shard["kept"]]
         if not kept:
             raise ValueError(f"{self._folder.root}: none of the {len(self._folder):,} images can be read.")
-        index = {
+        names = "".join(f"{self._folder.files[i]}\n" for i in kept)
+        self.files.write_array("labels.npy", self._folder.labels[kept])
+        self.files.write("files.txt", names.encode(errors="surrogateescape"))
+        self.files.write(INDEX, json_text(self._index(about)).encode())
+        os.replace(self._parts, self._out)
+        return len(kept)
+
+    def _index(self, about: list[dict[str, Any]]) -> dict[str, Any]:
+        """What all shards say of themselves, by number, and what they were made with."""
+        return {
             **self._settings,
             "classes": self._folder.classes,
             "shards": [(k, len(shard["kept"])) for k, shard in enumerate(about) if shard["kept"]],
             "skipped": {path: why for shard in about for path, why in shard["skipped"].items()},
         }
-        names = "".join(f"{self._folder.files[i]}\n" for i in kept)
-        self.files.write_array("labels.npy", self._folder.labels[kept])
-        self.files.write("files.txt", names.encode(errors="surrogateescape"))
-        self.files.write(_INDEX, json_text(index).encode())
-        os.replace(self._parts, self._out)
-        return len(kept)
 
     def _finished(self) -> int:
         return len(list(self._parts.glob("moments-*.npy")))
