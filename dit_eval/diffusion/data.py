@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -277,29 +277,28 @@ def list_images(root: str | os.PathLike[str], *, image_size: int) -> ImageFolder
         raise FileNotFoundError(f"{root}: no such folder; needed one with images, or with a folder for each class.")
     if image_size < 1:
         raise ValueError(f"image_size: expected at least 1; got {image_size}")
-    visible = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
-    loose = [path.name for path in visible if _is_image(path)]
-    classes = {folder.name: _images_of_class(folder) for folder in visible if folder.is_dir()}
-    _check_one_kind(root, loose, classes)
-    files = [f"{name}/{file}" for name, found in classes.items() for file in found] or loose
-    counts = [len(found) for found in classes.values()] or [len(loose)]
+    found = _images_by_class(root)
     return ImageFolder(
         root=root,
-        files=tuple(files),
-        labels=np.repeat(np.arange(len(counts), dtype=np.int64), counts),
-        classes=tuple(classes),
+        files=tuple(f"{name}/{file}" if name else file for name, files in found.items() for file in files),
+        labels=np.repeat(np.arange(len(found), dtype=np.int64), [len(files) for files in found.values()]),
+        classes=tuple(name for name in found if name),
         image_size=image_size,
     )
 
 
-def _check_one_kind(root: Path, loose: Sequence[str], classes: Collection[str]) -> None:
-    """ValueError unless there are either images or class folders."""
+def _images_by_class(root: Path) -> dict[str, list[str]]:
+    """The images of each class folder, by their paths in it; those of `root` itself are of one class without a name."""
+    visible = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
+    loose = [path.name for path in visible if _is_image(path)]
+    classes = {folder.name: _images_of_class(folder) for folder in visible if folder.is_dir()}
     if loose and classes:
         raise ValueError(f"{root / loose[0]}: an image beside class folders has no class; move it into one.")
     if not (loose or classes):
         raise ValueError(
             f"{root}: no images there. Read are {', '.join(IMAGE_SUFFIXES)}, also in a folder for each class."
         )
+    return classes or {"": loose}
 
 
 def _images_of_class(folder: Path) -> list[str]:
