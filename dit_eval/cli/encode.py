@@ -48,12 +48,20 @@ def _add_encode(commands: Any) -> None:
 def _encode(arguments: argparse.Namespace) -> None:
     with join() as world:
         _header(f"encode: images of {arguments.folder}, into {arguments.out}")
+        from dit_eval.encoding import Encoder, EncodingSettings, encode
+
+        settings = world.from_first(
+            lambda: EncodingSettings(
+                dtype="float16" if arguments.half else "float32",
+                on_corrupt=arguments.on_corrupt,
+                num_workers=arguments.num_workers,
+            )
+        )
         watch = Watch()
         folder, vae, sha256 = world.from_first(lambda: _encode_setup(arguments, watch))
         world.share_cores()
         import torch
 
-        from dit_eval.encoding import encode
         from dit_eval.models.vae import SCALE, Autoencoder
 
         device = world.device(arguments.device)
@@ -62,7 +70,7 @@ def _encode(arguments: argparse.Namespace) -> None:
         world.barrier()
         world.from_first(watch.check)  # of the checksum and of what all processes have loaded
 
-        def encoder(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def posterior(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             with torch.inference_mode():
                 mean, std = autoencoder.encode(torch.from_numpy(images).to(device))
             return mean.cpu().numpy(), std.cpu().numpy()
@@ -71,14 +79,9 @@ def _encode(arguments: argparse.Namespace) -> None:
             kept = encode(
                 folder,
                 arguments.out,
-                encoder=encoder,
-                vae=shown(Path(arguments.vae).name),
-                vae_sha256=sha256,
-                scale=SCALE,
-                dtype="float16" if arguments.half else "float32",
-                on_corrupt=arguments.on_corrupt,
+                encoder=Encoder(encode=posterior, vae=shown(Path(arguments.vae).name), vae_sha256=sha256, scale=SCALE),
+                settings=settings,
                 world=world,
-                num_workers=arguments.num_workers,
                 on_progress=partial(progress.update, "encoded"),
                 on_note=progress.note,
             )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dit_eval.images.open import ImageSet
 from dit_eval.summary import FeatureSummary, RunningStats
+from dit_eval.system.ahead import read_ahead
 from dit_eval.system.dist import World
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def extract_features(
     done = 0
     stream = images.batches(batch_size, first=first, last=last)
     # A program that yields images runs in its own thread: it may hold a context of PyTorch there.
-    for batch in stream if images.read_once else _read_ahead(stream):
+    for batch in stream if images.read_once else read_ahead(stream):
         features = extractor(batch)
         pool_stats.update(features.pool)
         pool_rows.append(features.pool)
@@ -115,15 +115,6 @@ class _Rows:
         columns = world.most(self._array.shape[1])
         every = world.collect(self._array[: self._done].reshape(self._done, columns))
         return every if columns else None
-
-
-def _read_ahead(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same batches; while one is worked on, a thread reads the next."""
-    with ThreadPoolExecutor(1, "images") as thread:
-        following = thread.submit(next, batches, None)
-        while (batch := following.result()) is not None:
-            following = thread.submit(next, batches, None)
-            yield batch
 
 
 def _merged(stats: RunningStats, world: World) -> RunningStats | None:

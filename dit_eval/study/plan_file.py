@@ -336,7 +336,7 @@ def _recipe(table: _Table) -> _TrainingRules:
         try:
             Recipe(**{each.name: values[each.name]})
         except ValueError as error:
-            raise table.error(each.name, str(error).rstrip(".")) from None
+            raise table.error(each.name, str(error).removeprefix(f"{each.name}: ")) from None
     dropout = table.number("label_dropout", 0.1)
     if not 0 <= dropout < 1:
         raise table.error("label_dropout", f"found {dropout}; needed 0 or more, and less than 1")

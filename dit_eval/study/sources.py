@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dit_eval.diffusion.data import TrainingData, open_data
 from dit_eval.diffusion.sampler import check_run
+from dit_eval.diffusion.trainer import Execution, Schedule
 from dit_eval.features.network import FeatureExtractor
 from dit_eval.images.npz import open_batch
 from dit_eval.models.vae import DECODERS, weights_file
 from dit_eval.results.sample_run import SampleRun
-from dit_eval.study.plan import Cell, Plan
+from dit_eval.study.plan import Cell, Plan, Training
 from dit_eval.system.assets import Asset, assets, fetch
 from dit_eval.system.dist import World
 from dit_eval.system.text import did_you_mean
-from dit_eval.training import check_training
+from dit_eval.training import TrainingRun, check_training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,19 +141,18 @@ def _check_tasks(plan: Plan, train: str, device: str) -> None:
     for run in plan.trainings:
         resources = plan.resources(run)
         check_training(
-            data,
-            config=run.config,
-            recipe=run.recipe,
-            steps=run.steps[-1],
-            save_at=run.steps,
-            save_every=run.save_every,
-            log_every=run.log_every,
-            device=device,
-            micro_batch=resources.micro_batch,
+            training_run(run, data, save_at=run.steps),
+            execution=Execution(device=device, micro_batch=resources.micro_batch),
             world=World(size=resources.size),
         )
     for cell in plan.cells:
         check_run(dataclasses.replace(sample_run(plan, cell), device=device))
+
+
+def training_run(run: Training, data: TrainingData, *, save_at: Iterable[int]) -> TrainingRun:
+    """A training of a plan, as `dit_eval.training` takes it; `save_at` are the steps that keep their weights."""
+    schedule = Schedule(steps=run.steps[-1], save_at=tuple(save_at), save_every=run.save_every, log_every=run.log_every)
+    return TrainingRun(config=run.config, data=data, recipe=run.recipe, schedule=schedule)
 
 
 def training_data(plan: Plan, sources: Sources) -> TrainingData:
