@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from dit_eval.models.dit import MODEL_NAMES, DiT, DiTConfig, named_config
+from dit_eval.models.dit import DiT, DiTConfig, named_config
+from dit_eval.models.names import DIT_NAMES
 from dit_eval.models.wrappers import found_elsewhere, unwrap
 from dit_eval.system.files import atomic_file
 from dit_eval.system.tensors import load_tensors
@@ -383,7 +384,7 @@ def _image_size(tokens: int, config: DiTConfig) -> int:
 
 def _difference(found: dict[str, tuple[int, ...]], needed: dict[str, tuple[int, ...]], config: DiTConfig) -> str:
     """Why the shapes do not fit: the model they are of, if the paper has it, else the first differences."""
-    for name in MODEL_NAMES:
+    for name in DIT_NAMES:
         named = named_config(name)
         same = (named.depth, named.hidden_size, named.patch_size) == (
             config.depth,
