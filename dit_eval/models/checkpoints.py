@@ -204,13 +204,13 @@ def labelled_config(config: DiTConfig, checkpoint: Checkpoint, *, num_classes: i
     path, rows = checkpoint.path, table.shape[0]
     if None not in (said, num_classes) and said != num_classes:
         raise ValueError(
-            f"{path}: of {said} classes, as the settings in it say; asked for {num_classes}. Leave --num-classes out."
+            f"{path}: of {said} classes, as the settings in it say; asked for {num_classes}. Leave `num_classes` out."
         )
     classes = said or num_classes or (1 if rows == 1 else config.num_classes)
     if rows not in (classes, classes + 1):
         readings = f'{rows} classes and no row for "no label" (trained without label dropout)'
         readings += f", or {rows - 1} classes and such a row" if rows > 1 else ""
-        choices = f"--num-classes {rows}" + (f" or --num-classes {rows - 1}" if rows > 1 else "")
+        choices = f"`num_classes` {rows}" + (f" or `num_classes` {rows - 1}" if rows > 1 else "")
         raise ValueError(
             f"{path}: its label table has {rows} rows, and {classes} classes have {classes} or {classes + 1}. It is of "
             f"{readings}; the file does not say which. Pass {choices}."

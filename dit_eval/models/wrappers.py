@@ -223,11 +223,11 @@ def _chosen(known: list[_Set], weights: Weights, nameless: str | None) -> _Set:
     if not wanted and weights == "ema" and nameless is not None:
         raise ValueError(
             f"without a state dict under {nameless!r}: what is there has no names of the model. Save the averaged "
-            "weights by name, or take the others (--weights model)"
+            "weights by name, or take the others (`weights` model)"
         )
     if not wanted and weights == "model" and all(found.weights == "ema" for found in known):
         raise ValueError(
-            f"its weights{_under(known[0])} are averaged ones (ema), and the others (--weights model) are not in it"
+            f"its weights{_under(known[0])} are averaged ones (ema), and the others (`weights` model) are not in it"
         )
     wanted = wanted or [found for found in known if found.weights is None] or known
     if len(wanted) > 1:
