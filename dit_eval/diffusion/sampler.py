@@ -60,9 +60,7 @@ def check_run(run: SampleRun, config: DiTConfig) -> None:
 
 def _check_pixels(config: DiTConfig) -> None:
     if config.in_channels not in (1, 3):
-        raise ValueError(
-            f"A pixel-space model of {config.in_channels} channels draws no images; needed 1 (grey) or 3."
-        )
+        raise ValueError(f"A pixel-space model of {config.in_channels} channels draws no images; needed 1 (grey) or 3.")
 
 
 class ImageSampler:

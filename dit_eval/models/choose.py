@@ -103,7 +103,9 @@ def choose_model(
     check_block(block)
     own = _own_name(model) if ckpt else None
     named = None if own or (ckpt and not model) else named_config(model or DEFAULT_MODEL, image_size=image_size or 256)
-    asked = {key: value for key, value in (("block", block), ("num_classes", num_classes)) if value is not None}
+    asked: dict[str, Any] = {
+        key: value for key, value in (("block", block), ("num_classes", num_classes)) if value is not None
+    }
     path, item = _checkpoint(model, ckpt, image_size, special=bool(asked))
     public = item if item is not None and item.url is not None else None
     # All public checkpoints but our own are of this model.
@@ -143,7 +145,7 @@ def check_block(block: str | None) -> None:
     """
     if block is not None and block not in BLOCK_DESIGNS:
         known = ", ".join(BLOCK_DESIGNS)
-        raise ValueError(f"`block={block}`: unknown; known: {known}.{did_you_mean(block, BLOCK_DESIGNS)}")
+        raise ValueError(f"`block` {block}: unknown; known: {known}.{did_you_mean(block, BLOCK_DESIGNS)}")
 
 
 def choose_decoder(vae: str) -> Path | Asset:
@@ -182,7 +184,7 @@ def _checkpoint(
     if ckpt is None:
         name = f"dit-xl-2-{image_size or 256}"
         if (model or DEFAULT_MODEL) != DEFAULT_MODEL or name not in public or special:
-            raise ValueError(f"No public checkpoint of this model (there are: {', '.join(public)}); pass `ckpt=FILE`.")
+            raise ValueError(f"No public checkpoint of this model (there are: {', '.join(public)}); pass `ckpt` FILE.")
         ckpt = name
     path = Path(ckpt)
     if path.exists():
@@ -190,7 +192,7 @@ def _checkpoint(
     item = next((item for item in assets() if item.name == os.fspath(ckpt) and item.name in public), None)
     if item is None and not path.suffix:
         raise FileNotFoundError(
-            f"`ckpt={ckpt}`: neither a file nor a public checkpoint; known: {', '.join(public)}."
+            f"`ckpt` {ckpt}: neither a file nor a public checkpoint; known: {', '.join(public)}."
             f"{did_you_mean(path.name, public)}"
         )
     return (path, None) if item is None else (item.path, item)
@@ -211,9 +213,7 @@ def _not_described(model: str | None, named: DiTConfig | None, path: Path, *, ow
     if own:
         raise ValueError(f"{path}: does not say its configuration, and {model} is no model of the paper.")
     if named is None or model is None:
-        raise ValueError(
-            f"{path}: does not say which model it is of; pass `model`, such as `model={DEFAULT_MODEL}`."
-        )
+        raise ValueError(f"{path}: does not say which model it is of; pass `model`, such as `model` {DEFAULT_MODEL}.")
     return model, named
 
 
@@ -229,7 +229,7 @@ def _weights_of(notes: dict[str, Any] | None, weights: Weights, path: Path) -> W
         return weights
     if weights == "model":
         raise ValueError(
-            f"{path} holds averaged weights (ema), and `weights=model` asks for the others: pass the file "
+            f"{path} holds averaged weights (ema), and `weights` model asks for the others: pass the file "
             f"{path.name.replace('ema-', 'model-')} beside it."
         )
     return "model"
