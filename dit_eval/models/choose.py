@@ -101,27 +101,18 @@ def choose_model(
         If there is no such model or block design, the checkpoint is of another model, or what it is of cannot be told.
     """
     check_block(block)
-    own = _own_name(model) if ckpt else None
-    named = None if own or (ckpt and not model) else named_config(model or DEFAULT_MODEL, image_size=image_size or 256)
-    asked: dict[str, Any] = {
-        key: value for key, value in (("block", block), ("num_classes", num_classes)) if value is not None
-    }
+    asked = _given({"block": block, "num_classes": num_classes})
+    own, named = _by_name(model, image_size, has_ckpt=bool(ckpt))
     path, item = _checkpoint(model, ckpt, image_size, special=bool(asked))
     public = item if item is not None and item.url is not None else None
     # All public checkpoints but our own are of this model.
-    stored = stored_config(path) if public is None else named_config(DEFAULT_MODEL, image_size=_size_in_name(public))
+    stored = named_config(DEFAULT_MODEL, image_size=_size_in_name(public)) if public else stored_config(path)
     if stored is None:
         name, config = _not_described(model, named, path, own=own is not None)
         config = dataclasses.replace(config, **asked)
     else:
-        if named is not None:
-            asked |= {field: getattr(named, field) for field in _SHAPE}
-        if own is not None:
-            asked["patch_size"] = own.patch
-        if image_size is not None:
-            asked["image_size"] = image_size
-        _refuse_other(stored, asked, whose=str(path) if item is None else item.name)
         name, config = model or paper_name(stored) or path.stem, stored
+        _refuse_other(stored, asked | _meant(own, named, image_size), whose=item.name if item else str(path))
     notes = training_notes(path) if path.is_file() else None
     return ModelChoice(
         name=name,
@@ -167,40 +158,54 @@ def choose_decoder(vae: str) -> Path | Asset:
 
 def is_checkpoint(text: str) -> bool:
     """Whether a text means a checkpoint, a file or a public one, and no name of a model."""
-    return text in _public_names() or Path(text).exists() or bool(Path(text).suffix) or text.startswith("dit-")
+    return text.startswith("dit-") or bool(Path(text).suffix) or Path(text).exists()
 
 
-def _own_name(model: str | None) -> ModelName | None:
-    """The parts of a name such as mini-XL/4, for a checkpoint that says its configuration; None if it is another."""
+def _by_name(model: str | None, image_size: int | None, *, has_ckpt: bool) -> tuple[ModelName | None, DiTConfig | None]:
+    """What a name says: parts of one such as mini-XL/4, for a checkpoint of that kind; or the paper's configuration."""
     name = parse_name(model or "")
-    return None if name is None or name.is_papers else name
+    if has_ckpt and name is not None and not name.is_papers:
+        return name, None
+    if has_ckpt and not model:
+        return None, None
+    return None, named_config(model or DEFAULT_MODEL, image_size=image_size or 256)
+
+
+def _meant(own: ModelName | None, named: DiTConfig | None, image_size: int | None) -> dict[str, Any]:
+    """What the configuration of a checkpoint has to have, by the name and the size that were given."""
+    fields = {} if named is None else {field: getattr(named, field) for field in _SHAPE}
+    return fields | _given({"patch_size": own.patch if own else fields.get("patch_size"), "image_size": image_size})
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _checkpoint(
     model: str | None, ckpt: str | os.PathLike[str] | None, image_size: int | None, *, special: bool
 ) -> tuple[Path, Asset | None]:
     """The file of a checkpoint, and what the manifest says of it; `special` models have no public one."""
-    public = _public_names()
+    public = {item.name: item for item in _public_checkpoints()}
     if ckpt is None:
-        name = f"dit-xl-2-{image_size or 256}"
-        if (model or DEFAULT_MODEL) != DEFAULT_MODEL or name not in public or special:
+        ckpt = f"dit-xl-2-{image_size or 256}"
+        if model not in (None, DEFAULT_MODEL) or ckpt not in public or special:
             raise ValueError(f"No public checkpoint of this model (there are: {', '.join(public)}); pass `ckpt` FILE.")
-        ckpt = name
-    path = Path(ckpt)
+    path, item = Path(ckpt), public.get(os.fspath(ckpt))
     if path.exists():
         return path, None
-    item = next((item for item in assets() if item.name == os.fspath(ckpt) and item.name in public), None)
-    if item is None and not path.suffix:
+    if item is not None:
+        return item.path, item
+    if not path.suffix:
+        hint = did_you_mean(path.name, public)
         raise FileNotFoundError(
-            f"`ckpt` {ckpt}: neither a file nor a public checkpoint; known: {', '.join(public)}."
-            f"{did_you_mean(path.name, public)}"
+            f"`ckpt` {ckpt}: neither a file nor a public checkpoint; known: {', '.join(public)}.{hint}"
         )
-    return (path, None) if item is None else (item.path, item)
+    return path, None
 
 
-def _public_names() -> list[str]:
+def _public_checkpoints() -> list[Asset]:
     """Checkpoints of the manifest: public ones, and the embedded one."""
-    return [item.name for item in assets() if item.kind == "weights" and item.name.startswith("dit-")]
+    return [item for item in assets() if item.kind == "weights" and item.name.startswith("dit-")]
 
 
 def _size_in_name(item: Asset) -> int:
