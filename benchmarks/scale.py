@@ -23,7 +23,7 @@ from diffusers import AutoencoderKL
 from harness import log, print_environment
 from sampling import random_model
 
-from dit_eval.cost import evaluation_cost
+from dit_eval.cost import evaluation_cost, try_batch
 from dit_eval.diffusion.sampler import Decoder, ImageSampler
 from dit_eval.features.inception import TorchInception
 from dit_eval.flops.kept import count_named
@@ -75,7 +75,7 @@ def paces(size: int, options: argparse.Namespace) -> Iterator[tuple[str, Pace]]:
         if largest is not None and options.batch * expected > options.patience:
             yield name, Pace(expected, gflops, measured=False)
             continue
-        trial = sampler(name, size, options).trial(options.batch)
+        trial = try_batch(sampler(name, size, options), options.batch)
         largest = Pace(trial.step / trial.filled, gflops, measured=True)
         yield name, largest
 
@@ -85,7 +85,7 @@ def decoding(folder: Path, size: int, options: argparse.Namespace) -> float:
     if not folder.exists():
         AutoencoderKL.from_config(vae._CONFIG).save_pretrained(folder)
     decoder = vae.Autoencoder(folder, device=options.device)
-    return sampler("DiT-S/8", size, options, decoder.decode).trial(options.batch).finish
+    return try_batch(sampler("DiT-S/8", size, options, decoder.decode), options.batch).finish
 
 
 def scoring(weights: Path, size: int, count: int, options: argparse.Namespace) -> float:

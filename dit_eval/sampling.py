@@ -8,14 +8,16 @@ after a crash, and packs the pieces into OUT when all are there.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,15 +25,90 @@ import numpy as np
 
 from dit_eval.images.npz import RUN_KEY, batch_bytes, open_batch, write_batch
 from dit_eval.results.sample_run import SampleRun
-from dit_eval.system.dist import World
-from dit_eval.system.files import atomic_file
+from dit_eval.results.settings import SamplingSettings
+from dit_eval.system.dist import World, join
+from dit_eval.system.files import atomic_file, check_ending, check_target
+from dit_eval.system.progress import Progress
 from dit_eval.system.run_folder import RunFolder, refuse_other, remove_partial
 
 if TYPE_CHECKING:
     from dit_eval.diffusion.sampler import ImageSampler
 
 _PIECE = re.compile(r"(\d{9})-(\d{9})\.u8")  # images from .. up to, without the last
-Progress = Callable[[int, int], None]  # images done, images in all
+OnImages = Callable[[int, int], None]  # images done, images in all
+
+
+def sample(
+    model: str | os.PathLike[str] | None = None,
+    *,
+    out: str | os.PathLike[str],
+    ckpt: str | os.PathLike[str] | None = None,
+    settings: SamplingSettings | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Draw images from a DiT into one sample npz; does what `dit-eval sample` does.
+
+    What is public and not here yet is fetched into the cache. The same call continues an interrupted run.
+
+    Parameters
+    ----------
+    model : name of the paper, such as "DiT-XL/2" (the default); or a checkpoint: a file, or the name of a public one
+    out : file to write, ending in .npz
+    ckpt : checkpoint, for a model of the paper, or one that is to be called `model`
+    settings : what to draw and how; the defaults are the paper's, with guidance 1.5
+    device : "cpu" or "cuda"; by default a GPU if there is one
+    batch_size : images at once in each process; by default 32, or more where a CPU has many cores
+    quiet : say nothing on stderr
+
+    Returns
+    -------
+    The path of `out`; `dit_eval.open_images(path, role="gen").run` says how its images were drawn.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such checkpoint, decoder, or file of labels.
+    ValueError
+        If what is asked for does not go together (before anything is loaded), or `out` is of another run.
+    OSError
+        If a public file cannot be fetched, or `out` not be written; finished images are kept.
+    """
+    from dit_eval.diffusion.load import choose_and_check, load_sampler
+    from dit_eval.diffusion.sampler import usual_batch_size
+    from dit_eval.models.choose import is_checkpoint
+
+    settings, path = settings or SamplingSettings(), Path(out)
+    check_ending(path, ".npz")
+    check_target(path)
+    if model is not None and ckpt is None and is_checkpoint(os.fspath(model)):
+        model, ckpt = None, model
+    name = None if model is None else os.fspath(model)
+    with join() as world:
+        where = world.device(device)
+        choice = world.from_first(lambda: choose_and_check(name, ckpt, settings, device=where))
+        world.share_cores()
+        sampler, labels = load_sampler(choice, settings, device=where, world=world, quiet=quiet)
+        size = usual_batch_size(where) if batch_size is None else batch_size
+        return draw_samples(path, sampler=sampler, labels=labels, batch_size=size, world=world, quiet=quiet)
+
+
+def draw_samples(
+    out: Path, *, sampler: ImageSampler, labels: np.ndarray, batch_size: int, world: World, quiet: bool = False
+) -> Path:
+    """`sample_npz`, with its progress on stderr."""
+    name = sampler.run.model
+    with Progress(names={name: f"{name} images"}, stream=io.StringIO() if quiet else None) as progress:
+        return sample_npz(
+            out,
+            sampler=sampler,
+            labels=labels,
+            batch_size=batch_size,
+            world=world,
+            on_progress=partial(progress.update, name),
+            on_note=progress.note,
+        )
 
 
 def sample_npz(
@@ -41,7 +118,7 @@ def sample_npz(
     labels: np.ndarray,
     batch_size: int = 32,
     world: World | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnImages | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Path:
     """Draw images 0..N-1 and write them as one sample batch; called by every process of a run.
@@ -131,7 +208,7 @@ def _cut(gaps: Sequence[tuple[int, int]], batch_size: int) -> list[tuple[int, in
 
 
 def _batch_progress(
-    done: int, size: int, run: SampleRun, sampler: ImageSampler, on_progress: Progress
+    done: int, size: int, run: SampleRun, sampler: ImageSampler, on_progress: OnImages
 ) -> Callable[[int], None]:
     """Report a batch in parts while its steps go by: images done by all, and a share of this batch."""
     return lambda steps: on_progress(done + size * steps // len(sampler.diffusion), run.num_images)

@@ -35,7 +35,7 @@ ONLY_IN = {
     "matplotlib": {"report/figures/"},
     "argparse": {"cli/", "models/checkpoints.py"},
     "torch": {"features/", "metrics/", "models/", "diffusion/", "flops/", "sampling.py", "training.py", "encoding.py",
-              "checks/golden.py", "cli/", "system/"},
+              "cost.py", "checks/golden.py", "cli/", "system/"},
     "fvcore": {"flops/operators.py"},
     "PIL": {"diffusion/data.py", "images/", "features/clip.py", "features/vit.py"},
     "diffusers": {"models/vae.py"},
@@ -101,7 +101,14 @@ def test_no_print_outside_the_command_line():
         assert not calls, f"{path} prints"
 
 
-LIGHT = ("dit_eval.report.page", "dit_eval.results.lines", "dit_eval.paper", "dit_eval.summary", "dit_eval.flops.kept")
+LIGHT = (
+    "dit_eval.models",
+    "dit_eval.report.page",
+    "dit_eval.results.lines",
+    "dit_eval.paper",
+    "dit_eval.summary",
+    "dit_eval.flops.kept",
+)
 
 
 @pytest.mark.parametrize("module", LIGHT)

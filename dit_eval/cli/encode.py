@@ -8,9 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_eval.cli.generator import _decoder_path, _local_decoder
 from dit_eval.cli.options import _add_on_corrupt, _check_destination, _folder
-from dit_eval.cli.output import _header, _note
+from dit_eval.cli.output import _fetch, _header, _note
 from dit_eval.system.dist import World, join
 from dit_eval.system.files import Watch
 from dit_eval.system.progress import Progress
@@ -95,6 +94,7 @@ def _encode_setup(arguments: argparse.Namespace, watch: Watch) -> tuple[ImageFol
     """Images, autoencoder and its SHA-256: everything a user may have got wrong."""
     from dit_eval.diffusion.data import list_images
     from dit_eval.diffusion.latents import check_latents_folder
+    from dit_eval.models.choose import choose_decoder
     from dit_eval.models.dit import LATENT_FACTOR
     from dit_eval.system.assets import sha256_of
 
@@ -102,10 +102,10 @@ def _encode_setup(arguments: argparse.Namespace, watch: Watch) -> tuple[ImageFol
     if arguments.image_size % LATENT_FACTOR or arguments.image_size < LATENT_FACTOR:
         raise ValueError(f"--image-size {arguments.image_size}: needed a multiple of {LATENT_FACTOR}.")
     check_latents_folder(arguments.out)
-    _local_decoder(arguments.vae)
+    decoder = choose_decoder(arguments.vae)
     folder = list_images(arguments.folder, image_size=arguments.image_size)
     _check_destination("--out", arguments.out.absolute().parent, folder=True)
-    vae = _decoder_path(arguments.vae)
+    vae = decoder if isinstance(decoder, Path) else _fetch(decoder)
     watch.see(vae)
     with Progress() as progress:
         return folder, vae, sha256_of(vae, partial(progress.update, "checksums"))

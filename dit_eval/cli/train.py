@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_eval.cli.generator import _check_block
 from dit_eval.cli.options import _add_on_corrupt, _check_destination, _folder, _integers
 from dit_eval.cli.output import _header, _say
 from dit_eval.system.dist import World, join
@@ -158,9 +157,10 @@ def _check_one_model(arguments: argparse.Namespace) -> None:
 
 
 def _check_training_model(arguments: argparse.Namespace) -> None:
-    from dit_eval.models.dit import BLOCK_DESIGNS, DiTConfig, named_config
+    from dit_eval.models.choose import check_block
+    from dit_eval.models.dit import DiTConfig, named_config
 
-    _check_block(arguments.block, BLOCK_DESIGNS)
+    check_block(arguments.block)
     if not 0 <= arguments.label_dropout < 1:
         raise ValueError(f"--label-dropout {arguments.label_dropout}: needed 0 or more, and less than 1.")
     if arguments.num_classes is not None and arguments.num_classes < 1:

@@ -15,15 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dit_eval.models.names import DIT_NAMES, PATCH_SIZES, SIZES, parse_name
 from dit_eval.system.text import did_you_mean
 
 BlockDesign = Literal["adaln-zero", "adaln", "cross-attention", "in-context"]
 BLOCK_DESIGNS: tuple[BlockDesign, ...] = ("adaln-zero", "adaln", "cross-attention", "in-context")
 
-# Table 1 of the paper: layers, hidden size, heads.
-SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
-PATCH_SIZES = (2, 4, 8)
-MODEL_NAMES = tuple(f"DiT-{size}/{patch}" for size in SIZES for patch in PATCH_SIZES)
+MODEL_NAMES = DIT_NAMES
 LATENT_FACTOR = 8  # the Stable Diffusion autoencoder shrinks each side by it
 
 _NORM_EPS = 1e-6
@@ -69,13 +67,7 @@ class DiTConfig:
         if self.block not in BLOCK_DESIGNS:
             hint = did_you_mean(str(self.block), BLOCK_DESIGNS)
             raise ValueError(f"Unknown block design {self.block!r}; known: {', '.join(BLOCK_DESIGNS)}.{hint}")
-        # Whatever a file or a plan says: without these it could ask for a network that no machine builds.
-        for name, most in _MOST.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or not 1 <= value <= most:
-                raise ValueError(f"Found {name} {str(value)[:40]}; needed an integer from 1 to {most:,}.")
-        if not isinstance(self.label_dropout, int | float) or not 0 <= self.label_dropout <= 1:
-            raise ValueError(f"Found label_dropout {str(self.label_dropout)[:40]}; needed a number from 0 to 1.")
+        self._check_ranges()
         if self.input_size % self.patch_size:
             raise ValueError(f"An input of {self.input_size} pixels does not divide into patches of {self.patch_size}.")
         if self.hidden_size % self.num_heads or self.hidden_size % 4:
@@ -83,6 +75,15 @@ class DiTConfig:
                 f"Hidden size {self.hidden_size}: needed a multiple of 4 (position table) and of "
                 f"{self.num_heads} heads."
             )
+
+    def _check_ranges(self) -> None:
+        """Whatever a file or a plan says: without these it could ask for a network that no machine builds."""
+        for name, most in _MOST.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 1 <= value <= most:
+                raise ValueError(f"Found {name} {str(value)[:40]}; needed an integer from 1 to {most:,}.")
+        if not isinstance(self.label_dropout, int | float) or not 0 <= self.label_dropout <= 1:
+            raise ValueError(f"Found label_dropout {str(self.label_dropout)[:40]}; needed a number from 0 to 1.")
 
     @property
     def out_channels(self) -> int:
@@ -102,18 +103,18 @@ def named_config(name: str, *, image_size: int = 256, block: BlockDesign = "adal
     ValueError
         If there is no such model (the message suggests the nearest), or the image size is no multiple of 8.
     """
-    if name not in MODEL_NAMES:
-        known, hint = ", ".join(MODEL_NAMES), did_you_mean(name, MODEL_NAMES)
+    parts = parse_name(name)
+    if parts is None or name not in DIT_NAMES:
+        known, hint = ", ".join(DIT_NAMES), did_you_mean(name, DIT_NAMES)
         raise ValueError(f"Unknown model {name!r}; known: {known}.{hint}")
     if image_size % LATENT_FACTOR:
         raise ValueError(f"Image size {image_size}: needed a multiple of {LATENT_FACTOR}, the autoencoder's factor.")
-    size, patch = name.removeprefix("DiT-").split("/")
-    depth, hidden_size, num_heads = SIZES[size]
+    depth, hidden_size, num_heads = SIZES[parts.size]
     return DiTConfig(
         depth=depth,
         hidden_size=hidden_size,
         num_heads=num_heads,
-        patch_size=int(patch),
+        patch_size=parts.patch,
         input_size=image_size // LATENT_FACTOR,
         block=block,
     )
@@ -125,6 +126,12 @@ def paper_name(config: DiTConfig) -> str | None:
     sizes = [size for size, standard in SIZES.items() if standard == shape]
     named = sizes and config.space == "latent" and config.patch_size in PATCH_SIZES
     return f"DiT-{sizes[0]}/{config.patch_size}" if named else None
+
+
+def example_inputs(config: DiTConfig) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Arguments of a forward pass of one image: input, timestep, label; and no keywords."""
+    x = torch.empty(1, config.in_channels, config.input_size, config.input_size)
+    return (x, torch.zeros(1), torch.zeros(1, dtype=torch.long)), {}
 
 
 class DiT(nn.Module):

@@ -112,7 +112,7 @@ class Autoencoder:
                 if self._batch == 1:
                     raise RuntimeError(
                         f"The GPU has no memory for decoding one image of {latents.shape[2] * LATENT_FACTOR} px. "
-                        "Decode it in tiles (--vae-tiling)."
+                        "Decode it in tiles (`vae_tiling`)."
                     ) from None
                 self._batch //= 2
                 continue

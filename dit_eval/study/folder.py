@@ -27,11 +27,12 @@ from dit_eval.models.vae import Autoencoder
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.lines import read_lines
 from dit_eval.results.parse import json_text
+from dit_eval.results.sample_run import RunFiles, SampleRun
 from dit_eval.sampling import images_drawn, sample_npz
 from dit_eval.study.pace import _Pace, work_gflops
 from dit_eval.study.plan import Cell, Plan, Task, Training, label
 from dit_eval.study.plan_file import parse_plan
-from dit_eval.study.sources import Sources, _extractor, sample_run, training_data, training_run
+from dit_eval.study.sources import Sources, _extractor, sampling_settings, training_data, training_run
 from dit_eval.system.assets import sha256_of
 from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
@@ -348,15 +349,22 @@ class Study:
         before, begin = world.from_first(lambda: images_drawn(out)), time.perf_counter()
         checkpoint = self.checkpoint(cell)
         watch = Watch(checkpoint, *([] if cell.vae is None else [self.sources.decoders[cell.vae]]))
-        run = dataclasses.replace(
-            sample_run(self.plan, cell),
+        decoder = None if cell.vae is None else Path(self.sources.decoders[cell.vae])
+        training = next(run for run in self.plan.trainings if run.key == cell.training)
+        files = RunFiles(
+            model=cell.model,
+            network=dataclasses.asdict(cell.config),
+            image_size=cell.config.image_size,
             checkpoint=checkpoint.name,
             checkpoint_sha256=sha256_of(checkpoint),
-            vae_sha256=None if cell.vae is None else sha256_of(Path(self.sources.decoders[cell.vae])),
-            device=device.split(":")[0],
-            environment=environment(),
+            weights="ema",
+            vae=cell.vae,
+            vae_sha256=None if decoder is None else sha256_of(decoder),
+            training_steps=cell.training_steps,
+            training_batch_size=training.recipe.batch_size,
         )
-        decode = None if cell.vae is None else Autoencoder(Path(self.sources.decoders[cell.vae]), device=device).decode
+        run = SampleRun.of(sampling_settings(cell), files, device=device)
+        decode = None if decoder is None else Autoencoder(decoder, device=device).decode
         model = load_dit(checkpoint, cell.config).to(device)
         watch.check()
         sample_npz(

@@ -97,11 +97,11 @@ class Cell:
     training_steps: int
     num_samples: int
     num_sampling_steps: str
-    sampler: str
+    sampler: Literal["ddpm", "ddim"]
     cfg_scale: float
     cfg_channels: int | None
     labels: str
-    rounding: str
+    rounding: Literal["dit", "truncate"]
     vae: str | None
     precision: Literal["fp32", "tf32", "bf16"]
     compile: bool

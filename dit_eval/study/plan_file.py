@@ -19,6 +19,7 @@ from dit_eval.diffusion.process import respaced_timesteps
 from dit_eval.diffusion.trainer import Recipe
 from dit_eval.flops.kept import count_network
 from dit_eval.models.dit import BLOCK_DESIGNS, MODEL_NAMES, DiTConfig, named_config
+from dit_eval.models.names import parse_name
 from dit_eval.study.plan import Cell, Data, Plan, PlanError, Speed, TaskResources, Training
 from dit_eval.system.text import did_you_mean, nearest, reason, shown
 
@@ -26,7 +27,6 @@ PLAN_FOLDER = Path(__file__).with_name("plans")
 _MAX_FILE = 1 << 18  # bytes of a plan
 _MAX_CELLS = 100_000
 _LONGEST_NAME = 120  # characters of a file name that people read; file systems end at 255 bytes, endings included
-_FAMILY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*-(S|B|L|XL)/\d+")  # as the report reads size and patch
 _SIZES = ("depth", "hidden_size", "num_heads", "patch_size")
 
 
@@ -291,10 +291,11 @@ def _configs(models: _Table, data: Data) -> dict[str, DiTConfig]:
         table = models.table(name)
         if name in MODEL_NAMES:
             raise models.error(name, "a name of the paper, whose sizes are known; choose another for other sizes")
-        if not _FAMILY_NAME.fullmatch(name):
+        parts = parse_name(name)
+        if parts is None or not parts.is_plain:
             raise models.error(name, "needed a name such as mini-XL/2: a family, a size (S, B, L, XL), a patch")
         sizes = {key: table.integer(key) for key in _SIZES}
-        if sizes["patch_size"] != int(name.rpartition("/")[2]):
+        if sizes["patch_size"] != parts.patch:
             raise table.error("patch_size", f"found {sizes['patch_size']}, and {name} in the name")
         table.finish()
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from dit_eval.diffusion.data import TrainingData, open_data
-from dit_eval.diffusion.sampler import check_run
+from dit_eval.diffusion.sampler import check_sampling
 from dit_eval.diffusion.trainer import Execution, Schedule
 from dit_eval.features.network import FeatureExtractor
 from dit_eval.images.npz import open_batch
-from dit_eval.models.vae import DECODERS, weights_file
-from dit_eval.results.sample_run import SampleRun
+from dit_eval.models.choose import choose_decoder
+from dit_eval.results.settings import SamplingSettings
 from dit_eval.study.plan import Cell, Plan, Training
 from dit_eval.system.assets import Asset, assets, fetch
 from dit_eval.system.dist import World
@@ -91,8 +90,8 @@ def find_sources(
         raise ValueError(f"--weights {weights}: the plan's extractor, {plan.data.extractor}, carries its own.")
     decoders: dict[str, str | Asset] = {}
     for vae in sorted({cell.vae for cell in plan.cells if cell.vae is not None}):
-        public = vae in DECODERS and not Path(vae).exists()
-        decoders[vae] = found("decoder", "vaes", DECODERS[vae]) if public else os.path.abspath(weights_file(Path(vae)))
+        decoder = choose_decoder(vae)
+        decoders[vae] = decoder if isinstance(decoder, Asset) else os.path.abspath(decoder)
     away = [source for source in (reference, network, *decoders.values()) if source is not None and _is_away(source)]
     if away and not _is_away(data):
         _check_tasks(plan, here(data), device)
@@ -146,7 +145,7 @@ def _check_tasks(plan: Plan, train: str, device: str) -> None:
             world=World(size=resources.size),
         )
     for cell in plan.cells:
-        check_run(dataclasses.replace(sample_run(plan, cell), device=device))
+        check_sampling(sampling_settings(cell), cell.config, device=device)
 
 
 def training_run(run: Training, data: TrainingData, *, save_at: Iterable[int]) -> TrainingRun:
@@ -168,29 +167,20 @@ def _open_training_data(plan: Plan, train: str) -> TrainingData:
     )
 
 
-def sample_run(plan: Plan, cell: Cell) -> SampleRun:
-    """How a cell's samples are drawn, as far as the plan decides it."""
-    run = next(run for run in plan.trainings if run.key == cell.training)
-    return SampleRun(
-        model=cell.model,
-        network=dataclasses.asdict(cell.config),
-        checkpoint="",
-        checkpoint_sha256="",
-        image_size=cell.config.image_size,
+def sampling_settings(cell: Cell) -> SamplingSettings:
+    """How a cell's samples are drawn."""
+    return SamplingSettings(
         num_images=cell.num_samples,
         num_sampling_steps=cell.num_sampling_steps,
-        sampler=cell.sampler,
         cfg_scale=cell.cfg_scale,
         cfg_channels=cell.cfg_channels,
-        vae=cell.vae,
+        sampler=cell.sampler,
+        vae=cell.vae or SamplingSettings.vae,
         labels=cell.labels,
         rounding=cell.rounding,
         global_seed=cell.seed,
         precision=cell.precision,
         compiled=cell.compile,
-        device="cpu",
-        training_steps=cell.training_steps,
-        training_batch_size=run.recipe.batch_size,
     )
 
 

@@ -108,7 +108,7 @@ def test_short_memory_halves_the_batch_and_changes_nothing(small, folder, latent
     assert sizes == [5, 4, 2, 2, 1]
     torch.testing.assert_close(images, decoded(small, latents), rtol=0, atol=1e-5)
     monkeypatch.setattr(autoencoder._model, "decode", lambda z: (_ for _ in ()).throw(torch.OutOfMemoryError()))
-    with pytest.raises(RuntimeError, match="--vae-tiling"):
+    with pytest.raises(RuntimeError, match="`vae_tiling`"):
         autoencoder.decode(latents)
 
 

@@ -160,7 +160,7 @@ def test_the_plan_runs_with_tiny_widths(name, material, tmp_path, monkeypatch):
     path.write_text(tiny(name), encoding="utf-8")
     plan = load_plan(path)
     # The public decoders cannot be had here; one small autoencoder stands for all three, under their names.
-    monkeypatch.setattr("dit_eval.study.sources.DECODERS", {})
+    monkeypatch.setattr("dit_eval.models.choose.DECODERS", {})
     monkeypatch.chdir(tmp_path)
     for decoder in ("ema", "mse", "original"):
         (tmp_path / decoder).symlink_to(material / "vae")
