@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from dit_eval.features.cache import cached_features
+from dit_eval.features.cache import cache_entry, cached_features
 from dit_eval.features.network import FeatureExtractor
 from dit_eval.features.provenance import announce, checksums, extractor_info, image_source
 from dit_eval.images.npz import ImageBatch
@@ -108,17 +108,16 @@ def evaluate(
 
     def features(role: str, images: ImageSet, sha256: str | None) -> FeatureSummary:
         report = partial(on_progress, role) if on_progress else None
+        folder = cache if cache_gen or role == "ref" else None
         with _timed(seconds, f"{role} features"):
             summary, kept = cached_features(
                 images,
                 extractor,
-                images_sha256=sha256,
-                cache=cache if cache_gen or role == "ref" else None,
+                entry=cache_entry(images, extractor, images_sha256=sha256, cache=folder, on_note=on_note),
                 batch_size=batch_size,
                 keep_spatial=intervals and role == "gen" and "sfid" in chosen,
                 world=world,
                 on_progress=report,
-                on_note=on_note,
             )
             if kept and report and images.num_images:
                 report(images.num_images, images.num_images)

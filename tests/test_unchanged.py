@@ -18,7 +18,7 @@ from dit_eval.cli import main
 from dit_eval.diffusion.data import open_npz
 from dit_eval.diffusion.labels import read_labels
 from dit_eval.evaluation import evaluate, write_reference
-from dit_eval.features import inception_weights as inception
+from dit_eval.features import inception
 from dit_eval.features.extract import extract_features
 from dit_eval.features.inception import TorchInception
 from dit_eval.images.huggingface import from_dataset

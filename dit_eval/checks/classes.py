@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dit_eval.evaluation import against_itself
-from dit_eval.features.cache import cached_features
+from dit_eval.features.cache import cache_entry, cached_features
 from dit_eval.features.network import FeatureExtractor
 from dit_eval.features.provenance import Progress, announce, checksums, extractor_info, image_source
 from dit_eval.images.open import ImageSet
@@ -128,11 +128,9 @@ def score_classes(
         summary, kept = cached_features(
             images,
             extractor,
-            images_sha256=sha256[role],
-            cache=cache,
+            entry=cache_entry(images, extractor, images_sha256=sha256[role], cache=cache, on_note=on_note),
             batch_size=batch_size,
             on_progress=report,
-            on_note=on_note,
         )
         if kept and report and images.num_images:
             report(images.num_images, images.num_images)

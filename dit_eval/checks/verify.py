@@ -21,7 +21,7 @@ import numpy as np
 
 from dit_eval.checks.golden import image_set, probes, write_seeded_weights
 from dit_eval.evaluation import evaluate
-from dit_eval.features.cache import cached_features
+from dit_eval.features.cache import cache_entry, cached_features
 from dit_eval.features.inception import TorchInception
 from dit_eval.features.inception_weights import NUM_CLASSES, POOL_DIM, SPATIAL_DIM
 from dit_eval.features.network import FeatureExtractor
@@ -69,6 +69,16 @@ class Check:
     def passed(self) -> bool:
         return self.deviation is not None and self.deviation <= self.tolerance
 
+    def lines(self) -> list[str]:
+        """The comparison, and its hint if there is one, as people read them."""
+        state = "ok" if self.passed else "-" if self.deviation is None else "FAIL"
+        line = f"  {state:<5} {self.what:<62}"
+        if self.deviation is not None:
+            numbers = ", ".join(f"{f:.6g} ({e:.6g})" for f, e in zip(self.found, self.expected, strict=True))
+            unit = " relative" if self.relative else ""
+            line += f" off by {self.deviation:.1e}, may be {self.tolerance:.1e}{unit}  {numbers}"
+        return [line.rstrip()] + ([] if self.hint is None else [f"        {self.hint}"])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
@@ -99,15 +109,7 @@ class Verification:
         """The comparisons and the verdict, as people read them."""
         lines = [f"{self.name}: {self.source}"]
         for check in self.checks:
-            state = "ok" if check.passed else "-" if check.deviation is None else "FAIL"
-            line = f"  {state:<5} {check.what:<62}"
-            if check.deviation is not None:
-                numbers = ", ".join(f"{f:.6g} ({e:.6g})" for f, e in zip(check.found, check.expected, strict=True))
-                unit = " relative" if check.relative else ""
-                line += f" off by {check.deviation:.1e}, may be {check.tolerance:.1e}{unit}  {numbers}"
-            lines.append(line.rstrip())
-            if check.hint is not None:
-                lines.append(f"        {check.hint}")
+            lines += check.lines()
         lines += [f"  {note}" for note in self.notes]
         failed = sum(not check.passed for check in self.checks)
         verdict = "passed" if self.passed else f"FAILED: {self.hint}"
@@ -296,7 +298,8 @@ def _metric_numbers(extractor: FeatureExtractor, folder: Path) -> dict[str, np.n
     """Statistics and metrics of the golden sets, by the name of the check."""
     gen, ref = (open_batch(folder / f"{role}.npz", role=role) for role in ("gen", "ref"))
     result = evaluate(gen=gen, ref=ref, extractor=extractor, cache=folder)
-    summary, _ = cached_features(gen, extractor, images_sha256=gen.sha256(), cache=folder)
+    kept = cache_entry(gen, extractor, images_sha256=gen.sha256(), cache=folder)
+    summary, _ = cached_features(gen, extractor, entry=kept)
     found: dict[str, np.ndarray] = {}
     for part, stats in (("pool", summary.pool), ("spatial", summary.spatial)):
         if isinstance(stats, GaussianStats):

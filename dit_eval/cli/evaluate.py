@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_eval.cli.extractor import _check_extractor, _extractor, _extractor_class
+from dit_eval.cli.extractor import _check_extractor, _extractor
 from dit_eval.cli.options import _FEATURES, _check_destination, _network_line, _open_images, _reference_path
 from dit_eval.cli.output import _File, _format_cost_of_run, _header, _say, _tell_json
 from dit_eval.system.dist import World, join
@@ -56,11 +56,12 @@ def _evaluation_setup(arguments: argparse.Namespace, world: World) -> dict[str, 
     _header(_network_line(arguments))
     from dit_eval.metrics.choose import check_metrics, check_request
 
-    check_metrics(arguments.metrics, _check_extractor(arguments, world))
+    network = _check_extractor(arguments, world)
+    check_metrics(arguments.metrics, network)
     _check_named_size(arguments, gen)
     ref = _open_images(_reference_path(arguments.ref), "ref")
     request: dict[str, Any] = {"metrics": arguments.metrics, "allow_size_mismatch": arguments.allow_size_mismatch}
-    check_request(gen=gen, ref=ref, sizes=_extractor_class(arguments), **request)
+    check_request(gen=gen, ref=ref, sizes=network, **request)
     return {"gen": gen, "ref": ref, "extractor": _extractor(arguments, world), **request}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from dit_eval.cli.output import USER_ERROR, _fetch, _header, _say
+from dit_eval.features import INCEPTION, NETWORKS
 from dit_eval.system.dist import World
 from dit_eval.system.files import check_ending, check_folder, check_folder_name, check_target
 from dit_eval.system.text import did_you_mean, size_text
@@ -112,22 +113,31 @@ def _integers(text: str) -> tuple[int, ...]:
         ) from None
 
 
+def _networks_in_words() -> str:
+    """The feature networks and what they serve, the usual one first."""
+    first, *others, last = (network.about for network in NETWORKS)
+    return f"{first} (default), {', '.join(others)}, or {last}"
+
+
 def _add_extractor_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--extractor",
-        choices=("inception", "dinov2", "clip", "digits"),
+        choices=tuple(network.name for network in NETWORKS),
         default="inception",
-        help="feature network: ADM's Inception (default), DINOv2 (FD-DINOv2), CLIP (CMMD), or the embedded digits CNN",
+        help=f"feature network: {_networks_in_words()}",
     )
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="weights of the network (default: fetched into the cache)"
     )
     parser.add_argument(
-        "--backend", choices=("torch", "tensorflow"), default="torch", help="program that runs Inception"
+        "--backend",
+        choices=tuple(backend.name for backend in INCEPTION.backends),
+        default="torch",
+        help="program that runs Inception",
     )
     parser.add_argument(
         "--precision",
-        choices=("fp32", "tf32", "bf16", "fp16"),
+        choices=INCEPTION.backends[0].precisions,
         default="fp32",
         help="of the Inception network; only fp32 compares with published numbers (default: %(default)s)",
     )
@@ -139,6 +149,7 @@ def _add_extractor_options(parser: argparse.ArgumentParser) -> None:
         help="images in memory at a time; each core of a CPU takes 4 or 8 of them (default: %(default)s)",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    parser.set_defaults(options={"network": "--extractor"})  # what messages call it
 
 
 def _reference_path(ref: str) -> Path:

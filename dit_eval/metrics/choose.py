@@ -23,10 +23,13 @@ _K = 3  # neighbours of improved precision and recall
 
 
 class FeatureSizes(Protocol):
-    """Name and feature dimensions; every extractor class has them before it is built."""
+    """Name and feature dimensions, of a network or of what is known of it before it is loaded."""
 
-    name: str
-    pool_dim: int
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def pool_dim(self) -> int: ...
 
     @property
     def spatial_dim(self) -> int | None: ...

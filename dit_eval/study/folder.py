@@ -32,7 +32,7 @@ from dit_eval.sampling import images_drawn, sample_npz
 from dit_eval.study.pace import _Pace, work_gflops
 from dit_eval.study.plan import Cell, Plan, Task, Training, label
 from dit_eval.study.plan_file import parse_plan
-from dit_eval.study.sources import Sources, _extractor, sampling_settings, training_data, training_run
+from dit_eval.study.sources import Sources, feature_network, sampling_settings, training_data, training_run
 from dit_eval.system.assets import sha256_of
 from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
@@ -384,7 +384,8 @@ class Study:
         result = evaluate(
             gen=open_batch(out, role="gen"),
             ref=open_batch(self.sources.ref, role="ref"),
-            extractor=_extractor(self.plan, self.sources.weights, device),
+            extractor=feature_network(self.plan, self.sources, device=device),
+            metrics=self.plan.data.metrics,
             cache=self.folder / "cache",
             cache_gen=False,  # a cell is scored once; features of 50,000 images take 800 MB
             world=world,
@@ -426,7 +427,7 @@ class Study:
             for result in results:
                 other = "another reference" if result.ref.sha256 != ref else ""
                 if network is not None and result.extractor.weights_sha256 != network:
-                    other = "other weights of the Inception network"
+                    other = f"other weights of the network {self.plan.data.extractor}"
                 if other:
                     raise ValueError(f"{self.folder}: {result.gen.path} was scored with {other}. Name another `out`.")
         runs = [self.training_folder(run.key) for run in self.plan.trainings]

@@ -31,7 +31,8 @@ class Data:
     image_size : side of the images in pixels
     channels : of pixels, 1 or 3
     num_classes : K
-    extractor : "inception" or "digits"
+    extractor, backend : the feature network, and the program that runs it
+    metrics : what cells are scored by; None for all that the network gives unasked
     """
 
     train: str | None
@@ -40,7 +41,9 @@ class Data:
     image_size: int
     channels: int
     num_classes: int
-    extractor: Literal["inception", "digits"]
+    extractor: str
+    backend: str = "torch"
+    metrics: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,10 @@ from typing import Any
 
 from dit_eval.diffusion.process import respaced_timesteps
 from dit_eval.diffusion.trainer import Recipe
+from dit_eval.features import NETWORKS
+from dit_eval.features.load import network_named
 from dit_eval.flops.kept import count_network
+from dit_eval.metrics.choose import check_metrics
 from dit_eval.models.dit import BLOCK_DESIGNS, MODEL_NAMES, DiTConfig, named_config
 from dit_eval.models.names import parse_name
 from dit_eval.study.plan import Cell, Data, Plan, PlanError, Speed, TaskResources, Training
@@ -268,7 +271,7 @@ def _data(table: _Table, folder: Path) -> Data:
         image_size=table.integer("image_size"),
         channels=table.integer("channels", 3) if space == "pixel" else 4,
         num_classes=table.integer("num_classes"),
-        extractor=table.choice("extractor", ("inception", "digits"), "inception"),
+        **_network(table),
     )
     if space == "latent" and data.image_size % 8:
         raise table.error("image_size", f"found {data.image_size}; latents need a multiple of 8")
@@ -276,6 +279,18 @@ def _data(table: _Table, folder: Path) -> Data:
         raise table.error("channels", f"found {data.channels}; images have 1 or 3")
     table.finish()
     return data
+
+
+def _network(table: _Table) -> dict[str, Any]:
+    """What `[data]` says of the feature network and of the metrics on it."""
+    network = network_named(table.choice("extractor", [network.name for network in NETWORKS], "inception"))
+    backend = table.choice("backend", [backend.name for backend in network.backends], network.backends[0].name)
+    metrics = table.many("metrics", "names of metrics", (str,)) if "metrics" in table else None
+    try:
+        check_metrics(metrics, network)
+    except ValueError as error:
+        raise table.error("metrics", str(error).rstrip(".")) from None
+    return {"extractor": network.name, "backend": backend, "metrics": None if metrics is None else tuple(metrics)}
 
 
 def _configs(models: _Table, data: Data) -> dict[str, DiTConfig]:
@@ -466,7 +481,12 @@ class _Tasks:
 
     def _cell(self, run: Training, **fields: Any) -> None:
         settings = {**self._sampling, **fields}
-        measured = {"ref": _name_of(self._data.ref), "extractor": self._data.extractor}
+        measured: dict[str, Any] = {"ref": _name_of(self._data.ref), "extractor": self._data.extractor}
+        # Only where they are not the usual ones: keys of earlier plans stay.
+        if self._data.backend != "torch":
+            measured["backend"] = self._data.backend
+        if self._data.metrics is not None:
+            measured["metrics"] = sorted(self._data.metrics)
         seen = {name: value for name, value in settings.items() if name != "keep_samples"}
         words = [f"{fields['training_steps']:07d}", f"s{fields['num_sampling_steps']}", f"cfg{fields['cfg_scale']:g}"]
         stem = run.key.rpartition("-")[0]

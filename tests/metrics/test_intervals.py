@@ -15,7 +15,7 @@ from scipy import stats as distributions
 
 from dit_eval.cli import main
 from dit_eval.evaluation import evaluate
-from dit_eval.features.cache import cached_features
+from dit_eval.features.cache import cache_entry, cached_features
 from dit_eval.flops.kept import Count
 from dit_eval.images.npz import open_batch
 from dit_eval.metrics.frechet import frechet_distance
@@ -401,9 +401,8 @@ def test_a_cache_without_spatial_features_is_extended_and_serves_both(
         found = evaluate(gen=gen, ref=ref, extractor=digits_extractor, cache=tmp_path, intervals=True)
         assert_same(found.uncertainty, scored.uncertainty, rel=1e-9)
     for keep in (True, False):
-        summary, kept = cached_features(
-            gen, digits_extractor, images_sha256=gen.sha256(), cache=tmp_path, keep_spatial=keep
-        )
+        entry = cache_entry(gen, digits_extractor, images_sha256=gen.sha256(), cache=tmp_path)
+        summary, kept = cached_features(gen, digits_extractor, entry=entry, keep_spatial=keep)
         assert kept
         assert (summary.spatial_features is not None) == keep
     assert len(list(tmp_path.iterdir())) == 2

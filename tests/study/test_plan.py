@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dit_eval.diffusion.process import respaced_timesteps
+from dit_eval.features import NETWORKS
 from dit_eval.flops.compute import gpu_hours, sampling_gflops, training_gflops
 from dit_eval.flops.count import plan_gflops
 from dit_eval.models.dit import MODEL_NAMES
@@ -281,12 +282,39 @@ def test_sizes_change_the_keys_of_their_model_only():
         ('labels = "balanced"', "compile = true"),
         ('ref = "digits"', 'ref = "digits-heldout"'),
         ('extractor = "digits"', 'extractor = "inception"'),
+        ('extractor = "digits"', 'extractor = "clip"'),
+        ('extractor = "digits"', 'extractor = "digits"\nmetrics = ["fid", "coverage"]'),
     ],
 )
 def test_what_changes_results_only_keeps_the_trainings(change):
     mine, theirs = keys(plan_of()), keys(plan_of(PIXELS, change))
     assert mine[0] == theirs[0]
     assert not set(mine[1]) & set(theirs[1])
+
+
+def test_a_plan_asks_for_any_network_and_its_metrics():
+    def data(lines):
+        return plan_of(PIXELS, ('extractor = "digits"', lines)).data
+
+    for network in NETWORKS:
+        found = data(f'extractor = "{network.name}"')
+        assert (found.extractor, found.backend, found.metrics) == (network.name, "torch", None)
+        for backend in network.backends:
+            assert data(f'extractor = "{network.name}"\nbackend = "{backend.name}"').backend == backend.name
+    assert data('extractor = "dinov2"\nmetrics = ["fd-dinov2", "kid"]').metrics == ("fd-dinov2", "kid")
+    assert data('extractor = "clip"\nmetrics = "cmmd"').metrics == ("cmmd",)
+    assert data("").extractor == "inception"
+
+
+def test_the_usual_backend_and_metrics_leave_the_keys():
+    # Study folders of earlier versions are gone on with.
+    by_name = ('extractor = "digits"', 'extractor = "digits"\nbackend = "torch"')
+    assert keys(plan_of(PIXELS, by_name)) == keys(plan_of())
+    tensorflow = ('extractor = "digits"', 'extractor = "inception"\nbackend = "tensorflow"')
+    torch = ('extractor = "digits"', 'extractor = "inception"')
+    assert not set(keys(plan_of(PIXELS, tensorflow))[1]) & set(keys(plan_of(PIXELS, torch))[1])
+    one, other = ((torch[0], f"{torch[1]}\nmetrics = [{names}]") for names in ('"fid", "is"', '"is", "fid"'))
+    assert keys(plan_of(PIXELS, one)) == keys(plan_of(PIXELS, other))
 
 
 @pytest.mark.parametrize(
@@ -448,6 +476,24 @@ MISTAKES = [
     ((("channels = 1", "channels = 2"),), "channels", "data.channels", "found 2; images have 1 or 3"),
     ((("channels", "chanels"),), "chanels", "data.chanels", "unknown key; .* did you mean 'channels'?"),
     ((('extractor = "digits"', 'extractor = "incepton"'),), "extractor", "data.extractor", "did you mean 'inception'?"),
+    (
+        (('extractor = "digits"', 'extractor = "digits"\nbackend = "tensorflow"'),),
+        "backend",
+        "data.backend",
+        "unknown 'tensorflow'; known: torch",
+    ),
+    (
+        (('extractor = "digits"', 'extractor = "digits"\nmetrics = ["fid", "cmmd"]'),),
+        "metrics",
+        "data.metrics",
+        "cmmd is not defined on the features of digits",
+    ),
+    (
+        (('extractor = "digits"', 'extractor = "digits"\nmetrics = "fdi"'),),
+        "metrics",
+        "data.metrics",
+        "Unknown metric fdi; .* Did you mean 'fid'?",
+    ),
     ((('train = "digits"', "train = 5"),), "train =", "data.train", "found 5; needed a text"),
     # [models]
     ((('"mini-S/4" =', '"mini-M/4" ='),), '"mini-M/4"', "models.mini-M/4", "needed a name such as mini-XL/2"),

@@ -245,7 +245,7 @@ def autoencode(seen, small, monkeypatch, tmp_path):
 
 
 def embed(seen):
-    class Narrow(vit._VitExtractor):
+    class Narrow(vit.VitExtractor):
         """The extractors' own code around a network of one layer."""
 
         name, pool_dim, image_size = "narrow", 6, 14
