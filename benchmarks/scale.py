@@ -29,7 +29,8 @@ from dit_eval.features.inception import TorchInception
 from dit_eval.flops.kept import count_named
 from dit_eval.images.npz import open_batch
 from dit_eval.models import vae
-from dit_eval.models.dit import MODEL_NAMES, named_config
+from dit_eval.models.config import named_config
+from dit_eval.models.names import DIT_NAMES
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.study.plan_file import load_plan
 from dit_eval.summary import GaussianStats
@@ -70,7 +71,7 @@ def sampler(name: str, size: int, options: argparse.Namespace, decode: Decoder |
 def paces(size: int, options: argparse.Namespace) -> Iterator[tuple[str, Pace]]:
     """Every model of the paper, the smallest first."""
     largest: Pace | None = None
-    for gflops, name in sorted((count_named(name, size).gflops, name) for name in MODEL_NAMES):
+    for gflops, name in sorted((count_named(name, size).gflops, name) for name in DIT_NAMES):
         expected = 0.0 if largest is None else largest.seconds / largest.gflops * gflops
         if largest is not None and options.batch * expected > options.patience:
             yield name, Pace(expected, gflops, measured=False)

@@ -35,9 +35,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dit_eval.diffusion.data import TrainingData
-from dit_eval.diffusion.trainer import TERMS, Batch, Execution, Recipe, Schedule, Trainer, check_execution, draw_batch
+from dit_eval.diffusion.recipe import Execution, Recipe, Schedule
+from dit_eval.diffusion.trainer import TERMS, Batch, Trainer, check_execution, draw_batch
 from dit_eval.models.checkpoints import NOTES_KEY, read_state, save_dit
-from dit_eval.models.dit import DiT, DiTConfig
+from dit_eval.models.config import DiTConfig
+from dit_eval.models.dit import DiT
 from dit_eval.system.ahead import in_order
 from dit_eval.system.dist import World
 from dit_eval.system.environment import environment

@@ -31,15 +31,15 @@ from torch.nn import functional as F
 from dit_eval.checks import diagnose, golden
 from dit_eval.diffusion.data import open_npz
 from dit_eval.diffusion.labels import draw_labels
+from dit_eval.diffusion.recipe import Recipe, Schedule
 from dit_eval.diffusion.sampler import ImageSampler
-from dit_eval.diffusion.trainer import Recipe, Schedule
 from dit_eval.evaluation import evaluate
 from dit_eval.features import digits as digits_network
 from dit_eval.features.extract import extract_features
 from dit_eval.images.npz import write_batch
 from dit_eval.images.open import open_images
 from dit_eval.models.checkpoints import load_dit, stored_config
-from dit_eval.models.dit import DiTConfig
+from dit_eval.models.config import DiTConfig
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.sampling import sample_npz
 from dit_eval.system.assets import asset, sha256_of

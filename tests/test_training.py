@@ -24,11 +24,13 @@ from training_goldens import MODEL, training_batches
 from dit_eval.cli import main
 from dit_eval.diffusion.data import ArrayData, open_npz
 from dit_eval.diffusion.process import Diffusion
-from dit_eval.diffusion.trainer import Batch, Execution, Recipe, Schedule, Trainer, draw_batch
+from dit_eval.diffusion.recipe import Execution, Recipe, Schedule
+from dit_eval.diffusion.trainer import Batch, Trainer, draw_batch
 from dit_eval.flops.kept import Count, count_network
 from dit_eval.images.npz import open_batch
 from dit_eval.models.checkpoints import NOTES_KEY, load_dit, save_dit, stored_config, training_notes
-from dit_eval.models.dit import DiT, DiTConfig
+from dit_eval.models.config import DiTConfig
+from dit_eval.models.dit import DiT
 from dit_eval.report.figures.all import FIGURES
 from dit_eval.report.points import published_points, read_losses, read_measured
 from dit_eval.report.setting import settings

@@ -95,7 +95,7 @@ def _encode_setup(arguments: argparse.Namespace, watch: Watch) -> tuple[ImageFol
     from dit_eval.diffusion.data import list_images
     from dit_eval.diffusion.latents import check_latents_folder
     from dit_eval.models.choose import choose_decoder
-    from dit_eval.models.dit import LATENT_FACTOR
+    from dit_eval.models.config import LATENT_FACTOR
     from dit_eval.system.assets import sha256_of
 
     World().device(arguments.device)

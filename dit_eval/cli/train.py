@@ -16,8 +16,8 @@ from dit_eval.system.progress import Progress
 
 if TYPE_CHECKING:
     from dit_eval.diffusion.data import TrainingData
-    from dit_eval.diffusion.trainer import Execution
-    from dit_eval.models.dit import DiTConfig
+    from dit_eval.diffusion.recipe import Execution
+    from dit_eval.models.config import DiTConfig
     from dit_eval.training import TrainingRun
 
 _SIZES = ("depth", "hidden_size", "num_heads", "patch_size")
@@ -110,7 +110,8 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _training_setup(arguments: argparse.Namespace, world: World) -> tuple[TrainingRun, Execution]:
     """Data, model and recipe as asked for: everything a user may have got wrong."""
-    from dit_eval.diffusion.trainer import Execution, Recipe, Schedule, check_execution
+    from dit_eval.diffusion.recipe import Execution, Recipe, Schedule
+    from dit_eval.diffusion.trainer import check_execution
     from dit_eval.training import TrainingRun, check_training
 
     execution = Execution(
@@ -158,7 +159,7 @@ def _check_one_model(arguments: argparse.Namespace) -> None:
 
 def _check_training_model(arguments: argparse.Namespace) -> None:
     from dit_eval.models.choose import check_block
-    from dit_eval.models.dit import DiTConfig, named_config
+    from dit_eval.models.config import DiTConfig, named_config
 
     check_block(arguments.block)
     if not 0 <= arguments.label_dropout < 1:
@@ -205,7 +206,7 @@ def _readable(arguments: argparse.Namespace, data: TrainingData, world: World) -
 
 def _training_config(arguments: argparse.Namespace, data: TrainingData) -> DiTConfig:
     """The model that is asked for, on what the data are."""
-    from dit_eval.models.dit import DiTConfig, named_config
+    from dit_eval.models.config import DiTConfig, named_config
 
     channels, side, _ = data.shape
     fields: dict[str, Any] = {

@@ -21,7 +21,8 @@ from dit_eval.diffusion.labels import draw_labels, read_labels
 from dit_eval.diffusion.sampler import Decoder, ImageSampler, check_sampling
 from dit_eval.models.checkpoints import build_dit
 from dit_eval.models.choose import ModelChoice, Weights, choose_decoder, choose_model
-from dit_eval.models.dit import DiT, DiTConfig
+from dit_eval.models.config import DiTConfig
+from dit_eval.models.dit import DiT
 from dit_eval.models.vae import Autoencoder
 from dit_eval.results.sample_run import RunFiles, SampleRun
 from dit_eval.results.settings import LABEL_RULES, SamplingSettings

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dit_eval.diffusion.process import NUM_TRAIN_STEPS, Denoiser, Diffusion, respaced_timesteps
-from dit_eval.models.dit import DiT, DiTConfig, guided
+from dit_eval.diffusion.process import Denoiser, Diffusion
+from dit_eval.diffusion.spacing import NUM_TRAIN_STEPS, respaced_timesteps
+from dit_eval.models.config import DiTConfig
+from dit_eval.models.dit import DiT, guided
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.results.settings import SamplingSettings
 from dit_eval.system.switches import Cores, arithmetic, each_core_alone

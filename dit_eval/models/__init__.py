@@ -17,7 +17,7 @@ from dit_eval.system.text import did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dit_eval.models.dit import DiTConfig
+    from dit_eval.models.config import DiTConfig
     from dit_eval.models.unet import UNetConfig
 
 

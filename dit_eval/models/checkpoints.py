@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from dit_eval.models.dit import DiT, DiTConfig, named_config
+from dit_eval.models.config import DiTConfig, named_config
+from dit_eval.models.dit import DiT
 from dit_eval.models.names import DIT_NAMES
 from dit_eval.models.wrappers import found_elsewhere, unwrap
 from dit_eval.system.files import atomic_file

@@ -20,7 +20,7 @@ from dit_eval.models.checkpoints import (
     stored_config,
     training_notes,
 )
-from dit_eval.models.dit import BLOCK_DESIGNS, DiTConfig, named_config, paper_name
+from dit_eval.models.config import BLOCK_DESIGNS, DiTConfig, named_config, paper_name
 from dit_eval.models.names import DEFAULT_MODEL, ModelName, parse_name
 from dit_eval.models.vae import DECODERS, weights_file
 from dit_eval.system.assets import Asset, assets

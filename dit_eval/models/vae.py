@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dit_eval.models.checkpoints import read_state
-from dit_eval.models.dit import LATENT_FACTOR
+from dit_eval.models.config import LATENT_FACTOR
 from dit_eval.models.wrappers import unwrap
 from dit_eval.system.switches import arithmetic, each_core_alone
 from dit_eval.system.text import did_you_mean

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from filelock import FileLock
 
 from dit_eval.diffusion.labels import draw_labels
+from dit_eval.diffusion.recipe import Execution
 from dit_eval.diffusion.sampler import ImageSampler
-from dit_eval.diffusion.trainer import Execution
 from dit_eval.evaluation import evaluate
 from dit_eval.images.npz import open_batch
 from dit_eval.models.checkpoints import load_dit

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dit_eval.diffusion.process import respaced_timesteps
-from dit_eval.diffusion.trainer import Recipe
+from dit_eval.diffusion.recipe import Recipe
+from dit_eval.diffusion.spacing import respaced_timesteps
 from dit_eval.flops.compute import Workload
-from dit_eval.models.dit import DiTConfig
+from dit_eval.models.config import DiTConfig
 from dit_eval.study.engine import Resources
 from dit_eval.system.text import did_you_mean
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dit_eval.diffusion.data import TrainingData, open_data
+from dit_eval.diffusion.recipe import Execution, Schedule
 from dit_eval.diffusion.sampler import check_sampling
-from dit_eval.diffusion.trainer import Execution, Schedule
 from dit_eval.features.load import check_network, load_network, network_named
 from dit_eval.features.network import FeatureExtractor, Network
 from dit_eval.images.npz import ImageBatch, open_batch

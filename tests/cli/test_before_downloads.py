@@ -13,7 +13,8 @@ from small_vae import SMALL, random_vae
 from dit_eval import cli
 from dit_eval.images.npz import open_batch
 from dit_eval.models import dit
-from dit_eval.models.dit import DiT, named_config
+from dit_eval.models.config import named_config
+from dit_eval.models.dit import DiT
 
 
 class Downloaded(Exception):

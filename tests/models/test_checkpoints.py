@@ -22,7 +22,8 @@ from dit_eval.models.checkpoints import (
     save_dit,
     stored_config,
 )
-from dit_eval.models.dit import DiT, named_config, position_table
+from dit_eval.models.config import named_config
+from dit_eval.models.dit import DiT, position_table
 from dit_eval.system.assets import asset
 
 

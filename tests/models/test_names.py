@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dit_eval.models import MODELS, find_model
-from dit_eval.models.dit import DiTConfig
+from dit_eval.models.config import DiTConfig
 from dit_eval.models.names import DIT_NAMES, UNET_NAMES, parse_name
 
 

@@ -13,7 +13,8 @@ from dit_eval.cli import main
 from dit_eval.images.npz import open_batch
 from dit_eval.models import vae
 from dit_eval.models.checkpoints import save_dit
-from dit_eval.models.dit import DiT, DiTConfig
+from dit_eval.models.config import DiTConfig
+from dit_eval.models.dit import DiT
 from dit_eval.models.vae import DECODERS, SCALE, Autoencoder
 from dit_eval.system.assets import asset
 from dit_eval.system.switches import using_threads

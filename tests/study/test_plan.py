@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from dit_eval.diffusion.process import respaced_timesteps
+from dit_eval.diffusion.spacing import respaced_timesteps
 from dit_eval.features import NETWORKS
 from dit_eval.flops.compute import gpu_hours, sampling_gflops, training_gflops
 from dit_eval.flops.count import plan_gflops
-from dit_eval.models.dit import MODEL_NAMES
+from dit_eval.models.names import DIT_NAMES
 from dit_eval.study.pace import predicted_hours, work_gflops
 from dit_eval.study.plan import PlanError
 from dit_eval.study.plan_file import embedded_plans, load_plan, parse_plan
@@ -206,7 +206,7 @@ def test_a_long_name_makes_names_that_a_file_can_have():
 
 def test_all_models_are_the_plans_own_or_else_the_papers():
     text = changed(LATENTS, ('models = ["DiT-S/8", "DiT-S/4"]', 'models = "all"'), ("vaes", "# vaes"))
-    assert [t.model for t in parse_plan(text, PATH).trainings] == list(MODEL_NAMES)
+    assert [t.model for t in parse_plan(text, PATH).trainings] == list(DIT_NAMES)
     own = text + '\n[models."tiny-S/8"]\ndepth = 1\nhidden_size = 8\nnum_heads = 2\npatch_size = 8\n'
     plan = parse_plan(own, PATH)
     assert [t.model for t in plan.trainings] == ["tiny-S/8"]

@@ -24,11 +24,11 @@ from sample_runs import make_run, random_dit
 import dit_eval.encoding
 from dit_eval.cli import main
 from dit_eval.diffusion.data import ArrayData, list_images
+from dit_eval.diffusion.recipe import Recipe, Schedule
 from dit_eval.diffusion.sampler import ImageSampler
-from dit_eval.diffusion.trainer import Recipe, Schedule
 from dit_eval.encoding import Encoder, encode
 from dit_eval.images.npz import open_batch
-from dit_eval.models.dit import DiTConfig
+from dit_eval.models.config import DiTConfig
 from dit_eval.sampling import sample_npz
 from dit_eval.system.dist import World
 from dit_eval.system.run_folder import RunFolder, differences, is_claimed, read_settings, refuse_other, remove_partial
@@ -153,7 +153,8 @@ def write(content):
         write_batch(folder.path / name, images=[images], shape=images.shape, arrays={})
     elif kind == "weights":
         from dit_eval.models.checkpoints import save_dit
-        from dit_eval.models.dit import DiT, DiTConfig
+        from dit_eval.models.config import DiTConfig
+        from dit_eval.models.dit import DiT
 
         small = DiTConfig(depth=1, hidden_size=16, num_heads=2, patch_size=2, input_size=4, num_classes=2)
         save_dit(folder.path / name, DiT(small), notes={"content": content})
