@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import statistics
 import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 
-from dit_eval.diffusion.sampler import ImageSampler
+from dit_eval.diffusion.process import Denoiser
+from dit_eval.diffusion.sampler import CPU_BATCH, ImageSampler
 from dit_eval.features.extract import extract_features
 from dit_eval.features.network import FeatureExtractor
 from dit_eval.images.encoded import ImageFiles
@@ -32,6 +36,7 @@ from dit_eval.sampling import batches_left, disk_bytes
 from dit_eval.summary import GaussianStats
 from dit_eval.system.dist import World
 from dit_eval.system.environment import peak_memory_bytes
+from dit_eval.system.switches import arithmetic, each_core_alone
 
 _BATCHES = 3  # through the network; the first warms up
 _PAIRS = 4_000  # images of each set in a trial of precision and recall: two chunks of rows
@@ -39,6 +44,8 @@ _ROWS = 1_000  # of class probabilities in a trial of the Inception Score
 _HASHED = 1 << 24  # bytes in a trial of checksums
 _PATIENCE = 20.0  # seconds for the steps of a sampling trial on a CPU; a larger batch is scaled from 8 images
 _SMALL = 8  # images of that trial: a CPU is as fast with them as with more
+_LONG = 20.0  # seconds after which a trial has seen enough
+_ENOUGH = 1.0  # seconds of repetitions after which three of them are enough
 
 Clock = Callable[[], float]
 
@@ -161,6 +168,92 @@ def evaluation_cost(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What a batch took in a short trial.
+
+    Attributes
+    ----------
+    size, filled : images of the batch, and those that pass through the network for them
+    step : seconds of a sampling step of the batch, guidance and noise included
+    finish : seconds from latents to pixels, for one image
+    repeats : steps that `step` is the median of
+    gpu_bytes : peak of the GPU memory that PyTorch gave out; None on a CPU
+    """
+
+    size: int
+    filled: int
+    step: float
+    finish: float
+    repeats: int
+    gpu_bytes: int | None
+
+
+@torch.inference_mode()
+def try_batch(sampler: ImageSampler, size: int, *, clock: Clock = time.perf_counter) -> Trial:
+    """Take the time of the first steps of a batch, and of its decoding (on a CPU of an image by each core).
+
+    Three steps after those that warm up, more if they are short, fewer if they take long.
+    """
+    cuda, filled = sampler.device.type == "cuda", sampler.reserve(size)
+    finished = size if cuda else min(size, torch.get_num_threads())
+    indices = np.arange(filled)
+    noise, labels = sampler.noise(indices), indices % sampler.model.config.num_classes
+    last = len(sampler.diffusion) - 1
+    x = noise(last + 1)
+    rule: Literal["ddpm", "ddim"] = "ddim" if sampler.run.sampler == "ddim" else "ddpm"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(sampler.device)
+
+    def step(denoise: Denoiser, count: int) -> None:
+        nonlocal x
+        index = max(last - count, 0)
+        x = sampler.diffusion.step(denoise, x, index, noise(index), sampler=rule)
+
+    def finish(_: int) -> None:
+        # Latents of the first steps may decode to anything.
+        sampler.pixels(x[:finished].nan_to_num(), indices)
+
+    wait = partial(torch.cuda.synchronize, sampler.device) if cuda else None
+    with arithmetic(sampler.run.precision, sampler.device), each_core_alone(sampler.device) as cores:
+        warm = 3 if sampler.run.compiled else 1  # a graph is recorded at the second step
+        steps = _repeat(partial(step, sampler.denoiser(labels, cores)), warm=warm, wait=wait, clock=clock)
+    finishes = _repeat(finish, warm=1, wait=wait, clock=clock)
+    return Trial(
+        size=size,
+        filled=filled,
+        step=statistics.median(steps),
+        finish=statistics.median(finishes) / finished,
+        repeats=len(steps),
+        gpu_bytes=torch.cuda.max_memory_allocated(sampler.device) if cuda else None,
+    )
+
+
+def _repeat(
+    function: Callable[[int], None], *, warm: int, wait: Callable[[], None] | None, clock: Clock
+) -> list[float]:
+    """Seconds of a function of the number of the call, as often as it takes to know them; without the first `warm`."""
+    times: list[float] = []
+    for count in range(warm + 100):
+        begin = clock()
+        function(count)
+        if wait:
+            wait()
+        times.append(clock() - begin)
+        spent = sum(times[warm:])
+        if spent > _LONG or (warm == 1 and times[0] > _LONG) or (len(times) >= warm + 3 and spent > _ENOUGH):
+            break
+    return times[warm:] or times
+
+
+def full_load(sampler: ImageSampler) -> int:
+    """Images of the smallest batch that keeps all cores of a CPU busy, or 1 on a GPU."""
+    if sampler.device.type != "cpu":
+        return 1
+    halves = 1 if sampler.run.cfg_channels is None else 2
+    return CPU_BATCH * -(-torch.get_num_threads() // halves)
+
+
 def sampling_cost(
     *,
     sampler: ImageSampler,
@@ -184,26 +277,21 @@ def sampling_cost(
     ValueError
         If `out` or its parts are of another run.
     """
-    world, run, steps = world or World(), sampler.run, len(sampler.diffusion)
+    world, run = world or World(), sampler.run
     batches = world.from_first(lambda: batches_left(out, run, batch_size))
     final, peak_disk = world.from_first(lambda: disk_bytes(out, run))
     size = max((end - begin for begin, end in batches), default=0)
-    seconds, trials, gpu, each = {"steps": 0.0, "decoding": 0.0}, [], None, 0.0
+    seconds, each, trials, gpu = {"steps": 0.0, "decoding": 0.0}, 0.0, [], None
     if size:
         world.barrier()
-        trial = sampler.trial(
-            size if sampler.device.type == "cuda" else min(size, max(_SMALL, sampler.full_load)), clock=clock
-        )
-        larger = sampler.filled(size) / trial.filled
-        if larger > 1 and world.most(round(1e9 * larger * trial.step * 4)) <= 1e9 * _PATIENCE:
-            trial = sampler.trial(size, clock=clock)
+        trial = _representative_trial(sampler, size, world, clock)
         step = world.most(round(1e9 * trial.step)) / trial.filled / 1e9  # of an image; the slowest process
         finish = world.most(round(1e9 * trial.finish)) / 1e9
         shares = [batches[rank :: world.size] for rank in range(world.size)]
         drawn = max(sum(sampler.filled(end - begin) for begin, end in share) for share in shares)
         images = max(sum(end - begin for begin, end in share) for share in shares)
-        seconds = {"steps": step * steps * drawn, "decoding": finish * images}
-        each = (step * steps * drawn + finish * images) / images
+        seconds = {"steps": step * len(sampler.diffusion) * drawn, "decoding": finish * images}
+        each = sum(seconds.values()) / images
         trials = [
             f"a step of {trial.size} images: {step * trial.filled:.3f} s ({trial.repeats} times)",
             f"from latents to pixels: {finish:.4f} s an image",
@@ -225,6 +313,17 @@ def sampling_cost(
         trials=tuple(trials),
         left_out="starting up and packing the file",
     )
+
+
+def _representative_trial(sampler: ImageSampler, size: int, world: World, clock: Clock) -> Trial:
+    """A trial of a whole batch, or on a CPU of eight images a core where the batch would take long."""
+    if sampler.device.type == "cuda":
+        return try_batch(sampler, size, clock=clock)
+    trial = try_batch(sampler, min(size, max(_SMALL, full_load(sampler))), clock=clock)
+    larger = sampler.filled(size) / trial.filled
+    if larger > 1 and world.most(round(1e9 * larger * trial.step * 4)) <= 1e9 * _PATIENCE:
+        return try_batch(sampler, size, clock=clock)
+    return trial
 
 
 def _seconds_per_image(

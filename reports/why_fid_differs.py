@@ -31,21 +31,21 @@ from torch.nn import functional as F
 from dit_eval.checks import diagnose, golden
 from dit_eval.diffusion.data import open_npz
 from dit_eval.diffusion.labels import draw_labels
+from dit_eval.diffusion.recipe import Recipe, Schedule
 from dit_eval.diffusion.sampler import ImageSampler
-from dit_eval.diffusion.trainer import Recipe
 from dit_eval.evaluation import score
 from dit_eval.features import digits as digits_network
 from dit_eval.features.extract import extract_features
 from dit_eval.images.npz import write_batch
 from dit_eval.images.open import open_images
 from dit_eval.models.checkpoints import load_dit, stored_config
-from dit_eval.models.dit import DiTConfig
+from dit_eval.models.config import DiTConfig
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.results.settings import EvaluationSettings
 from dit_eval.sampling import sample_npz
 from dit_eval.system.assets import asset, sha256_of
 from dit_eval.system.where import Where
-from dit_eval.training import train, weights_of_step
+from dit_eval.training import TrainingRun, train, weights_of_step
 
 HERE = Path(__file__).parent
 EFFECTS = Path(diagnose.__file__).parent / "findings" / "effects.json"
@@ -290,7 +290,8 @@ def _measure_weights(bench: _Bench, ref: Path) -> None:
     config = replace(_embedded()[1], depth=6, hidden_size=52, num_heads=4, patch_size=4)
     recipe = Recipe(learning_rate=5e-3, batch_size=32, ema_decay=0.995, ema_warm_up=True, warm_up=100, flip=0.0)
     folder, steps = bench.folder / "training", 2_000
-    train(folder, config=config, data=open_npz(ref, channels=1), recipe=recipe, steps=steps)
+    schedule = Schedule(steps=steps)
+    train(folder, TrainingRun(config=config, data=open_npz(ref, channels=1), recipe=recipe, schedule=schedule))
     scores = {}
     for kind in ("ema", "model"):
         weights = weights_of_step(folder, steps, kind)

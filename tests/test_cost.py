@@ -10,7 +10,7 @@ import pytest
 from sample_runs import command, make_run, random_dit, run
 
 from dit_eval import cost as cost_module
-from dit_eval.cost import evaluation_cost, sampling_cost
+from dit_eval.cost import evaluation_cost, full_load, sampling_cost
 from dit_eval.diffusion.sampler import ImageSampler
 from dit_eval.features.network import FeatureBatch
 from dit_eval.images.npz import open_batch
@@ -180,7 +180,7 @@ def test_a_slow_batch_is_scaled_from_eight_images_a_core(tmp_path):
         assert "a step of 24 images: 3.000 s" in slow.trials[0], "three cores are busy with 24 images"
         assert slow.seconds["steps"] == 64
         guided = make_run(model.config, num_images=64, cfg_scale=1.5, cfg_channels=3)
-        assert CountingSampler(clock, model, guided).full_load == 16, "32 forward passes"
+        assert full_load(CountingSampler(clock, model, guided)) == 16, "32 forward passes"
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_a_dry_run_of_sampling_writes_nothing(tmp_path, capsys, monkeypatch):
 def test_a_dry_run_refuses_what_the_run_would(tmp_path, capsys, monkeypatch):
     out = tmp_path / "samples.npz"
     assert run(capsys, *command(out, "--per-proc-batch-size", 8))[0] == 0
-    monkeypatch.setattr(ImageSampler, "trial", lambda *_, **__: pytest.fail("the network ran"))
+    monkeypatch.setattr(cost_module, "try_batch", lambda *_, **__: pytest.fail("the network ran"))
     for wrong, said in ((["--global-seed", "1"], "of another run"), (["--cfg-scale", "0"], "needed 1.0 or more")):
         code, output, error = run(capsys, *command(out, "--dry-run"), *wrong)
         assert (code, output) == (2, "")

@@ -25,7 +25,8 @@ from dit_eval.diffusion.process import Diffusion
 from dit_eval.diffusion.sampler import ImageSampler, to_uint8
 from dit_eval.images.npz import open_batch
 from dit_eval.models.checkpoints import load_dit, save_dit, stored_config
-from dit_eval.models.dit import BLOCK_DESIGNS, DiT, named_config
+from dit_eval.models.config import BLOCK_DESIGNS, named_config
+from dit_eval.models.dit import DiT
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.sampling import _Parts, sample_npz
 from dit_eval.system.assets import asset

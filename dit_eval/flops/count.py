@@ -42,7 +42,9 @@ from dit_eval.flops.operators import (
     short_name,
 )
 from dit_eval.flops.tracing import Operation, Trace, as_before, module_names, plain_forward, trace, unwrapped
-from dit_eval.models.dit import MODEL_NAMES, BlockDesign, DiT, DiTConfig, named_config
+from dit_eval.models.config import BlockDesign, DiTConfig, named_config
+from dit_eval.models.dit import DiT
+from dit_eval.models.names import DIT_NAMES
 from dit_eval.models.unet import UNETS, UNet, UNetConfig
 from dit_eval.system.text import did_you_mean
 
@@ -155,8 +157,8 @@ def check_model(
                 f"{name} makes images of {config.image_size} pixels and has no block designs; leave both out."
             )
         return config
-    if name not in MODEL_NAMES:
-        known = [*MODEL_NAMES, *UNETS]
+    if name not in DIT_NAMES:
+        known = [*DIT_NAMES, *UNETS]
         raise ValueError(f"Unknown model {name!r}; known: {', '.join(known)}.{did_you_mean(name, known)}")
     return named_config(name, image_size=256 if image_size is None else image_size, block=block or "adaln-zero")
 
@@ -166,7 +168,7 @@ def count_model(name: str, *, image_size: int | None = None, block: BlockDesign 
 
     Parameters
     ----------
-    name : "DiT-XL/2" and so on (`MODEL_NAMES`), or a U-Net (`UNET_NAMES`)
+    name : "DiT-XL/2" and so on (`DIT_NAMES`), or a U-Net (`UNET_NAMES`)
     image_size : pixels, 256 if not given; for a U-Net its own
     block : block design of a DiT, "adaln-zero" if not given
 

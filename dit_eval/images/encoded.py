@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from PIL.Image import Image
 
 from dit_eval.images.decoding import decode, is_png
 from dit_eval.images.listing import Load, Source, is_jpeg
+from dit_eval.system.ahead import in_order
 from dit_eval.system.dist import cores
 
-_T = TypeVar("_T")
 _MAX_PIXELS = 1 << 24  # of an image: 4096 x 4096
 _DECODED = 1 << 28  # bytes of decoded images that wait for the network
 _THREADS = 4
@@ -83,7 +80,7 @@ class ImageFiles:
 
         with self._source.reading() as loads:
             tasks = (partial(decoded, index, load) for index, load in zip(indices, loads(indices), strict=True))
-            with closing(_in_turn(tasks, ahead)) as images:
+            with closing(in_order(tasks, threads=min(_THREADS, cores()), ahead=ahead)) as images:
                 while batch := list(islice(images, batch_size)):
                     yield np.stack(batch)
 
@@ -114,7 +111,7 @@ class ImageFiles:
                 found, read = [], 0
                 with self._source.reading() as loads:
                     tasks = (partial(digest, load) for load in loads(range(self.num_images)))
-                    for text, jpeg, size in _in_turn(tasks, 64):
+                    for text, jpeg, size in in_order(tasks, threads=min(_THREADS, cores()), ahead=64):
                         found.append((text, jpeg))
                         read += size
                         if on_progress:
@@ -197,21 +194,6 @@ def _problem(size: tuple[int, int] | None, image: Image) -> str | None:
     if getattr(image, "is_animated", False):
         return "has several frames; needed one. Save the frame that is meant."
     return None
-
-
-def _in_turn(tasks: Iterator[Callable[[], _T]], ahead: int) -> Generator[_T]:
-    """Results of tasks that threads do, in the order of the tasks; at most `ahead` are begun and not yet taken."""
-    pool = ThreadPoolExecutor(min(_THREADS, cores()))
-    begun: deque[Future[_T]] = deque()
-    try:
-        for task in tasks:
-            begun.append(pool.submit(task))
-            if len(begun) > ahead:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _pixels(size: tuple[int, ...]) -> str:

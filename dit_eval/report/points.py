@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from dit_eval.flops.kept import Count, paper_name
+from dit_eval.models.names import DIT_NAMES
 from dit_eval.paper import load_statements, load_table
 from dit_eval.report.words import model_name
 from dit_eval.results.eval_result import PROTOCOL, EvalResult
@@ -77,7 +78,6 @@ UNVERIFIED = f"{PROTOCOL}, not verified"  # of results whose badge does not bear
 _TEXT_COLUMNS = (
     *("source", "origin", "model", "family", "size", "block", "sampler", "decoder", "protocol", "badge", "note"),
 )
-_PAPERS_MODEL = re.compile(r"DiT-(S|B|L|XL)/(2|4|8)")
 _PAPERS_SIZES = (256, 512)  # pixels
 _LOSSES = ("loss", "mse", "vb")
 _LOGS = ("log.jsonl", "losses.jsonl")  # of a training, of a study
@@ -295,7 +295,7 @@ def _estimates(result: EvalResult) -> dict[str, float]:
 def _parts_of_name(model: str, protocol: str, image_size: float | None) -> dict[str, Any]:
     """Family, size and patch of a model. Where numbers compare with the paper's, a DiT-S is the paper's or none."""
     beside_papers = protocol == PROTOCOL and image_size in _PAPERS_SIZES
-    name = None if beside_papers and not _PAPERS_MODEL.fullmatch(model) else model_name(model)
+    name = None if beside_papers and model not in DIT_NAMES else model_name(model)
     return {} if name is None else {"family": name.family, "size": name.size, "patch": name.patch}
 
 

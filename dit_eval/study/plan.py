@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dit_eval.diffusion.process import respaced_timesteps
-from dit_eval.diffusion.trainer import Recipe
+from dit_eval.diffusion.recipe import Recipe
+from dit_eval.diffusion.spacing import respaced_timesteps
 from dit_eval.flops.compute import Workload
-from dit_eval.models.dit import DiTConfig
+from dit_eval.models.config import DiTConfig
 from dit_eval.study.engine import Resources
 from dit_eval.system.text import did_you_mean
 
@@ -100,11 +100,11 @@ class Cell:
     training_steps: int
     num_samples: int
     num_sampling_steps: str
-    sampler: str
+    sampler: Literal["ddpm", "ddim"]
     cfg_scale: float
     cfg_channels: int | None
     labels: str
-    rounding: str
+    rounding: Literal["dit", "truncate"]
     vae: str | None
     precision: Literal["fp32", "tf32", "bf16"]
     compile: bool

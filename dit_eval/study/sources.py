@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from dit_eval.diffusion.data import TrainingData, open_data
-from dit_eval.diffusion.sampler import check_run
+from dit_eval.diffusion.recipe import Execution, Schedule
+from dit_eval.diffusion.sampler import check_sampling
 from dit_eval.features.load import check_network, load_network, network_named
 from dit_eval.features.network import FeatureExtractor, Network
 from dit_eval.images.npz import ImageBatch, open_batch
-from dit_eval.models.vae import DECODERS, weights_file
-from dit_eval.results.sample_run import SampleRun
-from dit_eval.study.plan import Cell, Plan
+from dit_eval.models.choose import choose_decoder
+from dit_eval.results.settings import SamplingSettings
+from dit_eval.study.plan import Cell, Plan, Training
 from dit_eval.system.assets import Asset, assets, fetch
 from dit_eval.system.dist import World
 from dit_eval.system.text import did_you_mean
-from dit_eval.training import check_training
+from dit_eval.training import TrainingRun, check_training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +105,8 @@ def _decoders(plan: Plan) -> dict[str, str | Asset]:
     """The autoencoders that cells name."""
     decoders: dict[str, str | Asset] = {}
     for vae in sorted({cell.vae for cell in plan.cells if cell.vae is not None}):
-        public = vae in DECODERS and not Path(vae).exists()
-        decoders[vae] = (
-            _found(plan, "decoder", "vaes", DECODERS[vae]) if public else os.path.abspath(weights_file(Path(vae)))
-        )
+        decoder = choose_decoder(vae)
+        decoders[vae] = decoder if isinstance(decoder, Asset) else os.path.abspath(decoder)
     return decoders
 
 
@@ -164,19 +162,18 @@ def _check_tasks(plan: Plan, train: str, device: str) -> None:
     for run in plan.trainings:
         resources = plan.resources(run)
         check_training(
-            data,
-            config=run.config,
-            recipe=run.recipe,
-            steps=run.steps[-1],
-            save_at=run.steps,
-            save_every=run.save_every,
-            log_every=run.log_every,
-            device=device,
-            micro_batch=resources.micro_batch,
+            training_run(run, data, save_at=run.steps),
+            execution=Execution(device=device, micro_batch=resources.micro_batch),
             world=World(size=resources.size),
         )
     for cell in plan.cells:
-        check_run(dataclasses.replace(sample_run(plan, cell), device=device))
+        check_sampling(sampling_settings(cell), cell.config, device=device)
+
+
+def training_run(run: Training, data: TrainingData, *, save_at: Iterable[int]) -> TrainingRun:
+    """A training of a plan, as `dit_eval.training` takes it; `save_at` are the steps that keep their weights."""
+    schedule = Schedule(steps=run.steps[-1], save_at=tuple(save_at), save_every=run.save_every, log_every=run.log_every)
+    return TrainingRun(config=run.config, data=data, recipe=run.recipe, schedule=schedule)
 
 
 def training_data(plan: Plan, sources: Sources) -> TrainingData:
@@ -192,29 +189,20 @@ def _open_training_data(plan: Plan, train: str) -> TrainingData:
     )
 
 
-def sample_run(plan: Plan, cell: Cell) -> SampleRun:
-    """How a cell's samples are drawn, as far as the plan decides it."""
-    run = next(run for run in plan.trainings if run.key == cell.training)
-    return SampleRun(
-        model=cell.model,
-        network=dataclasses.asdict(cell.config),
-        checkpoint="",
-        checkpoint_sha256="",
-        image_size=cell.config.image_size,
+def sampling_settings(cell: Cell) -> SamplingSettings:
+    """How a cell's samples are drawn."""
+    return SamplingSettings(
         num_images=cell.num_samples,
         num_sampling_steps=cell.num_sampling_steps,
-        sampler=cell.sampler,
         cfg_scale=cell.cfg_scale,
         cfg_channels=cell.cfg_channels,
-        vae=cell.vae,
+        sampler=cell.sampler,
+        vae=cell.vae or SamplingSettings.vae,
         labels=cell.labels,
         rounding=cell.rounding,
         global_seed=cell.seed,
         precision=cell.precision,
         compiled=cell.compile,
-        device="cpu",
-        training_steps=cell.training_steps,
-        training_batch_size=run.recipe.batch_size,
     )
 
 

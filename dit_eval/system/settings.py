@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -69,10 +69,19 @@ def check_settings(settings: DataclassInstance) -> None:
 
 
 def _expected(setting: Setting, value: Any, error: msgspec.ValidationError) -> str:
+    if choices := _choices(setting.type):
+        return f"expected one of {', '.join(map(str, choices))}"
     if isinstance(value, int | float) and setting.bounds:
         return "expected " + " and ".join(f"{_BOUNDS[key]} {bound:g}" for key, bound in setting.bounds.items())
     text = str(error).replace("`", "").split(" - at ")[0]
     return text[:1].lower() + text[1:]
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """The values of a `Literal`, also inside an annotation or `X | None`."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return next((found for each in get_args(hint) if (found := _choices(each))), ())
 
 
 def _meta(hint: Any) -> Meta | None:

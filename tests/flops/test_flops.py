@@ -24,12 +24,13 @@ from dit_eval.flops.count import count_flops, count_model, plan_gflops
 from dit_eval.flops.counts import Counts, FlopCount
 from dit_eval.flops.operators import einsum_macs
 from dit_eval.flops.printed import paper_rows
-from dit_eval.models.dit import MODEL_NAMES, SIZES
+from dit_eval.models.dit import SIZES
+from dit_eval.models.names import DIT_NAMES
 from dit_eval.models.unet import UNET_NAMES, UNETS, UNet
 from dit_eval.paper import load_table
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
-DITS = [(name, 256) for name in MODEL_NAMES] + [("DiT-XL/2", 512)]
+DITS = [(name, 256) for name in DIT_NAMES] + [("DiT-XL/2", 512)]
 
 
 @pytest.fixture(scope="module")

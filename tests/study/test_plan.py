@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from dit_eval.diffusion.process import respaced_timesteps
+from dit_eval.diffusion.spacing import respaced_timesteps
 from dit_eval.features import NETWORKS
 from dit_eval.flops.compute import gpu_hours, sampling_gflops, training_gflops
 from dit_eval.flops.count import plan_gflops
-from dit_eval.models.dit import MODEL_NAMES
+from dit_eval.models.names import DIT_NAMES
 from dit_eval.study.pace import predicted_hours, work_gflops
 from dit_eval.study.plan import PlanError
 from dit_eval.study.plan_file import embedded_plans, load_plan, parse_plan
@@ -206,7 +206,7 @@ def test_a_long_name_makes_names_that_a_file_can_have():
 
 def test_all_models_are_the_plans_own_or_else_the_papers():
     text = changed(LATENTS, ('models = ["DiT-S/8", "DiT-S/4"]', 'models = "all"'), ("vaes", "# vaes"))
-    assert [t.model for t in parse_plan(text, PATH).trainings] == list(MODEL_NAMES)
+    assert [t.model for t in parse_plan(text, PATH).trainings] == list(DIT_NAMES)
     own = text + '\n[models."tiny-S/8"]\ndepth = 1\nhidden_size = 8\nnum_heads = 2\npatch_size = 8\n'
     plan = parse_plan(own, PATH)
     assert [t.model for t in plan.trainings] == ["tiny-S/8"]
@@ -526,20 +526,25 @@ MISTAKES = [
     # [training]
     ((("learning_rate", "learning_rat"),), "learning_rat ", "training.learning_rat", "did you mean 'learning_rate'?"),
     ((("1e-3", '"1e-3"'),), "learning_rate", "training.learning_rate", "found '1e-3'; needed a number"),
-    ((("1e-3", "0"),), "learning_rate", "training.learning_rate", "Learning rate 0.0: needed more than 0"),
-    ((("1e-3", "nan"),), "learning_rate", "training.learning_rate", "Learning rate nan"),
+    ((("1e-3", "0"),), "learning_rate", "training.learning_rate", "expected more than 0; got 0.0"),
+    ((("1e-3", "nan"),), "learning_rate", "training.learning_rate", "expected more than 0; got nan"),
     ((("[0.9, 0.99]", "[0.9]"),), "betas", "training.betas", "needed two"),
-    ((("[0.9, 0.99]", "[0.9, 1.0]"),), "betas", "training.betas", "needed 0 <= beta < 1"),
+    ((("[0.9, 0.99]", "[0.9, 1.0]"),), "betas", "training.betas", "< 1.0; got (0.9, 1.0)"),
     ((("[0.9, 0.99]", "[0.9, true]"),), "betas", "training.betas", "found True; needed two numbers"),
-    ((("batch_size = 16", "batch_size = 0"),), "batch_size = 0", "training.batch_size", "Batch size 0: needed"),
+    ((("batch_size = 16", "batch_size = 0"),), "batch_size = 0", "training.batch_size", "expected at least 1; got 0"),
     ((("log_every = 5", "log_every = 0"),), "log_every", "training.log_every", "found 0; needed 1 or more"),
-    ((("log_every = 5", "decay_steps = 0"),), "decay_steps", "training.decay_steps", "1 or more"),
+    ((("log_every = 5", "decay_steps = 0"),), "decay_steps", "training.decay_steps", "expected at least 1; got 0"),
     ((("log_every = 5", "warm_up = -1"),), "warm_up", "training.warm_up", "found -1; needed 0 or more"),
-    ((("log_every = 5", "ema_decay = 1.0"),), "ema_decay", "training.ema_decay", "needed 0 <= EMA < 1"),
-    ((("log_every = 5", "flip = 2"),), "flip", "training.flip", "a share of flips"),
-    ((("log_every = 5", "weight_decay = -1"),), "weight_decay", "training.weight_decay", "no negative decay"),
+    (
+        (("log_every = 5", "ema_decay = 1.0"),),
+        "ema_decay",
+        "training.ema_decay",
+        "less than 1; got 1.0",
+    ),
+    ((("log_every = 5", "flip = 2"),), "flip", "training.flip", "expected at least 0 and at most 1; got 2.0"),
+    ((("log_every = 5", "weight_decay = -1"),), "weight_decay", "training.weight_decay", "at least 0; got -1.0"),
     ((("log_every = 5", "ema_warm_up = 1"),), "ema_warm_up", "training.ema_warm_up", "found 1; needed true or false"),
-    ((("log_every = 5", 'precision = "fp16"'),), "precision", "training.precision", "known: fp32, tf32, bf16"),
+    ((("log_every = 5", 'precision = "fp16"'),), "precision", "training.precision", "expected one of fp32, tf32, bf16"),
     ((("log_every = 5", "label_dropout = 1"),), "label_dropout", "training.label_dropout", "found 1; needed 0 or more"),
     ((("log_every = 5", "global_seed = 1"),), "global_seed", "training.global_seed", "unknown key"),
     # [sampling]

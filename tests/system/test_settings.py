@@ -35,7 +35,7 @@ def test_right_values_pass():
         ({"scale": 100.0}, "scale: expected at least 1 and less than 100; got 100.0"),
         ({"scale": float("nan")}, "scale: expected at least 1 and less than 100; got nan"),
         ({"steps": "250"}, "steps: expected int, got str; got '250'"),
-        ({"sampler": "euler"}, "sampler: invalid enum value 'euler'; got 'euler'"),
+        ({"sampler": "euler"}, "sampler: expected one of ddpm, ddim; got 'euler'"),
         ({"limit": 0}, "limit: expected at least 1; got 0"),
         ({"names": "a,b"}, "names: expected array, got str; got 'a,b'"),
     ],
