@@ -31,6 +31,7 @@ from dit_eval.images.npz import open_batch
 from dit_eval.models import vae
 from dit_eval.models.dit import MODEL_NAMES, named_config
 from dit_eval.results.sample_run import SampleRun
+from dit_eval.results.settings import EvaluationSettings
 from dit_eval.study.plan_file import load_plan
 from dit_eval.summary import GaussianStats
 
@@ -99,7 +100,8 @@ def scoring(weights: Path, size: int, count: int, options: argparse.Namespace) -
     stored = GaussianStats(mu=np.zeros(extractor.pool_dim), sigma=np.eye(extractor.pool_dim))
     ref = dataclasses.replace(open_batch(path, role="ref"), num_images=REFERENCE, pool=stored)
     gen = open_batch(path, role="gen")
-    cost = evaluation_cost(gen=gen, ref=ref, extractor=extractor, metrics=METRICS, batch_size=batch, num_images=count)
+    settings = EvaluationSettings(metrics=METRICS, batch_size=batch, num_images=count)
+    cost = evaluation_cost(gen=gen, ref=ref, network=extractor, settings=settings)
     return cost.total
 
 
