@@ -42,7 +42,6 @@ from dit_eval.system.switches import arithmetic, each_core_alone
 _BATCHES = 3  # through the network; the first warms up
 _PAIRS = 4_000  # images of each set in a trial of precision and recall: two chunks of rows
 _ROWS = 1_000  # of class probabilities in a trial of the Inception Score
-_UNTRIED = ("kid", "density", "coverage", "cmmd")
 _HASHED = 1 << 24  # bytes in a trial of checksums
 _PATIENCE = 20.0  # seconds for the steps of a sampling trial on a CPU; a larger batch is scaled from 8 images
 _SMALL = 8  # images of that trial: a CPU is as fast with them as with more
@@ -130,28 +129,29 @@ def evaluation_cost(
     seconds["metrics"] = sum(spent for spent, _ in parts.values())
     said = [f"{network.name} on {tried.num_images} images: {1 / each:.2f} images/s"]
     said += [f"{name}: {spent:.2f} s, from {about}" for name, (spent, about) in parts.items()]
-    # Features stay in memory until the metrics; with several processes those of a set are there twice while collected.
     row = 4 * (network.pool_dim + num_classes)
-    kept = num + num_ref - tried.num_images
-    kept += max(_share(count, batch_size, world.size) for count in (num, num_ref)) if world.size > 1 else 0
-    peak = peak_memory_bytes()
+    more = num + num_ref - tried.num_images  # rows that stay in memory until the metrics
+    if world.size > 1:  # those of a set are there twice while they are collected
+        more += max(_share(count, batch_size, world.size) for count in (num, num_ref))
     return Cost(
         processes=world.size,
         images=num + num_ref,
         seconds=seconds,
         seconds_per_1000=1000 * each,
-        memory_bytes=None if peak is None else peak + row * max(kept, 0),
+        memory_bytes=_peak_and(row * max(more, 0)),
         memory_per_1000=1000 * row,
         gpu_memory_bytes=None,
         disk_bytes=0,
         disk_peak_bytes=0,
         disk_per_1000=0,
         trials=tuple(said),
-        left_out="; ".join(
-            ["starting up, and what a cache of features would spare"]
-            + [f"the time of {metric}" for metric in _UNTRIED if metric in metrics]
-        ),
+        left_out=_left_out(metrics),
     )
+
+
+def _left_out(metrics: tuple[str, ...]) -> str:
+    untried = [f"the time of {metric}" for metric in ("kid", "density", "coverage", "cmmd") if metric in metrics]
+    return "; ".join(["starting up, and what a cache of features would spare", *untried])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,13 +338,13 @@ def sampling_cost(
         ]
         gpu = trial.gpu_bytes
     # What a batch needs besides activations: decoded images as float32, and pixels twice, once for the writer.
-    peak, batch = peak_memory_bytes(), size * run.image_size**2 * 3 * (4 + 2)
+    batch = size * run.image_size**2 * 3 * (4 + 2)
     return Cost(
         processes=world.size,
         images=sum(end - begin for begin, end in batches),
         seconds=seconds,
         seconds_per_1000=1000 * each,
-        memory_bytes=None if peak is None else peak + batch,
+        memory_bytes=_peak_and(batch),
         memory_per_1000=0,
         gpu_memory_bytes=gpu,
         disk_bytes=final,
@@ -398,6 +398,12 @@ def _checksum_seconds(gen: ImageBatch | ImageFiles, ref: ImageBatch | ImageFiles
 def _random_statistics(rng: np.random.Generator, num: int, dim: int) -> GaussianStats:
     features = rng.standard_normal((max(num, 2), dim))
     return GaussianStats(mu=features.mean(0), sigma=np.cov(features, rowvar=False), num=len(features))
+
+
+def _peak_and(more: int) -> int | None:
+    """Peak memory of this process with so many bytes more; None where the system does not say."""
+    peak = peak_memory_bytes()
+    return None if peak is None else peak + more
 
 
 def _share(images: int, batch_size: int, processes: int) -> int:
