@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,11 +89,8 @@ def _tell_evaluation_cost(arguments: argparse.Namespace, setup: dict[str, Any], 
     cost = evaluation_cost(
         gen=gen,
         ref=ref,
-        extractor=network,
-        metrics=choice.names,
-        distances=settings.distances,
-        batch_size=settings.batch_size,
-        num_images=arguments.num_samples,
+        network=network,
+        settings=replace(settings, metrics=choice.names, num_images=arguments.num_samples),
         world=world,
     )
     if world.rank:

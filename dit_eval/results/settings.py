@@ -1,6 +1,6 @@
-"""What a user may ask for, each thing stated once: its name, type, default, bounds and help.
+"""What a run is asked for, each thing stated once: its name, type, default, bounds and help.
 
-The command line and the plan reader are derived from these dataclasses; see `dit_eval.system.settings`.
+The command line and the plans of studies are derived from these classes; see `dit_eval.system.settings`.
 """
 
 from __future__ import annotations
