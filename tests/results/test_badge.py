@@ -18,7 +18,8 @@ from report_runs import badge, result, sample_run
 from seeded_inception import CONVS, seeded_weights
 
 from dit_eval.checks.classes import score_classes
-from dit_eval.checks.diagnose import diagnose, expectation
+from dit_eval.checks.diagnose import diagnose
+from dit_eval.checks.expectation import expectation
 from dit_eval.cli import main
 from dit_eval.evaluation import evaluate, write_reference
 from dit_eval.features.clip import ClipVision
