@@ -19,7 +19,7 @@ from dit_eval.evaluation import against_itself
 from dit_eval.features.cache import cached_features
 from dit_eval.features.network import FeatureExtractor
 from dit_eval.features.provenance import Progress, announce, checksums, extractor_info, image_source
-from dit_eval.images.open import ImageSet
+from dit_eval.images import ImageSet
 from dit_eval.metrics.per_class import LEAST_IMAGES, ClassScore, class_scores
 from dit_eval.results.eval_result import ExtractorInfo, ImageSource
 from dit_eval.results.parse import json_text

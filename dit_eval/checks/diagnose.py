@@ -19,7 +19,7 @@ from dit_eval.checks.findings import FINDINGS, Case, Finding
 from dit_eval.checks.findings.effects import effects
 from dit_eval.checks.pixels import PixelFacts, read_pixels
 from dit_eval.features.network import FeatureExtractor
-from dit_eval.images.open import ImageSet
+from dit_eval.images import ImageSet
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.parse import json_text
 

@@ -27,9 +27,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
-from dit_eval.images.listing import is_jpeg
+from dit_eval.images.listing import PNG, is_jpeg, is_png
 
-_PNG = b"\x89PNG\r\n\x1a\n"
 _UNUSED = {b"iCCP", b"iTXt", b"zTXt", b"tEXt", b"eXIf"}  # chunks of a PNG that Pillow would unpack
 _STEP = 1 << 20  # bytes of pixel data unpacked at once to be counted
 # Passes of an interlaced PNG: first column and row, and steps between them.
@@ -48,11 +47,6 @@ _UNREADABLE = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError, struct.error, zlib.error),
     *(Image.DecompressionBombError, MemoryError),
 )
-
-
-def is_png(data: bytes) -> bool:
-    """Whether a file begins as a PNG does, whatever its name says."""
-    return data.startswith(_PNG)
 
 
 def decode(
@@ -161,7 +155,7 @@ def _png_pixels(data: bytes, max_pixels: int) -> bytes:
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Kind, beginning and end of each chunk of a PNG, to the one of its end."""
-    kind, at = b"", len(_PNG)
+    kind, at = b"", len(PNG)
     while kind != b"IEND":
         kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
         if end > len(data):

@@ -17,8 +17,8 @@ from dit_eval.checks.findings.counts import FEW_REFERENCE
 from dit_eval.checks.findings.effects import effects
 from dit_eval.checks.pixels import read_pixels
 from dit_eval.cli import main
+from dit_eval.images import open_images
 from dit_eval.images.npz import write_batch
-from dit_eval.images.open import open_images
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.system.assets import asset
 

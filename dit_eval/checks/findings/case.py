@@ -10,7 +10,7 @@ from typing import Literal
 from dit_eval.checks.expectation import Expectation
 from dit_eval.checks.pixels import PixelFacts
 from dit_eval.features.network import FeatureExtractor
-from dit_eval.images.open import ImageSet
+from dit_eval.images import ImageSet
 from dit_eval.results.eval_result import EvalResult
 
 Certainty = Literal["certain", "likely", "possible"]

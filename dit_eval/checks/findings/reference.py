@@ -9,7 +9,7 @@ import numpy as np
 
 from dit_eval.checks.findings.case import INCEPTION_DIM, Case, Cause, Seen
 from dit_eval.features.extract import extract_features
-from dit_eval.images.stream import from_batches
+from dit_eval.images import from_batches
 
 _NETWORK_IMAGES = 256  # reference images that pass through the network to check its statistics
 
