@@ -166,13 +166,10 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 def _check_png(image: Image.Image, data: bytes) -> None:
     """That no row is missing. Such rows are left at 0, so that only an image with a last row of 0 is looked at."""
-    width, height, bits, colour, interlaced = *struct.unpack(">II", data[16:24]), data[24], data[25], data[28]
+    width, height, interlaced = *struct.unpack(">II", data[16:24]), data[28]
     if not interlaced and np.asarray(image.crop((0, height - 1, width, height))).any():
         return
-    needed = 0
-    for left, top, across, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
-        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
-        needed += rows * (1 + -(-columns * bits * _CHANNELS[colour] // 8)) if columns > 0 and rows > 0 else 0
+    needed = _png_bytes(data)
     found, stream = 0, zlib.decompressobj()
     for kind, at, end in _png_chunks(data):
         packed = data[at + 8 : end - 4] if kind == b"IDAT" else b""
@@ -181,6 +178,16 @@ def _check_png(image: Image.Image, data: bytes) -> None:
             packed = stream.unconsumed_tail
     if found < needed:
         raise ValueError(f"its pixel data end after {found:,} of {needed:,} bytes")
+
+
+def _png_bytes(data: bytes) -> int:
+    """Bytes of pixel data that a PNG has by its header: of each row of each pass, one and its pixels."""
+    width, height, bits, colour, interlaced = *struct.unpack(">II", data[16:24]), data[24], data[25], data[28]
+    total = 0
+    for left, top, across, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        total += rows * (1 + -(-columns * bits * _CHANNELS[colour] // 8)) if columns > 0 and rows > 0 else 0
+    return total
 
 
 # ---- JPEG

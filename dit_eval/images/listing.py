@@ -105,7 +105,7 @@ class Listing:
         if self.members > _MAX_MEMBERS:
             raise ValueError(f"{self.path}: more than {_MAX_MEMBERS:,} members. Pass a part of them at a time.")
         parts = [part for part in name.split("/") if part not in ("", ".")]
-        if name.startswith("/") or ".." in parts or re.search(r"[\\\0]|^[A-Za-z]:", name):
+        if ".." in parts or re.search(r"^/|^[A-Za-z]:|[\\\0]", name):
             raise ValueError(
                 f"{self.path}: a member is called '{shown(name)}', a path that leads out of the archive, or that other "
                 "systems would read so. Such archives are refused; pack the images again."

@@ -156,20 +156,24 @@ def read_statistics(file: NpzFile, mu_key: str, sigma_key: str) -> GaussianStats
     if len(present) == 1:
         missing = sigma_key if present == [mu_key] else mu_key
         raise ValueError(f"{path}: holds {present[0]} but no {missing}; a mean and a covariance belong together.")
+    _check_statistics(file, mu_key, sigma_key)
+    mu, sigma = file.array(mu_key), file.array(sigma_key)
+    try:
+        return GaussianStats(mu=mu, sigma=sigma, names=(mu_key, sigma_key))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _check_statistics(file: NpzFile, mu_key: str, sigma_key: str) -> None:
     mu, sigma = file.header(mu_key), file.header(sigma_key)
     if len(mu.shape) != 1 or sigma.shape != (*mu.shape, *mu.shape) or not 0 < mu.shape[0] <= _MAX_FEATURES:
         raise ValueError(
-            f"{path}: {mu_key} has shape {mu.shape} and {sigma_key} {sigma.shape}; needed (D,) and (D, D), with D "
+            f"{file.path}: {mu_key} has shape {mu.shape} and {sigma_key} {sigma.shape}; needed (D,) and (D, D), with D "
             f"from 1 to {_MAX_FEATURES:,}."
         )
     for key, header in ((mu_key, mu), (sigma_key, sigma)):
         if header.dtype.kind != "f":
-            raise ValueError(f"{path}: {key} is {header.dtype}; needed floating point statistics.")
-    arrays = file.array(mu_key), file.array(sigma_key)
-    try:
-        return GaussianStats(mu=arrays[0], sigma=arrays[1], names=(mu_key, sigma_key))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+            raise ValueError(f"{file.path}: {key} is {header.dtype}; needed floating point statistics.")
 
 
 def read_run(file: NpzFile) -> SampleRun | None:

@@ -63,15 +63,7 @@ class ImageStream:
         ValueError
             If they have been read, a part of them is asked for, or a batch is not of the kind of the first.
         """
-        if batch_size < 1:
-            raise ValueError(f"Found a batch size of {batch_size}; needed at least 1.")
-        if first or (last is not None and last != self.num_images):
-            raise ValueError(f"{self.path}: an iterable is read as a whole, in one process.")
-        if self._begun:
-            raise ValueError(
-                f"{self.path}: read already; an iterable gives its images once. Make a new one, or write the images "
-                "into an npz (`dit_eval.images.npz.write_batch`) and open that."
-            )
+        self._check_whole_once(batch_size, first, last)
         self._begun = True
         held = list[np.ndarray]()
         for images in self._wanted():
@@ -101,6 +93,17 @@ class ImageStream:
 
     def check_unchanged(self) -> None:
         """Nothing can: they are read once."""
+
+    def _check_whole_once(self, batch_size: int, first: int, last: int | None) -> None:
+        if batch_size < 1:
+            raise ValueError(f"Found a batch size of {batch_size}; needed at least 1.")
+        if first or (last is not None and last != self.num_images):
+            raise ValueError(f"{self.path}: an iterable is read as a whole, in one process.")
+        if self._begun:
+            raise ValueError(
+                f"{self.path}: read already; an iterable gives its images once. Make a new one, or write the images "
+                "into an npz (`dit_eval.images.npz.write_batch`) and open that."
+            )
 
     def _wanted(self) -> Iterator[np.ndarray]:
         """As many images as asked for, counted and added to the checksum."""
@@ -156,10 +159,11 @@ def _size_of(batch: Any, where: str) -> tuple[int, int]:
         kind = "f" if "float" in dtype else dtype[0]  # of PyTorch's types, bfloat16 is none of NumPy's
         raise ValueError(f"{where}: found {dtype}; {_NEEDED}. {bytes_hint(kind, tensor=hasattr(batch, 'detach'))}")
     if len(shape) != 4 or shape[3] != 3:
-        hint = ""
-        if len(shape) == 4 and shape[1] == 3:
-            hint = " The axes look like B x 3 x H x W: use permute(0, 2, 3, 1) or transpose(0, 2, 3, 1)."
-        elif len(shape) == 3:
-            hint = " It looks like one image: pass batches, such as [images]."
-        raise ValueError(f"{where}: found uint8 {shape}; {_NEEDED}.{hint}")
+        raise ValueError(f"{where}: found uint8 {shape}; {_NEEDED}.{_about_axes(shape)}")
     return shape[1], shape[2]
+
+
+def _about_axes(shape: tuple[int, ...]) -> str:
+    if len(shape) == 4 and shape[1] == 3:
+        return " The axes look like B x 3 x H x W: use permute(0, 2, 3, 1) or transpose(0, 2, 3, 1)."
+    return " It looks like one image: pass batches, such as [images]." if len(shape) == 3 else ""
