@@ -36,8 +36,8 @@ from dit_eval.diffusion.sampler import ImageSampler
 from dit_eval.evaluation import score
 from dit_eval.features import digits as digits_network
 from dit_eval.features.extract import extract_features
+from dit_eval.images import open_images
 from dit_eval.images.npz import write_batch
-from dit_eval.images.open import open_images
 from dit_eval.models.checkpoints import load_dit, stored_config
 from dit_eval.models.config import DiTConfig
 from dit_eval.results.sample_run import SampleRun

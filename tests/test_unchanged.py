@@ -21,9 +21,8 @@ from dit_eval.diffusion.labels import read_labels
 from dit_eval.features import inception
 from dit_eval.features.extract import extract_features
 from dit_eval.features.inception import TorchInception
-from dit_eval.images.huggingface import from_dataset
+from dit_eval.images import from_dataset, open_images
 from dit_eval.images.npz import open_batch
-from dit_eval.images.open import open_images
 from dit_eval.models import choose
 from dit_eval.reference import write_reference
 from dit_eval.system.assets import asset

@@ -25,8 +25,8 @@ from dit_eval.features.cache import cache_entry, cached_features
 from dit_eval.features.inception import TorchInception
 from dit_eval.features.inception_weights import NUM_CLASSES, POOL_DIM, SPATIAL_DIM
 from dit_eval.features.network import FeatureExtractor
+from dit_eval.images import ImageSet
 from dit_eval.images.npz import open_batch, write_batch
-from dit_eval.images.open import ImageSet
 from dit_eval.metrics import METRICS
 from dit_eval.metrics.inception_score import inception_score
 from dit_eval.results.parse import json_text

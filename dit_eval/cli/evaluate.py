@@ -40,7 +40,7 @@ def _evaluation_setup(arguments: argparse.Namespace, world: World) -> dict[str, 
     """Files, request and extractor: everything a user may have got wrong, in the order of what it costs to find out."""
     count = arguments.num_samples
     if arguments.dry_run and count is not None:  # what is not drawn yet can be predicted from what is
-        from dit_eval.images.open import open_images
+        from dit_eval.images import open_images
 
         count = min(count, open_images(arguments.samples, role="gen").num_images or count)
     gen = _open_images(arguments.samples, "gen", count)

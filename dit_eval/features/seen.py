@@ -10,7 +10,7 @@ from dit_eval.features.cache import cache_entry, cached_features
 from dit_eval.features.load import check_network
 from dit_eval.features.network import FeatureExtractor, Network
 from dit_eval.features.provenance import image_source
-from dit_eval.images.open import ImageSet
+from dit_eval.images import ImageSet
 from dit_eval.results.eval_result import ImageSource
 from dit_eval.summary import FeatureSummary
 from dit_eval.system.where import Where

@@ -4,19 +4,21 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dit_eval.checks.diagnose import __file__, diagnose, expectation, expectations
-from dit_eval.checks.findings.case import Expectation, _Case
-from dit_eval.checks.findings.counts import _numbers
+from dit_eval.checks.diagnose import diagnose
+from dit_eval.checks.expectation import Expectation, expectation, expectations
+from dit_eval.checks.findings import FINDINGS, Case
+from dit_eval.checks.findings.counts import FEW_REFERENCE
 from dit_eval.checks.findings.effects import effects
 from dit_eval.checks.pixels import read_pixels
 from dit_eval.cli import main
+from dit_eval.images import open_images
 from dit_eval.images.npz import write_batch
-from dit_eval.images.open import open_images
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.system.assets import asset
 
@@ -205,7 +207,7 @@ def test_the_512_reference_of_1000_images(tmp_path):
     images, ref = np.zeros((4, 512, 512, 3), np.uint8), np.zeros((1000, 8, 8, 3), np.uint8)
     facts = {"gen": read_pixels(open_images(write(tmp_path / "a.npz", images), role="gen"))}
     facts["ref"] = read_pixels(open_images(write(tmp_path / "b.npz", ref), role="ref"))
-    case = _Case(
+    case = Case(
         gen=open_images(tmp_path / "a.npz", role="gen"),
         ref=open_images(tmp_path / "b.npz", role="ref"),
         own=facts["gen"],
@@ -214,10 +216,10 @@ def test_the_512_reference_of_1000_images(tmp_path):
         result=None,
         extractor=None,
     )
-    (finding,) = [f for f in _numbers(case) if f.id == "few-reference"]
+    (finding,) = FEW_REFERENCE.look(case)
     assert "as ADM's file for 512 px does" in finding.found
     published = dataclasses.replace(case, expect=expectation("dit-xl-2-512-cfg1.5"))
-    assert "few-reference" not in [f.id for f in _numbers(published)]
+    assert list(FEW_REFERENCE.look(published)) == []
 
 
 # --- the run ------------------------------------------------------------------------------------------------------
@@ -266,12 +268,29 @@ def test_a_run_beside_the_published_setting(tmp_path, changes, cause):
 # --- effects and output -------------------------------------------------------------------------------------------
 
 
-def test_effects_are_of_findings_there_are_and_say_where_they_were_measured():
-    source = Path(__file__).read_text(encoding="utf-8")
+MEASURED = json.loads(why.EFFECTS.read_text(encoding="utf-8"))["effects"]
+IDS = [cause.id for cause in FINDINGS]
+
+
+def test_every_id_is_one_of_a_finding():
+    assert len(set(IDS)) == len(IDS)
+    for cause in FINDINGS:
+        assert cause.title
+        assert set(cause.explains) < set(IDS), cause.id
+        assert cause.id not in cause.explains
+    assert {damage.id for damage in why.DAMAGES} < set(IDS)
+    assert {row["id"] for row in MEASURED} - set(IDS) == {why.CHANCE, why.OTHER_PORT}, "of the page alone"
+
+
+def test_the_notes_beside_the_code_list_every_finding():
+    notes = (ROOT / "dit_eval" / "checks" / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([a-z-]+)` \| ([^|]+) \|$", notes, re.MULTILINE) == [(c.id, c.title) for c in FINDINGS]
+
+
+def test_effects_say_where_they_were_measured():
     known = effects()
     assert len(known) > 20
-    for name, rows in known.items():
-        assert f'"{name}"' in source or name in (why.CHANCE, why.OTHER_PORT)
+    for rows in known.values():
         for row in rows:
             assert row.network in (why.DIGITS, why.INCEPTION)
             assert row.before.keys() == row.after.keys() != set()

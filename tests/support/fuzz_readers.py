@@ -569,7 +569,7 @@ def read_losses(path: Path) -> None:
 
 
 def read_images(path: Path) -> None:
-    from dit_eval.images.open import open_images
+    from dit_eval.images import open_images
 
     images = open_images(path, role="gen")
     images.sha256()
