@@ -104,7 +104,10 @@ def _keep(key: str, count: list[int]) -> None:
 def _file() -> Path:
     digest = hashlib.sha256()
     package = Path(dit_eval.__file__).parent
-    for source in ("flops.py", "flop_operators.py", "flop_trace.py", "models/dit.py", "models/unet.py"):
+    for source in (
+        *("flops/count.py", "flops/counts.py", "flops/operators.py", "flops/tracing.py"),
+        *("models/dit.py", "models/unet.py"),
+    ):
         digest.update((package / source).read_bytes())
     digest.update(" ".join(metadata.version(name) for name in ("torch", "fvcore")).encode())
     return cache_dir() / f"gflops-{digest.hexdigest()[:16]}.json"
