@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+TRAINING_FACTOR = 3  # a backward pass counts as two forward passes (Figure 9 of the paper)
+
 
 def sampling_gflops(gflops: float, *, num_sampling_steps: int, guided: bool = False) -> float:
     """Gflops to sample one image: Gflops x steps, twice that with classifier-free guidance.
@@ -15,7 +17,7 @@ def sampling_gflops(gflops: float, *, num_sampling_steps: int, guided: bool = Fa
 
 def training_gflops(gflops: float, *, steps: int, batch_size: int = 256) -> float:
     """Gflops to train: Gflops x batch x steps x 3; the backward pass counts twice the forward pass (Figure 9)."""
-    return 3 * gflops * batch_size * steps
+    return gflops * batch_size * steps * TRAINING_FACTOR
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,34 +10,62 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from dit_eval.flops.compute import sampling_gflops, training_gflops
 from dit_eval.flops.kept import Count, paper_name
-from dit_eval.paper import load_statements, load_table
-from dit_eval.report.words import model_name
+from dit_eval.paper import PRINTED_METRICS, load_statements, load_table
+from dit_eval.report.words import is_papers_model, model_name
 from dit_eval.results.eval_result import PROTOCOL, EvalResult
 from dit_eval.results.lines import read_lines
 from dit_eval.results.parse import is_number, parse_json
 from dit_eval.system.text import reason, shown
 
-METRICS = {
-    "fid": ("FID", "min"),
-    "sfid": ("sFID", "min"),
-    "inception_score": ("Inception Score", "max"),
-    "precision": ("Precision", "max"),
-    "recall": ("Recall", "max"),
-}
-# Further metrics, in the table of measured results alone: the paper has none of them.
-WITNESSES = {
-    "kid": ("KID", "min"),
-    "density": ("Density", "max"),
-    "coverage": ("Coverage", "max"),
-    "fd_dinov2": ("FD-DINOv2", "min"),
-    "cmmd": ("CMMD", "min"),
-}
+
+@dataclass(frozen=True, kw_only=True)
+class MetricColumn:
+    """A metric as a report knows it: a column of the points, its heading, and which way is better.
+
+    Attributes
+    ----------
+    key : name of the column, and of the attribute of `EvalResult`
+    better : "lower" or "higher"
+    """
+
+    key: str
+    label: str
+    better: str
+
+    @property
+    def arrow(self) -> str:
+        """Towards better values."""
+        return "↓" if self.better == "lower" else "↑"
+
+
+def metric_columns() -> tuple[MetricColumn, ...]:
+    """Every metric of a result, in the order of print; the only place where a report learns which there are."""
+    lower, higher = "lower", "higher"
+    return (
+        MetricColumn(key="fid", label="FID", better=lower),
+        MetricColumn(key="sfid", label="sFID", better=lower),
+        MetricColumn(key="inception_score", label="Inception Score", better=higher),
+        MetricColumn(key="precision", label="Precision", better=higher),
+        MetricColumn(key="recall", label="Recall", better=higher),
+        MetricColumn(key="kid", label="KID", better=lower),
+        MetricColumn(key="density", label="Density", better=higher),
+        MetricColumn(key="coverage", label="Coverage", better=higher),
+        MetricColumn(key="fd_dinov2", label="FD-DINOv2", better=lower),
+        MetricColumn(key="cmmd", label="CMMD", better=lower),
+    )
+
+
+# The metrics that the paper prints have columns in its tables and figures; the others stand among measured results.
+PAPERS_METRICS = tuple(metric for metric in metric_columns() if metric.key in PRINTED_METRICS)
+ADDITIONAL_METRICS = tuple(metric for metric in metric_columns() if metric.key not in PRINTED_METRICS)
 COLUMNS = (
     "source",  # "paper" or "measured"
     "origin",  # where the number stands: a table of the paper, or a line of the user's file
@@ -58,28 +86,23 @@ COLUMNS = (
     "cfg_scale",  # 1 without guidance
     "decoder",
     "num_samples",
-    "fid",
-    "sfid",
-    "inception_score",
-    "precision",
-    "recall",
+    *(metric.key for metric in PAPERS_METRICS),
     "protocol",
     "badge",  # what of a measured result is as published
     "seed",
     "note",
     # Standard error and 95 % interval of each metric, and FID of infinitely many images, where a result has them.
-    *(f"{metric}_{part}" for metric in METRICS for part in ("error", "low", "high")),
+    *(f"{metric.key}_{part}" for metric in PAPERS_METRICS for part in ("error", "low", "high")),
     "fid_infinity",
-    *WITNESSES,
+    *(metric.key for metric in ADDITIONAL_METRICS),
 )
-TRAINING_FACTOR = 3  # a backward pass counts as two forward passes (Figure 9 of the paper)
 UNVERIFIED = f"{PROTOCOL}, not verified"  # of results whose badge does not bear their protocol out, or that have none
 _TEXT_COLUMNS = (
     *("source", "origin", "model", "family", "size", "block", "sampler", "decoder", "protocol", "badge", "note"),
 )
-_PAPERS_MODEL = re.compile(r"DiT-(S|B|L|XL)/(2|4|8)")
 _PAPERS_SIZES = (256, 512)  # pixels
 _LOSSES = ("loss", "mse", "vb")
+_LOSS_COLUMNS = ["model", "step", *_LOSSES]
 _LOGS = ("log.jsonl", "losses.jsonl")  # of a training, of a study
 # A network of a SampleRun -> its Gflops and parameters; None if it cannot be counted.
 CountNetwork = Callable[[dict[str, Any]], Count | None]
@@ -100,13 +123,13 @@ def published_points() -> pd.DataFrame:
                 guided = re.search(r"cfg=([\d.]+)", row.model)
                 rows.append(
                     _published("DiT-XL/2", image_size, "adaln-zero", steps, f"Table {number}", decoder="ft-EMA")
-                    | {name: getattr(row, name) for name in METRICS}
+                    | {name: getattr(row, name) for name in PRINTED_METRICS}
                     | {"cfg_scale": float(guided[1]) if guided else 1.0}
                 )
     for row in load_table(5).itertuples():
         rows.append(
             _published("DiT-XL/2", 256, "adaln-zero", 7000, "Table 5", decoder=row.decoder)
-            | {name: getattr(row, name) for name in METRICS}
+            | {name: getattr(row, name) for name in PRINTED_METRICS}
             | {"cfg_scale": 1.5}
         )
     statements = load_statements()
@@ -151,7 +174,7 @@ def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: CountNe
             "num_samples": result.num_samples,
             "protocol": shown_protocol(result),
             "badge": result.badge.text() if result.badge else None,
-            **{name: getattr(result, name) for name in (*METRICS, *WITNESSES)},
+            **{metric.key: getattr(result, metric.key) for metric in metric_columns()},
             **_estimates(result),
         }
         if run is not None:
@@ -221,24 +244,24 @@ def read_losses(
     """
     given = [logs] if isinstance(logs, str | os.PathLike) else logs
     files = {path.resolve(): path for path in map(loss_log, given)}.values()  # each once
-    columns = ["model", "step", *_LOSSES]
-    frames = []
-    for path in files:
-        lines = read_lines(path, _loss_line, on_bad_line=on_bad_line)
-        frame = pd.DataFrame([row for _, row in lines], columns=columns)
-        if frame["model"].isna().any():
-            frame["model"] = frame["model"].fillna(_name_of_run(path))
-        frames.append(frame.drop_duplicates(["model", "step"], keep="last"))
-    seen = Counter(name for frame in frames for name in frame["model"].unique())
-    several = [name for name, count in seen.items() if count > 1]
-    places = {path: _place(path) for path in files}
-    for path, frame in zip(files, frames, strict=True):
-        alike = [*places.values()].count(places[path]) > 1
-        place = str(path) if alike else places[path]
+    frames = {path: _read_log(path, on_bad_line=on_bad_line) for path in files}
+    seen = Counter(name for frame in frames.values() for name in frame["model"].unique())
+    several = {name for name, count in seen.items() if count > 1}
+    places = Counter(map(_place, frames))
+    for path, frame in frames.items():
+        place = str(path) if places[_place(path)] > 1 else _place(path)
         frame["model"] = [f"{name} ({place})" if name in several else name for name in frame["model"]]
-    filled = [frame for frame in frames if len(frame)]
-    whole = pd.concat(filled) if filled else pd.DataFrame(columns=columns)
+    filled = [frame for frame in frames.values() if len(frame)]
+    whole = pd.concat(filled) if filled else pd.DataFrame(columns=_LOSS_COLUMNS)
     return whole.sort_values(["model", "step"], kind="stable").reset_index(drop=True)
+
+
+def _read_log(path: Path, *, on_bad_line: Callable[[str], None] | None) -> pd.DataFrame:
+    rows = [row for _, row in read_lines(path, _loss_line, on_bad_line=on_bad_line)]
+    frame = pd.DataFrame(rows, columns=_LOSS_COLUMNS)
+    if frame["model"].isna().any():
+        frame["model"] = frame["model"].fillna(_name_of_run(path))
+    return frame.drop_duplicates(["model", "step"], keep="last")
 
 
 def loss_log(path: str | os.PathLike[str]) -> Path:
@@ -283,7 +306,7 @@ def _published(model: str, image_size: int, block: str, steps_k: float, origin: 
 
 def _estimates(result: EvalResult) -> dict[str, float]:
     known: dict[str, float] = {}
-    for metric in METRICS:
+    for metric in (column.key for column in PAPERS_METRICS):
         estimate = getattr(result.uncertainty, metric, None)
         if estimate is not None:
             known |= {f"{metric}_error": estimate.standard_error}
@@ -295,7 +318,7 @@ def _estimates(result: EvalResult) -> dict[str, float]:
 def _parts_of_name(model: str, protocol: str, image_size: float | None) -> dict[str, Any]:
     """Family, size and patch of a model. Where numbers compare with the paper's, a DiT-S is the paper's or none."""
     beside_papers = protocol == PROTOCOL and image_size in _PAPERS_SIZES
-    name = None if beside_papers and not _PAPERS_MODEL.fullmatch(model) else model_name(model)
+    name = None if beside_papers and not is_papers_model(model) else model_name(model)
     return {} if name is None else {"family": name.family, "size": name.size, "patch": name.patch}
 
 
@@ -311,8 +334,9 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _with_compute(points: pd.DataFrame) -> pd.DataFrame:
-    points["training_gflops"] = points["gflops"] * points["batch_size"] * points["training_steps"] * TRAINING_FACTOR
-    points["sampling_tflops"] = points["gflops"] * points["sampling_steps"] / 1000
+    gflops = points["gflops"]
+    points["training_gflops"] = training_gflops(gflops, steps=points["training_steps"], batch_size=points["batch_size"])
+    points["sampling_tflops"] = sampling_gflops(gflops, num_sampling_steps=points["sampling_steps"]) / 1000
     return points
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 SIZES = ("S", "B", "L", "XL")
 PATCHES = (16, 8, 4, 2, 1)
 THOUSANDS_FROM = 10_000  # training steps, from which they are written in thousands
+# Names of models: of a family in the paper's manner, and of the paper itself.
 _MODEL = re.compile(r"([^/]+)-(S|B|L|XL)/(1|2|4|8|16)")
+_PAPERS_MODEL = re.compile(r"DiT-(S|B|L|XL)/(2|4|8)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,11 @@ def model_name(text: str) -> ModelName | None:
     """The parts of a model's name; None if it names neither size nor patch."""
     found = _MODEL.fullmatch(text)
     return ModelName(family=found[1], size=found[2], patch=int(found[3])) if found else None
+
+
+def is_papers_model(text: str) -> bool:
+    """Whether this is the name of one of the paper's twelve models."""
+    return _PAPERS_MODEL.fullmatch(text) is not None
 
 
 def fid_label(num_samples: float) -> str:

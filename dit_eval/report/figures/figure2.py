@@ -19,6 +19,7 @@ from dit_eval.report.figures.draw import (
     _pad_y,
     _style,
 )
+from dit_eval.report.figures.figure import PaperFigure
 from dit_eval.report.figures.labels import _place_labels
 from dit_eval.report.figures.select import _at_common_training, _extent, _of_block, _prefix
 from dit_eval.report.figures.style import INK, PAPER, SOFT, lettering, new_figure, styled
@@ -120,3 +121,20 @@ def against_unets(setting: Setting) -> Figure | None:
     _caption(figure, pd.concat([published, measured]), published="Tables 2 and 6")
     _place_labels(axis, xs, ys, names, obstacles=lines, reach=reach)
     return figure
+
+
+FIGURE2_LEFT = PaperFigure(
+    name="figure2-left",
+    title="Figure 2, left: FID by model",
+    draw=fid_by_model,
+    about="Each bubble is a model; its area shows Gflops.",
+    claim="Larger models and smaller patches both lower FID; Gflops are what they share.",
+)
+FIGURE2_RIGHT = PaperFigure(
+    name="figure2-right",
+    title="Figure 2, right: against diffusion U-Nets",
+    draw=against_unets,
+    about="A dotted line leads from a model without guidance to the same model with it; the evaluations of "
+    "guidance, two for each step, are not counted, as in the paper.",
+    claim="DiT-XL/2 needs few Gflops for its FID.",
+)
