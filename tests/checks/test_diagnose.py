@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,18 @@ from dit_eval.results.sample_run import SampleRun
 from dit_eval.system.assets import asset
 
 ROOT = Path(__file__).parents[2]
-SPEC = importlib.util.spec_from_file_location("why_fid_differs", ROOT / "reports" / "why_fid_differs.py")
-why = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(why)
+
+
+def script(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # its dataclasses look there for their annotations
+    spec.loader.exec_module(module)
+    return module
+
+
+made = script(ROOT / "reference_stats" / "make_effects.py")
+why = script(ROOT / "reports" / "why_fid_differs.py")
 
 # What is known of these sets, so that their number alone is no finding.
 COUNT = functools.partial(Expectation, name="the test", source="here")
@@ -36,7 +46,7 @@ def write(path, images, **arrays):
 
 @functools.cache
 def pictures(seed, count, size):
-    return why.pictures(seed, count, size)
+    return made.pictures(seed, count, size)
 
 
 def look(tmp_path, images, ref, *, expect=None, extractor=None, ref_arrays=None, **arrays):
@@ -94,7 +104,7 @@ def test_50000_mixed_samples_against_10000_have_no_finding_by_the_published_prot
 # --- corrupted ones -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("damage", why.DAMAGES, ids=lambda d: d.words.replace(" ", "-"))
+@pytest.mark.parametrize("damage", made.DAMAGES, ids=lambda d: d.words.replace(" ", "-"))
 def test_damaged_pictures_name_the_cause_first(tmp_path, damage):
     sound, ref = pictures(11, 120, 64), pictures(111, 120, 64)
     found = look(tmp_path, damage.apply(sound), ref)
@@ -105,7 +115,7 @@ def test_damaged_pictures_name_the_cause_first(tmp_path, damage):
     "name", ["float-range", "half-range", "duplicates", "blank", "orientation", "resolution", "constant-channel"]
 )
 def test_damaged_digits_name_the_cause_first(tmp_path, digits, digits_ref, name):
-    damage = next(d for d in why.DAMAGES if d.id == name)
+    damage = next(d for d in made.DAMAGES if d.id == name)
     found = look(tmp_path, damage.apply(digits.images), digits_ref)
     assert first(found) == name, [(f.id, f.found) for f in found.findings]
 
@@ -188,7 +198,7 @@ def test_spatial_statistics_in_nchw_order(tmp_path, digits, order):
 
 
 def test_statistics_of_another_port(tmp_path, digits, digits_extractor):
-    summary = why.extract_features(open_images(asset("digits").path, role="ref"), why._OtherResize())
+    summary = made.extract_features(open_images(asset("digits").path, role="ref"), made._OtherResize())
     ref = changed_reference(tmp_path, mu=lambda _: summary.pool.mu, sigma=lambda _: summary.pool.sigma)
     found = look(tmp_path, digits.images, ref, extractor=digits_extractor)
     assert first(found) == "other-statistics"
@@ -271,16 +281,16 @@ def test_effects_are_of_findings_there_are_and_say_where_they_were_measured():
     known = effects()
     assert len(known) > 20
     for name, rows in known.items():
-        assert f'"{name}"' in source or name in (why.CHANCE, why.OTHER_PORT)
+        assert f'"{name}"' in source or name in (made.CHANCE, made.OTHER_PORT)
         for row in rows:
-            assert row.network in (why.DIGITS, why.INCEPTION)
+            assert row.network in (made.DIGITS, made.INCEPTION)
             assert row.before.keys() == row.after.keys() != set()
 
 
 def test_some_effects_measured_again(tmp_path):
     names = ("blurred", "few-samples", "nchw-statistics")
-    again = why.measure_digits(tmp_path, names)
-    kept = json.loads(why.EFFECTS.read_text(encoding="utf-8"))["effects"]
+    again = made.measure_digits(tmp_path, names)
+    kept = json.loads(made.EFFECTS.read_text(encoding="utf-8"))["effects"]
     for row in again:
         (same,) = [k for k in kept if all(k[key] == row[key] for key in ("id", "damage", "network", "images"))]
         for side in ("before", "after"):
@@ -288,7 +298,7 @@ def test_some_effects_measured_again(tmp_path):
 
 
 def test_the_page_is_what_the_script_makes():
-    assert why.PAGE.read_text(encoding="utf-8") == why.page()
+    assert (ROOT / "reports" / "why_fid_differs.md").read_text(encoding="utf-8") == why.page()
 
 
 def command(*arguments):
@@ -303,11 +313,11 @@ def test_the_command(tmp_path, capsys, digits, digits_ref, monkeypatch):
     assert command(gen, "--ref", digits_ref) == 0
     text = capsys.readouterr().out
     assert text.startswith("1. float-range (certain): ")
-    assert why.DIGITS in text
+    assert made.DIGITS in text
     assert command(gen, "--ref", digits_ref, "--json", "-") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["findings"][0]["id"] == "float-range"
-    assert report["findings"][0]["effects"][0]["network"] == why.DIGITS
+    assert report["findings"][0]["effects"][0]["network"] == made.DIGITS
     sound = write(tmp_path / "sound.npz", digits.images)
     assert command(sound, "--ref", digits_ref) == 0
     assert capsys.readouterr().out.startswith("Nothing found.\nnot checked: ")
