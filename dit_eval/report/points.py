@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from dit_eval.report.words import is_papers_model, model_name
 from dit_eval.results.eval_result import PROTOCOL, EvalResult
 from dit_eval.results.lines import read_lines
 from dit_eval.results.parse import is_number, parse_json
+from dit_eval.results.sample_run import SampleRun
 from dit_eval.system.text import reason, shown
 
 
@@ -110,35 +111,8 @@ CountNetwork = Callable[[dict[str, Any]], Count | None]
 
 def published_points() -> pd.DataFrame:
     """Every evaluation of a DiT that the paper prints: Tables 2 to 5 and the two points of Figure 10."""
-    rows = []
+    points = _frame([*_rows_of_table4(), *_rows_of_tables_2_and_3(), *_rows_of_table5(), *_rows_of_figure10()])
     table4 = load_table(4)
-    for row in table4.itertuples():
-        rows.append(
-            _published(row.model, row.image_size, row.block, row.training_steps_k, "Table 4", decoder="ft-MSE")
-            | {"params_m": row.params_m, "gflops": row.gflops, "fid": row.fid_50k, "note": row.note or None}
-        )
-    for number, image_size, steps in ((2, 256, 7000), (3, 512, 3000)):
-        for row in load_table(number).itertuples():
-            if row.model.startswith("DiT-"):
-                guided = re.search(r"cfg=([\d.]+)", row.model)
-                rows.append(
-                    _published("DiT-XL/2", image_size, "adaln-zero", steps, f"Table {number}", decoder="ft-EMA")
-                    | {name: getattr(row, name) for name in PRINTED_METRICS}
-                    | {"cfg_scale": float(guided[1]) if guided else 1.0}
-                )
-    for row in load_table(5).itertuples():
-        rows.append(
-            _published("DiT-XL/2", 256, "adaln-zero", 7000, "Table 5", decoder=row.decoder)
-            | {name: getattr(row, name) for name in PRINTED_METRICS}
-            | {"cfg_scale": 1.5}
-        )
-    statements = load_statements()
-    for row in statements[statements["quantity"] == "FID-10K"].itertuples():
-        rows.append(
-            _published(row.model, int(row.image_size), row.block, row.training_steps_k, "Figure 10", decoder="ft-MSE")
-            | {"fid": row.value, "num_samples": 10_000, "sampling_steps": row.sampling_steps}
-        )
-    points = _frame(rows)
     gflops = table4.drop_duplicates(["model", "image_size", "block"]).set_index(["model", "image_size", "block"])
     for index, row in points[points["gflops"].isna()].iterrows():
         same = gflops.loc[(row["model"], row["image_size"], row["block"])]
@@ -161,7 +135,7 @@ def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: CountNe
     Parameters
     ----------
     results : where each stands ("results.jsonl, line 3"), and the result
-    count : `counts.count_network`
+    count : `flops.kept.count_network`
     """
     rows = []
     for origin, result in results:
@@ -178,20 +152,8 @@ def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: CountNe
             **_estimates(result),
         }
         if run is not None:
-            counted = count(run.network)
             row |= _parts_of_name(run.model, row["protocol"], row["image_size"])
-            row |= {
-                "block": block if isinstance(block := run.network.get("block"), str) else None,
-                "gflops": counted.gflops if counted else None,
-                "params_m": counted.params_m if counted else None,
-                "training_steps": run.training_steps or _steps_in_name(run.checkpoint),
-                "batch_size": run.training_batch_size,
-                "sampling_steps": number_of_steps(run.num_sampling_steps),
-                "sampler": run.sampler,
-                "cfg_scale": run.cfg_scale,
-                "decoder": {"ema": "ft-EMA", "mse": "ft-MSE"}.get(run.vae, run.vae) if run.vae else None,
-                "seed": run.global_seed,
-            }
+            row |= _made_by(run, count(run.network))
         rows.append(row)
     return _with_compute(_frame(rows))
 
@@ -205,7 +167,7 @@ def number_of_steps(spacing: str) -> int | None:
 def read_measured(
     path: str | os.PathLike[str], *, count: CountNetwork, on_bad_line: Callable[[str], None] | None = None
 ) -> tuple[pd.DataFrame, list[EvalResult]]:
-    """The points of a results file, and the results themselves; see `dit_eval.results.read_lines` for bad lines."""
+    """The points of a results file, and the results themselves; bad lines as in `results.lines.read_lines`."""
     name = shown(Path(path).name)
     lines = read_lines(path, EvalResult.from_json, on_bad_line=on_bad_line)
     points = measured_points([(f"{name}, line {number}", result) for number, result in lines], count=count)
@@ -240,20 +202,25 @@ def read_losses(
     FileNotFoundError
         If there is no such log.
     ValueError
-        As `dit_eval.results.read_lines`.
+        As `dit_eval.results.lines.read_lines`.
     """
     given = [logs] if isinstance(logs, str | os.PathLike) else logs
     files = {path.resolve(): path for path in map(loss_log, given)}.values()  # each once
     frames = {path: _read_log(path, on_bad_line=on_bad_line) for path in files}
+    _tell_apart(frames)
+    filled = [frame for frame in frames.values() if len(frame)]
+    whole = pd.concat(filled) if filled else pd.DataFrame(columns=_LOSS_COLUMNS)
+    return whole.sort_values(["model", "step"], kind="stable").reset_index(drop=True)
+
+
+def _tell_apart(frames: dict[Path, pd.DataFrame]) -> None:
+    """Add the place of a log to each name that another log has too."""
     seen = Counter(name for frame in frames.values() for name in frame["model"].unique())
     several = {name for name, count in seen.items() if count > 1}
     places = Counter(map(_place, frames))
     for path, frame in frames.items():
         place = str(path) if places[_place(path)] > 1 else _place(path)
         frame["model"] = [f"{name} ({place})" if name in several else name for name in frame["model"]]
-    filled = [frame for frame in frames.values() if len(frame)]
-    whole = pd.concat(filled) if filled else pd.DataFrame(columns=_LOSS_COLUMNS)
-    return whole.sort_values(["model", "step"], kind="stable").reset_index(drop=True)
 
 
 def _read_log(path: Path, *, on_bad_line: Callable[[str], None] | None) -> pd.DataFrame:
@@ -285,6 +252,44 @@ def loss_log(path: str | os.PathLike[str]) -> Path:
     )
 
 
+def _rows_of_table4() -> Iterator[dict[str, Any]]:
+    for row in load_table(4).itertuples():
+        yield (
+            _published(row.model, row.image_size, row.block, row.training_steps_k, "Table 4", decoder="ft-MSE")
+            | {"params_m": row.params_m, "gflops": row.gflops, "fid": row.fid_50k, "note": row.note or None}
+        )
+
+
+def _rows_of_tables_2_and_3() -> Iterator[dict[str, Any]]:
+    for number, image_size, steps in ((2, 256, 7000), (3, 512, 3000)):
+        table = load_table(number)
+        for row in table[table["model"].str.startswith("DiT-")].itertuples():
+            guided = re.search(r"cfg=([\d.]+)", row.model)
+            yield (
+                _published("DiT-XL/2", image_size, "adaln-zero", steps, f"Table {number}", decoder="ft-EMA")
+                | {name: getattr(row, name) for name in PRINTED_METRICS}
+                | {"cfg_scale": float(guided[1]) if guided else 1.0}
+            )
+
+
+def _rows_of_table5() -> Iterator[dict[str, Any]]:
+    for row in load_table(5).itertuples():
+        yield (
+            _published("DiT-XL/2", 256, "adaln-zero", 7000, "Table 5", decoder=row.decoder)
+            | {name: getattr(row, name) for name in PRINTED_METRICS}
+            | {"cfg_scale": 1.5}
+        )
+
+
+def _rows_of_figure10() -> Iterator[dict[str, Any]]:
+    statements = load_statements()
+    for row in statements[statements["quantity"] == "FID-10K"].itertuples():
+        yield (
+            _published(row.model, int(row.image_size), row.block, row.training_steps_k, "Figure 10", decoder="ft-MSE")
+            | {"fid": row.value, "num_samples": 10_000, "sampling_steps": row.sampling_steps}
+        )
+
+
 def _published(model: str, image_size: int, block: str, steps_k: float, origin: str, *, decoder: str) -> dict[str, Any]:
     return {
         "source": "paper",
@@ -301,6 +306,23 @@ def _published(model: str, image_size: int, block: str, steps_k: float, origin: 
         "decoder": decoder,
         "num_samples": 50_000,
         "protocol": PROTOCOL,
+    }
+
+
+def _made_by(run: SampleRun, counted: Count | None) -> dict[str, Any]:
+    """What a sample file says of its model and of how it was drawn."""
+    block = run.network.get("block")
+    return {
+        "block": block if isinstance(block, str) else None,
+        "gflops": counted.gflops if counted else None,
+        "params_m": counted.params_m if counted else None,
+        "training_steps": run.training_steps or _steps_in_name(run.checkpoint),
+        "batch_size": run.training_batch_size,
+        "sampling_steps": number_of_steps(run.num_sampling_steps),
+        "sampler": run.sampler,
+        "cfg_scale": run.cfg_scale,
+        "decoder": {"ema": "ft-EMA", "mse": "ft-MSE"}.get(run.vae, run.vae) if run.vae else None,
+        "seed": run.global_seed,
     }
 
 
