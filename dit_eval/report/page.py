@@ -79,7 +79,7 @@ def write_report(
     refuse_existing([out / name for name in files], force=force)
     for folder in {(out / name).parent for name in files}:
         if not folder.resolve().is_relative_to(out.resolve()):
-            raise ValueError(f"{folder} is a link that leads out of {out}; remove it, or choose another --out.")
+            raise ValueError(f"{folder} is a link that leads out of {out}; remove it, or choose another `out`.")
     for name, content in files.items():  # the page comes last: where it is, the rest is complete
         target = out / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,7 @@ def _read(
     if results is not None:
         own, measured = read_measured(results, count=count_network, on_bad_line=on_bad)
         if not measured and on_bad is None:
-            raise ValueError(f"{results} holds no result. `dit-eval evaluate` appends one; or leave --results out.")
+            raise ValueError(f"{results} holds no result. `dit-eval evaluate` appends one; or leave `results` out.")
         points = pd.concat([points, own], ignore_index=True)
     return _Given(
         points=points,
@@ -185,7 +185,7 @@ def _check_file(results: str | os.PathLike[str]) -> None:
     path = Path(results)
     if not path.is_file():
         what = "a folder; expected results.jsonl" if path.is_dir() else "no such file"
-        raise FileNotFoundError(f"--results {results}: {what}.")
+        raise FileNotFoundError(f"`results` {results}: {what}.")
 
 
 def _setting_of_losses(where: Sequence[Setting], losses: pd.DataFrame | None) -> Setting | None:

@@ -241,14 +241,14 @@ def loss_log(path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"--losses {path}: no such file or folder.")
+        raise FileNotFoundError(f"`losses` {path}: no such file or folder.")
     if not path.is_dir():
         return path
     for name in _LOGS:
         if (path / name).is_file():
             return path / name
     raise FileNotFoundError(
-        f"--losses {path}: holds neither log.jsonl, as the folder of a training does, nor losses.jsonl of a study."
+        f"`losses` {path}: holds neither log.jsonl, as the folder of a training does, nor losses.jsonl of a study."
     )
 
 
