@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from dit_eval.diffusion.labels import draw_labels
 from dit_eval.diffusion.sampler import ImageSampler
-from dit_eval.evaluation import evaluate
+from dit_eval.evaluation import score
 from dit_eval.features.digits import DigitsExtractor
 from dit_eval.images.npz import open_batch, write_batch
 from dit_eval.models.checkpoints import load_dit, stored_config
@@ -33,6 +33,7 @@ from dit_eval.study.tasks import local_engine
 from dit_eval.system.assets import asset, sha256_of
 from dit_eval.system.environment import environment
 from dit_eval.system.files import atomic_file
+from dit_eval.system.where import Where
 
 LEVELS = ("none", "weak", "medium", "strong")
 _BLUR = (0.5, 0.75, 1.0)  # standard deviation of the Gaussian, pixels of 8
@@ -69,7 +70,7 @@ def quickstart(out: Path, *, on_step: Callable[[str], None], study: bool = True)
     labels = heldout.labels
     if labels is None:
         raise ValueError(f"{heldout.path} holds no labels; install dit-eval again.")
-    extractor = DigitsExtractor()
+    extractor, where = DigitsExtractor(), Where(cache=out / "cache")
     rng = np.random.RandomState(_SEED)
     sets = {
         "held-out": images,
@@ -83,10 +84,10 @@ def quickstart(out: Path, *, on_step: Callable[[str], None], study: bool = True)
         path = out / "samples" / f"{name.replace(', ', '-').replace(' ', '-')}.npz"
         write_batch(path, images=[batch], shape=batch.shape)
         gen = open_batch(path, role="gen")
-        results[name] = evaluate(gen=gen, ref=ref, extractor=extractor, cache=out / "cache")
+        results[name] = score(gen=gen, ref=ref, network=extractor, where=where)
     on_step(f"[{len(sets) + 1}/{len(sets) + 1}] {_DIT}: drawing {len(images)} images in {_STEPS} steps")
     drawn = open_batch(_draw_digits(out / "samples" / "dit.npz", len(images)), role="gen")
-    generated = evaluate(gen=drawn, ref=ref, extractor=extractor, cache=out / "cache")
+    generated = score(gen=drawn, ref=ref, network=extractor, where=where)
     first = np.concatenate([np.flatnonzero(labels == digit)[:1] for digit in range(10)])
     rows = {"real (held-out)": images[first], "drawn by the DiT": next(drawn.batches(10))}
     grid, _ = save_figure(sample_grid_figure(rows, columns=[f"class {digit}" for digit in range(10)]), out / "samples")

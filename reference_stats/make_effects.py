@@ -34,7 +34,7 @@ from dit_eval.diffusion.data import open_npz
 from dit_eval.diffusion.labels import draw_labels
 from dit_eval.diffusion.sampler import ImageSampler
 from dit_eval.diffusion.trainer import Recipe
-from dit_eval.evaluation import evaluate
+from dit_eval.evaluation import score
 from dit_eval.features import digits as digits_network
 from dit_eval.features.extract import extract_features
 from dit_eval.images.npz import write_batch
@@ -42,8 +42,10 @@ from dit_eval.images.open import open_images
 from dit_eval.models.checkpoints import load_dit, stored_config
 from dit_eval.models.dit import DiTConfig
 from dit_eval.results.sample_run import SampleRun
+from dit_eval.results.settings import EvaluationSettings
 from dit_eval.sampling import sample_npz
 from dit_eval.system.assets import asset, embedded_dir, sha256_of
+from dit_eval.system.where import Where
 from dit_eval.training import train, weights_of_step
 
 EFFECTS = embedded_dir() / "effects.json"
@@ -143,13 +145,12 @@ class _Bench:
         return path
 
     def score(self, gen: Path, ref: Path, *, extractor: Any = None, distances: Any = "adm-float16") -> dict[str, float]:
-        result = evaluate(
+        result = score(
             gen=open_images(gen, role="gen"),
             ref=open_images(ref, role="ref"),
-            extractor=extractor or self.extractor,
-            distances=distances,
-            allow_size_mismatch=True,
-            cache=self.folder / "cache",
+            network=extractor or self.extractor,
+            settings=EvaluationSettings(distances=distances, allow_size_mismatch=True),
+            where=Where(cache=self.folder / "cache"),
         )
         found = {metric: getattr(result, metric) for metric in METRICS}
         return {metric: value for metric, value in found.items() if value is not None}

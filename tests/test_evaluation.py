@@ -7,9 +7,10 @@ import sys
 
 import numpy as np
 import pytest
+from evaluating import evaluate
 
-from dit_eval.evaluation import evaluate, write_reference
 from dit_eval.images.npz import open_batch, write_batch
+from dit_eval.reference import write_reference
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.lines import append_result, read_results
 
@@ -245,12 +246,14 @@ def test_a_reference_is_made_and_used(tmp_path, digits, sample_file, digits_extr
 MEMORY = """
 import sys
 import numpy as np
-from dit_eval.evaluation import evaluate
+from dit_eval.evaluation import score
 from dit_eval.features.digits import DigitsExtractor
 from dit_eval.images.npz import open_batch, write_batch
+from dit_eval.results.settings import EvaluationSettings
 from dit_eval.system.environment import peak_memory_bytes
-result = evaluate(gen=open_batch(sys.argv[1], role="gen", num_images=int(sys.argv[2])),
-                  ref=open_batch(sys.argv[3], role="ref"), extractor=DigitsExtractor(), allow_size_mismatch=True)
+result = score(gen=open_batch(sys.argv[1], role="gen", num_images=int(sys.argv[2])),
+               ref=open_batch(sys.argv[3], role="ref"), network=DigitsExtractor(),
+               settings=EvaluationSettings(allow_size_mismatch=True))
 print(peak_memory_bytes())
 """
 

@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from dit_eval.evaluation import against_itself
 from dit_eval.features.cache import cached_features
 from dit_eval.features.network import FeatureExtractor
-from dit_eval.features.provenance import Progress, announce, checksums, extractor_info, image_source
+from dit_eval.features.provenance import against_itself, announce, checksums, extractor_info, image_source
 from dit_eval.images.open import ImageSet
 from dit_eval.metrics.per_class import LEAST_IMAGES, ClassScore, class_scores
 from dit_eval.results.eval_result import ExtractorInfo, ImageSource
 from dit_eval.results.parse import json_text
 from dit_eval.system.environment import environment, now
+from dit_eval.system.progress import OnProgress
 
 METHOD = "kernel (u.v / D + 1)^3 over all pairs of distinct images of a class, unbiased"
 
@@ -96,7 +96,7 @@ def score_classes(
     extractor: FeatureExtractor,
     batch_size: int = 64,
     cache: Path | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> ClassReport:
     """Compare each class of the samples with the same class of the reference.

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from dit_eval.cli.output import USER_ERROR, _fetch, _header, _say
+from dit_eval.features import INCEPTION, NETWORKS
+from dit_eval.metrics import names_in_words
 from dit_eval.system.dist import World
 from dit_eval.system.files import check_ending, check_folder, check_folder_name, check_target
-from dit_eval.system.text import did_you_mean, size_text
+from dit_eval.system.text import size_text
 
 if TYPE_CHECKING:
     from dit_eval.images.encoded import ImageFiles
     from dit_eval.images.npz import ImageBatch
 
 _T = TypeVar("_T")
-_METRICS = "fid,sfid,is,precision,recall,kid,density,coverage, with dinov2 fd-dinov2, with clip cmmd"
+_METRICS = names_in_words()
 _FEATURES = {"ref": "ref features", "gen": "gen features"}
 _IMAGES = (
     "an npz (arr_0, uint8 NHWC); a folder, .zip, .tar or .tar.gz of PNGs, in the order of their names (2.png before "
@@ -112,22 +113,31 @@ def _integers(text: str) -> tuple[int, ...]:
         ) from None
 
 
+def _networks_in_words() -> str:
+    """The feature networks and what they serve, the usual one first."""
+    first, *others, last = (network.about for network in NETWORKS)
+    return f"{first} (default), {', '.join(others)}, or {last}"
+
+
 def _add_extractor_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--extractor",
-        choices=("inception", "dinov2", "clip", "digits"),
+        choices=tuple(network.name for network in NETWORKS),
         default="inception",
-        help="feature network: ADM's Inception (default), DINOv2 (FD-DINOv2), CLIP (CMMD), or the embedded digits CNN",
+        help=f"feature network: {_networks_in_words()}",
     )
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="weights of the network (default: fetched into the cache)"
     )
     parser.add_argument(
-        "--backend", choices=("torch", "tensorflow"), default="torch", help="program that runs Inception"
+        "--backend",
+        choices=tuple(backend.name for backend in INCEPTION.backends),
+        default="torch",
+        help="program that runs Inception",
     )
     parser.add_argument(
         "--precision",
-        choices=("fp32", "tf32", "bf16", "fp16"),
+        choices=INCEPTION.backends[0].precisions,
         default="fp32",
         help="of the Inception network; only fp32 compares with published numbers (default: %(default)s)",
     )
@@ -143,21 +153,9 @@ def _add_extractor_options(parser: argparse.ArgumentParser) -> None:
 
 def _reference_path(ref: str) -> Path:
     """A path, or the name of a public reference batch (fetched when it is not here yet)."""
-    from dit_eval.system.assets import asset, assets
+    from dit_eval.system.assets import find_reference
 
-    files = {a.filename: a.name for a in assets() if a.kind == "reference"}
-    names = [*files.values()]
-    if Path(ref).is_file() or (Path(ref).exists() and ref not in names):  # ./digits is a folder of that name
-        return Path(ref)
-    if ref in names:
-        return _fetch(asset(ref, "reference"))
-    if Path(ref).name in files:
-        name = files[Path(ref).name]
-        raise FileNotFoundError(f"--ref {ref}: no such file. By name it is found in the cache or fetched: --ref {name}")
-    if Path(ref).suffix or os.sep in ref:
-        return Path(ref)  # opening it says that it is not there
-    hint = did_you_mean(ref, names)
-    raise ValueError(f"--ref {ref}: neither a file nor a known reference; known: {', '.join(names)}.{hint}")
+    return find_reference(ref, bring=_fetch)
 
 
 def _network_line(arguments: argparse.Namespace) -> str:

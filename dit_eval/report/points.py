@@ -10,7 +10,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pandas as pd
 
 from dit_eval.flops.compute import sampling_gflops, training_gflops
 from dit_eval.flops.kept import Count, paper_name
+from dit_eval.metrics import METRICS
 from dit_eval.paper import PRINTED_METRICS, load_statements, load_table
 from dit_eval.report.words import is_papers_model, model_name
 from dit_eval.results.eval_result import PROTOCOL, EvalResult
@@ -26,47 +26,10 @@ from dit_eval.results.parse import is_number, parse_json
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.system.text import reason, shown
 
-
-@dataclass(frozen=True, kw_only=True)
-class MetricColumn:
-    """A metric as a report knows it: a column of the points, its heading, and which way is better.
-
-    Attributes
-    ----------
-    key : name of the column, and of the attribute of `EvalResult`
-    better : "lower" or "higher"
-    """
-
-    key: str
-    label: str
-    better: str
-
-    @property
-    def arrow(self) -> str:
-        """Towards better values."""
-        return "↓" if self.better == "lower" else "↑"
-
-
-def metric_columns() -> tuple[MetricColumn, ...]:
-    """Every metric of a result, in the order of print; the only place where a report learns which there are."""
-    lower, higher = "lower", "higher"
-    return (
-        MetricColumn(key="fid", label="FID", better=lower),
-        MetricColumn(key="sfid", label="sFID", better=lower),
-        MetricColumn(key="inception_score", label="Inception Score", better=higher),
-        MetricColumn(key="precision", label="Precision", better=higher),
-        MetricColumn(key="recall", label="Recall", better=higher),
-        MetricColumn(key="kid", label="KID", better=lower),
-        MetricColumn(key="density", label="Density", better=higher),
-        MetricColumn(key="coverage", label="Coverage", better=higher),
-        MetricColumn(key="fd_dinov2", label="FD-DINOv2", better=lower),
-        MetricColumn(key="cmmd", label="CMMD", better=lower),
-    )
-
-
-# The metrics that the paper prints have columns in its tables and figures; the others stand among measured results.
-PAPERS_METRICS = tuple(metric for metric in metric_columns() if metric.key in PRINTED_METRICS)
-ADDITIONAL_METRICS = tuple(metric for metric in metric_columns() if metric.key not in PRINTED_METRICS)
+# Every metric of a result has a column. Those that the paper prints stand in its tables and figures too, the others
+# among measured results alone.
+PAPERS_METRICS = tuple(metric for metric in METRICS if metric.key in PRINTED_METRICS)
+ADDITIONAL_METRICS = tuple(metric for metric in METRICS if metric.key not in PRINTED_METRICS)
 COLUMNS = (
     "source",  # "paper" or "measured"
     "origin",  # where the number stands: a table of the paper, or a line of the user's file
@@ -148,7 +111,7 @@ def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: CountNe
             "num_samples": result.num_samples,
             "protocol": shown_protocol(result),
             "badge": result.badge.text() if result.badge else None,
-            **{metric.key: getattr(result, metric.key) for metric in metric_columns()},
+            **{metric.key: result.scores.get(metric.key) for metric in METRICS},
             **_estimates(result),
         }
         if run is not None:

@@ -33,6 +33,11 @@ def is_papers_model(text: str) -> bool:
     return _PAPERS_MODEL.fullmatch(text) is not None
 
 
+def better_arrow(better: str) -> str:
+    """An arrow towards better values: down for "lower", up for "higher"."""
+    return {"lower": "↓", "higher": "↑"}[better]
+
+
 def fid_label(num_samples: float) -> str:
     """FID-50K, FID-500."""
     return f"FID-{num_samples / 1000:g}K" if num_samples % 1000 == 0 else f"FID-{num_samples:g}"

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from dit_eval.diffusion.labels import draw_labels
 from dit_eval.diffusion.sampler import ImageSampler
-from dit_eval.evaluation import evaluate
+from dit_eval.evaluation import score
 from dit_eval.images.npz import open_batch
 from dit_eval.models.checkpoints import load_dit
 from dit_eval.models.vae import Autoencoder
@@ -35,6 +35,7 @@ from dit_eval.system.assets import sha256_of
 from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
 from dit_eval.system.files import Watch, atomic_file, check_target
+from dit_eval.system.where import Where
 from dit_eval.training import steps_done, train, weights_of_step
 
 if TYPE_CHECKING:
@@ -374,13 +375,12 @@ class Study:
             on_progress=on_progress,
         )
         drawn = time.perf_counter()
-        result = evaluate(
+        result = score(
             gen=open_batch(out, role="gen"),
             ref=open_batch(self.sources.ref, role="ref"),
-            extractor=_extractor(self.plan, self.sources.weights, device),
-            cache=self.folder / "cache",
-            cache_gen=False,  # a cell is scored once; features of 50,000 images take 800 MB
-            world=world,
+            network=_extractor(self.plan, self.sources.weights, device),
+            # A cell is scored once; features of 50,000 images take 800 MB.
+            where=Where(cache=self.folder / "cache", cache_gen=False, world=world),
         )
         if world.rank == 0:
             # Paths as seen from the folder, so that it can be moved, and so that two runs give the same results.
@@ -404,7 +404,7 @@ class Study:
             "environment": environment(),
         }
         if result is not None:
-            about["result"] = dataclasses.asdict(result)
+            about["result"] = result.to_dict()
         path = self._done_file(task)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:

@@ -21,17 +21,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from evaluating import evaluate
 from PIL import Image
 
 from dit_eval.cli import main
 from dit_eval.diffusion.data import list_images
-from dit_eval.evaluation import evaluate, write_reference
 from dit_eval.images import tar as sources
 from dit_eval.images.huggingface import from_dataset
 from dit_eval.images.listing import in_order
 from dit_eval.images.npz import open_batch
 from dit_eval.images.open import open_images
 from dit_eval.images.stream import from_batches
+from dit_eval.reference import write_reference
 from dit_eval.results.eval_result import EvalResult
 
 VALUES = ("fid", "sfid", "inception_score", "inception_score_order_free", "precision", "recall")

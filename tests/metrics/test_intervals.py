@@ -10,11 +10,11 @@ import sys
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from evaluating import evaluate
 from report_runs import result, sample_run
 from scipy import stats as distributions
 
 from dit_eval.cli import main
-from dit_eval.evaluation import evaluate
 from dit_eval.features.cache import cached_features
 from dit_eval.flops.kept import Count
 from dit_eval.images.npz import open_batch
@@ -30,6 +30,7 @@ from dit_eval.metrics.intervals import (
     recall_estimate,
 )
 from dit_eval.metrics.manifold import precision_recall
+from dit_eval.metrics.metric import Sides
 from dit_eval.paper import PRINTED_METRICS
 from dit_eval.report.figures.figure8 import fid_against_gflops
 from dit_eval.report.figures.metric_response import metric_response_figure
@@ -264,9 +265,8 @@ def test_a_missing_estimate_says_why():
     pool = rng.normal(size=(60, 40)).astype(np.float32)
     ref = FeatureSummary(pool=fit(rng.normal(size=(500, 40))), pool_features=pool + 100)
     found = estimate_uncertainty(
-        gen=FeatureSummary(pool_features=pool),
-        ref=ref,
-        metrics={"fid": 1.0, "sfid": None, "precision": 0.5, "recall": 0.0},
+        Sides(gen=FeatureSummary(pool_features=pool), ref=ref),
+        scores={"fid": 1.0, "sfid": None, "precision": 0.5, "recall": 0.0},
     )
     assert found.fid is None
     assert found.recall is None
@@ -464,7 +464,7 @@ def test_the_text_gives_errors_intervals_and_the_bias(scored, sample_file, digit
 
 def test_tables_and_figures_show_what_results_carry():
     estimate = Estimate(value=12.0, standard_error=0.25, low=11.51, high=12.49)
-    sure = Uncertainty(fid=estimate, fid_infinity=dataclasses.replace(estimate, value=11.0))
+    sure = Uncertainty(estimates={"fid": estimate, "fid_infinity": dataclasses.replace(estimate, value=11.0)})
     runs = [("DiT-XL/2", 12.0, sure), ("DiT-L/2", 15.0, None), ("DiT-B/2", 20.0, None)]
     results = [result(sample_run(name), fid, uncertainty=known) for name, fid, known in runs]
 

@@ -14,7 +14,7 @@ from dit_eval.report.figures.select import _at_common_training, _common_steps, _
 from dit_eval.report.figures.style import SOFT, new_figure, styled
 from dit_eval.report.points import PAPERS_METRICS
 from dit_eval.report.setting import Setting, select
-from dit_eval.report.words import fid_label, steps_text
+from dit_eval.report.words import better_arrow, fid_label, steps_text
 
 
 @styled
@@ -28,7 +28,7 @@ def all_metrics(setting: Setting) -> Figure | None:
     figure, rows = new_figure(7.0, 3.7, columns=len(PAPERS_METRICS), rows=2)
     for axis, metric in zip(rows[0], PAPERS_METRICS, strict=True):
         name = fid_label(setting.num_samples) if metric.key == "fid" else metric.label
-        axis.set_title(f"{name} {metric.arrow}", fontsize=8)
+        axis.set_title(f"{name} {better_arrow(metric.better)}", fontsize=8)
     same_length = _at_common_training(scaling)
     _gflops_row(rows[0], same_length, setting)
     _middle(rows[0]).set_xlabel(f"Gflops, at {steps_text(_common_steps(scaling))} training steps", fontsize=8)

@@ -9,9 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from dit_eval.metrics.metric import Metric
 from dit_eval.paper import load_notes
-from dit_eval.report.points import PAPERS_METRICS, MetricColumn
+from dit_eval.report.points import PAPERS_METRICS
 from dit_eval.report.sampling import UNITS
+from dit_eval.report.words import better_arrow
 from dit_eval.results.eval_result import PROTOCOL
 
 DASH = "-"
@@ -82,10 +84,11 @@ class Table:
         return [number for number in range(len(self.notes)) if number not in on_rows]
 
 
-def _metric_columns(metrics: Iterable[MetricColumn] = PAPERS_METRICS, *, best: bool = True) -> tuple[Column, ...]:
+def _metric_columns(metrics: Iterable[Metric] = PAPERS_METRICS, *, best: bool = True) -> tuple[Column, ...]:
     extreme = {"lower": "min", "higher": "max"}
     return tuple(
-        Column(key=m.key, title=f"{m.label} {m.arrow}", best=extreme[m.better] if best else None) for m in metrics
+        Column(key=m.key, title=f"{m.label} {better_arrow(m.better)}", best=extreme[m.better] if best else None)
+        for m in metrics
     )
 
 
