@@ -67,10 +67,13 @@ def slurm():
         yield folder
 
 
+FIXTURES = {"slurm": "slurm", "forks": "processes", "browser": "browser", "tf": "parity"}
+
+
 def pytest_collection_modifyitems(items):
-    """Mark the tests that use the fixture `slurm`, and put the longest files first, so that processes end together."""
-    first = ("test_study_slurm.py", "test_study.py")
+    """Mark tests by the fixtures they use, and put the longest files first, so that processes end together."""
+    first = ("test_study_slurm.py", "test_study.py", "test_adm_parity.py")
     items.sort(key=lambda item: first.index(item.path.name) if item.path.name in first else len(first))
     for item in items:
-        if "slurm" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.slurm)
+        for fixture in FIXTURES.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(FIXTURES[fixture])

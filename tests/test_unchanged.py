@@ -256,7 +256,7 @@ def test_weights_and_their_checksum_are_of_one_file(tmp_path, inception_files, m
         os.replace(tmp_path / "other.pth", path)
         return state
 
-    monkeypatch.setattr(inception, "read_state_dict", read_then_replace)
+    monkeypatch.setattr("dit_eval.features.inception.read_state_dict", read_then_replace)
     with pytest.raises(ValueError, match=rf"weights\.pth: {CHANGED}"):
         TorchInception(weights=path)
 

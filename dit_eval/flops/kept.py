@@ -104,10 +104,7 @@ def _keep(key: str, count: list[int]) -> None:
 def _file() -> Path:
     digest = hashlib.sha256()
     package = Path(dit_eval.__file__).parent
-    for source in (
-        *("flops/count.py", "flops/counts.py", "flops/operators.py", "flops/tracing.py"),
-        *("models/dit.py", "models/unet.py"),
-    ):
-        digest.update((package / source).read_bytes())
+    for source in (*sorted(package.glob("flops/*.py")), package / "models/dit.py", package / "models/unet.py"):
+        digest.update(source.read_bytes())
     digest.update(" ".join(metadata.version(name) for name in ("torch", "fvcore")).encode())
     return cache_dir() / f"gflops-{digest.hexdigest()[:16]}.json"

@@ -12,7 +12,7 @@ from golden_sets import batch_arrays, image_set
 from seeded_inception import seeded_weights
 
 from dit_eval import evaluation as pipeline
-from dit_eval.checks import golden, verify
+from dit_eval.checks import verify
 from dit_eval.checks.verify import (
     Check,
     Golden,
@@ -197,7 +197,7 @@ def assert_fails(verification: Verification, name, hint):
 
 
 def test_golden_images_of_another_numpy_are_refused(monkeypatch):
-    monkeypatch.setattr(golden, "image_set", lambda name: image_set(name)[::-1])
+    monkeypatch.setattr(verify, "image_set", lambda name: image_set(name)[::-1])
     with pytest.raises(ValueError, match="draws other golden images"):
         verify_offline()
 

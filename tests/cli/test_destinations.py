@@ -22,7 +22,6 @@ from dit_eval.cli import main
 from dit_eval.features.digits import DigitsExtractor
 from dit_eval.images.npz import open_batch
 from dit_eval.results.lines import read_results
-from dit_eval.study import folder as study
 from dit_eval.system import assets
 from dit_eval.system.assets import asset
 from dit_eval.system.files import atomic_file
@@ -371,11 +370,16 @@ def test_every_command_asks_before_the_work(capsys, monkeypatch, digits, case):
         (assets, "sha256_of"),
         (evaluate, "checksums"),
         (verify, "verify_offline"),
-        (study, "find_sources"),
         (quickstart, "quickstart"),
     ):
         monkeypatch.setattr(place, name, work)
-    for late in ("diagnose.read_pixels", "flops.count_model", "report.page.report_files", "npz.ImageBatch.sha256"):
+    for late in (
+        "checks.diagnose.read_pixels",
+        "flops.count.count_model",
+        "images.npz.ImageBatch.sha256",
+        "report.page.report_files",
+        "study.sources.find_sources",
+    ):
         monkeypatch.setattr(f"dit_eval.{late}", work)
     code, out, err = run(capsys, *SIBLINGS[case])
     assert (code, out) == (2, "")
