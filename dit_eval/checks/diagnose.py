@@ -4,8 +4,8 @@
         print(finding.certainty, finding.found, finding.advice)
 
 No network is needed, except to see whether stored statistics are of the network at hand. Each finding brings what the
-damage did to each metric where `reports/why_fid_differs.py` has measured it (`effects.json`), and nothing where it has
-not. Thresholds are set so that a sound file, of whatever model, has no finding; a small damage can stay unseen.
+damage did to each metric where `reference_stats/make_effects.py` has measured it (`effects.json`), and nothing where
+it has not. Thresholds are set so that a sound file, of whatever model, has no finding; a small damage can stay unseen.
 """
 
 from __future__ import annotations

@@ -31,9 +31,10 @@ from dit_eval.metrics.intervals import (
 )
 from dit_eval.metrics.manifold import precision_recall
 from dit_eval.metrics.metric import Sides
+from dit_eval.paper import PRINTED_METRICS
 from dit_eval.report.figures.figure8 import fid_against_gflops
 from dit_eval.report.figures.metric_response import metric_response_figure
-from dit_eval.report.points import METRICS, measured_points
+from dit_eval.report.points import measured_points
 from dit_eval.report.setting import settings
 from dit_eval.report.tables.measured import measured_table
 from dit_eval.report.tables.write import to_csv, to_latex, to_markdown
@@ -375,7 +376,7 @@ def assert_same(a, b, rel):
 def test_all_metrics_of_a_file_have_intervals(scored):
     found = scored.uncertainty
     assert found.missing == {}
-    for name in METRICS:
+    for name in PRINTED_METRICS:
         estimate = getattr(found, name)
         assert estimate.value == getattr(scored, name)
         assert estimate.low < estimate.value < estimate.high
@@ -389,7 +390,7 @@ def test_nothing_changes_where_intervals_are_not_asked_for(scored, sample_file, 
     gen, ref = open_batch(sample_file, role="gen"), open_batch(digits_ref, role="ref")
     plain = evaluate(gen=gen, ref=ref, extractor=digits_extractor)
     assert plain.uncertainty is None
-    assert [getattr(plain, name) for name in METRICS] == [getattr(scored, name) for name in METRICS]
+    assert [getattr(plain, name) for name in PRINTED_METRICS] == [getattr(scored, name) for name in PRINTED_METRICS]
 
 
 def test_a_cache_without_spatial_features_is_extended_and_serves_both(
