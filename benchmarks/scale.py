@@ -32,6 +32,7 @@ from dit_eval.models import vae
 from dit_eval.models.config import named_config
 from dit_eval.models.names import DIT_NAMES
 from dit_eval.results.sample_run import SampleRun
+from dit_eval.results.settings import EvaluationSettings
 from dit_eval.study.plan_file import load_plan
 from dit_eval.summary import GaussianStats
 
@@ -100,7 +101,8 @@ def scoring(weights: Path, size: int, count: int, options: argparse.Namespace) -
     stored = GaussianStats(mu=np.zeros(extractor.pool_dim), sigma=np.eye(extractor.pool_dim))
     ref = dataclasses.replace(open_batch(path, role="ref"), num_images=REFERENCE, pool=stored)
     gen = open_batch(path, role="gen")
-    cost = evaluation_cost(gen=gen, ref=ref, extractor=extractor, metrics=METRICS, batch_size=batch, num_images=count)
+    settings = EvaluationSettings(metrics=METRICS, batch_size=batch, num_images=count)
+    cost = evaluation_cost(gen=gen, ref=ref, network=extractor, settings=settings)
     return cost.total
 
 

@@ -32,6 +32,7 @@ from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.inception_score import inception_score, order_free_inception_score
 from dit_eval.metrics.manifold import precision_recall
 from dit_eval.results.parse import json_text
+from dit_eval.results.settings import EvaluationSettings
 from dit_eval.sampling import batches_left, disk_bytes
 from dit_eval.summary import GaussianStats
 from dit_eval.system.dist import World
@@ -95,11 +96,8 @@ def evaluation_cost(
     *,
     gen: ImageBatch | ImageFiles,
     ref: ImageBatch | ImageFiles,
-    extractor: FeatureExtractor,
-    metrics: tuple[str, ...],
-    distances: Literal["adm-float16", "float32"] = "adm-float16",
-    batch_size: int = 64,
-    num_images: int | None = None,
+    network: FeatureExtractor,
+    settings: EvaluationSettings,
     world: World | None = None,
     clock: Clock = time.perf_counter,
 ) -> Cost:
@@ -110,62 +108,104 @@ def evaluation_cost(
 
     Parameters
     ----------
-    metrics : those that will be computed, see `dit_eval.metrics.choose.check_request`
-    num_images : samples to predict for, in place of those of `gen`; the file may be a part of them
+    settings : with the metrics that will be computed, by name; its `num_images` is what to predict for, in place of
+        those of `gen`, which may be a part of them
     clock : seconds
     """
-    world, num = world or World(), num_images or gen.num_images
-    manifold = bool({"precision", "recall"} & set(metrics))
-    moments = bool({"fid", "sfid", "fd-dinov2"} & set(metrics))
-    num_ref = ref.num_images if uses_reference_images(metrics, ref=ref, sizes=extractor) else 0
+    world = world or World()
+    metrics, batch_size = settings.metrics or (), settings.batch_size
+    num = settings.num_images or gen.num_images
+    num_ref = ref.num_images if uses_reference_images(metrics, ref=ref, sizes=network) else 0
     tried = dataclasses.replace(gen, num_images=min(gen.num_images, _BATCHES * batch_size))
     world.barrier()
-    each, num_classes = _seconds_per_image(tried, extractor, batch_size, clock)
+    each, num_classes = _seconds_per_image(tried, network, batch_size, clock)
     each = world.most(round(each * 1e9)) / 1e9  # of the slowest process: all wait for it
     seconds = {"checksums": _checksum_seconds(gen, ref, num, clock)}
     for role, count in (("ref features", num_ref), ("gen features", num)):
         if count:
             seconds[role] = each * _share(count, batch_size, world.size)
-
-    def metric_seconds() -> dict[str, tuple[float, str]]:
-        parts: dict[str, tuple[float, str]] = {}
-        if moments:
-            parts["Fréchet distances"] = _frechet_seconds(num, ref, extractor, metrics, clock)
-        if "is" in metrics:
-            parts["Inception Score"] = _inception_score_seconds(num, num_classes, clock)
-        if manifold:
-            device = extractor.device if extractor.backend == "torch" else "cpu"
-            parts["precision and recall"] = _manifold_seconds(
-                num, num_ref, extractor.pool_dim, distances, device, clock
-            )
-        return parts
-
-    parts = world.from_first(metric_seconds)
+    trials = _MetricTrials(network=network, settings=settings, num=num, num_ref=num_ref, clock=clock)
+    parts = world.from_first(lambda: trials.seconds(ref, num_classes))
     seconds["metrics"] = sum(spent for spent, _ in parts.values())
-    trials = [f"{extractor.name} on {tried.num_images} images: {1 / each:.2f} images/s"]
-    trials += [f"{name}: {spent:.2f} s, from {about}" for name, (spent, about) in parts.items()]
-    # Features stay in memory until the metrics; with several processes those of a set are there twice while collected.
-    row = 4 * (extractor.pool_dim + num_classes)
-    kept = num + num_ref - tried.num_images
-    kept += max(_share(count, batch_size, world.size) for count in (num, num_ref)) if world.size > 1 else 0
-    peak = peak_memory_bytes()
+    said = [f"{network.name} on {tried.num_images} images: {1 / each:.2f} images/s"]
+    said += [f"{name}: {spent:.2f} s, from {about}" for name, (spent, about) in parts.items()]
+    row = 4 * (network.pool_dim + num_classes)
+    more = num + num_ref - tried.num_images  # rows that stay in memory until the metrics
+    if world.size > 1:  # those of a set are there twice while they are collected
+        more += max(_share(count, batch_size, world.size) for count in (num, num_ref))
     return Cost(
         processes=world.size,
         images=num + num_ref,
         seconds=seconds,
         seconds_per_1000=1000 * each,
-        memory_bytes=None if peak is None else peak + row * max(kept, 0),
+        memory_bytes=_peak_and(row * max(more, 0)),
         memory_per_1000=1000 * row,
         gpu_memory_bytes=None,
         disk_bytes=0,
         disk_peak_bytes=0,
         disk_per_1000=0,
-        trials=tuple(trials),
-        left_out="; ".join(
-            ["starting up, and what a cache of features would spare"]
-            + [f"the time of {metric}" for metric in ("kid", "density", "coverage", "cmmd") if metric in metrics]
-        ),
+        trials=tuple(said),
+        left_out=_left_out(metrics),
     )
+
+
+def _left_out(metrics: tuple[str, ...]) -> str:
+    untried = [f"the time of {metric}" for metric in ("kid", "density", "coverage", "cmmd") if metric in metrics]
+    return "; ".join(["starting up, and what a cache of features would spare", *untried])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MetricTrials:
+    """Trials of metrics on random features, for `num` samples and `num_ref` reference images."""
+
+    network: FeatureExtractor
+    settings: EvaluationSettings
+    num: int
+    num_ref: int
+    clock: Clock
+
+    def seconds(self, ref: ImageBatch | ImageFiles, num_classes: int) -> dict[str, tuple[float, str]]:
+        """Seconds of each group of metrics that are asked for, and from what they were found."""
+        metrics, parts = set(self.settings.metrics or ()), {}
+        if {"fid", "sfid", "fd-dinov2"} & metrics:
+            parts["Fréchet distances"] = self._frechet(ref)
+        if "is" in metrics:
+            parts["Inception Score"] = self._inception_score(num_classes)
+        if {"precision", "recall"} & metrics:
+            parts["precision and recall"] = self._manifold()
+        return parts
+
+    def _frechet(self, ref: ImageBatch | ImageFiles) -> tuple[float, str]:
+        """At the first dimension asked for; the other is scaled by the cube."""
+        pool, spatial = self.network.pool_dim, self.network.spatial_dim or 0
+        spaces = (("fid", pool), ("fd-dinov2", pool), ("sfid", spatial))
+        dims = [dim for metric, dim in spaces if metric in (self.settings.metrics or ())]
+        rng, stored = np.random.default_rng(0), ref.pool or ref.spatial
+        counts = (self.num, (stored.num or 2 * dims[0]) if stored else ref.num_images)
+        gen_stats, ref_stats = (_random_statistics(rng, min(count, 2 * dims[0]), dims[0]) for count in counts)
+        begin = self.clock()
+        frechet_distance(gen=gen_stats, ref=ref_stats)
+        trial = self.clock() - begin
+        return sum(trial * (dim / dims[0]) ** 3 for dim in dims), f"one at {dims[0]} dimensions, {trial:.2f} s"
+
+    def _inception_score(self, num_classes: int) -> tuple[float, str]:
+        probs = np.random.default_rng(0).dirichlet(np.ones(num_classes), min(self.num, _ROWS)).astype(np.float32)
+        begin = self.clock()
+        inception_score(probs)
+        order_free_inception_score(probs)
+        return (self.clock() - begin) * self.num / len(probs), f"{len(probs):,} images"
+
+    def _manifold(self) -> tuple[float, str]:
+        """Distances within each set and between them: n^2 + m^2 + n m."""
+        rng, num, num_ref = np.random.default_rng(0), self.num, self.num_ref
+        n, m = min(num, _PAIRS), min(num_ref, _PAIRS)
+        gen, ref = (rng.standard_normal((count, self.network.pool_dim), np.float32) for count in (n, m))
+        device = self.network.device if self.network.backend == "torch" else "cpu"
+        begin = self.clock()
+        precision_recall(gen=gen, ref=ref, distances=self.settings.distances, device=device)
+        trial = self.clock() - begin
+        growth = (num**2 + num_ref**2 + num * num_ref) / (n**2 + m**2 + n * m)
+        return trial * growth, f"{n:,} against {m:,}, {trial:.2f} s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,13 +338,13 @@ def sampling_cost(
         ]
         gpu = trial.gpu_bytes
     # What a batch needs besides activations: decoded images as float32, and pixels twice, once for the writer.
-    peak, batch = peak_memory_bytes(), size * run.image_size**2 * 3 * (4 + 2)
+    batch = size * run.image_size**2 * 3 * (4 + 2)
     return Cost(
         processes=world.size,
         images=sum(end - begin for begin, end in batches),
         seconds=seconds,
         seconds_per_1000=1000 * each,
-        memory_bytes=None if peak is None else peak + batch,
+        memory_bytes=_peak_and(batch),
         memory_per_1000=0,
         gpu_memory_bytes=gpu,
         disk_bytes=final,
@@ -327,17 +367,17 @@ def _representative_trial(sampler: ImageSampler, size: int, world: World, clock:
 
 
 def _seconds_per_image(
-    images: ImageBatch | ImageFiles, extractor: FeatureExtractor, batch_size: int, clock: Clock
+    images: ImageBatch | ImageFiles, network: FeatureExtractor, batch_size: int, clock: Clock
 ) -> tuple[float, int]:
     """Seconds of the network, reading and moments included, for an image; and its number of classes."""
     stamps: list[tuple[float, int]] = []
     summary = extract_features(
-        images, extractor, batch_size=batch_size, on_progress=lambda done, _: stamps.append((clock(), done))
+        images, network, batch_size=batch_size, on_progress=lambda done, _: stamps.append((clock(), done))
     )
     classes = 0 if summary.class_probs is None else summary.class_probs.shape[1]
     if len(stamps) == 1:  # all images are in one batch; now it is warm
         begin = clock()
-        extract_features(images, extractor, batch_size=batch_size)
+        extract_features(images, network, batch_size=batch_size)
         return (clock() - begin) / images.num_images, classes
     (first, warm), (last, done) = stamps[0], stamps[-1]
     return (last - first) / (done - warm), classes
@@ -355,45 +395,15 @@ def _checksum_seconds(gen: ImageBatch | ImageFiles, ref: ImageBatch | ImageFiles
     return (clock() - begin) / _HASHED * (num * pixels + ref_bytes)
 
 
-def _frechet_seconds(
-    num: int, ref: ImageBatch | ImageFiles, extractor: FeatureExtractor, metrics: tuple[str, ...], clock: Clock
-) -> tuple[float, str]:
-    """At the first dimension asked for; the other is scaled by the cube."""
-    spaces = (("fid", extractor.pool_dim), ("fd-dinov2", extractor.pool_dim), ("sfid", extractor.spatial_dim or 0))
-    dims = [dim for metric, dim in spaces if metric in metrics]
-    rng, stored = np.random.default_rng(0), ref.pool or ref.spatial
-    counts = (num, (stored.num or 2 * dims[0]) if stored else ref.num_images)
-    gen_stats, ref_stats = (_random_statistics(rng, min(count, 2 * dims[0]), dims[0]) for count in counts)
-    begin = clock()
-    frechet_distance(gen=gen_stats, ref=ref_stats)
-    trial = clock() - begin
-    return sum(trial * (dim / dims[0]) ** 3 for dim in dims), f"one at {dims[0]} dimensions, {trial:.2f} s"
-
-
 def _random_statistics(rng: np.random.Generator, num: int, dim: int) -> GaussianStats:
     features = rng.standard_normal((max(num, 2), dim))
     return GaussianStats(mu=features.mean(0), sigma=np.cov(features, rowvar=False), num=len(features))
 
 
-def _inception_score_seconds(num: int, num_classes: int, clock: Clock) -> tuple[float, str]:
-    probs = np.random.default_rng(0).dirichlet(np.ones(num_classes), min(num, _ROWS)).astype(np.float32)
-    begin = clock()
-    inception_score(probs)
-    order_free_inception_score(probs)
-    return (clock() - begin) * num / len(probs), f"{len(probs):,} images"
-
-
-def _manifold_seconds(
-    num: int, num_ref: int, dim: int, distances: Literal["adm-float16", "float32"], device: str, clock: Clock
-) -> tuple[float, str]:
-    """Distances within each set and between them: n^2 + m^2 + n m."""
-    rng, n, m = np.random.default_rng(0), min(num, _PAIRS), min(num_ref, _PAIRS)
-    gen, ref = (rng.standard_normal((count, dim), np.float32) for count in (n, m))
-    begin = clock()
-    precision_recall(gen=gen, ref=ref, distances=distances, device=device)
-    trial = clock() - begin
-    growth = (num**2 + num_ref**2 + num * num_ref) / (n**2 + m**2 + n * m)
-    return trial * growth, f"{n:,} against {m:,}, {trial:.2f} s"
+def _peak_and(more: int) -> int | None:
+    """Peak memory of this process with so many bytes more; None where the system does not say."""
+    peak = peak_memory_bytes()
+    return None if peak is None else peak + more
 
 
 def _share(images: int, batch_size: int, processes: int) -> int:

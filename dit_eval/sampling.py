@@ -156,22 +156,32 @@ def sample_npz(
             return out
         gaps = world.from_first(parts.gaps)
         parts.files.check_seen(world)
-        batches = _cut(gaps, batch_size)
-        watched = on_progress if world.rank == 0 else None
-        with ThreadPoolExecutor(1, "writer") as writer:
-            writing: Future[None] | None = None
-            behind = (0, 0)  # the batch that is being written
-            for begin, end in batches[world.rank :: world.size]:
-                report = _batch_progress(parts.done(behind), end - begin, run, sampler, watched) if watched else None
-                images = sampler.draw(np.arange(begin, end), labels[begin:end], on_step=report)
-                if writing:
-                    writing.result()
-                writing, behind = writer.submit(parts.save, begin, images), (begin, end)
-            if writing:
-                writing.result()
+        batches = _cut(gaps, batch_size)[world.rank :: world.size]
+        _draw_batches(batches, parts, sampler, labels, on_progress if world.rank == 0 else None)
         world.barrier()
         world.from_first(lambda: parts.pack(run, labels))  # nobody goes on before the file is there
     return out
+
+
+def _draw_batches(
+    batches: Sequence[tuple[int, int]],
+    parts: _Parts,
+    sampler: ImageSampler,
+    labels: np.ndarray,
+    on_progress: OnImages | None,
+) -> None:
+    """Draw the batches of this process, each written while the next one is drawn."""
+    with ThreadPoolExecutor(1, "writer") as writer:
+        writing: Future[None] | None = None
+        behind = (0, 0)  # the batch that is being written
+        for begin, end in batches:
+            report = _batch_progress(parts.done(behind), end - begin, sampler, on_progress) if on_progress else None
+            images = sampler.draw(np.arange(begin, end), labels[begin:end], on_step=report)
+            if writing:
+                writing.result()
+            writing, behind = writer.submit(parts.save, begin, images), (begin, end)
+        if writing:
+            writing.result()
 
 
 def images_drawn(out: Path) -> int:
@@ -207,11 +217,9 @@ def _cut(gaps: Sequence[tuple[int, int]], batch_size: int) -> list[tuple[int, in
     return [(begin, min(begin + batch_size, end)) for first, end in gaps for begin in range(first, end, batch_size)]
 
 
-def _batch_progress(
-    done: int, size: int, run: SampleRun, sampler: ImageSampler, on_progress: OnImages
-) -> Callable[[int], None]:
+def _batch_progress(done: int, size: int, sampler: ImageSampler, on_progress: OnImages) -> Callable[[int], None]:
     """Report a batch in parts while its steps go by: images done by all, and a share of this batch."""
-    return lambda steps: on_progress(done + size * steps // len(sampler.diffusion), run.num_images)
+    return lambda steps: on_progress(done + size * steps // len(sampler.diffusion), sampler.run.num_images)
 
 
 @dataclass(frozen=True)

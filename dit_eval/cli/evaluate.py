@@ -96,6 +96,7 @@ def _check_named_size(arguments: argparse.Namespace, gen: ImageSet) -> None:
 def _tell_evaluation_cost(arguments: argparse.Namespace, setup: dict[str, Any], world: World) -> None:
     from dit_eval.cost import evaluation_cost
     from dit_eval.metrics.choose import check_request
+    from dit_eval.results.settings import EvaluationSettings
 
     gen, ref, extractor = setup["gen"], setup["ref"], setup["extractor"]
     request = {name: setup[name] for name in ("metrics", "allow_size_mismatch")}
@@ -103,11 +104,13 @@ def _tell_evaluation_cost(arguments: argparse.Namespace, setup: dict[str, Any], 
     cost = evaluation_cost(
         gen=gen,
         ref=ref,
-        extractor=extractor,
-        metrics=metrics,
-        distances=arguments.distances,
-        batch_size=arguments.batch_size,
-        num_images=arguments.num_samples,
+        network=extractor,
+        settings=EvaluationSettings(
+            metrics=metrics,
+            distances=arguments.distances,
+            batch_size=arguments.batch_size,
+            num_images=arguments.num_samples,
+        ),
         world=world,
     )
     if world.rank:
