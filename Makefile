@@ -68,10 +68,10 @@ bench: $(VENV)/.test-all
 	$(BIN)/python benchmarks/flops.py --repeats 1
 
 reports: $(VENV)/.core
-	$(BIN)/python reports/metric_response.py
-	$(BIN)/python reports/paper.py
-	$(BIN)/python reports/digits.py
-	$(BIN)/python reports/why_fid_differs.py
+	$(BIN)/python reports/make.py metric_response
+	$(BIN)/python reports/make.py paper
+	$(BIN)/python reports/make.py digits
+	$(BIN)/python reports/make.py why
 
 clean:
 	rm -rf $(VENV)

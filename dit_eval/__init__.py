@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from dit_eval.features import NETWORKS as NETWORKS
     from dit_eval.features.load import load_network as load_network
     from dit_eval.flops.count import count_flops as count_flops
+    from dit_eval.images import open_images as open_images
     from dit_eval.images.huggingface import from_dataset as from_dataset
-    from dit_eval.images.open import open_images as open_images
     from dit_eval.images.stream import from_batches as from_batches
     from dit_eval.metrics import METRICS as METRICS
     from dit_eval.reference import stats as stats
@@ -45,7 +45,7 @@ _PLACES = {
     "from_batches": "dit_eval.images.stream",
     "from_dataset": "dit_eval.images.huggingface",
     "load_network": "dit_eval.features.load",
-    "open_images": "dit_eval.images.open",
+    "open_images": "dit_eval.images",
     "read_results": "dit_eval.results.lines",
     "stats": "dit_eval.reference",
 }

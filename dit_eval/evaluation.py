@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dit_eval.features.network import FeatureExtractor
-    from dit_eval.images.open import ImageSet
+    from dit_eval.images import ImageSet
 
 
 def evaluate(

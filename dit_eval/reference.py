@@ -18,9 +18,9 @@ from dit_eval.features.load import load_network
 from dit_eval.features.network import FeatureExtractor
 from dit_eval.features.provenance import extractor_info
 from dit_eval.features.seen import given_sizes
+from dit_eval.images import ImageSet
 from dit_eval.images.given import given_images
 from dit_eval.images.npz import write_batch
-from dit_eval.images.open import ImageSet
 from dit_eval.system.assets import assets, fetch, fetch_aloud
 from dit_eval.system.files import check_ending, check_target
 from dit_eval.system.progress import OnProgress, Progress

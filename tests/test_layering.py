@@ -37,7 +37,7 @@ ONLY_IN = {
     "matplotlib": {"report/figures/"},
     "argparse": {"cli/", "models/checkpoints.py"},
     "torch": {"features/", "metrics/", "models/", "diffusion/", "flops/", "sampling.py", "training.py", "encoding.py",
-              "checks/golden.py", "cli/", "system/"},
+              "cost.py", "checks/golden.py", "cli/", "system/"},
     "fvcore": {"flops/operators.py"},
     "PIL": {"diffusion/data.py", "images/", "features/clip.py", "features/vit.py"},
     "diffusers": {"models/vae.py"},
@@ -108,6 +108,7 @@ def test_no_print_outside_the_command_line():
 LIGHT = (
     "dit_eval.metrics",
     "dit_eval.features",
+    "dit_eval.models",
     "dit_eval.report.page",
     "dit_eval.results.lines",
     "dit_eval.paper",

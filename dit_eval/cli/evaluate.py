@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ def _evaluation_setup(arguments: argparse.Namespace, world: World) -> dict[str, 
     """Files, request and extractor: everything a user may have got wrong, in the order of what it costs to find out."""
     count = arguments.num_samples
     if arguments.dry_run and count is not None:  # what is not drawn yet can be predicted from what is
-        from dit_eval.images.open import open_images
+        from dit_eval.images import open_images
 
         count = min(count, open_images(arguments.samples, role="gen").num_images or count)
     gen = _open_images(arguments.samples, "gen", count)
@@ -88,11 +89,8 @@ def _tell_evaluation_cost(arguments: argparse.Namespace, setup: dict[str, Any], 
     cost = evaluation_cost(
         gen=gen,
         ref=ref,
-        extractor=network,
-        metrics=choice.names,
-        distances=settings.distances,
-        batch_size=settings.batch_size,
-        num_images=arguments.num_samples,
+        network=network,
+        settings=replace(settings, metrics=choice.names, num_images=arguments.num_samples),
         world=world,
     )
     if world.rank:

@@ -54,7 +54,7 @@ def _open_images(path: Path, role: Literal["gen", "ref"], num_images: int | None
     """Open a set of images, and say what it is."""
     # At once: to load NumPy takes a moment, and to list an archive a while.
     _header(f"{role}  {path}" + (f", {size_text(path.stat().st_size)}" if path.is_file() else ""))
-    from dit_eval.images.open import open_images
+    from dit_eval.images import open_images
 
     images = open_images(path, role=role, num_images=num_images)
     size = "x".join(str(side) for side in reversed(images.image_size or ()))
@@ -150,6 +150,7 @@ def _add_extractor_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.set_defaults(options={"network": "--extractor"})  # what a message of the library calls it
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    parser.set_defaults(options={"network": "--extractor"})  # what messages call it
 
 
 def _reference_path(ref: str) -> Path:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_eval.cli.generator import _check_block
 from dit_eval.cli.options import _add_on_corrupt, _check_destination, _folder, _integers
 from dit_eval.cli.output import _header, _say
 from dit_eval.system.dist import World, join
@@ -16,7 +16,13 @@ from dit_eval.system.progress import Progress
 
 if TYPE_CHECKING:
     from dit_eval.diffusion.data import TrainingData
-    from dit_eval.models.dit import DiTConfig
+    from dit_eval.diffusion.recipe import Execution
+    from dit_eval.models.config import DiTConfig
+    from dit_eval.training import TrainingRun
+
+_SIZES = ("depth", "hidden_size", "num_heads", "patch_size")
+# Options that have another name than the parameter.
+_OPTIONS = {"learning_rate": "--lr", "ema_decay": "--ema", "micro_batch": "--per-proc-batch-size"}
 
 
 def _add_train(commands: Any) -> None:
@@ -74,22 +80,22 @@ def _add_train(commands: Any) -> None:
         "--per-proc-batch-size", type=int, metavar="B", help="at once in a process (default: its share of the batch)"
     )
     how.add_argument("--device", default="auto", help="cpu or cuda (default: a GPU per process if there are any)")
-    train.set_defaults(run=_train)
+    train.set_defaults(run=_train, options=_OPTIONS)
 
 
 def _train(arguments: argparse.Namespace) -> None:
     with join() as world:
         _header(f"train: {arguments.steps:,} steps on {arguments.data}, in {arguments.out}")
         world.share_cores()
-        setup = world.first_then_all(lambda: _training_setup(arguments, world))
+        run, execution = world.first_then_all(lambda: _training_setup(arguments, world))
         from dit_eval.training import train
 
         with Progress("steps") as progress:
             end = train(
                 arguments.out,
-                **setup,
+                run,
+                execution=execution,
                 world=world,
-                num_workers=arguments.num_workers,
                 on_progress=lambda done, total, loss: progress.update(
                     "training", done, total, "" if loss is None else f"loss {loss:.4f}"
                 ),
@@ -102,14 +108,23 @@ def _train(arguments: argparse.Namespace) -> None:
             sys.stdout.write(f"{end.ema}: {', '.join(words)}\n")
 
 
-def _training_setup(arguments: argparse.Namespace, world: World) -> dict[str, Any]:
+def _training_setup(arguments: argparse.Namespace, world: World) -> tuple[TrainingRun, Execution]:
     """Data, model and recipe as asked for: everything a user may have got wrong."""
-    from dit_eval.diffusion.trainer import Recipe, check_schedule
-    from dit_eval.training import check_training
+    from dit_eval.diffusion.recipe import Execution, Recipe, Schedule
+    from dit_eval.diffusion.trainer import check_execution
+    from dit_eval.training import TrainingRun, check_training
 
-    if arguments.num_workers < 0:
-        raise ValueError(f"--num-workers {arguments.num_workers}: needed 0 or more.")
-    device = world.device(arguments.device)
+    execution = Execution(
+        device=world.device(arguments.device),
+        micro_batch=arguments.per_proc_batch_size,
+        num_workers=arguments.num_workers,
+    )
+    schedule = Schedule(
+        steps=arguments.steps,
+        save_at=arguments.save_at,
+        save_every=arguments.save_every,
+        log_every=arguments.log_every,
+    )
     recipe = Recipe(
         learning_rate=arguments.lr,
         weight_decay=arguments.weight_decay,
@@ -120,38 +135,33 @@ def _training_setup(arguments: argparse.Namespace, world: World) -> dict[str, An
         precision=arguments.precision,
         compile=arguments.compile,
         warm_up=arguments.warm_up,
-        decay_steps=arguments.steps if arguments.cosine_decay else None,
+        decay_steps=schedule.steps if arguments.cosine_decay else None,
         ema_warm_up=arguments.ema_warm_up,
     )
-    sizes = ("depth", "hidden_size", "num_heads", "patch_size")
-    given = [name for name in sizes if getattr(arguments, name) is not None]
-    if bool(arguments.model) == bool(given) or (given and len(given) < len(sizes)):
-        options = " ".join(f"--{name.replace('_', '-')}" for name in sizes)
-        raise ValueError(f"Name a model of the paper by --model, or give all of {options}; one of the two.")
-    schedule: dict[str, Any] = {
-        "recipe": recipe,
-        "steps": arguments.steps,
-        "save_at": arguments.save_at,
-        "save_every": arguments.save_every,
-        "log_every": arguments.log_every,
-        "device": device,
-        "micro_batch": arguments.per_proc_batch_size,
-    }
     # Before the data are opened, which may take long: options alone, and the model as far as it does not hang on them.
-    check_schedule(**schedule, world=world)
+    _check_one_model(arguments)
+    check_execution(recipe, execution, world)
     _check_training_model(arguments)
     if world.rank == 0:
         _check_destination("--out", arguments.out, folder=True)
     data = _training_data(arguments, world)
-    config = _training_config(arguments, data)
-    check_training(data, config=config, **schedule, world=world)
-    return {"data": _readable(arguments, data, world), "config": config, **schedule}
+    run = TrainingRun(config=_training_config(arguments, data), data=data, recipe=recipe, schedule=schedule)
+    check_training(run, execution=execution, world=world)
+    return dataclasses.replace(run, data=_readable(arguments, data, world)), execution
+
+
+def _check_one_model(arguments: argparse.Namespace) -> None:
+    given = [name for name in _SIZES if getattr(arguments, name) is not None]
+    if bool(arguments.model) == bool(given) or (given and len(given) < len(_SIZES)):
+        options = " ".join(f"--{name.replace('_', '-')}" for name in _SIZES)
+        raise ValueError(f"Name a model of the paper by --model, or give all of {options}; one of the two.")
 
 
 def _check_training_model(arguments: argparse.Namespace) -> None:
-    from dit_eval.models.dit import BLOCK_DESIGNS, DiTConfig, named_config
+    from dit_eval.models.choose import check_block
+    from dit_eval.models.config import DiTConfig, named_config
 
-    _check_block(arguments.block, BLOCK_DESIGNS)
+    check_block(arguments.block)
     if not 0 <= arguments.label_dropout < 1:
         raise ValueError(f"--label-dropout {arguments.label_dropout}: needed 0 or more, and less than 1.")
     if arguments.num_classes is not None and arguments.num_classes < 1:
@@ -159,7 +169,7 @@ def _check_training_model(arguments: argparse.Namespace) -> None:
     if arguments.model:
         named_config(arguments.model)
         return
-    sizes = {name: getattr(arguments, name) for name in ("depth", "hidden_size", "num_heads", "patch_size")}
+    sizes = {name: getattr(arguments, name) for name in _SIZES}
     if min(sizes.values()) < 1:
         raise ValueError(f"Found {sizes}; needed at least 1 of each.")
     DiTConfig(**sizes, input_size=sizes["patch_size"])  # the smallest such model: only its own sizes can be wrong
@@ -196,9 +206,7 @@ def _readable(arguments: argparse.Namespace, data: TrainingData, world: World) -
 
 def _training_config(arguments: argparse.Namespace, data: TrainingData) -> DiTConfig:
     """The model that is asked for, on what the data are."""
-    import dataclasses
-
-    from dit_eval.models.dit import DiTConfig, named_config
+    from dit_eval.models.config import DiTConfig, named_config
 
     channels, side, _ = data.shape
     fields: dict[str, Any] = {
@@ -213,5 +221,5 @@ def _training_config(arguments: argparse.Namespace, data: TrainingData) -> DiTCo
                 "pixel-space model, or encode a folder of images by `dit-eval encode`."
             )
         return dataclasses.replace(named_config(arguments.model), input_size=side, **fields)
-    sizes = {name: getattr(arguments, name) for name in ("depth", "hidden_size", "num_heads", "patch_size")}
+    sizes = {name: getattr(arguments, name) for name in _SIZES}
     return DiTConfig(**sizes, **fields, input_size=side, in_channels=channels, space=data.space)

@@ -125,6 +125,22 @@ def load_network(
 
 def _backend(network: Network, *, weights: object, name: str, precision: str) -> Backend:
     """The program that is to run a network, if it can with these weights and in this precision."""
+    _check_choices(network, weights=weights, name=name, precision=precision)
+    program = network.backend(name)
+    if precision in program.precisions:
+        return program
+    able = next((each.name for each in network.backends if precision in each.precisions), None)
+    if able is None:
+        known, hint = ", ".join(program.precisions), did_you_mean(precision, program.precisions)
+        raise ValueError(f"`precision` {precision}: unknown; expected one of: {known}.{hint}")
+    raise ValueError(
+        f"`precision` {precision} needs `backend` {able}; {program.name} runs {network.name} in "
+        f"{', '.join(program.precisions)}."
+    )
+
+
+def _check_choices(network: Network, *, weights: object, name: str, precision: str) -> None:
+    """That nothing is chosen of a network that leaves no choice."""
     usual = network.backends[0]
     others = name != usual.name or precision not in usual.precisions
     if usual.weights is None and (weights is not None or others):
@@ -137,17 +153,6 @@ def _backend(network: Network, *, weights: object, name: str, precision: str) ->
             f"`network` {network.name} runs on {usual.name} and in {usual.precisions[0]} only; drop `backend` and "
             "`precision`."
         )
-    program = network.backend(name)
-    if precision in program.precisions:
-        return program
-    able = next((each.name for each in network.backends if precision in each.precisions), None)
-    if able is None:
-        hint = did_you_mean(precision, program.precisions)
-        raise ValueError(f"`precision` {precision}: unknown; expected one of: {', '.join(program.precisions)}.{hint}")
-    raise ValueError(
-        f"`precision` {precision} needs `backend` {able}; {program.name} runs {network.name} in "
-        f"{', '.join(program.precisions)}."
-    )
 
 
 def _check_device(program: Backend, precision: str, device: str) -> None:

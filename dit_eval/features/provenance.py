@@ -9,7 +9,7 @@ from threading import Lock
 import numpy as np
 
 from dit_eval.features.network import FeatureExtractor
-from dit_eval.images.open import ImageSet
+from dit_eval.images import ImageSet
 from dit_eval.results.eval_result import ExtractorInfo, ImageSource
 from dit_eval.summary import GaussianStats
 from dit_eval.system.progress import OnProgress

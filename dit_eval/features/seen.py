@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from dit_eval.features.cache import cached_features
+from dit_eval.features.cache import cache_entry, cached_features
 from dit_eval.features.load import check_network
 from dit_eval.features.network import FeatureExtractor, Network
 from dit_eval.features.provenance import image_source
-from dit_eval.images.open import ImageSet
+from dit_eval.images import ImageSet
 from dit_eval.results.eval_result import ImageSource
 from dit_eval.summary import FeatureSummary
 from dit_eval.system.where import Where
@@ -46,16 +46,15 @@ def pass_over(
     keep_spatial : keep the spatial features of single images too
     """
     images, report = seen.images, partial(where.on_progress, role) if where.on_progress else None
+    cache = Path(where.cache) if where.cache and (where.cache_gen or role == "ref") else None
     features, kept = cached_features(
         images,
         network,
-        images_sha256=seen.sha256,
-        cache=Path(where.cache) if where.cache and (where.cache_gen or role == "ref") else None,
+        entry=cache_entry(images, network, images_sha256=seen.sha256, cache=cache, on_note=where.on_note),
         batch_size=batch_size,
         keep_spatial=keep_spatial,
         world=where.world,
         on_progress=report,
-        on_note=where.on_note,
     )
     if kept and report and images.num_images:
         report(images.num_images, images.num_images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, Literal
 
-from dit_eval.images.open import ImageSet, open_images
+from dit_eval.images import ImageSet, open_images
 from dit_eval.images.stream import from_batches
 
 

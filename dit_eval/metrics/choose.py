@@ -11,7 +11,7 @@ from dit_eval.results.badge import NUM_SAMPLES
 from dit_eval.system.text import did_you_mean
 
 if TYPE_CHECKING:
-    from dit_eval.images.open import ImageSet
+    from dit_eval.images import ImageSet
     from dit_eval.metrics.metric import Metric
     from dit_eval.summary import GaussianStats
 

@@ -252,7 +252,7 @@ def test_the_published_layout_is_the_one_that_is_read(name, made, section, tmp_p
     # Tensors without values stand for a file of 1.2 GB.
     tensors = {key: torch.empty(shape, device="meta") for key, shape in layout.items()}
     (tmp_path / "weights").write_bytes(b"")
-    monkeypatch.setattr(f"dit_eval.features.{name}.read_weights", lambda path, network: dict(tensors))
+    monkeypatch.setattr("dit_eval.features.vit.read_weights", lambda path, network: dict(tensors))
     extractor = {"dinov2": DinoV2, "clip": ClipVision}[name]
     net = extractor(weights=tmp_path / "weights", device="meta")._net
     assert net(torch.empty(2, 3, extractor.image_size, extractor.image_size, device="meta")).shape == (

@@ -15,7 +15,7 @@ from report_runs import result, sample_run
 from scipy import stats as distributions
 
 from dit_eval.cli import main
-from dit_eval.features.cache import cached_features
+from dit_eval.features.cache import cache_entry, cached_features
 from dit_eval.flops.kept import Count
 from dit_eval.images.npz import open_batch
 from dit_eval.metrics.frechet import frechet_distance
@@ -31,9 +31,10 @@ from dit_eval.metrics.intervals import (
 )
 from dit_eval.metrics.manifold import precision_recall
 from dit_eval.metrics.metric import Sides
+from dit_eval.paper import PRINTED_METRICS
 from dit_eval.report.figures.figure8 import fid_against_gflops
 from dit_eval.report.figures.metric_response import metric_response_figure
-from dit_eval.report.points import METRICS, measured_points
+from dit_eval.report.points import measured_points
 from dit_eval.report.setting import settings
 from dit_eval.report.tables.measured import measured_table
 from dit_eval.report.tables.write import to_csv, to_latex, to_markdown
@@ -375,7 +376,7 @@ def assert_same(a, b, rel):
 def test_all_metrics_of_a_file_have_intervals(scored):
     found = scored.uncertainty
     assert found.missing == {}
-    for name in METRICS:
+    for name in PRINTED_METRICS:
         estimate = getattr(found, name)
         assert estimate.value == getattr(scored, name)
         assert estimate.low < estimate.value < estimate.high
@@ -389,7 +390,7 @@ def test_nothing_changes_where_intervals_are_not_asked_for(scored, sample_file, 
     gen, ref = open_batch(sample_file, role="gen"), open_batch(digits_ref, role="ref")
     plain = evaluate(gen=gen, ref=ref, extractor=digits_extractor)
     assert plain.uncertainty is None
-    assert [getattr(plain, name) for name in METRICS] == [getattr(scored, name) for name in METRICS]
+    assert [getattr(plain, name) for name in PRINTED_METRICS] == [getattr(scored, name) for name in PRINTED_METRICS]
 
 
 def test_a_cache_without_spatial_features_is_extended_and_serves_both(
@@ -401,9 +402,8 @@ def test_a_cache_without_spatial_features_is_extended_and_serves_both(
         found = evaluate(gen=gen, ref=ref, extractor=digits_extractor, cache=tmp_path, intervals=True)
         assert_same(found.uncertainty, scored.uncertainty, rel=1e-9)
     for keep in (True, False):
-        summary, kept = cached_features(
-            gen, digits_extractor, images_sha256=gen.sha256(), cache=tmp_path, keep_spatial=keep
-        )
+        entry = cache_entry(gen, digits_extractor, images_sha256=gen.sha256(), cache=tmp_path)
+        summary, kept = cached_features(gen, digits_extractor, entry=entry, keep_spatial=keep)
         assert kept
         assert (summary.spatial_features is not None) == keep
     assert len(list(tmp_path.iterdir())) == 2

@@ -19,7 +19,8 @@ from report_runs import badge, result, sample_run
 from seeded_inception import CONVS, seeded_weights
 
 from dit_eval.checks.classes import score_classes
-from dit_eval.checks.diagnose import diagnose, expectation
+from dit_eval.checks.diagnose import diagnose
+from dit_eval.checks.expectation import expectation
 from dit_eval.cli import main
 from dit_eval.features.clip import ClipVision
 from dit_eval.features.dinov2 import DinoV2
@@ -28,8 +29,8 @@ from dit_eval.features.inception_weights import convolutions_sha256, read_state_
 from dit_eval.features.network import FeatureBatch
 from dit_eval.flops import kept as tables
 from dit_eval.flops.kept import Count
+from dit_eval.images import open_images
 from dit_eval.images.npz import open_batch
-from dit_eval.images.open import open_images
 from dit_eval.images.stream import from_batches
 from dit_eval.metrics.choose import choose
 from dit_eval.reference import write_reference

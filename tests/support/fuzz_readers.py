@@ -294,7 +294,7 @@ def _images() -> np.ndarray:
 
 
 def _run() -> dict[str, object]:
-    from dit_eval.models.dit import DiTConfig
+    from dit_eval.models.config import DiTConfig
     from dit_eval.results.sample_run import SampleRun
 
     network = asdict(DiTConfig(depth=1, hidden_size=16, num_heads=2, patch_size=4, input_size=8, num_classes=3))
@@ -344,7 +344,7 @@ def _tiny_dit() -> dict[str, object]:
 
 
 def _tiny_config() -> object:
-    from dit_eval.models.dit import DiTConfig
+    from dit_eval.models.config import DiTConfig
 
     return DiTConfig(depth=1, hidden_size=8, num_heads=2, patch_size=4, input_size=8, num_classes=3)
 
@@ -569,7 +569,7 @@ def read_losses(path: Path) -> None:
 
 
 def read_images(path: Path) -> None:
-    from dit_eval.images.open import open_images
+    from dit_eval.images import open_images
 
     images = open_images(path, role="gen")
     images.sha256()
