@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from dit_eval.results.lines import read_results as read_results
     from dit_eval.results.sample_run import SampleRun as SampleRun
     from dit_eval.results.settings import EvaluationSettings as EvaluationSettings
+    from dit_eval.results.settings import SamplingSettings as SamplingSettings
+    from dit_eval.sampling import sample as sample
     from dit_eval.system.where import Where as Where
 
 __version__ = "0.1.0"
@@ -38,6 +40,7 @@ _PLACES = {
     "EvalResult": "dit_eval.results.eval_result",
     "EvaluationSettings": "dit_eval.results.settings",
     "SampleRun": "dit_eval.results.sample_run",
+    "SamplingSettings": "dit_eval.results.settings",
     "Where": "dit_eval.system.where",
     "append_result": "dit_eval.results.lines",
     "count_flops": "dit_eval.flops.count",
@@ -47,6 +50,7 @@ _PLACES = {
     "load_network": "dit_eval.features.load",
     "open_images": "dit_eval.images",
     "read_results": "dit_eval.results.lines",
+    "sample": "dit_eval.sampling",
     "stats": "dit_eval.reference",
 }
 __all__ = ["__version__", *_PLACES]

@@ -25,7 +25,7 @@ NAMES = [
         "load_network",
         "open_images",
         "read_results",
-        "stats",
+        *("sample", "stats", "SamplingSettings"),
     ),
 ]
 
