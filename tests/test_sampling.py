@@ -249,6 +249,7 @@ def test_bf16_rounds_the_weights_once_as_autocast_does_at_every_step(block, monk
     np.testing.assert_array_equal(*images)
 
 
+@pytest.mark.slow
 def test_compiled_draws_the_same_images():
     model = random_dit(depth=1)
     drawn = [
@@ -335,6 +336,7 @@ def torchrun(arguments, *more, **options):
     )
 
 
+@pytest.mark.processes
 def test_two_processes_by_torchrun_do_not_change_a_byte(whole, tmp_path):
     out = tmp_path / "samples.npz"
     process = torchrun(command(out, "--per-proc-batch-size", 7), "--standalone", "--nproc-per-node=2")
@@ -370,6 +372,7 @@ main()
 """
 
 
+@pytest.mark.processes
 def test_no_process_goes_on_before_the_file_is_there(tmp_path):
     # A study scores the file in all processes of a run; the last of its pieces may take long to pack.
     script = tmp_path / "slow_packing.py"
@@ -384,6 +387,7 @@ def test_no_process_goes_on_before_the_file_is_there(tmp_path):
     assert process.returncode == 0, process.stderr
 
 
+@pytest.mark.processes
 def test_two_machines_by_torchrun_do_not_change_a_byte(whole, tmp_path):
     # Two agents as on two machines, meeting over loopback and sharing a folder.
     out = tmp_path / "samples.npz"
@@ -394,6 +398,7 @@ def test_two_machines_by_torchrun_do_not_change_a_byte(whole, tmp_path):
     assert out.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.processes
 def test_a_mistake_under_torchrun_is_reported_once(tmp_path):
     arguments = command(tmp_path / "samples.npz", "--num-sampling-steps", "ddim256")
     process = torchrun(arguments, "--standalone", "--nproc-per-node=2")
@@ -702,6 +707,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, capsys, monkeypatch, place):
     assert "cannot be written" in error
 
 
+@pytest.mark.slow
 def test_packing_2000_images_of_256_px_takes_little_memory(tmp_path):
     # A process of its own, so that its peak is that of packing; the pieces are as a finished run leaves them.
     code = f"""

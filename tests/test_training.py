@@ -267,6 +267,7 @@ def test_micro_batches_and_threads_change_nothing_but_rounding(data, tmp_path):
 
 
 @pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"compile": True}])
+@pytest.mark.slow
 def test_bf16_and_compiled_stay_near(data, tmp_path, monkeypatch, settings):
     # The tracing and the gradients of torch.compile, without the half minute that its C++ compiler takes.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
@@ -521,6 +522,7 @@ def near(whole, out):
         assert one == pytest.approx(other, rel=1e-5)
 
 
+@pytest.mark.processes
 def test_two_processes_by_torchrun_train_the_same(whole, tmp_path):
     out = tmp_path / "run"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

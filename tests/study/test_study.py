@@ -33,6 +33,8 @@ from dit_eval.study.plan_file import load_plan
 from dit_eval.study.sources import Sources, feature_network, find_sources
 from dit_eval.system.assets import asset
 
+pytestmark = pytest.mark.processes
+
 PLAN = """\
 name = "micro"
 about = "Two tiny DiTs on digits"
