@@ -26,6 +26,7 @@ from dit_eval.cli.output import NOT_WRITTEN, USER_ERROR, _any_text, _flush_stdou
 from dit_eval.cli.quickstart import _quickstart
 from dit_eval.cli.report import _report
 from dit_eval.cli.sample import _add_sample
+from dit_eval.cli.spoken import in_options
 from dit_eval.cli.stats import _stats
 from dit_eval.cli.study import _add_study
 from dit_eval.cli.train import _add_train
@@ -85,7 +86,7 @@ def _exit_code(arguments: argparse.Namespace) -> int:
         if os.environ.get("DIT_EVAL_TRACEBACK"):
             raise
         rank = World.from_environment().rank
-        _say(f"dit-eval: error{f' in process {rank}' if rank else ''}: {error}")
+        _say(f"dit-eval: error{f' in process {rank}' if rank else ''}: {in_options(str(error), arguments)}")
         return USER_ERROR
     except KeyboardInterrupt:
         _say("dit-eval: interrupted")
