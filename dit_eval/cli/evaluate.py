@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from dit_eval.cli.declare import EVERYDAY, Option
 from dit_eval.cli.extractor import _check_extractor, _extractor, _extractor_class
-from dit_eval.cli.options import _FEATURES, _check_destination, _network_line, _open_images, _reference_path
+from dit_eval.cli.options import (
+    _FEATURES,
+    _METRICS,
+    Cache,
+    NetworkOptions,
+    NumSamples,
+    Samples,
+    _check_destination,
+    _network_line,
+    _open_images,
+    _reference_path,
+    has_ending,
+    json_file,
+)
 from dit_eval.cli.output import _File, _format_cost_of_run, _header, _say, _tell_json
 from dit_eval.system.dist import World, join
 from dit_eval.system.progress import Progress
@@ -18,7 +32,49 @@ if TYPE_CHECKING:
     from dit_eval.results.eval_result import EvalResult, Uncertainty
 
 
-def _evaluate(arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(NetworkOptions):
+    """Score a sample batch against a reference batch, by the protocol of ADM's evaluator.
+
+    Example: dit-eval evaluate samples.npz --ref imagenet256
+    """
+
+    samples: Samples
+    ref: Annotated[
+        str,
+        Option("an npz, images as SAMPLES, or a name: imagenet64, imagenet128, imagenet256, imagenet512, digits"),
+    ]
+    metrics: Annotated[
+        tuple[str, ...] | None,
+        Option(
+            f"some of {_METRICS} (default: ADM's first five; with dinov2 or clip, all that it gives)",
+            read=str.lower,
+            group=EVERYDAY,
+        ),
+    ] = None
+    num_samples: NumSamples = None
+    intervals: Annotated[
+        bool,
+        Option("also standard errors, 95% intervals, and FID for infinitely many images", group=EVERYDAY),
+    ] = False
+    results: Annotated[Path, Option("append to FILE", metavar="FILE", group=EVERYDAY, check=has_ending(".jsonl"))] = (
+        Path("results.jsonl")
+    )
+    no_results: Annotated[bool, Option("append to no file")] = False
+    json: Annotated[str | None, json_file("the result")] = None
+    distances: Annotated[
+        Literal["adm-float16", "float32"],
+        Option("precision and recall distances: ADM's float16 rule (default), or exact float32"),
+    ] = "adm-float16"
+    allow_size_mismatch: Annotated[bool, Option("score samples against a reference of another resolution")] = False
+    cache: Cache = None
+    dry_run: Annotated[
+        bool,
+        Option("predict time and memory from a short trial; --num-samples may then be more than are drawn yet"),
+    ] = False
+
+
+def evaluate(arguments: Evaluate) -> None:
     with join() as world:
         # Mistakes are told once, by process 0.
         setup = world.first_then_all(lambda: _evaluation_setup(arguments, world))
@@ -43,7 +99,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             _tell_result(arguments, result)
 
 
-def _evaluation_setup(arguments: argparse.Namespace, world: World) -> dict[str, Any]:
+def _evaluation_setup(arguments: Evaluate, world: World) -> dict[str, Any]:
     """Files, request and extractor: everything a user may have got wrong, in the order of what it costs to find out."""
     count = arguments.num_samples
     if arguments.dry_run and count is not None:  # what is not drawn yet can be predicted from what is
@@ -64,7 +120,7 @@ def _evaluation_setup(arguments: argparse.Namespace, world: World) -> dict[str, 
     return {"gen": gen, "ref": ref, "extractor": _extractor(arguments, world), **request}
 
 
-def _check_evaluation_destinations(arguments: argparse.Namespace) -> None:
+def _check_evaluation_destinations(arguments: Evaluate) -> None:
     _check_destination("--json", arguments.json)
     if arguments.dry_run:
         return
@@ -76,7 +132,7 @@ def _check_evaluation_destinations(arguments: argparse.Namespace) -> None:
             raise ValueError(f"--json {arguments.json}: the file of --results, which it would replace. Name another.")
 
 
-def _check_named_size(arguments: argparse.Namespace, gen: ImageSet) -> None:
+def _check_named_size(arguments: Evaluate, gen: ImageSet) -> None:
     """That the samples have the size of a public reference, which its name says, before that is fetched."""
     from dit_eval.system.assets import assets
 
@@ -92,7 +148,7 @@ def _check_named_size(arguments: argparse.Namespace, gen: ImageSet) -> None:
         )
 
 
-def _tell_evaluation_cost(arguments: argparse.Namespace, setup: dict[str, Any], world: World) -> None:
+def _tell_evaluation_cost(arguments: Evaluate, setup: dict[str, Any], world: World) -> None:
     from dit_eval.cost import evaluation_cost
     from dit_eval.metrics.choose import check_request
 
@@ -115,7 +171,7 @@ def _tell_evaluation_cost(arguments: argparse.Namespace, setup: dict[str, Any], 
     _tell_json(arguments.json, cost.to_json(), _format_cost_of_run(what, cost))
 
 
-def _tell_result(arguments: argparse.Namespace, result: EvalResult) -> None:
+def _tell_result(arguments: Evaluate, result: EvalResult) -> None:
     for warning in result.warnings:
         _say(f"warning: {warning}")
     from dit_eval.results.lines import append_result

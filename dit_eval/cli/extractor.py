@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING, Any
 
 from dit_eval.cli.output import _fetch, _header
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
     from dit_eval.features.network import FeatureExtractor
 
 
-def _extractor_class(arguments: argparse.Namespace) -> Any:
+def _extractor_class(arguments: Any) -> Any:
     """The chosen class, which knows its feature sizes before any weights are loaded."""
     if arguments.extractor == "digits":
         if arguments.weights or arguments.backend != "torch" or arguments.precision != "fp32":
@@ -45,7 +44,7 @@ def _extractor_class(arguments: argparse.Namespace) -> Any:
     return TorchInception
 
 
-def _check_extractor(arguments: argparse.Namespace, world: World | None = None) -> Any:
+def _check_extractor(arguments: Any, world: World | None = None) -> Any:
     """The chosen class, if its options are right: before any images are opened and anything is fetched."""
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size {arguments.batch_size}: needed at least 1.")
@@ -62,7 +61,7 @@ def _check_extractor(arguments: argparse.Namespace, world: World | None = None) 
     return extractor
 
 
-def _extractor(arguments: argparse.Namespace, world: World | None = None) -> FeatureExtractor:
+def _extractor(arguments: Any, world: World | None = None) -> FeatureExtractor:
     from dit_eval.system.assets import asset
 
     extractor, device = _check_extractor(arguments, world), (world or World()).device(arguments.device)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from dit_eval.cli.options import _check_destination
+from dit_eval.cli.declare import EVERYDAY, Option
+from dit_eval.cli.options import _check_destination, json_file
 from dit_eval.cli.output import _header, _tell_json
 from dit_eval.system.progress import Progress
 
@@ -14,7 +15,31 @@ if TYPE_CHECKING:
     from dit_eval.flops.printed import ComplexityRow
 
 
-def _flops(arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Flops:
+    """Count multiply-adds of one forward pass (batch 1, no guidance) in three conventions.
+
+    Example: dit-eval flops DiT-XL/2 ADM-256
+
+    `paper`: multiply-adds and one for each normalised element; `fvcore`: what fvcore bills; `mac`: multiply-adds alone.
+    """
+
+    models: Annotated[
+        tuple[str, ...],
+        Option("DiT-XL/2 and so on, ADM-256, ADM-U-256-upsampler, LDM-4 and so on", name="MODEL", several="words"),
+    ] = ()
+    all: Annotated[bool, Option("every model of Tables 1, 4 and 6", group=EVERYDAY)] = False
+    image_size: Annotated[int | None, Option("of a DiT (default: 256)", metavar="PIXELS", group=EVERYDAY)] = None
+    block: Annotated[
+        str | None, Option("of a DiT: adaln-zero (default), adaln, cross-attention or in-context", metavar="DESIGN")
+    ] = None
+    convention: Annotated[
+        Literal["paper", "fvcore", "mac"], Option("the one that is compared with the published figure")
+    ] = "paper"
+    json: Annotated[str | None, json_file("the rows")] = None
+
+
+def flops(arguments: Flops) -> None:
     if bool(arguments.models) == arguments.all:
         raise ValueError("Name the models to count, such as DiT-XL/2 or ADM-256, or pass --all; one of the two.")
     if arguments.all and (arguments.image_size or arguments.block):
@@ -25,7 +50,7 @@ def _flops(arguments: argparse.Namespace) -> None:
     from dit_eval.flops.counts import FlopCount
     from dit_eval.flops.printed import counted_row, paper_rows
 
-    options = {"image_size": arguments.image_size, "block": arguments.block}
+    options: dict[str, Any] = {"image_size": arguments.image_size, "block": arguments.block}
     for name in arguments.models:
         check_model(name, **options)
     counts: list[FlopCount] = []

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dit_eval.cli.output import _fetch, _header, _note
 from dit_eval.system.dist import World
@@ -14,12 +13,13 @@ from dit_eval.system.files import Watch
 from dit_eval.system.text import did_you_mean
 
 if TYPE_CHECKING:
+    from dit_eval.cli.sample import Sample
     from dit_eval.diffusion.sampler import Decoder
     from dit_eval.models.dit import DiT, DiTConfig
     from dit_eval.results.sample_run import SampleRun
 
 
-def _network(arguments: argparse.Namespace) -> tuple[str, DiTConfig, Path]:
+def _network(arguments: Sample) -> tuple[str, DiTConfig, Path]:
     """Name, configuration and checkpoint of the model; a checkpoint of ours says what it is, others need --model.
 
     A public checkpoint need not be here yet; what it is of is known. How many classes another file has is settled when
@@ -34,7 +34,7 @@ def _network(arguments: argparse.Namespace) -> tuple[str, DiTConfig, Path]:
     _check_block(arguments.block, BLOCK_DESIGNS)
     public = [item.name for item in assets() if item.kind == "weights" and item.name.startswith("dit-")]
     options = (("block", arguments.block), ("num_classes", arguments.num_classes))
-    asked = {field: value for field, value in options if value is not None}
+    asked: dict[str, Any] = {field: value for field, value in options if value is not None}
     named = None
     # A name such as mini-XL/4, for a checkpoint that says its configuration: reports read size and patch in it.
     own = re.fullmatch(r"(?!DiT-)[^/]+-(?:S|B|L|XL)/(\d+)", arguments.model or "") if arguments.ckpt else None
@@ -103,7 +103,7 @@ def _decoder_path(vae: str) -> Path:
 
 
 def _load_generator(
-    arguments: argparse.Namespace, run: SampleRun, path: Path, world: World, watch: Watch
+    arguments: Sample, run: SampleRun, path: Path, world: World, watch: Watch
 ) -> tuple[DiT, str | None]:
     """The model, and which set of weights it has, if its checkpoint says that."""
     import dataclasses

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from dit_eval.cli.options import _check_destination
+from dit_eval.cli.declare import EVERYDAY, Option
+from dit_eval.cli.options import Force, _check_destination, has_ending
 from dit_eval.cli.output import _say
 from dit_eval.system.files import refuse_existing
 from dit_eval.system.text import shown
@@ -19,7 +20,24 @@ if TYPE_CHECKING:
     from dit_eval.images.npz import ImageBatch
 
 
-def _grid(arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Draw images of sample files as a PNG and a PDF beside it: one file in a square, several in a row each.
+
+    Example: dit-eval grid mine.npz theirs.npz --out grid.png
+    """
+
+    samples: Annotated[tuple[Path, ...], Option(name="SAMPLES.npz", several="words")]
+    out: Annotated[
+        Path,
+        Option("both are written: .png and .pdf", metavar="GRID.png", check=has_ending(".png", ".pdf")),
+    ]
+    first: Annotated[int, Option("index of the first image", metavar="I", group=EVERYDAY)] = 0
+    count: Annotated[int | None, Option("images of each file (default: 36; 8 of several files)", group=EVERYDAY)] = None
+    force: Force = False
+
+
+def grid(arguments: Grid) -> None:
     from dit_eval.report.figures.style import picture_files
 
     refuse_existing(picture_files(arguments.out), force=arguments.force)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from dit_eval.cli.output import USER_ERROR, _fetch, _header, _say
-from dit_eval.system.dist import World
+from cyclopts import Group
+
+from dit_eval.cli.declare import EVERYDAY, Option
+from dit_eval.cli.output import _fetch, _header
 from dit_eval.system.files import check_ending, check_folder, check_folder_name, check_target
 from dit_eval.system.text import did_you_mean, size_text
 
@@ -18,13 +19,79 @@ if TYPE_CHECKING:
     from dit_eval.images.encoded import ImageFiles
     from dit_eval.images.npz import ImageBatch
 
-_T = TypeVar("_T")
 _METRICS = "fid,sfid,is,precision,recall,kid,density,coverage, with dinov2 fd-dinov2, with clip cmmd"
 _FEATURES = {"ref": "ref features", "gen": "gen features"}
-_IMAGES = (
+IMAGES = (
     "an npz (arr_0, uint8 NHWC); a folder, .zip, .tar or .tar.gz of PNGs, in the order of their names (2.png before "
     "10.png); or a saved Hugging Face dataset"
 )
+NETWORK = Group("feature network", sort_key=3)
+
+
+def has_ending(*endings: str) -> Callable[[str | Path], None]:
+    """A check of the name of a file to write, made before anything is done; "-" is stdout."""
+
+    def check(path: str | Path) -> None:
+        if path != "-":
+            check_ending(Path(path), *endings)
+
+    return check
+
+
+def is_folder(path: Path) -> None:
+    """Check the name of a folder to write."""
+    check_folder_name(path)
+
+
+def json_file(what: str) -> Option:
+    """The option --json, for what it writes."""
+    words = f"also write {what} as one JSON object; - prints only that"
+    return Option(words, metavar="FILE|-", check=has_ending(".json"))
+
+
+def grid_file(what: str) -> Option:
+    """The option --grid, for what it draws."""
+    return Option(f"also draw {what}: GRID.png and GRID.pdf", metavar="GRID.png", check=has_ending(".png", ".pdf"))
+
+
+Samples = Annotated[Path, Option(f"generated images: {IMAGES}", name="SAMPLES")]
+NumSamples = Annotated[int | None, Option("use the first N samples", group=EVERYDAY)]
+Cache = Annotated[
+    Path | None, Option("keep features here; a second run skips the network", metavar="DIR", check=is_folder)
+]
+Device = Annotated[str, Option("cpu, cuda, cuda:1, ... (default: a GPU if there is one)", group=NETWORK)]
+DeviceEach = Annotated[str, Option("cpu or cuda (default: a GPU per process if there are any)")]
+Force = Annotated[bool, Option("write over an earlier file", group=EVERYDAY)]
+OnCorrupt = Annotated[
+    Literal["skip", "refuse"],
+    Option("an image that cannot be read: stop at it (default), or leave it out; it is named either way"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """Which feature network, and how it runs."""
+
+    extractor: Annotated[
+        Literal["inception", "dinov2", "clip", "digits"],
+        Option(
+            "network: ADM's Inception (default), DINOv2 (FD-DINOv2), CLIP (CMMD), or the embedded digits CNN",
+            group=EVERYDAY,
+        ),
+    ] = "inception"
+    weights: Annotated[
+        Path | None, Option("of the network (default: fetched into the cache)", metavar="FILE", group=NETWORK)
+    ] = None
+    backend: Annotated[Literal["torch", "tensorflow"], Option("program that runs Inception", group=NETWORK)] = "torch"
+    precision: Annotated[
+        Literal["fp32", "tf32", "bf16", "fp16"],
+        Option("of the Inception network; only fp32 compares with published numbers", group=NETWORK),
+    ] = "fp32"
+    batch_size: Annotated[
+        int,
+        Option("images in memory at a time; each core of a CPU takes 4 or 8 of them", metavar="B", group=NETWORK),
+    ] = 64
+    device: Device = "auto"
 
 
 def _check_destination(
@@ -64,83 +131,6 @@ def _open_images(path: Path, role: Literal["gen", "ref"], num_images: int | None
     return images
 
 
-def _file(*endings: str) -> Callable[[str], Path]:
-    """The type of an option that names a file to write; its ending is looked at before anything is done."""
-
-    def path(text: str) -> Path:
-        return _checked(lambda: check_ending(Path(text), *endings), Path(text))
-
-    return path
-
-
-def _json_file(text: str) -> str:
-    """The type of --json: a file to write, or "-"."""
-    return text if text == "-" else _checked(lambda: check_ending(Path(text), ".json"), text)
-
-
-def _folder(text: str) -> Path:
-    """The type of an option that names a folder to write."""
-    return _checked(lambda: check_folder_name(Path(text)), Path(text))
-
-
-def _checked(check: Callable[[], None], value: _T) -> _T:
-    """The value; a mistake is told as `main` tells it, since argparse would put its usage above it."""
-    try:
-        check()
-    except (ValueError, OSError) as error:  # a name that is too long, a folder that may not be entered
-        if World.from_environment().rank == 0:
-            _say(f"dit-eval: error: {error}")
-        sys.exit(USER_ERROR)
-    return value
-
-
-def _add_on_corrupt(parser: Any) -> None:
-    parser.add_argument(
-        "--on-corrupt",
-        choices=("skip", "refuse"),
-        default="refuse",
-        help="an image that cannot be read: stop at it (default), or leave it out; it is named either way",
-    )
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"invalid: {text!r}; expected integers with commas between, such as 100,200."
-        ) from None
-
-
-def _add_extractor_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--extractor",
-        choices=("inception", "dinov2", "clip", "digits"),
-        default="inception",
-        help="feature network: ADM's Inception (default), DINOv2 (FD-DINOv2), CLIP (CMMD), or the embedded digits CNN",
-    )
-    parser.add_argument(
-        "--weights", type=Path, metavar="FILE", help="weights of the network (default: fetched into the cache)"
-    )
-    parser.add_argument(
-        "--backend", choices=("torch", "tensorflow"), default="torch", help="program that runs Inception"
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("fp32", "tf32", "bf16", "fp16"),
-        default="fp32",
-        help="of the Inception network; only fp32 compares with published numbers (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=64,
-        metavar="B",
-        help="images in memory at a time; each core of a CPU takes 4 or 8 of them (default: %(default)s)",
-    )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
-
-
 def _reference_path(ref: str) -> Path:
     """A path, or the name of a public reference batch (fetched when it is not here yet)."""
     from dit_eval.system.assets import asset, assets
@@ -160,7 +150,7 @@ def _reference_path(ref: str) -> Path:
     raise ValueError(f"--ref {ref}: neither a file nor a known reference; known: {', '.join(names)}.{hint}")
 
 
-def _network_line(arguments: argparse.Namespace) -> str:
+def _network_line(arguments: NetworkOptions) -> str:
     """The network as it is asked for; its device is known once PyTorch is loaded."""
     runs = "" if arguments.extractor != "inception" else f" on {arguments.backend}, {arguments.precision}"
     return f"network  {arguments.extractor}{runs}: loading"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from cyclopts import Group
+
+from dit_eval.cli.declare import EVERYDAY, Option
 from dit_eval.cli.generator import (
     _check_checkpoint_name,
     _decoder_path,
@@ -17,7 +20,7 @@ from dit_eval.cli.generator import (
     _network,
 )
 from dit_eval.cli.grid import _draw_grid
-from dit_eval.cli.options import _check_destination, _file
+from dit_eval.cli.options import DeviceEach, _check_destination, grid_file, has_ending
 from dit_eval.cli.output import _File, _format_cost_of_run, _header, _tell
 from dit_eval.system.dist import World, join
 from dit_eval.system.files import Watch
@@ -31,75 +34,78 @@ if TYPE_CHECKING:
     from dit_eval.results.sample_run import SampleRun
 
 
-def _add_sample(commands: Any) -> None:
-    sample = commands.add_parser(
-        "sample",
-        help="draw images from a DiT into one sample npz",
-        description="Draw images from a DiT into one sample npz, on one process or many "
-        "(torchrun --nproc_per_node=N -m dit_eval sample ...). The same command goes on after a crash.",
-    )
-    model = sample.add_argument_group("model")
-    model.add_argument(
-        "--model",
-        help="DiT-XL/2 and so on (default: what the checkpoint says, else DiT-XL/2), or a name such as mini-XL/4 for a "
-        "checkpoint of your own",
-    )
-    model.add_argument(
-        "--ckpt",
-        metavar="FILE",
-        help="checkpoint, or a name of `dit-eval weights list` (default: the public one of DiT-XL/2 at 256 or 512)",
-    )
-    model.add_argument("--weights", choices=("ema", "model"), default="ema", help="which set of a trainer's file")
-    model.add_argument("--image-size", type=int, metavar="PX", help="default: what the checkpoint says, else 256")
-    model.add_argument("--num-classes", type=int, metavar="K", help="default: what the checkpoint says, else 1000")
-    model.add_argument("--block", help="block design of --model (default: adaln-zero)")
-    what = sample.add_argument_group("what to draw")
-    what.add_argument("--num-fid-samples", type=int, default=50_000, metavar="N", help="default: %(default)s")
-    what.add_argument(
-        "--num-sampling-steps", default="250", metavar="S", help='steps of 1000, or "ddimS" (default: %(default)s)'
-    )
-    what.add_argument("--cfg-scale", type=float, default=1.5, metavar="W", help="1.0: no guidance (default: 1.5)")
-    what.add_argument("--cfg-channels", type=int, metavar="C", help="channels guided (default: 3, as the paper)")
-    what.add_argument("--sampler", choices=("ddpm", "ddim"), default="ddpm", help="default: %(default)s")
-    what.add_argument(
-        "--vae",
-        default="ema",
-        metavar="ema|mse|original|FILE",
-        help="decoder of latents (default: %(default)s); a pixel-space model needs none",
-    )
-    what.add_argument("--vae-tiling", action="store_true", help="decode in tiles; needs less memory, changes pixels")
-    what.add_argument(
-        "--labels",
-        default="random",
-        metavar="random|balanced|FILE",
-        help="classes: uniform as in the paper (default), in turn, or from text, .npy or the arr_1 of an .npz",
-    )
-    what.add_argument(
-        "--rounding", choices=("dit", "truncate"), default="dit", help="to 8 bits: nearest (default), or ADM's rule"
-    )
-    what.add_argument("--global-seed", type=int, default=0, metavar="SEED", help="default: %(default)s")
-    how = sample.add_argument_group("how")
-    how.add_argument(
-        "--per-proc-batch-size",
-        type=int,
-        metavar="B",
-        help="default: 32, or more where a CPU has many cores: 8 for each",
-    )
-    how.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help="default: %(default)s")
-    how.add_argument("--compile", action="store_true", help="run the model through torch.compile")
-    how.add_argument("--device", default="auto", help="cpu or cuda (default: a GPU per process if there are any)")
-    how.add_argument("--out", type=_file(".npz"), required=True, metavar="SAMPLES.npz")
-    how.add_argument(
-        "--grid",
-        type=_file(".png", ".pdf"),
-        metavar="GRID.png",
-        help="also draw the first images: GRID.png and GRID.pdf",
-    )
-    how.add_argument("--dry-run", action="store_true", help="predict time, memory and disk from a short trial")
-    sample.set_defaults(run=_sample)
+MODEL, WHAT = Group("model", sort_key=2), Group("what to draw", sort_key=3)
 
 
-def _sample(arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Draw images from a DiT into one sample npz, on one process or many.
+
+    Example: dit-eval sample --model DiT-XL/2 --num-fid-samples 50000 --out samples.npz
+
+    With many: torchrun --nproc_per_node=N -m dit_eval sample ... The same command goes on after a crash.
+    """
+
+    out: Annotated[Path, Option("the file to write", metavar="SAMPLES.npz", check=has_ending(".npz"))]
+    model: Annotated[
+        str | None,
+        Option(
+            "DiT-XL/2 and so on (default: what the checkpoint says, else DiT-XL/2), or a name such as mini-XL/4 for a "
+            "checkpoint of your own",
+            group=EVERYDAY,
+        ),
+    ] = None
+    ckpt: Annotated[
+        str | None,
+        Option(
+            "checkpoint, or a name of `dit-eval weights list` (default: the public one of DiT-XL/2 at 256 or 512)",
+            metavar="FILE",
+            group=EVERYDAY,
+        ),
+    ] = None
+    weights: Annotated[Literal["ema", "model"], Option("which set of a trainer's file", group=MODEL)] = "ema"
+    image_size: Annotated[
+        int | None, Option("default: what the checkpoint says, else 256", metavar="PX", group=MODEL)
+    ] = None
+    num_classes: Annotated[
+        int | None, Option("default: what the checkpoint says, else 1000", metavar="K", group=MODEL)
+    ] = None
+    block: Annotated[str | None, Option("block design of --model (default: adaln-zero)", group=MODEL)] = None
+    num_fid_samples: Annotated[int, Option("images to draw", group=EVERYDAY)] = 50_000
+    num_sampling_steps: Annotated[str, Option('steps of 1000, or "ddimS"', metavar="S", group=EVERYDAY)] = "250"
+    cfg_scale: Annotated[float, Option("1.0: no guidance", metavar="W", group=EVERYDAY)] = 1.5
+    cfg_channels: Annotated[
+        int | None, Option("channels guided (default: 3, as the paper)", metavar="C", group=WHAT)
+    ] = None
+    sampler: Annotated[Literal["ddpm", "ddim"], Option("rule of a step", group=WHAT)] = "ddpm"
+    vae: Annotated[
+        str,
+        Option("decoder of latents; a pixel-space model needs none", metavar="ema|mse|original|FILE", group=WHAT),
+    ] = "ema"
+    vae_tiling: Annotated[bool, Option("decode in tiles; needs less memory, changes pixels", group=WHAT)] = False
+    labels: Annotated[
+        str,
+        Option(
+            "classes: uniform as in the paper (default), in turn, or from text, .npy or the arr_1 of an .npz",
+            metavar="random|balanced|FILE",
+            group=WHAT,
+        ),
+    ] = "random"
+    rounding: Annotated[
+        Literal["dit", "truncate"], Option("to 8 bits: nearest (default), or ADM's rule", group=WHAT)
+    ] = "dit"
+    global_seed: Annotated[int, Option("image i depends on it and on i alone", metavar="SEED", group=EVERYDAY)] = 0
+    per_proc_batch_size: Annotated[
+        int | None, Option("default: 32, or more where a CPU has many cores: 8 for each", metavar="B")
+    ] = None
+    precision: Annotated[Literal["fp32", "tf32", "bf16"], Option("of the model")] = "fp32"
+    compile: Annotated[bool, Option("run the model through torch.compile")] = False
+    device: DeviceEach = "auto"
+    grid: Annotated[Path | None, grid_file("the first images")] = None
+    dry_run: Annotated[bool, Option("predict time, memory and disk from a short trial")] = False
+
+
+def sample(arguments: Sample) -> None:
     with join() as world:
         what = arguments.ckpt or arguments.model or "DiT-XL/2"
         _header(f"sample: {arguments.num_fid_samples:,} images of {what}, into {arguments.out}")
@@ -140,7 +146,7 @@ def _sample(arguments: argparse.Namespace) -> None:
             _tell(f"{arguments.out}: {images}, {run.summary()}\n", *_sample_grid(arguments, min(36, run.num_images)))
 
 
-def _sample_grid(arguments: argparse.Namespace, count: int) -> list[_File]:
+def _sample_grid(arguments: Sample, count: int) -> list[_File]:
     """The picture of `sample --grid`, if one is asked for."""
     if arguments.grid is None:
         return []
@@ -153,7 +159,7 @@ def _sample_grid(arguments: argparse.Namespace, count: int) -> list[_File]:
     ]
 
 
-def _sample_run(arguments: argparse.Namespace, world: World) -> tuple[SampleRun, Path]:
+def _sample_run(arguments: Sample, world: World) -> tuple[SampleRun, Path]:
     """What to draw and the checkpoint, which may have to be fetched: all mistakes that show without reading tensors."""
     import dataclasses
 
@@ -214,7 +220,7 @@ def _sample_run(arguments: argparse.Namespace, world: World) -> tuple[SampleRun,
     return run, checkpoint
 
 
-def _sample_labels(arguments: argparse.Namespace, run: SampleRun) -> tuple[np.ndarray, str | None]:
+def _sample_labels(arguments: Sample, run: SampleRun) -> tuple[np.ndarray, str | None]:
     """The label of each image, and the SHA-256 of their file, if they come from one."""
     from dit_eval.diffusion.labels import draw_labels, read_labels
 
@@ -225,7 +231,7 @@ def _sample_labels(arguments: argparse.Namespace, run: SampleRun) -> tuple[np.nd
 
 
 def _loaded_run(
-    arguments: argparse.Namespace, run: SampleRun, checkpoint: Path, model: DiT, weights: str | None, watch: Watch
+    arguments: Sample, run: SampleRun, checkpoint: Path, model: DiT, weights: str | None, watch: Watch
 ) -> tuple[SampleRun, np.ndarray, Path | None]:
     """The run with what its checkpoint says, its labels, and the decoder, which is fetched when all else is right."""
     import dataclasses

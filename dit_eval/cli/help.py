@@ -1,0 +1,64 @@
+"""Help as plain text of one width everywhere, so that it can be kept in a file and compared."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from operator import attrgetter
+from typing import Any
+
+from cyclopts import Group
+from cyclopts.argument import Argument
+
+from dit_eval.cli.syntax import Syntax
+
+WIDTH, COLUMN = 100, 30
+
+
+def help_text(syntax: Syntax, about: str, commands: Mapping[str, str]) -> str:
+    """Usage, what the command does, an example, its commands, its options in groups, and what else there is to know.
+
+    Parameters
+    ----------
+    about : paragraphs: a sentence, and the rest; one that begins with "Example: " is set below the sentence
+    commands : names, and what they do
+    """
+    sentence, *rest = (" ".join(paragraph.split()) for paragraph in about.strip().split("\n\n"))
+    examples = [paragraph for paragraph in rest if paragraph.startswith("Example: ")]
+    parts = [syntax.usage(), "\n\n".join([textwrap.fill(sentence, WIDTH), *examples])]
+    if commands:
+        parts.append("\n".join(["commands:", *(_row(name, words) for name, words in commands.items())]))
+    groups: dict[Group, list[str]] = {}
+    for option in (*syntax.arguments, *(option for option in syntax.options.values() if option)):
+        groups.setdefault(_group(option), []).append(_entry(option))
+    for group in sorted(groups, key=attrgetter("sort_key")):
+        parts.append("\n".join([f"{group.name}:", *groups[group]]))
+    parts += [textwrap.fill(paragraph, WIDTH) for paragraph in rest if paragraph not in examples]
+    return "\n\n".join(parts) + "\n"
+
+
+def _group(option: Argument) -> Group:
+    """The group that `Form` gives it; cyclopts allows several."""
+    groups: Any = option.parameter.group
+    return groups[0]
+
+
+def _entry(option: Argument) -> str:
+    name = option.name
+    if option.index is None and not option.is_flag():
+        choices = option.get_choices()
+        name += f" {'|'.join(choices) if choices else option.parameter.metavar}"
+    words = option.parameter.help or ""
+    if option.index is None and option.required:
+        words += " (required)"
+    elif option.show_default and "default" not in words:  # some tell their default in better words
+        words += f" (default: {option.show_default})"
+    return _row(name, words.strip())
+
+
+def _row(name: str, words: str) -> str:
+    lines = textwrap.wrap(words, WIDTH - COLUMN) or [""]
+    if len(name) + 4 > COLUMN:
+        lines = ["", *lines]
+    first = f"  {name:<{COLUMN - 2}}{lines[0]}".rstrip()
+    return "\n".join([first, *(" " * COLUMN + line for line in lines[1:])])
