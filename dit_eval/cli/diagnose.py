@@ -46,7 +46,7 @@ PUBLISHED = Group("what the number is compared with", sort_key=2)
 class Diagnose(NetworkOptions):
     """Look at samples, reference, run and result for what may be wrong, and rank it, with the measured effect of each.
 
-    Example: dit-eval diagnose samples.npz --ref imagenet256 --expect dit-xl-2-cfg1.5
+    Example: dit-eval diagnose samples.npz --ref imagenet256 --expect-fid 2.27
 
     Exits with 0 whether or not something is found.
     """

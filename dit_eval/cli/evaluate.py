@@ -34,20 +34,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(NetworkOptions):
-    """Score a sample batch against a reference batch, by the protocol of ADM's evaluator.
+    """Score a sample batch against a reference batch, by ADM's protocol.
 
     Example: dit-eval evaluate samples.npz --ref imagenet256
+
+    SAMPLES are an npz (arr_0, uint8 NHWC); a folder, .zip, .tar or .tar.gz of PNGs, in the order of their names (2.png
+    before 10.png); or a saved Hugging Face dataset.
     """
 
     samples: Samples
     ref: Annotated[
         str,
-        Option("an npz, images as SAMPLES, or a name: imagenet64, imagenet128, imagenet256, imagenet512, digits"),
+        Option("an npz, images as SAMPLES, or a name: imagenet64, 128, 256 or 512, or digits"),
     ]
     metrics: Annotated[
         tuple[str, ...] | None,
         Option(
-            f"some of {_METRICS} (default: ADM's first five; with dinov2 or clip, all that it gives)",
+            f"{_METRICS}: some of them (default: the first five, ADM's; of dinov2 and clip all)",
             read=str.lower,
             group=EVERYDAY,
         ),

@@ -12,7 +12,7 @@ from cyclopts.argument import Argument
 
 from dit_eval.cli.syntax import Syntax
 
-WIDTH, COLUMN = 100, 30
+WIDTH, COLUMN = 80, 28
 
 
 def help_text(syntax: Syntax, about: str, commands: Mapping[str, str]) -> str:
@@ -27,9 +27,12 @@ def help_text(syntax: Syntax, about: str, commands: Mapping[str, str]) -> str:
     examples = [paragraph for paragraph in rest if paragraph.startswith("Example: ")]
     parts = [syntax.usage(), "\n\n".join([textwrap.fill(sentence, WIDTH), *examples])]
     if commands:
-        parts.append("\n".join(["commands:", *(_row(name, words) for name, words in commands.items())]))
+        column = max(map(len, commands)) + 4
+        parts.append("\n".join(["commands:", *(_row(name, words, column) for name, words in commands.items())]))
     groups: dict[Group, list[str]] = {}
-    for option in (*syntax.arguments, *(option for option in syntax.options.values() if option)):
+    options = [option for option in syntax.options.values() if option]
+    options.sort(key=lambda option: not option.required)
+    for option in (*syntax.arguments, *options):
         groups.setdefault(_group(option), []).append(_entry(option))
     for group in sorted(groups, key=attrgetter("sort_key")):
         parts.append("\n".join([f"{group.name}:", *groups[group]]))
@@ -48,6 +51,7 @@ def _entry(option: Argument) -> str:
     if option.index is None and not option.is_flag():
         choices = option.get_choices()
         name += f" {'|'.join(choices) if choices else option.parameter.metavar}"
+        name += " ..." if option.parameter.consume_multiple else ""
     words = option.parameter.help or ""
     if option.index is None and option.required:
         words += " (required)"
@@ -56,9 +60,10 @@ def _entry(option: Argument) -> str:
     return _row(name, words.strip())
 
 
-def _row(name: str, words: str) -> str:
-    lines = textwrap.wrap(words, WIDTH - COLUMN) or [""]
-    if len(name) + 4 > COLUMN:
+def _row(name: str, words: str, column: int = COLUMN) -> str:
+    """A name, and words about it from a column on; below the name if that is too long."""
+    lines = textwrap.wrap(words, WIDTH - column, break_on_hyphens=False) or [""]
+    if len(name) + 4 > column:
         lines = ["", *lines]
-    first = f"  {name:<{COLUMN - 2}}{lines[0]}".rstrip()
-    return "\n".join([first, *(" " * COLUMN + line for line in lines[1:])])
+    first = f"  {name:<{column - 2}}{lines[0]}".rstrip()
+    return "\n".join([first, *(" " * column + line for line in lines[1:])])

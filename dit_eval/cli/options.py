@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 
 _METRICS = "fid,sfid,is,precision,recall,kid,density,coverage, with dinov2 fd-dinov2, with clip cmmd"
 _FEATURES = {"ref": "ref features", "gen": "gen features"}
-IMAGES = (
-    "an npz (arr_0, uint8 NHWC); a folder, .zip, .tar or .tar.gz of PNGs, in the order of their names (2.png before "
-    "10.png); or a saved Hugging Face dataset"
-)
+IMAGES = "an npz, a folder or archive of PNGs, or a saved Hugging Face dataset"
 NETWORK = Group("feature network", sort_key=3)
 
 

@@ -41,7 +41,7 @@ MODEL, WHAT = Group("model", sort_key=2), Group("what to draw", sort_key=3)
 class Sample:
     """Draw images from a DiT into one sample npz, on one process or many.
 
-    Example: dit-eval sample --model DiT-XL/2 --num-fid-samples 50000 --out samples.npz
+    Example: dit-eval sample --num-fid-samples 10000 --out samples.npz
 
     With many: torchrun --nproc_per_node=N -m dit_eval sample ... The same command goes on after a crash.
     """
@@ -73,7 +73,7 @@ class Sample:
     block: Annotated[str | None, Option("block design of --model (default: adaln-zero)", group=MODEL)] = None
     num_fid_samples: Annotated[int, Option("images to draw", group=EVERYDAY)] = 50_000
     num_sampling_steps: Annotated[str, Option('steps of 1000, or "ddimS"', metavar="S", group=EVERYDAY)] = "250"
-    cfg_scale: Annotated[float, Option("1.0: no guidance", metavar="W", group=EVERYDAY)] = 1.5
+    cfg_scale: Annotated[float, Option("guidance; 1.0: none", metavar="W", group=EVERYDAY)] = 1.5
     cfg_channels: Annotated[
         int | None, Option("channels guided (default: 3, as the paper)", metavar="C", group=WHAT)
     ] = None
@@ -94,7 +94,7 @@ class Sample:
     rounding: Annotated[
         Literal["dit", "truncate"], Option("to 8 bits: nearest (default), or ADM's rule", group=WHAT)
     ] = "dit"
-    global_seed: Annotated[int, Option("image i depends on it and on i alone", metavar="SEED", group=EVERYDAY)] = 0
+    global_seed: Annotated[int, Option("image i depends on it and i alone", metavar="SEED", group=EVERYDAY)] = 0
     per_proc_batch_size: Annotated[
         int | None, Option("default: 32, or more where a CPU has many cores: 8 for each", metavar="B")
     ] = None

@@ -45,8 +45,8 @@ class Train:
     ]
     out: Annotated[Path, Option("checkpoints, log.jsonl, run.json", metavar="DIR", check=is_folder)]
     model: Annotated[str | None, Option("DiT-XL/2 and so on", group=EVERYDAY)] = None
-    steps: Annotated[int, Option("in all", group=EVERYDAY)] = 400_000
-    batch_size: Annotated[int, Option("of all processes", metavar="B", group=EVERYDAY)] = 256
+    steps: Annotated[int, Option("steps to train, in all", group=EVERYDAY)] = 400_000
+    batch_size: Annotated[int, Option("images of a step, of all processes", metavar="B", group=EVERYDAY)] = 256
     lr: Annotated[float, Option("learning rate of AdamW", metavar="RATE", group=EVERYDAY)] = 1e-4
     depth: Annotated[int | None, Option("layers", group=MODEL)] = None
     hidden_size: Annotated[int | None, Option("width", group=MODEL)] = None
@@ -71,8 +71,8 @@ class Train:
     precision: Annotated[Literal["fp32", "tf32", "bf16"], Option("of the model", group=RECIPE)] = "fp32"
     compile: Annotated[bool, Option("run the model through torch.compile", group=RECIPE)] = False
     save_at: Annotated[tuple[int, ...], Option("steps after which to save weights", metavar="N,N")] = ()
-    save_every: Annotated[int, Option("and regularly")] = 50_000
-    log_every: Annotated[int, Option("steps of a line of the log")] = 100
+    save_every: Annotated[int, Option("also save weights after every N steps")] = 50_000
+    log_every: Annotated[int, Option("steps for each line of the log")] = 100
     per_proc_batch_size: Annotated[
         int | None, Option("at once in a process (default: its share of the batch)", metavar="B")
     ] = None

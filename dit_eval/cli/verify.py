@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from dit_eval.cli.declare import EVERYDAY, Option
 from dit_eval.cli.extractor import _extractor
-from dit_eval.cli.options import _FEATURES, Cache, Device, _check_destination, _open_images, json_file
+from dit_eval.cli.options import _FEATURES, NETWORK, Cache, Device, _check_destination, _open_images, json_file
 from dit_eval.cli.output import _fetch, _header, _NotWritten, _say, _tell_json
 from dit_eval.system.dist import World
 from dit_eval.system.progress import Progress
@@ -37,8 +37,10 @@ class Verify:
             group=EVERYDAY,
         ),
     ] = ()
-    weights: Annotated[Path | None, Option("of Inception (default: fetched into the cache)", metavar="FILE")] = None
-    batch_size: Annotated[int, Option("images in memory at a time", metavar="B")] = 64
+    weights: Annotated[
+        Path | None, Option("of Inception (default: fetched into the cache)", metavar="FILE", group=NETWORK)
+    ] = None
+    batch_size: Annotated[int, Option("images in memory at a time", metavar="B", group=NETWORK)] = 64
     device: Device = "auto"
     cache: Cache = None
     json: Annotated[str | None, json_file("the checks")] = None
