@@ -7,14 +7,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, get_type_hints
-
-from cyclopts import CoercionError, ValidationError
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import dit_eval
-from dit_eval.cli.declare import Form
 from dit_eval.cli.spoken import in_options
 from dit_eval.cli.syntax import HELP, VERSION, Syntax, UsageError
+
+if TYPE_CHECKING:
+    from dit_eval.cli.declare import Form
 
 ABOUT = """Evaluate diffusion transformers: FID, sFID, Inception Score, precision and recall as ADM's suite.
 
@@ -111,6 +111,8 @@ class Call:
         """
         if self.form is None:
             raise self.syntax.error("a command is missing")
+        from cyclopts import CoercionError, ValidationError
+
         try:
             _, bound, _ = self.form.app.parse_args(words, exit_on_error=False, print_error=False)
             return self.form.fill(bound.arguments)
@@ -137,6 +139,8 @@ def follow(words: Sequence[str]) -> Call:
         syntax = Syntax.of(prog, (), commands=[*inner], flags=HELP if name else (*HELP, VERSION))
         about = f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}." if name else ABOUT
         return Call(name=name, about=about, syntax=syntax, words=left)
+    from dit_eval.cli.declare import Form  # not for the help of the program, which answers at once
+
     run = getattr(import_module(f"dit_eval.cli.{names[0]}"), "_".join(names))
     form = Form(get_type_hints(run)["arguments"])
     syntax = Syntax.of(prog, form.arguments())

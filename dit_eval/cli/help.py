@@ -5,12 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 from operator import attrgetter
-from typing import Any
-
-from cyclopts import Group
-from cyclopts.argument import Argument
+from typing import TYPE_CHECKING, Any
 
 from dit_eval.cli.syntax import Syntax
+
+if TYPE_CHECKING:
+    from cyclopts import Group
+    from cyclopts.argument import Argument
 
 WIDTH, COLUMN = 80, 28
 

@@ -11,11 +11,12 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
-
-from cyclopts.argument import Argument
+from typing import TYPE_CHECKING, NoReturn
 
 from dit_eval.system.text import did_you_mean, nearest
+
+if TYPE_CHECKING:
+    from cyclopts.argument import Argument
 
 HELP, VERSION = ("--help", "-h"), "--version"  # what answers them needs nothing else
 

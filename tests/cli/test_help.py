@@ -2,6 +2,8 @@
 
 import inspect
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -55,3 +57,20 @@ def test_each_option_has_words_and_each_command_is_described(name):
     assert inspect.getdoc(call.form.options) == call.about
     silent = [option for option, of in call.syntax.options.items() if of and not of.parameter.help]
     assert not silent
+
+
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [
+        ("main(['--help'])", {"cyclopts", "msgspec", "numpy", "torch"}),
+        ("[follow(name.split()).help() for name in COMMANDS]", {"numpy", "torch", "pandas", "matplotlib", "rich"}),
+    ],
+)
+def test_help_loads_little(code, unwanted):
+    program = (
+        "import sys\nfrom dit_eval.cli import main\nfrom dit_eval.cli.app import COMMANDS, follow\n"
+        f"try: {code}\nexcept SystemExit: pass\n"
+        f"sys.exit(','.join(sorted({unwanted} & set(sys.modules))) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
