@@ -126,19 +126,16 @@ class Form(Generic[_T]):
 
     def _parameter(self, item: Field[Any], hint: Any, option: Option, group: Group = OTHER) -> inspect.Parameter:
         """A field as a parameter that cyclopts can read."""
-        base, many = _base(hint)
-        if option.choices:
-            base = Literal[option.choices]
+        reader = Reader.of(hint, option)
         name = self.names[item.name] = option.name or f"--{item.name.replace('_', '-')}"
         default = inspect.Parameter.empty if item.default is MISSING else item.default
         is_argument = not name.startswith("-")
-        described = (meta.description for meta in _beside(hint, Meta) if meta.description)
         told = Parameter(
             name=name,
-            help=option.help or next(described, ""),
-            metavar=option.metavar or {int: "N", float: "X"}.get(base, item.name.upper().replace("_", "-")),
+            help=option.help or _description(hint),
+            metavar=option.metavar or {int: "N", float: "X"}.get(reader.base, item.name.upper().replace("_", "-")),
             group=ARGUMENTS if is_argument else _group(option, group, required=item.default is MISSING),
-            converter=None if base is bool else Reader(base=base, many=many, several=option.several, read=option.read),
+            converter=None if reader.base is bool else reader,
             validator=_Check(option.check) if option.check else None,
             consume_multiple=(1, None) if option.several == "words" else None,
             show_default=_shown_default(default),
@@ -148,8 +145,7 @@ class Form(Generic[_T]):
             json_dict=False,
         )
         kind = inspect.Parameter.POSITIONAL_ONLY if is_argument else inspect.Parameter.KEYWORD_ONLY
-        whole: Any = GenericAlias(tuple, (base, ...)) if many else base
-        annotation: Any = Annotated[whole, told]
+        annotation: Any = Annotated[reader.whole, told]
         return inspect.Parameter(item.name, kind, default=default, annotation=annotation)
 
 
@@ -157,6 +153,10 @@ def _group(option: Option, of_panel: Group, *, required: bool) -> Group:
     if option.group is not OTHER:
         return option.group
     return EVERYDAY if required else of_panel
+
+
+def _description(hint: Any) -> str:
+    return next((meta.description for meta in _beside(hint, Meta) if meta.description), "")
 
 
 def _shown_default(default: Any) -> str | bool:
@@ -187,12 +187,32 @@ def _base(hint: Any) -> tuple[Any, bool]:
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """Makes a value of the words of an option; a ValueError says what was expected."""
+    """Makes a value of the words of an option; a ValueError says what was expected.
+
+    Attributes
+    ----------
+    base : the type of one value
+    many : whether the whole is a tuple of them
+    several, read : as of `Option`
+    """
 
     base: Any
     many: bool
     several: str
     read: Callable[[str], Any] | None
+
+    @classmethod
+    def of(cls, hint: Any, option: Option) -> Reader:
+        """The reader of a field by its type."""
+        base, many = _base(hint)
+        if option.choices:
+            base = Literal[option.choices]
+        return cls(base=base, many=many, several=option.several, read=option.read)
+
+    @property
+    def whole(self) -> Any:
+        """The type of what it makes."""
+        return GenericAlias(tuple, (self.base, ...)) if self.many else self.base
 
     def __call__(self, _: type, tokens: Sequence[Token]) -> Any:
         words = [token.value for token in tokens]
@@ -203,7 +223,8 @@ class Reader:
         try:
             return tuple(self._one(word.strip()) for word in words[-1].split(",") if word.strip())
         except ValueError:
-            raise ValueError(f"expected {_EXPECTED[self.base]}s with commas between, got {words[-1]!r}") from None
+            expected = f"{_EXPECTED[self.base]}s with commas between, such as 100,200."
+            raise ValueError(f"invalid: {words[-1]!r}; expected {expected}") from None
 
     def _one(self, word: str) -> Any:
         if self.read is not None:

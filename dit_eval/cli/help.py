@@ -30,15 +30,20 @@ def help_text(syntax: Syntax, about: str, commands: Mapping[str, str]) -> str:
     if commands:
         column = max(map(len, commands)) + 4
         parts.append("\n".join(["commands:", *(_row(name, words, column) for name, words in commands.items())]))
+    parts += _groups(syntax)
+    parts += [textwrap.fill(paragraph, WIDTH) for paragraph in rest if paragraph not in examples]
+    return "\n\n".join(parts) + "\n"
+
+
+def _groups(syntax: Syntax) -> list[str]:
+    """Arguments and options by group, in each what is required first."""
     groups: dict[Group, list[str]] = {}
     options = [option for option in syntax.options.values() if option]
     options.sort(key=lambda option: not option.required)
     for option in (*syntax.arguments, *options):
         groups.setdefault(_group(option), []).append(_entry(option))
-    for group in sorted(groups, key=attrgetter("sort_key")):
-        parts.append("\n".join([f"{group.name}:", *groups[group]]))
-    parts += [textwrap.fill(paragraph, WIDTH) for paragraph in rest if paragraph not in examples]
-    return "\n\n".join(parts) + "\n"
+    found = sorted(groups, key=attrgetter("sort_key"))
+    return ["\n".join([f"{group.name}:", *groups[group]]) for group in found]
 
 
 def _group(option: Argument) -> Group:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -20,7 +21,7 @@ from dit_eval.system.text import duration
 
 if TYPE_CHECKING:
     from dit_eval.study.engine import Engine
-    from dit_eval.study.folder import Study
+    from dit_eval.study.folder import Study, TaskStatus
     from dit_eval.study.plan import Plan
 
 
@@ -158,8 +159,6 @@ def _study_engine(arguments: Run, study: Study, stack: ExitStack) -> tuple[Engin
 
 
 def study_status(arguments: Status) -> None:
-    import dataclasses
-
     from dit_eval.study.folder import Study
     from dit_eval.study.plan_file import load_plan
 
@@ -167,42 +166,55 @@ def study_status(arguments: Status) -> None:
     study.check_begun()
     rows = study.status()
     if arguments.json:
-        tasks = [
-            {
-                "key": row.task.key,
-                "name": row.task.name,
-                "state": row.state,
-                "done_share": row.done_share,
-                "gflops": row.gflops,
-                "seconds_left": row.seconds_left,
-                "reason": row.reason,
-                "result": dataclasses.asdict(row.result) if row.result else None,
-            }
-            for row in rows
-        ]
-        sys.stdout.write(json.dumps({"tasks": tasks}, ensure_ascii=False) + "\n")
-        return
-    table = [("task", "state", "Gflops", "time left", "FID")]
-    for row in rows:
-        state = row.state if row.state in ("done", "waiting", "ready") else f"{row.state} {row.done_share:.0%}"
-        left = "" if row.state == "done" else "?" if row.seconds_left is None else duration(row.seconds_left)
-        fid = f"{row.result.fid:.3f}" if row.result and row.result.fid is not None else ""
-        table.append((row.task.name, state, f"{row.gflops:,.0f}", left, fid))
+        sys.stdout.write(_status_json(rows) + "\n")
+    else:
+        sys.stdout.write(_format_status(rows))
+
+
+def _status_json(rows: list[TaskStatus]) -> str:
+    tasks = [
+        {
+            "key": row.task.key,
+            "name": row.task.name,
+            "state": row.state,
+            "done_share": row.done_share,
+            "gflops": row.gflops,
+            "seconds_left": row.seconds_left,
+            "reason": row.reason,
+            "result": dataclasses.asdict(row.result) if row.result else None,
+        }
+        for row in rows
+    ]
+    return json.dumps({"tasks": tasks}, ensure_ascii=False)
+
+
+def _format_status(rows: list[TaskStatus]) -> str:
+    """A line for each task, a line that counts them, and why those failed that did."""
+    table = [("task", "state", "Gflops", "time left", "FID"), *map(_status_cells, rows)]
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    lines = []
     for name, state, *numbers in table:
         cells = [f"{text:>{width}}" for text, width in zip(numbers, widths[2:], strict=True)]
-        sys.stdout.write("  ".join([f"{name:<{widths[0]}}", f"{state:<{widths[1]}}", *cells]).rstrip() + "\n")
+        lines.append("  ".join([f"{name:<{widths[0]}}", f"{state:<{widths[1]}}", *cells]).rstrip())
+    lines.append(_status_in_all(rows))
+    lines += [f"failed: {row.task.name}: {row.reason}" for row in rows if row.reason]
+    return "\n".join(lines) + "\n"
+
+
+def _status_in_all(rows: list[TaskStatus]) -> str:
     states = [row.state for row in rows]
     counts = {state: states.count(state) for state in ("done", "running", "failed")}
     known = [row.seconds_left for row in rows if row.seconds_left is not None]
     seconds = sum(known) if len(known) == len(rows) else 0.0
     total = f", about {duration(seconds)} of one worker left" if seconds else ""
-    sys.stdout.write(
-        f"{counts['done']} of {len(rows)} done, {counts['running']} running, {counts['failed']} failed{total}\n"
-    )
-    for row in rows:
-        if row.reason:
-            sys.stdout.write(f"failed: {row.task.name}: {row.reason}\n")
+    return f"{counts['done']} of {len(rows)} done, {counts['running']} running, {counts['failed']} failed{total}"
+
+
+def _status_cells(row: TaskStatus) -> tuple[str, ...]:
+    state = row.state if row.state in ("done", "waiting", "ready") else f"{row.state} {row.done_share:.0%}"
+    left = "" if row.state == "done" else "?" if row.seconds_left is None else duration(row.seconds_left)
+    fid = f"{row.result.fid:.3f}" if row.result and row.result.fid is not None else ""
+    return row.task.name, state, f"{row.gflops:,.0f}", left, fid
 
 
 def study_report(arguments: Report) -> None:

@@ -141,11 +141,8 @@ class Syntax:
         if option is None or option.is_flag():
             return name, [f"argument {name}: it takes no value, got {value!r}"] if joined else [], [name]
         several = bool(option.parameter.consume_multiple)
-        values = [value] if joined else _take_values(left, most=len(left) if several else 1)
-        if values:
+        if values := [value] if joined else _take_values(left, most=len(left) if several else 1):
             return name, [], [f"{name}={value}" for value in values]
-        if left and _is_number(left[0]):  # such as -1e-4, which was meant for a value, and is no unknown option
-            left.pop(0)
         return name, [f"argument {name}: expected {'at least ' if several else ''}one argument"], []
 
     def _refuse_option(self, name: str) -> NoReturn:
@@ -196,6 +193,8 @@ def _take_values(left: list[str], *, most: int) -> list[str]:
     """Take words up to the next option."""
     count = next((i for i, word in enumerate(left[:most]) if _is_option(word)), min(most, len(left)))
     values = left[:count]
+    if not count and left and _is_number(left[0]):  # such as -1e-4, which was meant for a value: no unknown option
+        count = 1
     del left[:count]
     return values
 

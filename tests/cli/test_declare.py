@@ -77,7 +77,7 @@ def test_help_and_names_are_those_of_the_settings():
     [
         (("d", "--steps", "1.5"), CoercionError, "expected a whole number, got '1.5'"),
         (("d", "--classes", "none"), CoercionError, "expected a whole number, got 'none'"),
-        (("d", "--save-at", "[1]"), CoercionError, r"expected whole numbers with commas between, got '\[1\]'"),
+        (("d", "--save-at", "[1]"), CoercionError, r"invalid: '\[1\]'; expected whole numbers with commas between"),
         (("d", "--lr", "fast"), CoercionError, "expected a number, got 'fast'"),
         (("d", "--rule", "Cosine"), CoercionError, "unknown choice 'Cosine'; known: plain, cosine. .* 'cosine'"),
         (("d", "--colour", "blu"), CoercionError, "known: red, blue. Did you mean 'blue'"),
