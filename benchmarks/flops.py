@@ -25,7 +25,8 @@ assert len(rows) == 31 and sum(row.agrees() for row in rows) == 28, [row.model f
 PEER = """
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from dit_eval.models.dit import DiT, named_config
+from dit_eval.models.config import named_config
+from dit_eval.models.dit import DiT
 from dit_eval.models.unet import UNETS, UNet
 from dit_eval.flops.printed import _table_1, _table_4, _table_6
 printed = [row for row in (*_table_1(), *_table_4(), *_table_6()) if "networks" not in row]
@@ -52,7 +53,8 @@ assert count_model("DiT-XL/2").params
 FVCORE = """
 import torch
 from fvcore.nn import FlopCountAnalysis
-from dit_eval.models.dit import DiT, named_config
+from dit_eval.models.config import named_config
+from dit_eval.models.dit import DiT
 c = named_config("DiT-XL/2")
 x, label = torch.zeros(1, c.in_channels, c.input_size, c.input_size), torch.zeros(1, dtype=torch.long)
 analysis = FlopCountAnalysis(DiT(c).eval(), (x, torch.zeros(1), label))

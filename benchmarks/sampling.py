@@ -26,7 +26,8 @@ from harness import alternate, log, print_environment, report
 
 from dit_eval.diffusion.sampler import ImageSampler
 from dit_eval.flops.kept import count_named
-from dit_eval.models.dit import DiT, DiTConfig, named_config
+from dit_eval.models.config import DiTConfig, named_config
+from dit_eval.models.dit import DiT
 from dit_eval.results.sample_run import SampleRun
 
 SCALE = 1.5

@@ -23,14 +23,16 @@ from diffusers import AutoencoderKL
 from harness import log, print_environment
 from sampling import random_model
 
-from dit_eval.cost import evaluation_cost
+from dit_eval.cost import evaluation_cost, try_batch
 from dit_eval.diffusion.sampler import Decoder, ImageSampler
 from dit_eval.features.inception import TorchInception
 from dit_eval.flops.kept import count_named
 from dit_eval.images.npz import open_batch
 from dit_eval.models import vae
-from dit_eval.models.dit import MODEL_NAMES, named_config
+from dit_eval.models.config import named_config
+from dit_eval.models.names import DIT_NAMES
 from dit_eval.results.sample_run import SampleRun
+from dit_eval.results.settings import EvaluationSettings
 from dit_eval.study.plan_file import load_plan
 from dit_eval.summary import GaussianStats
 
@@ -70,12 +72,12 @@ def sampler(name: str, size: int, options: argparse.Namespace, decode: Decoder |
 def paces(size: int, options: argparse.Namespace) -> Iterator[tuple[str, Pace]]:
     """Every model of the paper, the smallest first."""
     largest: Pace | None = None
-    for gflops, name in sorted((count_named(name, size).gflops, name) for name in MODEL_NAMES):
+    for gflops, name in sorted((count_named(name, size).gflops, name) for name in DIT_NAMES):
         expected = 0.0 if largest is None else largest.seconds / largest.gflops * gflops
         if largest is not None and options.batch * expected > options.patience:
             yield name, Pace(expected, gflops, measured=False)
             continue
-        trial = sampler(name, size, options).trial(options.batch)
+        trial = try_batch(sampler(name, size, options), options.batch)
         largest = Pace(trial.step / trial.filled, gflops, measured=True)
         yield name, largest
 
@@ -85,7 +87,7 @@ def decoding(folder: Path, size: int, options: argparse.Namespace) -> float:
     if not folder.exists():
         AutoencoderKL.from_config(vae._CONFIG).save_pretrained(folder)
     decoder = vae.Autoencoder(folder, device=options.device)
-    return sampler("DiT-S/8", size, options, decoder.decode).trial(options.batch).finish
+    return try_batch(sampler("DiT-S/8", size, options, decoder.decode), options.batch).finish
 
 
 def scoring(weights: Path, size: int, count: int, options: argparse.Namespace) -> float:
@@ -99,7 +101,8 @@ def scoring(weights: Path, size: int, count: int, options: argparse.Namespace) -
     stored = GaussianStats(mu=np.zeros(extractor.pool_dim), sigma=np.eye(extractor.pool_dim))
     ref = dataclasses.replace(open_batch(path, role="ref"), num_images=REFERENCE, pool=stored)
     gen = open_batch(path, role="gen")
-    cost = evaluation_cost(gen=gen, ref=ref, extractor=extractor, metrics=METRICS, batch_size=batch, num_images=count)
+    settings = EvaluationSettings(metrics=METRICS, batch_size=batch, num_images=count)
+    cost = evaluation_cost(gen=gen, ref=ref, network=extractor, settings=settings)
     return cost.total
 
 

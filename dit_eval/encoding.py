@@ -5,26 +5,68 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from filelock import FileLock, Timeout
+from msgspec import Meta
 
-from dit_eval.diffusion.data import CorruptImage, _to_model
-from dit_eval.diffusion.latents import _INDEX, Latents, _shard, check_latents_folder
+from dit_eval.diffusion.data import CorruptImage, model_input
+from dit_eval.diffusion.latents import INDEX, Latents, check_latents_folder, shard_name
 from dit_eval.results.parse import json_text
+from dit_eval.system.ahead import in_order
 from dit_eval.system.dist import World
-from dit_eval.system.files import atomic_file
+from dit_eval.system.run_folder import RunFolder, differences, read_settings, refuse_other
+from dit_eval.system.settings import check_settings
 
 if TYPE_CHECKING:
     from dit_eval.diffusion.data import ImageFolder
 
-OnCorrupt = Literal["skip", "refuse"]
-# Images float32 (N, 3, H, W) in -1..1 -> means and standard deviations of their posteriors, (N, 4, h, w) each.
-Encoder = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+OnImages = Callable[[int, int], None]  # images done, images in all
 _SHARD = 512  # images of a file of latents: 32 MiB at 256 px
+_GROUP = 64  # images that the network takes at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """What makes latents of images, and what they depend on.
+
+    Attributes
+    ----------
+    encode : images float32 (B, 3, H, W) in -1..1 to means and standard deviations of their posteriors, (B, 4, h, w)
+    vae, vae_sha256 : name of the autoencoder, and SHA-256 of its weights
+    scale : what sampled latents are multiplied with
+    """
+
+    encode: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    vae: str
+    vae_sha256: str
+    scale: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingSettings:
+    """How latents are stored, and what is done with images that cannot be read.
+
+    Raises
+    ------
+    ValueError
+        Naming the setting, what was expected, and the value.
+    """
+
+    dtype: Annotated[
+        Literal["float32", "float16"], Meta(description="as stored; float16 halves the size, rounds by 1 in 2,000")
+    ] = "float32"
+    on_corrupt: Annotated[
+        Literal["skip", "refuse"], Meta(description="leave out an image that cannot be read, or stop at it")
+    ] = "refuse"
+    num_workers: Annotated[int, Meta(ge=0, description="threads that read images")] = 4
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 def encode(
@@ -32,14 +74,9 @@ def encode(
     out: Path,
     *,
     encoder: Encoder,
-    vae: str,
-    vae_sha256: str,
-    scale: float,
-    dtype: Literal["float32", "float16"] = "float32",
-    on_corrupt: OnCorrupt = "refuse",
+    settings: EncodingSettings | None = None,
     world: World | None = None,
-    num_workers: int = 4,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnImages | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> int:
     """Encode each image of a folder and its mirror image; called by every process of a run.
@@ -48,13 +85,12 @@ def encode(
     sample of its posterior, as training on images does. `out` is a folder that appears when all is done; until then
     it is `OUT.parts`, and what is finished there is not done again.
 
+    Images go to the network in groups that depend on the folder only.
+
     Parameters
     ----------
-    encoder : see `Encoder`; images go to it in groups that depend on the folder only
-    vae, vae_sha256 : name of the autoencoder and SHA-256 of its weights
-    scale : what sampled latents are multiplied with
-    dtype : as stored; float16 halves the size and rounds by a part in 2,000
-    on_corrupt : leave a file that cannot be read out and note it, or stop at it
+    on_progress : called in process 0 with images done by all processes, and their number
+    on_note : called with a line for each image that is left out, and if the run goes on
 
     Returns
     -------
@@ -67,156 +103,182 @@ def encode(
     ValueError
         If `out` is of other images or another autoencoder, or another process is at it.
     """
-    world, note = world or World(), on_note or (lambda _: None)
-    parts = out.with_name(out.name + ".parts")
-    settings = {
-        "listing_sha256": folder.identity["listing_sha256"],
-        "image_size": folder.image_size,
-        "vae": vae,
-        "vae_sha256": vae_sha256,
-        "scale": scale,
-        "dtype": dtype,
-    }
-    lock = FileLock(out.with_name(f".{out.name}.lock"))
-    try:
-        begun = world.from_first(lambda: _begin(out, parts, settings, lock, note))
-        if begun is not None:
-            return begun
-        if not parts.is_dir():
-            raise FileNotFoundError(f"{parts}: not seen by process {world.rank}; all machines need to share it.")
-        shards = [
-            (k, range(first, min(first + _SHARD, len(folder)))) for k, first in enumerate(range(0, len(folder), _SHARD))
-        ]
-        with ThreadPoolExecutor(max(1, num_workers)) as pool:
-            for k, indices in shards[world.rank :: world.size]:
-                if (parts / _shard(k)).exists():
-                    continue
-                done = min(len(folder), _SHARD * len(list(parts.glob("moments-*.npy"))))  # by all processes
-
-                def report(count: int, done: int = done) -> None:
-                    if on_progress and world.rank == 0:
-                        on_progress(min(len(folder), done + count), len(folder))
-
-                _encode_shard(folder, indices, parts, k, encoder, dtype, on_corrupt, pool, note, report)
+    settings, world = settings or EncodingSettings(), world or World()
+    note = on_note or (lambda _: None)
+    latents = _Unfinished(folder, out, encoder, settings)
+    with latents.files:
+        kept = world.from_first(lambda: latents.begin(note))
+        if kept is not None:
+            return kept
+        latents.files.check_seen(world)
+        for number, indices in list(latents.shards())[world.rank :: world.size]:
+            if latents.has(number):
+                continue
+            report = partial(_report, on_progress, latents.images_done(), len(folder))
+            shard = _encode_shard(folder, indices, encoder, settings, note, report if world.rank == 0 else None)
+            latents.write(number, shard)
         world.barrier()
-        return world.from_first(lambda: _finish(folder, out, parts, settings, len(shards)))
-    finally:
-        lock.release()
+        return world.from_first(latents.finish)
 
 
-def _begin(out: Path, parts: Path, settings: dict[str, Any], lock: FileLock, note: Callable[[str], None]) -> int | None:
-    """Keep other runs away, and compare what is there with what is asked for; the number of images if all is done."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(f"{out}: another process is encoding into it; wait for it, or name another.") from None
-    except OSError as error:
-        raise OSError(f"{out}: cannot be written ({error.strerror}); name another --out.") from None
-    check_latents_folder(out)
-    described = out / _INDEX if out.exists() else parts / "settings.json"
-    if described.exists():
-        there = json.loads(described.read_text(encoding="utf-8"))
-        wrong = [f"{k} {v!r}, there {there.get(k)!r}" for k, v in settings.items() if there.get(k) != v]
-        if wrong:
-            raise ValueError(
-                f"{described.parent}: of another run ({'; '.join(wrong)}). Name another --out, or remove it."
-            )
-    if out.exists():
-        note(f"{out}: complete already")
-        return len(Latents(out))
-    parts.mkdir(exist_ok=True)
-    for stale in parts.glob(".*.part"):  # of a killed process
-        stale.unlink()
-    with atomic_file(parts / "settings.json") as file:
-        file.write(json.dumps(settings).encode())
-    if finished := len(list(parts.glob("moments-*.npy"))):
-        note(f"{out}: going on; {finished} files of up to {_SHARD} images are here already")
-    return None
+@dataclass(frozen=True, kw_only=True)
+class _Shard:
+    """Images in a row: indices of those that could be read, why others could not, and posteriors of the former.
+
+    `moments` is (B, 2, 2, C, h, w): image and mirror image, mean and standard deviation; or empty without any image.
+    """
+
+    kept: list[int]
+    skipped: dict[str, str]
+    moments: np.ndarray
 
 
 def _encode_shard(
     folder: ImageFolder,
     indices: range,
-    parts: Path,
-    number: int,
     encoder: Encoder,
-    dtype: str,
-    on_corrupt: OnCorrupt,
-    pool: ThreadPoolExecutor,
+    settings: EncodingSettings,
     note: Callable[[str], None],
-    report: Callable[[int], None],
-) -> None:
+    report: Callable[[int], None] | None,
+) -> _Shard:
     kept: list[int] = []
     skipped: dict[str, str] = {}
     moments: list[np.ndarray] = []
-    for images in _groups(folder, indices, on_corrupt, pool, kept, skipped, note):
-        sides = (_to_model(images, np.full(len(images), mirrored)) for mirrored in (False, True))
-        both = [np.stack(encoder(side), axis=1) for side in sides]  # (B, 2, C, h, w) each
-        moments.append(np.stack(both, axis=1).astype(dtype))
-        report(len(kept) + len(skipped))
-    with atomic_file(parts / f"shard-{number:06d}.json") as file:
-        file.write(json.dumps({"kept": kept, "skipped": skipped}).encode())
-    # Last: its being there says that this part is done. Without any image it is not listed in the index.
-    with atomic_file(parts / _shard(number)) as file:
-        np.lib.format.write_array(file, np.concatenate(moments) if moments else np.empty(0, dtype), allow_pickle=False)
+    for group in _groups(folder, indices, settings.num_workers):
+        images = {index: image for index, image in group if isinstance(image, np.ndarray)}
+        for index, error in group:
+            if isinstance(error, CorruptImage):
+                if settings.on_corrupt == "refuse":
+                    raise CorruptImage(
+                        f"{error} Replace the file, or pass `on_corrupt` skip. What is encoded is kept."
+                    ) from None
+                skipped[folder.files[index]] = str(error)
+                note(f"skipped: {error}")
+        if images:
+            kept += images
+            moments.append(_moments(encoder, np.stack(list(images.values()))).astype(settings.dtype))
+        if report:
+            report(len(kept) + len(skipped))
+    return _Shard(
+        kept=kept, skipped=skipped, moments=np.concatenate(moments) if moments else np.empty(0, settings.dtype)
+    )
 
 
 def _groups(
-    folder: ImageFolder,
-    indices: range,
-    on_corrupt: OnCorrupt,
-    pool: ThreadPoolExecutor,
-    kept: list[int],
-    skipped: dict[str, str],
-    note: Callable[[str], None],
-) -> Iterator[np.ndarray]:
-    """Images in groups of up to 64, uint8 (B, H, H, 3), and which they are."""
-
-    def load(index: int) -> np.ndarray | CorruptImage:
-        try:
-            return folder.image(index)
-        except CorruptImage as error:
-            return error
-
-    for begin in range(indices.start, indices.stop, 64):
-        group = range(begin, min(begin + 64, indices.stop))
-        images = []
-        for index, image in zip(group, pool.map(load, group), strict=True):
-            if isinstance(image, np.ndarray):
-                images.append(image)
-                kept.append(index)
-            elif on_corrupt == "skip":
-                skipped[folder.files[index]] = str(image)
-                note(f"skipped: {image}")
-            else:
-                raise CorruptImage(
-                    f"{image} Replace the file, or pass --on-corrupt skip. What is encoded is kept."
-                ) from None
-        if images:
-            yield np.stack(images)
+    folder: ImageFolder, indices: range, num_workers: int
+) -> Iterator[list[tuple[int, np.ndarray | CorruptImage]]]:
+    """Indices with images uint8 (H, H, 3), or why they cannot be read; the next group is read ahead."""
+    tasks = (partial(_image, folder, index) for index in indices)
+    with closing(in_order(tasks, threads=num_workers, ahead=_GROUP)) as images:
+        for begin in range(indices.start, indices.stop, _GROUP):
+            yield list(zip(range(begin, min(begin + _GROUP, indices.stop)), images, strict=False))
 
 
-def _finish(folder: ImageFolder, out: Path, parts: Path, settings: dict[str, Any], num_shards: int) -> int:
-    """Write labels and index, and give the folder its name."""
-    missing = [k for k in range(num_shards) if not (parts / _shard(k)).exists()]
-    if missing:
-        raise OSError(f"{parts}: {_shard(missing[0])} is missing though all processes have finished. Run it again.")
-    told = [json.loads((parts / f"shard-{k:06d}.json").read_text(encoding="utf-8")) for k in range(num_shards)]
-    kept = [index for shard in told for index in shard["kept"]]
-    if not kept:
-        raise ValueError(f"{folder.root}: none of the {len(folder):,} images can be read.")
-    index = {
-        **settings,
-        "classes": folder.classes,
-        "shards": [(k, len(shard["kept"])) for k, shard in enumerate(told) if shard["kept"]],
-        "skipped": {path: why for shard in told for path, why in shard["skipped"].items()},
-    }
-    with atomic_file(parts / "labels.npy") as file:
-        np.lib.format.write_array(file, folder.labels[kept], allow_pickle=False)
-    with atomic_file(parts / "files.txt") as file:
-        file.write("".join(f"{folder.files[i]}\n" for i in kept).encode(errors="surrogateescape"))
-    with atomic_file(parts / _INDEX) as file:
-        file.write(json_text(index).encode())
-    os.replace(parts, out)
-    return len(kept)
+def _image(folder: ImageFolder, index: int) -> np.ndarray | CorruptImage:
+    try:
+        return folder.image(index)
+    except CorruptImage as error:
+        return error
+
+
+def _moments(encoder: Encoder, images: np.ndarray) -> np.ndarray:
+    """Posteriors of images uint8 (B, H, H, 3) and their mirror images: (B, 2, 2, C, h, w)."""
+    sides = (model_input(images, np.full(len(images), mirrored)) for mirrored in (False, True))
+    return np.stack([np.stack(encoder.encode(side), axis=1) for side in sides], axis=1)
+
+
+def _report(on_progress: OnImages | None, before: int, total: int, count: int) -> None:
+    if on_progress:
+        on_progress(min(total, before + count), total)
+
+
+class _Unfinished:
+    """A folder of latents that is not complete: `OUT.parts`, with a file for each shard that is done."""
+
+    def __init__(self, folder: ImageFolder, out: Path, encoder: Encoder, settings: EncodingSettings) -> None:
+        self._folder, self._out, self._parts = folder, out, out.with_name(out.name + ".parts")
+        self._settings: dict[str, Any] = {
+            "listing_sha256": folder.identity["listing_sha256"],
+            "image_size": folder.image_size,
+            "vae": encoder.vae,
+            "vae_sha256": encoder.vae_sha256,
+            "scale": encoder.scale,
+            "dtype": settings.dtype,
+        }
+        self.files = RunFolder(
+            self._parts,
+            doing="encoding into it",
+            out=out,
+            settings="settings.json",
+            lock=out.with_name(f".{out.name}.lock"),
+        )
+
+    def begin(self, note: Callable[[str], None]) -> int | None:
+        """Keep other runs away, and compare what is there with what is asked for; process 0 only.
+
+        Returns the number of images if all is done.
+        """
+        self.files.claim()
+        check_latents_folder(self._out)
+        described = self._out / INDEX if self._out.exists() else self.files.settings
+        there = read_settings(described)
+        if there is not None:  # the index has more than settings
+            refuse_other(described.parent, differences(self._settings, {k: there.get(k) for k in self._settings}))
+        if self._out.exists():
+            note(f"{self._out}: complete already")
+            return len(Latents(self._out))
+        self._parts.mkdir(exist_ok=True)
+        self.files.write("settings.json", json.dumps(self._settings).encode())
+        if finished := self._finished():
+            note(f"{self._out}: going on; {finished} files of up to {_SHARD} images are here already")
+        return None
+
+    def shards(self) -> Iterator[tuple[int, range]]:
+        """Number of each file, and the images that go into it."""
+        count = len(self._folder)
+        for number, first in enumerate(range(0, count, _SHARD)):
+            yield number, range(first, min(first + _SHARD, count))
+
+    def has(self, number: int) -> bool:
+        return (self._parts / shard_name(number)).exists()
+
+    def images_done(self) -> int:
+        """Images of the finished files, of all processes."""
+        return min(len(self._folder), _SHARD * self._finished())
+
+    def write(self, number: int, shard: _Shard) -> None:
+        about = {"kept": shard.kept, "skipped": shard.skipped}
+        self.files.write(f"shard-{number:06d}.json", json.dumps(about).encode())
+        # Last: its being there says that this part is done. Without any image it is not listed in the index.
+        self.files.write_array(shard_name(number), shard.moments)
+
+    def finish(self) -> int:
+        """Write labels and index, and give the folder its name; the number of images."""
+        numbers = [number for number, _ in self.shards()]
+        missing = [number for number in numbers if not self.has(number)]
+        if missing:
+            raise OSError(
+                f"{self._parts}: {shard_name(missing[0])} is missing though all processes have finished. Run it again."
+            )
+        about = [json.loads((self._parts / f"shard-{k:06d}.json").read_text(encoding="utf-8")) for k in numbers]
+        kept = [index for shard in about for index in shard["kept"]]
+        if not kept:
+            raise ValueError(f"{self._folder.root}: none of the {len(self._folder):,} images can be read.")
+        names = "".join(f"{self._folder.files[i]}\n" for i in kept)
+        self.files.write_array("labels.npy", self._folder.labels[kept])
+        self.files.write("files.txt", names.encode(errors="surrogateescape"))
+        self.files.write(INDEX, json_text(self._index(about)).encode())
+        os.replace(self._parts, self._out)
+        return len(kept)
+
+    def _index(self, about: list[dict[str, Any]]) -> dict[str, Any]:
+        """What all shards say of themselves, by number, and what they were made with."""
+        return {
+            **self._settings,
+            "classes": self._folder.classes,
+            "shards": [(k, len(shard["kept"])) for k, shard in enumerate(about) if shard["kept"]],
+            "skipped": {path: why for shard in about for path, why in shard["skipped"].items()},
+        }
+
+    def _finished(self) -> int:
+        return len(list(self._parts.glob("moments-*.npy")))

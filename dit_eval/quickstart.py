@@ -4,19 +4,16 @@ real ones, and run a small scaling study."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-from dit_eval.diffusion.labels import draw_labels
-from dit_eval.diffusion.sampler import ImageSampler
-from dit_eval.evaluation import evaluate
+from dit_eval.evaluation import score
 from dit_eval.features.digits import DigitsExtractor
 from dit_eval.images.npz import open_batch, write_batch
-from dit_eval.models.checkpoints import load_dit, stored_config
 from dit_eval.report.figures.metric_response import metric_response_figure
 from dit_eval.report.figures.samples import sample_grid_figure
 from dit_eval.report.figures.style import save_figure
@@ -24,15 +21,15 @@ from dit_eval.report.law import measured_laws
 from dit_eval.report.page import write_report
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.lines import read_results
-from dit_eval.results.sample_run import SampleRun
-from dit_eval.sampling import sample_npz
+from dit_eval.results.settings import SamplingSettings
+from dit_eval.sampling import sample
 from dit_eval.study.folder import Study
 from dit_eval.study.plan_file import load_plan
 from dit_eval.study.sources import check_study, find_sources
 from dit_eval.study.tasks import local_engine
-from dit_eval.system.assets import asset, sha256_of
-from dit_eval.system.environment import environment
+from dit_eval.system.assets import asset
 from dit_eval.system.files import atomic_file
+from dit_eval.system.where import Where
 
 LEVELS = ("none", "weak", "medium", "strong")
 _BLUR = (0.5, 0.75, 1.0)  # standard deviation of the Gaussian, pixels of 8
@@ -63,44 +60,82 @@ def quickstart(out: Path, *, on_step: Callable[[str], None], study: bool = True)
         If `out` holds files that are of no quickstart.
     """
     _refuse_other(out)
+    images, labels = _real_digits()
+    results: dict[str, EvalResult] = {}
+    sets = _damaged_sets(images, labels)
+    for number, (name, batch) in enumerate(sets.items(), start=1):
+        on_step(f"[{number}/{len(sets) + 1}] {name}: {len(batch)} images")
+        path = out / "samples" / f"{name.replace(', ', '-').replace(' ', '-')}.npz"
+        write_batch(path, images=[batch], shape=batch.shape)
+        results[name] = _score(path, out)
+    on_step(f"[{len(sets) + 1}/{len(sets) + 1}] {_DIT}: drawing {len(images)} images in {_STEPS} steps")
+    drawn = _draw_digits(out / "samples" / "dit.npz", len(images))
+    results[_DIT] = _score(drawn, out)
+    grid = _save_grid(images, labels, drawn, out / "samples")
+    studied = _run_study(out, on_step) if study else None
+    lines = _write_results(out / "results.jsonl", results, studied)
+    curves = _curves(results)
+    figure = _save_figure(curves, out / "metrics")
+    losses = studied.losses if studied is not None else None
+    page = write_report(results=lines, losses=losses, out=out, force=True, on_step=on_step)
+    verdicts = _verdicts(curves, results[_DIT])
+    text = _text(results, verdicts, studied)
+    text += f"\nFeatures: digits extractor (not Inception). Figures: {figure} {grid}  Results: {lines}\n"
+    text += f"Report: {page} (open it in a browser)\n"
+    if not all(verdicts.values()):
+        raise ValueError(f"A metric did not move as it must; please report this.\n{text}")
+    return text
+
+
+def _real_digits() -> tuple[np.ndarray, np.ndarray]:
+    """The held-out digits, uint8 (N, 8, 8, 3), and their labels (N,)."""
     heldout = open_batch(asset("digits-heldout").path, role="gen")
-    ref = open_batch(asset("digits").path, role="ref")
-    images = np.concatenate(list(heldout.batches(500)))
-    labels = heldout.labels
-    if labels is None:
+    if heldout.labels is None:
         raise ValueError(f"{heldout.path} holds no labels; install dit-eval again.")
-    extractor = DigitsExtractor()
+    return np.concatenate(list(heldout.batches(500))), heldout.labels
+
+
+def _damaged_sets(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """The digits as they are, then with each damage, the weakest first."""
     rng = np.random.RandomState(_SEED)
-    sets = {
+    return {
         "held-out": images,
         **{f"blurred, {s} px": _blurred(images, s) for s in _BLUR},
         **{f"noisy, {s:.0f} of 255": _noisy(images, s, rng) for s in _NOISE},
         **{f"collapsed to {n} class{'es' if n > 1 else ''}": _collapsed(images, labels, n, rng) for n in _CLASSES},
     }
-    results: dict[str, EvalResult] = {}
-    for number, (name, batch) in enumerate(sets.items(), start=1):
-        on_step(f"[{number}/{len(sets) + 1}] {name}: {len(batch)} images")
-        path = out / "samples" / f"{name.replace(', ', '-').replace(' ', '-')}.npz"
-        write_batch(path, images=[batch], shape=batch.shape)
-        gen = open_batch(path, role="gen")
-        results[name] = evaluate(gen=gen, ref=ref, extractor=extractor, cache=out / "cache")
-    on_step(f"[{len(sets) + 1}/{len(sets) + 1}] {_DIT}: drawing {len(images)} images in {_STEPS} steps")
-    drawn = open_batch(_draw_digits(out / "samples" / "dit.npz", len(images)), role="gen")
-    generated = evaluate(gen=drawn, ref=ref, extractor=extractor, cache=out / "cache")
-    first = np.concatenate([np.flatnonzero(labels == digit)[:1] for digit in range(10)])
-    rows = {"real (held-out)": images[first], "drawn by the DiT": next(drawn.batches(10))}
-    grid, _ = save_figure(sample_grid_figure(rows, columns=[f"class {digit}" for digit in range(10)]), out / "samples")
 
-    studied = _run_study(out, on_step) if study else None
-    lines = out / "results.jsonl"
-    with atomic_file(lines) as file:
-        scored = [*results.values(), generated, *(_studied_results(studied) if studied else [])]
+
+def _score(samples: Path, out: Path) -> EvalResult:
+    gen, ref = open_batch(samples, role="gen"), open_batch(asset("digits").path, role="ref")
+    return score(gen=gen, ref=ref, network=DigitsExtractor(), where=Where(cache=out / "cache"))
+
+
+def _save_grid(images: np.ndarray, labels: np.ndarray, drawn: Path, stem: Path) -> Path:
+    """A picture of a real digit of each class above a drawn one."""
+    first = np.concatenate([np.flatnonzero(labels == digit)[:1] for digit in range(10)])
+    rows = {"real (held-out)": images[first], "drawn by the DiT": next(open_batch(drawn, role="gen").batches(10))}
+    return save_figure(sample_grid_figure(rows, columns=[f"class {digit}" for digit in range(10)]), stem)[0]
+
+
+def _write_results(path: Path, results: dict[str, EvalResult], studied: Study | None) -> Path:
+    with atomic_file(path) as file:
+        scored = [*results.values(), *(_studied_results(studied) if studied else [])]
         file.write("".join(result.to_json() + "\n" for result in scored).encode())
-    none, *damaged = results.values()
+    return path
+
+
+def _curves(results: dict[str, EvalResult]) -> dict[str, list[EvalResult]]:
+    """The results of each damage, from none to the strongest."""
+    none, *damaged = (result for name, result in results.items() if name != _DIT)
     size = len(LEVELS) - 1
-    curves = {
+    return {
         name: [none, *damaged[i * size : (i + 1) * size]] for i, name in enumerate(("blur", "noise", "class collapse"))
     }
+
+
+def _save_figure(curves: dict[str, list[EvalResult]], stem: Path) -> Path:
+    none = curves["blur"][0]
     figure = metric_response_figure(
         curves,
         levels=LEVELS,
@@ -108,23 +143,17 @@ def quickstart(out: Path, *, on_step: Callable[[str], None], study: bool = True)
         source=f"measured: {none.num_samples} held-out digits against {none.num_reference:,} reference digits, "
         "features of the digits extractor (not Inception: compare with no published number)",
     )
-    written = save_figure(figure, out / "metrics")
-    verdicts = _verdicts(curves, generated)
-    text = (
-        _table({**results, _DIT: generated})
-        + "\n"
-        + "".join(f"{'yes' if ok else 'NO '}  {claim}\n" for claim, ok in verdicts.items())
-    )
-    if studied is not None:
-        text += "\nStudy: more compute, better samples?\n"
-        for law in measured_laws(studied.results).values():
-            text += "".join(f"  {sentence}\n" for sentence in law.sentences(most=3))
-    losses = studied.losses if studied is not None else None
-    page = write_report(results=lines, losses=losses, out=out, force=True, on_step=on_step)
-    text += f"\nFeatures: digits extractor (not Inception). Figures: {written[0]} {grid}  Results: {lines}\n"
-    text += f"Report: {page} (open it in a browser)\n"
-    if not all(verdicts.values()):
-        raise ValueError(f"A metric did not move as it must; please report this.\n{text}")
+    return save_figure(figure, stem)[0]
+
+
+def _text(results: dict[str, EvalResult], verdicts: dict[str, bool], studied: Study | None) -> str:
+    """The table, what held, and what the study says."""
+    text = _table(results) + "\n" + "".join(f"{'yes' if ok else 'NO '}  {claim}\n" for claim, ok in verdicts.items())
+    if studied is None:
+        return text
+    text += "\nStudy: more compute, better samples?\n"
+    for law in measured_laws(studied.results).values():
+        text += "".join(f"  {sentence}\n" for sentence in law.sentences(most=3))
     return text
 
 
@@ -158,25 +187,11 @@ def _studied_results(study: Study) -> list[EvalResult]:
 
 def _draw_digits(path: Path, count: int) -> Path:
     """Digits from the embedded DiT, as many of each class, without guidance."""
-    weights = asset("dit-digits").path
-    config = stored_config(weights)
-    if config is None:
-        raise ValueError(f"{weights} does not say what it is; install dit-eval again.")
-    run = SampleRun(
-        model="dit-digits",
-        network=asdict(config),
-        checkpoint=weights.name,
-        checkpoint_sha256=sha256_of(weights),
-        image_size=config.image_size,
-        num_images=count,
-        num_sampling_steps=str(_STEPS),
-        labels="balanced",
-        global_seed=_SEED,
-        environment=environment(),
+    settings = SamplingSettings(
+        num_images=count, num_sampling_steps=_STEPS, cfg_scale=1.0, labels="balanced", global_seed=_SEED
     )
-    labels = draw_labels("balanced", num_images=count, num_classes=config.num_classes, seed=_SEED)
     path.unlink(missing_ok=True)  # of an earlier quickstart, perhaps with another version
-    return sample_npz(path, sampler=ImageSampler(load_dit(weights, config), run), labels=labels, batch_size=128)
+    return sample("dit-digits", out=path, settings=settings, device="cpu", batch_size=128, quiet=True)
 
 
 def _blurred(images: np.ndarray, sigma: float) -> np.ndarray:
@@ -196,30 +211,35 @@ def _collapsed(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.ran
 
 def _verdicts(curves: dict[str, list[EvalResult]], generated: EvalResult) -> dict[str, bool]:
     """What must hold if the metrics measure what they claim."""
-
-    def rises(name: str, metric: str) -> bool:
-        values = [getattr(result, metric) for result in curves[name]]
-        return all(a < b for a, b in pairwise(values))
-
-    def end(name: str, metric: str) -> float:
-        return getattr(curves[name][-1], metric)
-
     start = curves["blur"][0]
-    scores = [[r.inception_score or 0.0 for r in curve] for curve in curves.values()]
+    blurred, noisy, collapsed = (curves[name][-1] for name in ("blur", "noise", "class collapse"))
+    damaged = [result for curve in curves.values() for result in curve[1:]]
     return {
-        "FID rises with every step of blur, noise and collapse": all(rises(name, "fid") for name in curves),
-        "sFID rises with every step of blur, noise and collapse": all(rises(name, "sfid") for name in curves),
-        "Inception Score falls from clean to the strongest damage": all(s[-1] < s[0] for s in scores),
+        "FID rises with every step of blur, noise and collapse": _rises(curves, "fid"),
+        "sFID rises with every step of blur, noise and collapse": _rises(curves, "sfid"),
+        "Inception Score falls from clean to the strongest damage": all(
+            _value(curve[-1], "inception_score") < _value(curve[0], "inception_score") for curve in curves.values()
+        ),
         "Precision falls with blur and noise, and stays high under collapse": (
-            max(end("blur", "precision"), end("noise", "precision")) < 0.5 < end("class collapse", "precision")
+            max(_value(blurred, "precision"), _value(noisy, "precision")) < 0.5 < _value(collapsed, "precision")
         ),
         "Recall falls under collapse, though each image is a real digit": (
-            end("class collapse", "recall") < 0.5 * (start.recall or 0.0)
+            _value(collapsed, "recall") < 0.5 * _value(start, "recall")
         ),
         "The DiT's digits are nearer to real ones, by FID, than any damaged set": all(
-            (generated.fid or 0.0) < (result.fid or 0.0) for curve in curves.values() for result in curve[1:]
+            _value(generated, "fid") < _value(result, "fid") for result in damaged
         ),
     }
+
+
+def _rises(curves: dict[str, list[EvalResult]], metric: str) -> bool:
+    """Whether a metric rises with every step of every damage."""
+    return all(_value(a, metric) < _value(b, metric) for curve in curves.values() for a, b in pairwise(curve))
+
+
+def _value(result: EvalResult, metric: str) -> float:
+    """A metric of a result; 0 if it has none."""
+    return getattr(result, metric) or 0.0
 
 
 def _table(results: dict[str, EvalResult]) -> str:

@@ -8,31 +8,107 @@ after a crash, and packs the pieces into OUT when all are there.
 from __future__ import annotations
 
 import dataclasses
-import glob
+import io
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from dit_eval.images.npz import RUN_KEY, batch_bytes, open_batch, write_batch
 from dit_eval.results.sample_run import SampleRun
-from dit_eval.system.dist import World
-from dit_eval.system.files import atomic_file
+from dit_eval.results.settings import SamplingSettings
+from dit_eval.system.dist import World, join
+from dit_eval.system.files import atomic_file, check_ending, check_target
+from dit_eval.system.progress import Progress
+from dit_eval.system.run_folder import RunFolder, refuse_other, remove_partial
 
 if TYPE_CHECKING:
     from dit_eval.diffusion.sampler import ImageSampler
 
 _PIECE = re.compile(r"(\d{9})-(\d{9})\.u8")  # images from .. up to, without the last
-Progress = Callable[[int, int], None]  # images done, images in all
+OnImages = Callable[[int, int], None]  # images done, images in all
+
+
+def sample(
+    model: str | os.PathLike[str] | None = None,
+    *,
+    out: str | os.PathLike[str],
+    ckpt: str | os.PathLike[str] | None = None,
+    settings: SamplingSettings | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Draw images from a DiT into one sample npz; does what `dit-eval sample` does.
+
+    What is public and not here yet is fetched into the cache. The same call continues an interrupted run.
+
+    Parameters
+    ----------
+    model : name of the paper, such as "DiT-XL/2" (the default); or a checkpoint: a file, or the name of a public one
+    out : file to write, ending in .npz
+    ckpt : checkpoint, for a model of the paper, or one that is to be called `model`
+    settings : what to draw and how; the defaults are the paper's, with guidance 1.5
+    device : "cpu" or "cuda"; by default a GPU if there is one
+    batch_size : images at once in each process; by default 32, or more where a CPU has many cores
+    quiet : say nothing on stderr
+
+    Returns
+    -------
+    The path of `out`; `dit_eval.open_images(path, role="gen").run` says how its images were drawn.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such checkpoint, decoder, or file of labels.
+    ValueError
+        If what is asked for does not go together (before anything is loaded), or `out` is of another run.
+    OSError
+        If a public file cannot be fetched, or `out` not be written; finished images are kept.
+    """
+    from dit_eval.diffusion.load import choose_and_check, load_sampler
+    from dit_eval.diffusion.sampler import usual_batch_size
+    from dit_eval.models.choose import is_checkpoint
+
+    settings, path = settings or SamplingSettings(), Path(out)
+    check_ending(path, ".npz")
+    check_target(path)
+    if model is not None and ckpt is None and is_checkpoint(os.fspath(model)):
+        model, ckpt = None, model
+    name = None if model is None else os.fspath(model)
+    with join() as world:
+        where = world.device(device)
+        choice = world.from_first(lambda: choose_and_check(name, ckpt, settings, device=where))
+        world.share_cores()
+        sampler, labels = load_sampler(choice, settings, device=where, world=world, quiet=quiet)
+        size = usual_batch_size(where) if batch_size is None else batch_size
+        return draw_samples(path, sampler=sampler, labels=labels, batch_size=size, world=world, quiet=quiet)
+
+
+def draw_samples(
+    out: Path, *, sampler: ImageSampler, labels: np.ndarray, batch_size: int, world: World, quiet: bool = False
+) -> Path:
+    """`sample_npz`, with its progress on stderr."""
+    name = sampler.run.model
+    with Progress(names={name: f"{name} images"}, stream=io.StringIO() if quiet else None) as progress:
+        return sample_npz(
+            out,
+            sampler=sampler,
+            labels=labels,
+            batch_size=batch_size,
+            world=world,
+            on_progress=partial(progress.update, name),
+            on_note=progress.note,
+        )
 
 
 def sample_npz(
@@ -42,7 +118,7 @@ def sample_npz(
     labels: np.ndarray,
     batch_size: int = 32,
     world: World | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnImages | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Path:
     """Draw images 0..N-1 and write them as one sample batch; called by every process of a run.
@@ -74,29 +150,38 @@ def sample_npz(
         raise ValueError(f"Found labels {labels.shape}; needed ({sampler.run.num_images},), one per image.")
     parts = _Parts(out, sampler.run)
     note = on_note or (lambda _: None)
-    with parts:
+    with parts.files:
         run = world.from_first(lambda: parts.begin(note))
         if run is None:
             return out
         gaps = world.from_first(parts.gaps)
-        if not parts.folder.is_dir():
-            raise FileNotFoundError(f"{parts.folder}: not seen by process {world.rank}; all machines need to share it.")
-        batches = _cut(gaps, batch_size)
-        watched = on_progress if world.rank == 0 else None
-        with ThreadPoolExecutor(1, "writer") as writer:
-            writing: Future[None] | None = None
-            behind = (0, 0)  # the batch that is being written
-            for begin, end in batches[world.rank :: world.size]:
-                report = _batch_progress(parts.done(behind), end - begin, run, sampler, watched) if watched else None
-                images = sampler.draw(np.arange(begin, end), labels[begin:end], on_step=report)
-                if writing:
-                    writing.result()
-                writing, behind = writer.submit(parts.save, begin, images), (begin, end)
-            if writing:
-                writing.result()
+        parts.files.check_seen(world)
+        batches = _cut(gaps, batch_size)[world.rank :: world.size]
+        _draw_batches(batches, parts, sampler, labels, on_progress if world.rank == 0 else None)
         world.barrier()
         world.from_first(lambda: parts.pack(run, labels))  # nobody goes on before the file is there
     return out
+
+
+def _draw_batches(
+    batches: Sequence[tuple[int, int]],
+    parts: _Parts,
+    sampler: ImageSampler,
+    labels: np.ndarray,
+    on_progress: OnImages | None,
+) -> None:
+    """Draw the batches of this process, each written while the next one is drawn."""
+    with ThreadPoolExecutor(1, "writer") as writer:
+        writing: Future[None] | None = None
+        behind = (0, 0)  # the batch that is being written
+        for begin, end in batches:
+            report = _batch_progress(parts.done(behind), end - begin, sampler, on_progress) if on_progress else None
+            images = sampler.draw(np.arange(begin, end), labels[begin:end], on_step=report)
+            if writing:
+                writing.result()
+            writing, behind = writer.submit(parts.save, begin, images), (begin, end)
+        if writing:
+            writing.result()
 
 
 def images_drawn(out: Path) -> int:
@@ -132,11 +217,9 @@ def _cut(gaps: Sequence[tuple[int, int]], batch_size: int) -> list[tuple[int, in
     return [(begin, min(begin + batch_size, end)) for first, end in gaps for begin in range(first, end, batch_size)]
 
 
-def _batch_progress(
-    done: int, size: int, run: SampleRun, sampler: ImageSampler, on_progress: Progress
-) -> Callable[[int], None]:
+def _batch_progress(done: int, size: int, sampler: ImageSampler, on_progress: OnImages) -> Callable[[int], None]:
     """Report a batch in parts while its steps go by: images done by all, and a share of this batch."""
-    return lambda steps: on_progress(done + size * steps // len(sampler.diffusion), run.num_images)
+    return lambda steps: on_progress(done + size * steps // len(sampler.diffusion), sampler.run.num_images)
 
 
 @dataclass(frozen=True)
@@ -156,14 +239,7 @@ class _Parts:
         self.folder = out.with_name(out.name + ".parts")
         self._shape = (run.image_size, run.image_size, 3)
         self._image_bytes = math.prod(self._shape)
-        self._settings = self.folder / "run.json"
-        self._lock = FileLock(self.folder / "lock")
-
-    def __enter__(self) -> None:
-        """Leaving lets other runs at this output."""
-
-    def __exit__(self, *exception: object) -> None:
-        self._lock.release()
+        self.files = RunFolder(self.folder, doing="drawing into it", out=out)
 
     def begin(self, note: Callable[[str], None]) -> SampleRun | None:
         """Keep other runs away, and check what is there, and the disk, against what is asked for; process 0 only.
@@ -171,16 +247,8 @@ class _Parts:
         Returns the run as it will be recorded, or None if the file is complete already.
         """
         _Parts(self.out, self._run).earlier()  # what is refused leaves nothing behind
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)  # a killed process lets go of it
-        except Timeout:
-            raise ValueError(f"{self.out}: another process is drawing into it; wait for it, or name another.") from None
-        except OSError as error:
-            raise OSError(f"{self.folder}: cannot be written ({error.strerror}); name another --out.") from None
-        for folder, name in ((self.folder, "*"), (self.out.parent, glob.escape(self.out.name))):
-            for stale in folder.glob(f".{name}.*.part"):  # of a killed process
-                stale.unlink()
+        self.files.claim()
+        remove_partial(self.out.parent, self.out.name)
         earlier = self.earlier()
         run = self._run if earlier is None else _continued(self._run, earlier)
         if self._front == run.num_images:
@@ -195,8 +263,7 @@ class _Parts:
                 f"{self.folder}: {free / 1e9:.3f} GB are free; needed {needed / 1e9:.3f} GB, for the {missing:,} "
                 f"images still to draw and once more for all {run.num_images:,} when they are packed."
             )
-        with atomic_file(self._settings) as file:
-            file.write(run.to_json().encode())
+        self.files.write("run.json", run.to_json().encode())
         if missing < run.num_images:
             note(f"{self.out}: going on; {run.num_images - missing:,} of {run.num_images:,} images are here already")
         return run
@@ -207,9 +274,9 @@ class _Parts:
         if self.out.exists():
             whole = open_batch(self.out, role="gen")
             if whole.run is None:
-                raise ValueError(f"{self.out} exists and does not say how it was drawn; name another --out.")
+                raise ValueError(f"{self.out} exists and does not say how it was drawn; name another `out`.")
             begun = whole.run
-            self._refuse_other(begun, self.out)
+            refuse_other(self.out, run.differences(begun))
             if whole.num_stored > run.num_images:
                 raise ValueError(
                     f"{self.out} holds {whole.num_stored:,} images of this run, {run.num_images:,} were asked for. "
@@ -217,9 +284,9 @@ class _Parts:
                 )
             if whole.num_stored == run.num_images:
                 return begun
-        elif self._settings.exists():
-            begun = SampleRun.from_json(self._settings.read_text(encoding="utf-8"))
-            self._refuse_other(begun, self.folder)
+        elif self.files.settings.exists():
+            begun = SampleRun.from_json(self.files.settings.read_text(encoding="utf-8"))
+            refuse_other(self.folder, run.differences(begun))
         last = max((piece.end for piece in self._pieces()), default=0)
         if last > run.num_images:
             raise ValueError(
@@ -298,12 +365,6 @@ class _Parts:
     def _front(self) -> int:
         """Images of an earlier, shorter OUT."""
         return open_batch(self.out, role="gen").num_stored if self.out.exists() else 0
-
-    def _refuse_other(self, other: SampleRun, path: Path) -> None:
-        if differences := self._run.differences(other):
-            raise ValueError(
-                f"{path} is of another run: {'; '.join(differences)} (now, there). Name another --out, or remove it."
-            )
 
     def _discard(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

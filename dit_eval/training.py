@@ -22,32 +22,41 @@ import json
 import os
 import shutil
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from dit_eval.diffusion.data import TrainingData
-from dit_eval.diffusion.trainer import TERMS, Trainer, check_schedule, draw_batch
+from dit_eval.diffusion.recipe import Execution, Recipe, Schedule
+from dit_eval.diffusion.trainer import TERMS, Batch, Trainer, check_execution, draw_batch
 from dit_eval.models.checkpoints import NOTES_KEY, read_state, save_dit
-from dit_eval.models.dit import DiT, DiTConfig
+from dit_eval.models.config import DiTConfig
+from dit_eval.models.dit import DiT
+from dit_eval.system.ahead import in_order
 from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
-from dit_eval.system.files import atomic_file
-
-if TYPE_CHECKING:
-    from dit_eval.diffusion.trainer import Batch, Recipe
+from dit_eval.system.run_folder import RunFolder, differences, read_settings, refuse_other
 
 _STATE = "state.safetensors"
-Progress = Callable[[int, int, float | None], None]  # steps done, steps in all, loss of the latest line of the log
+OnSteps = Callable[[int, int, float | None], None]  # steps done, steps in all, loss of the latest line of the log
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """What is trained, on what, how, and for how long."""
+
+    config: DiTConfig
+    data: TrainingData
+    recipe: Recipe = dataclasses.field(default_factory=Recipe)
+    schedule: Schedule = dataclasses.field(default_factory=Schedule)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,19 +78,7 @@ class Trained:
     images_per_second: float | None
 
 
-def check_training(
-    data: TrainingData,
-    *,
-    config: DiTConfig,
-    recipe: Recipe,
-    steps: int,
-    save_at: Collection[int] = (),
-    save_every: int = 50_000,
-    log_every: int = 100,
-    device: str = "cpu",
-    micro_batch: int | None = None,
-    world: World | None = None,
-) -> None:
+def check_training(run: TrainingRun, *, execution: Execution, world: World | None = None) -> None:
     """Find what cannot be trained before anything is built or run.
 
     Raises
@@ -89,6 +86,7 @@ def check_training(
     ValueError
         With what was found, what is needed, and why.
     """
+    data, config = run.data, run.config
     needed = (config.in_channels, config.input_size, config.input_size)
     if data.space != config.space or data.shape != needed:
         raise ValueError(
@@ -98,33 +96,16 @@ def check_training(
         raise ValueError(f"The data have labels up to {data.num_classes - 1}; the model knows {config.num_classes}.")
     if not config.learn_sigma:
         raise ValueError("The recipe trains the variance as well; needed a model with learn_sigma.")
-    check_schedule(
-        recipe=recipe,
-        steps=steps,
-        save_at=save_at,
-        save_every=save_every,
-        log_every=log_every,
-        device=device,
-        micro_batch=micro_batch,
-        world=world,
-    )
+    check_execution(run.recipe, execution, world or World())
 
 
 def train(
     out: str | os.PathLike[str],
+    run: TrainingRun,
     *,
-    config: DiTConfig,
-    data: TrainingData,
-    recipe: Recipe,
-    steps: int,
-    save_at: Collection[int] = (),
-    save_every: int = 50_000,
-    log_every: int = 100,
-    device: str = "cpu",
-    micro_batch: int | None = None,
-    num_workers: int = 0,
+    execution: Execution | None = None,
     world: World | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnSteps | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Trained:
     """Train a DiT in a folder, or go on there; called by every process of a run.
@@ -135,11 +116,10 @@ def train(
     Parameters
     ----------
     out : folder of the run; made if missing
-    steps : number of steps in all
-    save_at, save_every : write weights after these steps, after every so many, and after the last one
-    log_every : steps of a line of the log, which holds their mean losses
-    micro_batch : images at once in a process; changes rounding only
-    num_workers : threads that read batches ahead; 0 to read in the loop
+    execution : the device and its use; a CPU by default
+    world : the processes that train together
+    on_progress : called in process 0 after each step
+    on_note : called in process 0 with a line if the run goes on, or is complete already
 
     Raises
     ------
@@ -149,62 +129,67 @@ def train(
     OSError
         If the folder cannot be written, or the disk is too small for the checkpoints.
     """
-    world, note = world or World(), on_note or (lambda _: None)
-    check_training(
-        data,
-        config=config,
-        recipe=recipe,
-        steps=steps,
-        save_at=save_at,
-        save_every=save_every,
-        log_every=log_every,
-        device=device,
-        micro_batch=micro_batch,
-        world=world,
-    )
-    saves = sorted({*save_at, *range(save_every, steps, save_every), steps})
-    folder = _Folder(Path(out), config, recipe, data)
-    with folder:
-        done = world.from_first(lambda: folder.begin(saves, note))
-        if done >= steps:
-            return Trained(
-                steps=steps,
-                ema=folder.weights("ema", steps),
-                model=folder.weights("model", steps),
-                loss=world.from_first(folder.last_loss),
-                images_per_second=None,
+    execution, world = execution or Execution(), world or World()
+    check_training(run, execution=execution, world=world)
+    steps, images_per_second = run.schedule.steps, None
+    folder = _Folder(Path(out), run)
+    with folder.files:
+        done = world.from_first(lambda: folder.begin(on_note or (lambda _: None)))
+        if done < steps:
+            loss, images_per_second = _go_on(
+                folder, run, done, execution=execution, world=world, on_progress=on_progress
             )
-        if not folder.path.is_dir():
-            raise FileNotFoundError(f"{folder.path}: not seen by process {world.rank}; all machines need to share it.")
-        trainer = Trainer(config, recipe, device=device, world=world, micro_batch=micro_batch)
-        pending = folder.restore(trainer, done) if done else []  # losses of the steps that no line of the log has
-        world.barrier()  # nobody reads any more
-        share = recipe.batch_size // world.size
-        positions = range(world.rank * share, (world.rank + 1) * share)
+        else:
+            loss = world.from_first(folder.last_loss)
+    return Trained(
+        steps=steps,
+        ema=weights_of_step(folder.path, steps, "ema"),
+        model=weights_of_step(folder.path, steps, "model"),
+        loss=loss,
+        images_per_second=images_per_second,
+    )
 
-        def batch(step: int) -> Batch:
-            return draw_batch(data, config, recipe, step=step, positions=positions)
 
-        begin, loss = time.perf_counter(), world.from_first(folder.last_loss)
-        for step, drawn in zip(range(done + 1, steps + 1), _ahead(batch, range(done, steps), num_workers), strict=True):
-            pending.append(trainer.step(drawn))
-            if step % log_every == 0:
+def _go_on(
+    folder: _Folder,
+    run: TrainingRun,
+    done: int,
+    *,
+    execution: Execution,
+    world: World,
+    on_progress: OnSteps | None,
+) -> tuple[float | None, float]:
+    """Do the steps after `done`; the loss of the latest ones, and images per second."""
+    folder.files.check_seen(world)
+    schedule, saves = run.schedule, set(run.schedule.saves)
+    trainer = Trainer(run.config, run.recipe, device=execution.device, world=world, micro_batch=execution.micro_batch)
+    pending = folder.restore(trainer, done) if done else []  # losses of the steps that no line of the log has
+    world.barrier()  # nobody reads any more
+    begin, loss = time.perf_counter(), world.from_first(folder.last_loss)
+    with closing(_batches(run, done, world, execution.num_workers)) as batches:
+        for step, batch in enumerate(batches, start=done + 1):
+            pending.append(trainer.step(batch))
+            if step % schedule.log_every == 0:
                 loss = folder.log(trainer, pending, world)
                 pending = []
             if step in saves:
                 folder.save(trainer, pending, world)
             if on_progress and world.rank == 0:
-                on_progress(step, steps, loss)
-        if pending:
-            loss = float(torch.stack(pending)[:, 0].mean())
-        seconds = time.perf_counter() - begin
-    return Trained(
-        steps=steps,
-        ema=folder.weights("ema", steps),
-        model=folder.weights("model", steps),
-        loss=loss,
-        images_per_second=(steps - done) * recipe.batch_size / seconds,
+                on_progress(step, schedule.steps, loss)
+    if pending:
+        loss = float(torch.stack(pending)[:, 0].mean())
+    return loss, (schedule.steps - done) * run.recipe.batch_size / (time.perf_counter() - begin)
+
+
+def _batches(run: TrainingRun, done: int, world: World, num_workers: int) -> Generator[Batch]:
+    """This process's share of the batches of the steps after `done`, made ahead by threads."""
+    share = run.recipe.batch_size // world.size
+    positions = range(world.rank * share, (world.rank + 1) * share)
+    tasks = (
+        partial(draw_batch, run.data, run.config, run.recipe, step=step, positions=positions)
+        for step in range(done, run.schedule.steps)
     )
+    return in_order(tasks, threads=num_workers, ahead=num_workers)
 
 
 def steps_done(folder: Path) -> int:
@@ -225,112 +210,84 @@ def _words(space: str, shape: tuple[int, ...]) -> str:
     return f"{'latents' if space == 'latent' else 'images'} of {shape[0]} x {shape[1]} x {shape[2]}"
 
 
-def _ahead(make: Callable[[int], Batch], steps: range, num_workers: int) -> Iterator[Batch]:
-    """The batches of some steps in order, made by threads while earlier ones are used."""
-    if num_workers < 1:
-        yield from map(make, steps)
-        return
-    waiting: deque[Future[Batch]] = deque()
-    with ThreadPoolExecutor(num_workers) as pool:
-        try:
-            for step in steps:
-                waiting.append(pool.submit(make, step))
-                if len(waiting) > num_workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
 class _Folder:
-    """The files of a run."""
+    """What is written in the folder of a run, and read to go on."""
 
-    def __init__(self, path: Path, config: DiTConfig, recipe: Recipe, data: TrainingData) -> None:
-        self.path = path
-        described = {"config": dataclasses.asdict(config), "recipe": dataclasses.asdict(recipe), "data": data.identity}
+    def __init__(self, path: Path, run: TrainingRun) -> None:
+        self.path, self.files = path, RunFolder(path, doing="training there")
+        described = {
+            "config": dataclasses.asdict(run.config),
+            "recipe": dataclasses.asdict(run.recipe),
+            "data": run.data.identity,
+        }
         self._described: dict[str, dict[str, Any]] = json.loads(json.dumps(described))  # as the file has it
-        self._log, self._lock = path / "log.jsonl", FileLock(path / "lock")
+        self._schedule, self._log = run.schedule, path / "log.jsonl"
         self._environment: dict[str, Any] = {}
 
-    def __enter__(self) -> None:
-        """Leaving lets other runs at this folder."""
-
-    def __exit__(self, *exception: object) -> None:
-        self._lock.release()
-
-    def weights(self, kind: Literal["ema", "model"], step: int) -> Path:
-        return weights_of_step(self.path, step, kind)
-
-    def begin(self, saves: list[int], note: Callable[[str], None]) -> int:
+    def begin(self, note: Callable[[str], None]) -> int:
         """Keep other runs away, and compare what is there with what is asked for; process 0 only.
 
         Returns the number of steps done.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)  # a killed process lets go of it
-        except Timeout:
-            raise ValueError(f"{self.path}: another process is training there; wait, or name another --out.") from None
-        except OSError as error:
-            raise OSError(f"{self.path}: cannot be written ({error.strerror}); name another --out.") from None
-        for stale in self.path.glob(".*.part"):  # of a killed process
-            stale.unlink()
-        settings, steps = self.path / "run.json", saves[-1]
-        self._environment = json.loads(json.dumps(environment()))
-        known = []
-        if settings.exists():
-            try:
-                there = json.loads(settings.read_text(encoding="utf-8"))
-                known = there.pop("environments")
-            except (AttributeError, KeyError, TypeError, ValueError):
-                raise ValueError(f"{settings}: written by another program; name another --out.") from None
-            if differences := _differences(self._described, there):
-                raise ValueError(
-                    f"{self.path} is of another run: {'; '.join(differences)} (now, there). Name another --out, or "
-                    "remove it."
-                )
-        elif any(self.path.glob("*.safetensors")):
-            raise ValueError(f"{self.path}: holds weights and no run.json; name another --out.")
-        elif self._log.exists():
-            raise ValueError(f"{self._log}: a log that no run.json belongs to; name another --out.")
-        done = steps_done(self.path)
+        self.files.claim()
+        known = self._earlier_environments()
+        done, steps = steps_done(self.path), self._schedule.steps
         if done >= steps:
-            if not self.weights("ema", steps).exists():
+            if not weights_of_step(self.path, steps).exists():
                 raise ValueError(
                     f"{self.path} has done {done:,} steps, {steps:,} were asked for, and the weights of that step are "
-                    "not there. Name another --out."
+                    "not there. Name another `out`."
                 )
             if self._log.exists():
                 self._mend_log(done)
             note(f"{self.path}: complete already, {done:,} steps of this run")
             return done
-        self._check_disk([step for step in saves if step > done])
+        self._check_disk([step for step in self._schedule.saves if step > done])
+        self._environment = json.loads(json.dumps(environment()))
         environments = [*(e for e in known if e != self._environment), self._environment]
-        with atomic_file(settings) as file:
-            text = json.dumps(self._described | {"environments": environments}, ensure_ascii=False, indent=2)
-            file.write(text.encode())
+        text = json.dumps(self._described | {"environments": environments}, ensure_ascii=False, indent=2)
+        self.files.write("run.json", text.encode())
         self._mend_log(done)
         if done:
             note(f"{self.path}: going on after step {done:,} of {steps:,}")
         return done
 
+    def _earlier_environments(self) -> list[dict[str, Any]]:
+        """Where the run that is there was made, if any; ValueError if it is another one."""
+        settings = self.files.settings
+        there = read_settings(settings)
+        if there is None:
+            if any(self.path.glob("*.safetensors")):
+                raise ValueError(f"{self.path}: holds weights and no run.json; name another `out`.")
+            if self._log.exists():
+                raise ValueError(f"{self._log}: a log that no run.json belongs to; name another `out`.")
+            return []
+        try:
+            known = there["environments"]
+            found = [
+                f"{part} {difference}"
+                for part, fields in self._described.items()
+                for difference in differences(fields, there.get(part, {}))
+            ]
+        except (AttributeError, KeyError):
+            raise ValueError(f"{settings}: written by another program; name another `out`.") from None
+        refuse_other(self.path, found)
+        return known
+
     def _mend_log(self, done: int) -> None:
         """Leave out lines of steps that will be done again, and a line that was cut short."""
         kept = [line for line in self._lines() if json.loads(line)["step"] <= done]
-        with atomic_file(self._log) as file:
-            file.write("".join(line + "\n" for line in kept).encode())
+        self.files.write(self._log.name, "".join(line + "\n" for line in kept).encode())
 
     def restore(self, trainer: Trainer, done: int) -> list[Tensor]:
         """Bring a trainer to the latest checkpoint; the losses that no line of the log has yet."""
-        files = {"ema": self.weights("ema", done), "model": self.weights("model", done)}
-        missing = [str(path) for path in files.values() if not path.exists()]
+        ema, model = weights_of_step(self.path, done, "ema"), weights_of_step(self.path, done, "model")
+        missing = [str(path) for path in (ema, model) if not path.exists()]
         if missing:
             raise FileNotFoundError(f"{missing[0]}: gone; {self.path / _STATE} goes on from there.")
         state = {name: value for name, value in read_state(self.path / _STATE).items() if isinstance(value, Tensor)}
         pending = state.pop("pending")
-        trainer.restore(done, model=files["model"], ema=files["ema"], state=state)
+        trainer.restore(done, model=model, ema=ema, state=state)
         return list(pending.to(next(trainer.model.parameters()).device))
 
     def save(self, trainer: Trainer, pending: list[Tensor], world: World) -> None:
@@ -338,20 +295,21 @@ class _Folder:
 
         def write() -> None:
             losses = _finite(pending, trainer.steps)
-            for kind, network in (("model", trainer.model), ("ema", trainer.ema)):
-                notes = self._described | {"step": trainer.steps, "weights": kind, "environment": self._environment}
-                text = json.dumps(notes, ensure_ascii=False)
-                save_dit(
-                    self.weights("ema" if kind == "ema" else "model", trainer.steps), network, notes={NOTES_KEY: text}
-                )
+            self._save_weights(trainer, "model")
+            self._save_weights(trainer, "ema")
             if self._log.exists():
                 with open(self._log, "rb") as file:
                     os.fsync(file.fileno())
             state = {**trainer.state(), "pending": losses}
-            with atomic_file(self.path / _STATE) as file:
-                file.write(save(state, metadata={"step": str(trainer.steps)}))
+            self.files.write(_STATE, save(state, metadata={"step": str(trainer.steps)}))
 
         world.from_first(write)
+
+    def _save_weights(self, trainer: Trainer, kind: Literal["ema", "model"]) -> None:
+        notes = self._described | {"step": trainer.steps, "weights": kind, "environment": self._environment}
+        network = trainer.ema if kind == "ema" else trainer.model
+        text = json.dumps(notes, ensure_ascii=False)
+        save_dit(weights_of_step(self.path, trainer.steps, kind), network, notes={NOTES_KEY: text})
 
     def log(self, trainer: Trainer, pending: list[Tensor], world: World) -> float:
         """Add a line with the mean losses of some steps; the loss."""
@@ -383,19 +341,8 @@ class _Folder:
         if free < needed:
             raise OSError(
                 f"{self.path}: {free / 1e9:.3f} GB are free; needed {needed / 1e9:.3f} GB for {len(saves)} "
-                "checkpoints. Save more seldom, or name another --out."
+                "checkpoints. Save more seldom, or name another `out`."
             )
-
-
-def _differences(mine: dict[str, dict[str, Any]], theirs: dict[str, Any]) -> list[str]:
-    """What differs, as "name: mine, theirs"."""
-    found = []
-    for part, fields in mine.items():
-        other = theirs.get(part, {})
-        for name in sorted(fields.keys() | other.keys()):
-            if fields.get(name) != other.get(name):
-                found.append(f"{part} {name}: {fields.get(name)!r}, {other.get(name)!r}")
-    return found
 
 
 def _finite(pending: list[Tensor], last: int) -> Tensor:
@@ -408,6 +355,6 @@ def _finite(pending: list[Tensor], last: int) -> Tensor:
         step = last - len(losses) + 1 + int(bad[0])
         raise ValueError(
             f"Step {step:,}: the loss is {losses[bad[0], 0].item()}. The latest checkpoint is kept; try a lower "
-            "learning rate, --warm-up, or --precision fp32."
+            "learning rate, `warm_up`, or `precision` fp32."
         )
     return losses

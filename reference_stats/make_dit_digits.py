@@ -23,9 +23,9 @@ from pathlib import Path
 import torch
 
 from dit_eval.diffusion.data import open_npz
-from dit_eval.diffusion.trainer import Recipe
+from dit_eval.diffusion.recipe import Recipe
 from dit_eval.models.checkpoints import load_dit, save_dit
-from dit_eval.models.dit import DiTConfig
+from dit_eval.models.config import DiTConfig
 from dit_eval.system.assets import asset, embedded_dir
 from dit_eval.training import train
 

@@ -10,10 +10,11 @@ import pytest
 from sample_runs import command, make_run, random_dit, run
 
 from dit_eval import cost as cost_module
-from dit_eval.cost import evaluation_cost, sampling_cost
+from dit_eval.cost import evaluation_cost, full_load, sampling_cost
 from dit_eval.diffusion.sampler import ImageSampler
 from dit_eval.features.network import FeatureBatch
 from dit_eval.images.npz import open_batch
+from dit_eval.results.settings import EvaluationSettings
 from dit_eval.sampling import batches_left, disk_bytes, sample_npz
 from dit_eval.system.switches import using_threads
 
@@ -64,7 +65,8 @@ def test_the_network_is_tried_on_three_batches_and_multiplied(images, count, bat
     clock = Clock()
     network = FakeNetwork(clock, 0.25)
     gen, ref = images("gen", count), images("ref", 70)
-    cost = evaluation_cost(gen=gen, ref=ref, extractor=network, metrics=ALL, batch_size=batch_size, clock=clock)
+    settings = EvaluationSettings(metrics=ALL, batch_size=batch_size)
+    cost = evaluation_cost(gen=gen, ref=ref, network=network, settings=settings, clock=clock)
     assert sum(network.batches) <= 3 * batch_size
     assert cost.seconds["gen features"] == pytest.approx(0.25 * count, rel=1e-9), "without the first, slow call"
     assert cost.seconds["ref features"] == pytest.approx(0.25 * 70, rel=1e-9)
@@ -87,7 +89,8 @@ def test_what_the_reference_costs_depends_on_what_is_asked_for(images, tmp_path)
     ):
         clock = Clock()
         network = FakeNetwork(clock, 1.0)
-        cost = evaluation_cost(gen=gen, ref=reference, extractor=network, metrics=metrics, batch_size=8, clock=clock)
+        settings = EvaluationSettings(metrics=metrics, batch_size=8)
+        cost = evaluation_cost(gen=gen, ref=reference, network=network, settings=settings, clock=clock)
         phases[name] = cost.seconds.get("ref features")
     assert phases == {"fid": 70, "fid, stored": None, "precision, stored": 70, "is": None}
 
@@ -97,10 +100,8 @@ def test_more_images_than_are_there_can_be_predicted(images):
     cost = evaluation_cost(
         gen=images("gen", 40),
         ref=images("ref", 70),
-        extractor=FakeNetwork(clock, 0.5),
-        metrics=ALL,
-        batch_size=8,
-        num_images=50_000,
+        network=FakeNetwork(clock, 0.5),
+        settings=EvaluationSettings(metrics=ALL, batch_size=8, num_images=50_000),
         clock=clock,
     )
     assert cost.seconds["gen features"] == pytest.approx(25_000, rel=1e-9)
@@ -129,8 +130,8 @@ def test_each_metric_is_scaled_by_its_growth(images, monkeypatch):
     monkeypatch.setattr(
         cost_module, "inception_score", lambda probs: setattr(clock, "now", clock.now + 0.1 * len(probs))
     )
-    options = {"gen": images("gen", 64), "ref": images("ref", 70), "extractor": FakeNetwork(clock, 1.0)}
-    cost = evaluation_cost(**options, metrics=ALL, clock=clock)
+    options = {"gen": images("gen", 64), "ref": images("ref", 70), "network": FakeNetwork(clock, 1.0)}
+    cost = evaluation_cost(**options, settings=EvaluationSettings(metrics=ALL), clock=clock)
     pairs = 1e-3 * (64**2 + 70**2 + 64 * 70)
     assert cost.seconds["metrics"] == pytest.approx(2 + 2 * (5 / 6) ** 3 + 6.4 + pairs, rel=1e-9)
 
@@ -180,7 +181,7 @@ def test_a_slow_batch_is_scaled_from_eight_images_a_core(tmp_path):
         assert "a step of 24 images: 3.000 s" in slow.trials[0], "three cores are busy with 24 images"
         assert slow.seconds["steps"] == 64
         guided = make_run(model.config, num_images=64, cfg_scale=1.5, cfg_channels=3)
-        assert CountingSampler(clock, model, guided).full_load == 16, "32 forward passes"
+        assert full_load(CountingSampler(clock, model, guided)) == 16, "32 forward passes"
 
 
 @pytest.fixture
@@ -252,7 +253,7 @@ def test_a_dry_run_of_sampling_writes_nothing(tmp_path, capsys, monkeypatch):
 def test_a_dry_run_refuses_what_the_run_would(tmp_path, capsys, monkeypatch):
     out = tmp_path / "samples.npz"
     assert run(capsys, *command(out, "--per-proc-batch-size", 8))[0] == 0
-    monkeypatch.setattr(ImageSampler, "trial", lambda *_, **__: pytest.fail("the network ran"))
+    monkeypatch.setattr(cost_module, "try_batch", lambda *_, **__: pytest.fail("the network ran"))
     for wrong, said in ((["--global-seed", "1"], "of another run"), (["--cfg-scale", "0"], "needed 1.0 or more")):
         code, output, error = run(capsys, *command(out, "--dry-run"), *wrong)
         assert (code, output) == (2, "")

@@ -19,13 +19,14 @@ import dit_eval.encoding
 from dit_eval.cli import main
 from dit_eval.diffusion.data import CorruptImage, centre_crop, list_images, read_image
 from dit_eval.diffusion.latents import Latents
-from dit_eval.diffusion.trainer import Recipe, draw_batch
-from dit_eval.encoding import encode
+from dit_eval.diffusion.recipe import Recipe, Schedule
+from dit_eval.diffusion.trainer import draw_batch
+from dit_eval.encoding import Encoder, encode
 from dit_eval.models import vae
 from dit_eval.models.checkpoints import stored_config
-from dit_eval.models.dit import DiTConfig, named_config
+from dit_eval.models.config import DiTConfig, named_config
 from dit_eval.models.vae import SCALE, Autoencoder
-from dit_eval.training import train
+from dit_eval.training import TrainingRun, train
 
 GOLDENS = Path(__file__).parent / "goldens"
 SMALL = vae._CONFIG | {"block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4, "sample_size": 64}
@@ -222,18 +223,20 @@ def test_a_named_model_trains_on_latents(pictures, small_vae, tmp_path, capsys, 
     assert run(capsys, *command(pictures, out, small_vae, "--image-size", 64, "--half"))[0] == 0
     config = DiTConfig(depth=1, hidden_size=16, num_heads=2, patch_size=4, input_size=8, num_classes=2)
     assert Latents(out)._shards[0].dtype == np.float16
-    train(tmp_path / "run", config=config, data=Latents(out), recipe=Recipe(batch_size=4), steps=2)
+    recipe, schedule = Recipe(batch_size=4), Schedule(steps=2)
+    train(tmp_path / "run", TrainingRun(config=config, data=Latents(out), recipe=recipe, schedule=schedule))
     asked = []
 
-    def stand_in(_, **setup):
-        asked.append(setup)
+    def stand_in(_, asked_for, **more):
+        asked.append(asked_for)
         raise ValueError("far enough")
 
     monkeypatch.setattr("dit_eval.training.train", stand_in)
     options = ["--model", "DiT-XL/2", "--data", out, "--out", tmp_path / "named"]
     assert "far enough" in run(capsys, "train", *options)[2]
-    assert asked[0]["config"] == dataclasses.replace(named_config("DiT-XL/2", image_size=64), num_classes=2)
-    assert (asked[0]["recipe"], asked[0]["steps"], asked[0]["save_every"]) == (Recipe(), 400_000, 50_000)
+    assert asked[0].config == dataclasses.replace(named_config("DiT-XL/2", image_size=64), num_classes=2)
+    assert (asked[0].recipe, asked[0].schedule) == (Recipe(), Schedule())
+    assert (asked[0].schedule.steps, asked[0].schedule.save_every) == (400_000, 50_000)
     code, _, error = run(capsys, "train", *options, "--image-size", 64)
     assert (code, "has its own size" in error) == (2, True)
 
@@ -334,7 +337,7 @@ def test_another_run_at_the_output_is_refused(pictures, small_vae, tmp_path, cap
     out = tmp_path / "latents"
     assert run(capsys, *command(pictures, out, small_vae))[0] == 0
     code, _, error = run(capsys, *command(pictures, out, small_vae, "--image-size", 40))
-    assert (code, "image_size 40, there 32" in error) == (2, True)
+    assert (code, "image_size: 40, 32 (now, there)" in error) == (2, True)
     save_image(pictures / "cat" / "new.png", 4)
     code, _, error = run(capsys, *command(pictures, out, small_vae))
     assert (code, "listing_sha256" in error) == (2, True)
@@ -349,10 +352,10 @@ def test_another_run_at_the_output_is_refused(pictures, small_vae, tmp_path, cap
 def test_damaged_latents_are_refused(pictures, tmp_path):
     folder, out = list_images(pictures, image_size=16), tmp_path / "latents"
 
-    def encoder(images):
+    def posterior(images):
         return np.zeros((len(images), 4, 2, 2), np.float32), np.ones((len(images), 4, 2, 2), np.float32)
 
-    encode(folder, out, encoder=encoder, vae="test", vae_sha256="0", scale=1.0)
+    encode(folder, out, encoder=Encoder(encode=posterior, vae="test", vae_sha256="0", scale=1.0))
     assert Latents(out).identity["images"] == 11
     shard = out / "moments-000000.npy"
     whole = shard.read_bytes()
@@ -391,6 +394,7 @@ def test_odd_options_are_explained(pictures, small_vae, tmp_path, capsys):
         (["--vae", "emma"], "no autoencoder there"),
         (["--on-corrupt", "ignore"], "unknown choice 'ignore'"),
         (["--device", "cuda:9"], "PyTorch sees"),
+        (["--num-workers", -1], "--num-workers: expected at least 0; got -1"),
     ):
         code, output, error = run(capsys, *command(pictures, tmp_path / "latents", small_vae, *options))
         assert (code, output) == (2, "")

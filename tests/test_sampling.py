@@ -25,9 +25,11 @@ from dit_eval.diffusion.process import Diffusion
 from dit_eval.diffusion.sampler import ImageSampler, to_uint8
 from dit_eval.images.npz import open_batch
 from dit_eval.models.checkpoints import load_dit, save_dit, stored_config
-from dit_eval.models.dit import BLOCK_DESIGNS, DiT, named_config
+from dit_eval.models.config import BLOCK_DESIGNS, named_config
+from dit_eval.models.dit import DiT
 from dit_eval.results.sample_run import SampleRun
-from dit_eval.sampling import _Parts, sample_npz
+from dit_eval.results.settings import SamplingSettings
+from dit_eval.sampling import _Parts, sample, sample_npz
 from dit_eval.system.assets import asset
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -277,6 +279,40 @@ def test_values_that_are_no_numbers_are_an_error():
         model.final_layer.linear.bias.fill_(float("nan"))
     with pytest.raises(ValueError, match=r"Image 5 \(of 2\) holds NaN"):
         ImageSampler(model, make_run(model.config)).draw(np.array([5, 6]), np.array([0, 0]))
+
+
+# ---- from Python
+
+
+def test_from_python_it_is_the_file_of_the_command(whole, tmp_path, capfd):
+    settings = SamplingSettings(num_images=40, num_sampling_steps=8)
+    out = sample("dit-digits", out=tmp_path / "samples.npz", settings=settings, device="cpu", batch_size=8)
+    assert out.read_bytes() == whole.read_bytes()
+    told = capfd.readouterr().err
+    assert told.startswith("model  dit-digits, 8 px, on cpu: checkpoint ")
+    assert "dit-digits images" in told
+    quiet = sample(ckpt="dit-digits", out=tmp_path / "quiet.npz", settings=settings, device="cpu", quiet=True)
+    assert quiet.read_bytes() == whole.read_bytes()
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"model": "DiT-XL2"}, "Unknown model 'DiT-XL2'"),
+        ({"model": "dit-digits", "out": "samples.png"}, "ends in .npz"),
+        ({"model": "dit-digits", "batch_size": 0}, "Found a batch size of 0"),
+        ({"model": "dit-digits", "device": "gpu"}, "`device` gpu: not a device"),
+        ({"model": "dit-digits", "settings": SamplingSettings(cfg_channels=3)}, "Guidance on 3 channels"),
+        ({"model": "dit-digits", "settings": SamplingSettings(labels="nowhere")}, "`labels` nowhere: no such file"),
+    ],
+)
+def test_mistakes_from_python_name_parameters(tmp_path, monkeypatch, asked, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ImageSampler, "draw", lambda *_, **__: pytest.fail("the network ran"))
+    with pytest.raises((ValueError, OSError), match=said):
+        sample(**{"out": "samples.npz", "quiet": True} | asked)
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
 
 
 # ---- the same bytes however the work is cut

@@ -24,16 +24,18 @@ from training_goldens import MODEL, training_batches
 from dit_eval.cli import main
 from dit_eval.diffusion.data import ArrayData, open_npz
 from dit_eval.diffusion.process import Diffusion
-from dit_eval.diffusion.trainer import Batch, Recipe, Trainer, draw_batch
+from dit_eval.diffusion.recipe import Execution, Recipe, Schedule
+from dit_eval.diffusion.trainer import Batch, Trainer, draw_batch
 from dit_eval.flops.kept import Count, count_network
 from dit_eval.images.npz import open_batch
 from dit_eval.models.checkpoints import NOTES_KEY, load_dit, save_dit, stored_config, training_notes
-from dit_eval.models.dit import DiT, DiTConfig
-from dit_eval.report.figures.all import FIGURES
+from dit_eval.models.config import DiTConfig
+from dit_eval.models.dit import DiT
+from dit_eval.report.figures import FIGURES
 from dit_eval.report.points import published_points, read_losses, read_measured
 from dit_eval.report.setting import settings
 from dit_eval.system.assets import asset
-from dit_eval.training import train
+from dit_eval.training import TrainingRun, train
 
 GOLDENS = Path(__file__).parent / "goldens"
 SIZES = ["--depth", "1", "--hidden-size", "16", "--num-heads", "2", "--patch-size", "2"]
@@ -66,6 +68,10 @@ def run(capsys, *arguments):
 def tiny(**settings):
     shape = {"depth": 1, "hidden_size": 16, "num_heads": 2, "patch_size": 2, "input_size": 8, "num_classes": 10}
     return DiTConfig(**shape | {"in_channels": 1, "space": "pixel"} | settings)
+
+
+def training_of(data, recipe, **schedule):
+    return TrainingRun(config=tiny(), data=data, recipe=recipe, schedule=Schedule(**schedule))
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +162,7 @@ def plain_loop(config, recipe, data, steps):
 
 def test_a_run_is_the_plain_loop(data, tmp_path):
     config, recipe = tiny(), Recipe(learning_rate=1e-3, batch_size=16, ema_decay=0.9)
-    end = train(tmp_path / "run", config=config, data=data, recipe=recipe, steps=8, log_every=2)
+    end = train(tmp_path / "run", training_of(data, recipe, steps=8, log_every=2))
     model, average, losses = plain_loop(config, recipe, data, 8)
     untrained = DiT(config).final_layer.linear.weight
     assert (load_file(end.model)["final_layer.linear.weight"] - untrained).abs().max() > 1e-3, "it has learned"
@@ -251,10 +257,10 @@ def test_every_image_once_in_a_pass_and_shares_as_asked():
 
 
 def test_micro_batches_and_threads_change_nothing_but_rounding(data, tmp_path):
-    config, recipe = tiny(), Recipe(learning_rate=1e-3, batch_size=16)
-    plain = train(tmp_path / "a", config=config, data=data, recipe=recipe, steps=4)
-    threads = train(tmp_path / "b", config=config, data=data, recipe=recipe, steps=4, num_workers=3)
-    pieces = train(tmp_path / "c", config=config, data=data, recipe=recipe, steps=4, micro_batch=5)
+    asked = training_of(data, Recipe(learning_rate=1e-3, batch_size=16), steps=4)
+    plain = train(tmp_path / "a", asked)
+    threads = train(tmp_path / "b", asked, execution=Execution(num_workers=3))
+    pieces = train(tmp_path / "c", asked, execution=Execution(micro_batch=5))
     for name, value in load_file(plain.model).items():
         assert torch.equal(load_file(threads.model)[name], value)
     close(plain.model, pieces.model)
@@ -265,7 +271,7 @@ def test_bf16_and_compiled_stay_near(data, tmp_path, monkeypatch, settings):
     # The tracing and the gradients of torch.compile, without the half minute that its C++ compiler takes.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     ends = {
-        name: train(tmp_path / name, config=tiny(), data=data, recipe=recipe, steps=6, log_every=6)
+        name: train(tmp_path / name, training_of(data, recipe, steps=6, log_every=6))
         for name, recipe in (
             ("plain", Recipe(learning_rate=1e-3, batch_size=16)),
             ("other", Recipe(learning_rate=1e-3, batch_size=16, **settings)),
@@ -332,7 +338,7 @@ def test_the_report_draws_the_curve_of_a_training(sampled, capsys):
     gflops = points["gflops"].iloc[0]
     assert points["training_gflops"].tolist() == pytest.approx([gflops * 8 * 3 * step for step in (5, 9, 12)])
     (digits,) = [s for s in settings(pandas.concat([published_points(), points])) if not s.is_papers]
-    drawn = {figure.name: figure.draw(digits) for figure in FIGURES}
+    drawn = {item.name: item.draw(digits) for item in FIGURES if item.needs == "points"}
     for name, number, xs in (
         ("figure6", 0, [5.0, 9.0, 12.0]),
         ("figure9", 0, points["training_gflops"].tolist()),
@@ -348,8 +354,8 @@ def test_the_report_draws_the_curve_of_a_training(sampled, capsys):
 def test_the_report_takes_the_log_and_the_folder_that_train_writes(data, tmp_path, capsys, monkeypatch):
     reported = {}
     out = tmp_path / "warm"
-    request = {"config": tiny(), "data": data, "recipe": Recipe(batch_size=8), "log_every": 4}
-    train(out, **request, steps=12, on_progress=lambda step, _, loss: reported.update({step: loss}))
+    request = training_of(data, Recipe(batch_size=8), steps=12, log_every=4)
+    train(out, request, on_progress=lambda step, _, loss: reported.update({step: loss}))
     losses = read_losses(out / "log.jsonl")
     assert losses["model"].unique().tolist() == ["warm"], "no model of the paper: the folder names it"
     assert dict(zip(losses["step"], losses["loss"], strict=True)) == {step: reported[step] for step in (4, 8, 12)}
@@ -359,7 +365,7 @@ def test_the_report_takes_the_log_and_the_folder_that_train_writes(data, tmp_pat
 
     # The command draws it; the paper's figures and counts, which take a while, are on something else.
     monkeypatch.setattr("dit_eval.report.tables.paper.count_named", lambda *_: Count(gflops=1.0, params_m=1.0))
-    monkeypatch.setattr("dit_eval.report.page._draw_setting", lambda *_: [])
+    monkeypatch.setattr("dit_eval.report.page.FIGURES", [item for item in FIGURES if item.needs == "losses"])
     shutil.copytree(out, tmp_path / "cold")
     monkeypatch.chdir(tmp_path)
     code, _, error = run(capsys, "report", "--out", "drawn", "--losses", "warm/log.jsonl", "--losses", "cold", "cold")
@@ -577,7 +583,7 @@ def test_another_process_at_it_is_refused(whole, capsys):
 
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(data, tmp_path, monkeypatch):
     step, out = Trainer.step, tmp_path / "run"
-    options = {"config": tiny(), "data": data, "recipe": Recipe(batch_size=8), "steps": 10, "save_at": [3]}
+    asked = training_of(data, Recipe(batch_size=8), steps=10, save_at=(3,), log_every=100)
 
     def poisoned(self, batch):
         if self.steps == 5:
@@ -587,15 +593,15 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(data, tm
 
     monkeypatch.setattr(Trainer, "step", poisoned)
     with pytest.raises(ValueError, match=r"Step 6: the loss is nan. The latest checkpoint is kept"):
-        train(out, **options, log_every=100)
+        train(out, asked)
     assert sorted(p.name for p in out.glob("*.safetensors")) == [
         "ema-0000003.safetensors",
         "model-0000003.safetensors",
         "state.safetensors",
     ]
     monkeypatch.undo()
-    end = train(out, **options, log_every=100)
-    whole = train(tmp_path / "whole", **options, log_every=100)
+    end = train(out, asked)
+    whole = train(tmp_path / "whole", asked)
     assert all(torch.equal(load_file(end.ema)[name], value) for name, value in load_file(whole.ema).items())
 
 
@@ -654,20 +660,23 @@ DIGITS = ["--data", str(asset("digits").path)]
         ([*SIZES, *DIGITS, "--patch-size", "3"], "does not divide into patches of 3"),
         ([*SIZES, *DIGITS, "--depth", "0"], "needed at least 1 of each"),
         ([*SIZES, *DIGITS, "--block", "zero"], "--block zero: unknown"),
-        ([*SIZES, *DIGITS, "--lr", "0"], "Learning rate 0.0: needed more than 0"),
-        ([*SIZES, *DIGITS, "--lr", "nan"], "Learning rate nan"),
-        ([*SIZES, *DIGITS, "--ema", "1"], "needed 0 <= EMA < 1"),
-        ([*SIZES, *DIGITS, "--batch-size", "0"], "Batch size 0"),
-        ([*SIZES, *DIGITS, "--per-proc-batch-size", "0"], "--per-proc-batch-size 0"),
-        ([*SIZES, *DIGITS, "--steps", "0"], "--steps 0"),
-        ([*SIZES, *DIGITS, "--log-every", "0"], "--log-every 0"),
-        ([*SIZES, *DIGITS, "--steps", "10", "--save-at", "5,11"], "--save-at 11: needed steps from 1 to 10"),
+        ([*SIZES, *DIGITS, "--lr", "0"], "--lr: expected more than 0; got 0.0"),
+        ([*SIZES, *DIGITS, "--lr", "nan"], "--lr: expected more than 0; got nan"),
+        ([*SIZES, *DIGITS, "--ema", "1"], "--ema: expected at least 0 and less than 1; got 1.0"),
+        ([*SIZES, *DIGITS, "--batch-size", "0"], "--batch-size: expected at least 1; got 0"),
+        ([*SIZES, *DIGITS, "--per-proc-batch-size", "0"], "--per-proc-batch-size: expected at least 1; got 0"),
+        ([*SIZES, *DIGITS, "--steps", "0"], "--steps: expected at least 1; got 0"),
+        ([*SIZES, *DIGITS, "--log-every", "0"], "--log-every: expected at least 1; got 0"),
+        (
+            [*SIZES, *DIGITS, "--steps", "10", "--save-at", "5,11"],
+            "--save-at: expected steps from 1 to 10, .*; got 11",
+        ),
         ([*SIZES, *DIGITS, "--save-at", "soon"], "--save-at: invalid"),
-        ([*SIZES, *DIGITS, "--global-seed", "-1"], "Seed -1"),
+        ([*SIZES, *DIGITS, "--global-seed", "-1"], "--global-seed: expected at least 0 .*; got -1"),
         ([*SIZES, *DIGITS, "--label-dropout", "1"], "--label-dropout 1.0"),
         ([*SIZES, *DIGITS, "--precision", "tf32", "--device", "cpu"], "tf32 is arithmetic of NVIDIA GPUs"),
-        ([*SIZES, *DIGITS, "--warm-up", "-1"], "Warm-up -1"),
-        ([*SIZES, *DIGITS, "--num-workers", "-1"], "--num-workers -1"),
+        ([*SIZES, *DIGITS, "--warm-up", "-1"], "--warm-up: expected at least 0; got -1"),
+        ([*SIZES, *DIGITS, "--num-workers", "-1"], "--num-workers: expected at least 0; got -1"),
     ],
 )
 def test_mistakes_are_explained_before_any_work(odd_data, tmp_path, capsys, monkeypatch, arguments, said):

@@ -11,20 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from evaluating import evaluate
 from PIL import Image
 
 from dit_eval.checks.pixels import read_pixels
 from dit_eval.cli import main
 from dit_eval.diffusion.data import open_npz
 from dit_eval.diffusion.labels import read_labels
-from dit_eval.evaluation import evaluate, write_reference
-from dit_eval.features import inception_weights as inception
+from dit_eval.features import inception
 from dit_eval.features.extract import extract_features
 from dit_eval.features.inception import TorchInception
-from dit_eval.images.huggingface import from_dataset
+from dit_eval.images import from_dataset, open_images
 from dit_eval.images.npz import open_batch
-from dit_eval.images.open import open_images
-from dit_eval.models import checkpoints
+from dit_eval.models import choose
+from dit_eval.reference import write_reference
 from dit_eval.system.assets import asset
 from dit_eval.system.dist import World
 from dit_eval.system.files import Watch
@@ -263,13 +263,13 @@ def test_weights_and_their_checksum_are_of_one_file(tmp_path, inception_files, m
 def test_a_sample_run_names_the_checkpoint_that_was_loaded(tmp_path, capsys, monkeypatch):
     path = tmp_path / "x.safetensors"
     shutil.copy(asset("dit-digits").path, path)
-    load = checkpoints.open_checkpoint
+    load = choose.open_checkpoint
 
     def replace_then_load(*arguments, **options):
         written(path, path)
         return load(*arguments, **options)
 
-    monkeypatch.setattr(checkpoints, "open_checkpoint", replace_then_load)
+    monkeypatch.setattr(choose, "open_checkpoint", replace_then_load)
     with pytest.raises(SystemExit) as exit_:
         main(
             [

@@ -27,7 +27,7 @@ from dit_eval.system.text import shown
 
 if TYPE_CHECKING:
     from dit_eval.checks.classes import ClassReport
-    from dit_eval.images.open import ImageSet
+    from dit_eval.images import ImageSet
 
 
 @dataclass(frozen=True, kw_only=True)

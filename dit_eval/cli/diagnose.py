@@ -25,8 +25,8 @@ from dit_eval.system.progress import Progress
 
 if TYPE_CHECKING:
     from dit_eval.checks.diagnose import Diagnosis
-    from dit_eval.checks.findings.case import Expectation
-    from dit_eval.images.open import ImageSet
+    from dit_eval.checks.expectation import Expectation
+    from dit_eval.images import ImageSet
     from dit_eval.results.eval_result import EvalResult
 
 # Option of `diagnose` after --expect-, and the metric.
@@ -73,9 +73,12 @@ class Diagnose(NetworkOptions):
         ),
     ] = None
     num_samples: NumSamples = None
-    network: Annotated[
+    through_network: Annotated[
         bool,
-        Option("also pass 256 reference images through the network, to see whether the statistics are of it"),
+        Option(
+            "also pass 256 reference images through the network, to see whether the statistics are of it",
+            name="--network",
+        ),
     ] = False
     json: Annotated[str | None, json_file("the findings")] = None
 
@@ -83,13 +86,13 @@ class Diagnose(NetworkOptions):
 def diagnose(arguments: Diagnose) -> None:
     gen = _open_images(arguments.samples, "gen", arguments.num_samples)
     _check_destination("--json", arguments.json)
-    if arguments.network:
+    if arguments.through_network:
         _check_extractor(arguments)
     ref = _open_images(_reference_path(arguments.ref), "ref")
     from dit_eval.checks.diagnose import diagnose
 
     expect = _expectation(arguments)
-    extractor = _extractor(arguments) if arguments.network else None
+    extractor = _extractor(arguments) if arguments.through_network else None
     with Progress(names={"ref": "ref images", "gen": "gen images"}) as progress:
         result = _result_of(arguments, gen, progress)
         diagnosis = diagnose(
@@ -107,8 +110,7 @@ def diagnose(arguments: Diagnose) -> None:
 def _expectation(arguments: Diagnose) -> Expectation | None:
     import dataclasses
 
-    from dit_eval.checks.diagnose import expectation
-    from dit_eval.checks.findings.case import Expectation
+    from dit_eval.checks.expectation import Expectation, expectation
 
     given = {metric: getattr(arguments, f"expect_{option}") for option, metric in _PUBLISHED.items()}
     numbers = {metric: value for metric, value in given.items() if value is not None}

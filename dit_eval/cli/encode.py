@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from dit_eval.cli.declare import EVERYDAY, Option
-from dit_eval.cli.generator import _decoder_path, _local_decoder
 from dit_eval.cli.options import DeviceEach, OnCorrupt, _check_destination, is_folder
-from dit_eval.cli.output import _header, _note
+from dit_eval.cli.output import _fetch, _header, _note
 from dit_eval.system.dist import World, join
 from dit_eval.system.files import Watch
 from dit_eval.system.progress import Progress
@@ -45,12 +44,20 @@ class Encode:
 def encode(arguments: Encode) -> None:
     with join() as world:
         _header(f"encode: images of {arguments.folder}, into {arguments.out}")
+        from dit_eval.encoding import Encoder, EncodingSettings, encode
+
+        settings = world.from_first(
+            lambda: EncodingSettings(
+                dtype="float16" if arguments.half else "float32",
+                on_corrupt=arguments.on_corrupt,
+                num_workers=arguments.num_workers,
+            )
+        )
         watch = Watch()
         folder, vae, sha256 = world.from_first(lambda: _encode_setup(arguments, watch))
         world.share_cores()
         import torch
 
-        from dit_eval.encoding import encode
         from dit_eval.models.vae import SCALE, Autoencoder
 
         device = world.device(arguments.device)
@@ -59,7 +66,7 @@ def encode(arguments: Encode) -> None:
         world.barrier()
         world.from_first(watch.check)  # of the checksum and of what all processes have loaded
 
-        def encoder(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def posterior(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             with torch.inference_mode():
                 mean, std = autoencoder.encode(torch.from_numpy(images).to(device))
             return mean.cpu().numpy(), std.cpu().numpy()
@@ -68,14 +75,9 @@ def encode(arguments: Encode) -> None:
             kept = encode(
                 folder,
                 arguments.out,
-                encoder=encoder,
-                vae=shown(Path(arguments.vae).name),
-                vae_sha256=sha256,
-                scale=SCALE,
-                dtype="float16" if arguments.half else "float32",
-                on_corrupt=arguments.on_corrupt,
+                encoder=Encoder(encode=posterior, vae=shown(Path(arguments.vae).name), vae_sha256=sha256, scale=SCALE),
+                settings=settings,
                 world=world,
-                num_workers=arguments.num_workers,
                 on_progress=partial(progress.update, "encoded"),
                 on_note=progress.note,
             )
@@ -89,17 +91,18 @@ def _encode_setup(arguments: Encode, watch: Watch) -> tuple[ImageFolder, Path, s
     """Images, autoencoder and its SHA-256: everything a user may have got wrong."""
     from dit_eval.diffusion.data import list_images
     from dit_eval.diffusion.latents import check_latents_folder
-    from dit_eval.models.dit import LATENT_FACTOR
+    from dit_eval.models.choose import choose_decoder
+    from dit_eval.models.config import LATENT_FACTOR
     from dit_eval.system.assets import sha256_of
 
     World().device(arguments.device)
     if arguments.image_size % LATENT_FACTOR or arguments.image_size < LATENT_FACTOR:
         raise ValueError(f"--image-size {arguments.image_size}: needed a multiple of {LATENT_FACTOR}.")
     check_latents_folder(arguments.out)
-    _local_decoder(arguments.vae)
+    decoder = choose_decoder(arguments.vae)
     folder = list_images(arguments.folder, image_size=arguments.image_size)
     _check_destination("--out", arguments.out.absolute().parent, folder=True)
-    vae = _decoder_path(arguments.vae)
+    vae = decoder if isinstance(decoder, Path) else _fetch(decoder)
     watch.see(vae)
     with Progress() as progress:
         return folder, vae, sha256_of(vae, partial(progress.update, "checksums"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,14 @@ from cyclopts import Group
 
 from dit_eval.cli.declare import EVERYDAY, Option
 from dit_eval.cli.output import _fetch, _header
+from dit_eval.features import INCEPTION, NETWORKS
 from dit_eval.system.files import check_ending, check_folder, check_folder_name, check_target
-from dit_eval.system.text import did_you_mean, size_text
+from dit_eval.system.text import size_text
 
 if TYPE_CHECKING:
     from dit_eval.images.encoded import ImageFiles
     from dit_eval.images.npz import ImageBatch
 
-_METRICS = "fid,sfid,is,precision,recall,kid,density,coverage, with dinov2 fd-dinov2, with clip cmmd"
 _FEATURES = {"ref": "ref features", "gen": "gen features"}
 IMAGES = "an npz, a folder or archive of PNGs, or a saved Hugging Face dataset"
 NETWORK = Group("feature network", sort_key=3)
@@ -51,6 +50,12 @@ def grid_file(what: str) -> Option:
     return Option(f"also draw {what}: GRID.png and GRID.pdf", metavar="GRID.png", check=has_ending(".png", ".pdf"))
 
 
+def _networks_in_words() -> str:
+    """The feature networks and what they serve, the usual one first."""
+    first, *others, last = (network.about for network in NETWORKS)
+    return f"{first} (default), {', '.join(others)}, or {last}"
+
+
 Samples = Annotated[Path, Option(f"generated images: {IMAGES}", name="SAMPLES")]
 NumSamples = Annotated[int | None, Option("use the first N samples", group=EVERYDAY)]
 Cache = Annotated[
@@ -69,20 +74,31 @@ OnCorrupt = Annotated[
 class NetworkOptions:
     """Which feature network, and how it runs."""
 
-    extractor: Annotated[
-        Literal["inception", "dinov2", "clip", "digits"],
+    network: Annotated[
+        str,
         Option(
-            "network: ADM's Inception (default), DINOv2 (FD-DINOv2), CLIP (CMMD), or the embedded digits CNN",
+            f"feature network: {_networks_in_words()}",
+            name="--extractor",
+            choices=tuple(network.name for network in NETWORKS),
             group=EVERYDAY,
         ),
-    ] = "inception"
+    ] = INCEPTION.name
     weights: Annotated[
         Path | None, Option("of the network (default: fetched into the cache)", metavar="FILE", group=NETWORK)
     ] = None
-    backend: Annotated[Literal["torch", "tensorflow"], Option("program that runs Inception", group=NETWORK)] = "torch"
+    backend: Annotated[
+        str,
+        Option(
+            "program that runs Inception", choices=tuple(backend.name for backend in INCEPTION.backends), group=NETWORK
+        ),
+    ] = "torch"
     precision: Annotated[
-        Literal["fp32", "tf32", "bf16", "fp16"],
-        Option("of the Inception network; only fp32 compares with published numbers", group=NETWORK),
+        str,
+        Option(
+            "of the Inception network; only fp32 compares with published numbers",
+            choices=INCEPTION.backends[0].precisions,
+            group=NETWORK,
+        ),
     ] = "fp32"
     batch_size: Annotated[
         int,
@@ -117,7 +133,7 @@ def _open_images(path: Path, role: Literal["gen", "ref"], num_images: int | None
     """Open a set of images, and say what it is."""
     # At once: to load NumPy takes a moment, and to list an archive a while.
     _header(f"{role}  {path}" + (f", {size_text(path.stat().st_size)}" if path.is_file() else ""))
-    from dit_eval.images.open import open_images
+    from dit_eval.images import open_images
 
     images = open_images(path, role=role, num_images=num_images)
     size = "x".join(str(side) for side in reversed(images.image_size or ()))
@@ -130,24 +146,12 @@ def _open_images(path: Path, role: Literal["gen", "ref"], num_images: int | None
 
 def _reference_path(ref: str) -> Path:
     """A path, or the name of a public reference batch (fetched when it is not here yet)."""
-    from dit_eval.system.assets import asset, assets
+    from dit_eval.system.assets import find_reference
 
-    files = {a.filename: a.name for a in assets() if a.kind == "reference"}
-    names = [*files.values()]
-    if Path(ref).is_file() or (Path(ref).exists() and ref not in names):  # ./digits is a folder of that name
-        return Path(ref)
-    if ref in names:
-        return _fetch(asset(ref, "reference"))
-    if Path(ref).name in files:
-        name = files[Path(ref).name]
-        raise FileNotFoundError(f"--ref {ref}: no such file. By name it is found in the cache or fetched: --ref {name}")
-    if Path(ref).suffix or os.sep in ref:
-        return Path(ref)  # opening it says that it is not there
-    hint = did_you_mean(ref, names)
-    raise ValueError(f"--ref {ref}: neither a file nor a known reference; known: {', '.join(names)}.{hint}")
+    return find_reference(ref, bring=_fetch)
 
 
 def _network_line(arguments: NetworkOptions) -> str:
     """The network as it is asked for; its device is known once PyTorch is loaded."""
-    runs = "" if arguments.extractor != "inception" else f" on {arguments.backend}, {arguments.precision}"
-    return f"network  {arguments.extractor}{runs}: loading"
+    runs = "" if arguments.network != INCEPTION.name else f" on {arguments.backend}, {arguments.precision}"
+    return f"network  {arguments.network}{runs}: loading"

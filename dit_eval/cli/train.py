@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group
 
-from dit_eval.cli.declare import EVERYDAY, Option
-from dit_eval.cli.generator import _check_block
+from dit_eval.cli.declare import EVERYDAY, Option, Panel
 from dit_eval.cli.options import DeviceEach, OnCorrupt, _check_destination, is_folder
 from dit_eval.cli.output import _header, _say
+from dit_eval.diffusion.recipe import Recipe, Schedule
 from dit_eval.system.dist import World, join
 from dit_eval.system.progress import Progress
 
 if TYPE_CHECKING:
     from dit_eval.diffusion.data import TrainingData
-    from dit_eval.models.dit import DiTConfig
+    from dit_eval.diffusion.recipe import Execution
+    from dit_eval.models.config import DiTConfig
+    from dit_eval.training import TrainingRun
+
+_SIZES = ("depth", "hidden_size", "num_heads", "patch_size")
 
 
 MODEL = Group("model: a name of the paper, on latents; or all four sizes, on what the data are", sort_key=2)
@@ -45,9 +50,6 @@ class Train:
     ]
     out: Annotated[Path, Option("checkpoints, log.jsonl, run.json", metavar="DIR", check=is_folder)]
     model: Annotated[str | None, Option("DiT-XL/2 and so on", group=EVERYDAY)] = None
-    steps: Annotated[int, Option("steps to train, in all", group=EVERYDAY)] = 400_000
-    batch_size: Annotated[int, Option("images of a step, of all processes", metavar="B", group=EVERYDAY)] = 256
-    lr: Annotated[float, Option("learning rate of AdamW", metavar="RATE", group=EVERYDAY)] = 1e-4
     depth: Annotated[int | None, Option("layers", group=MODEL)] = None
     hidden_size: Annotated[int | None, Option("width", group=MODEL)] = None
     num_heads: Annotated[int | None, Option("attention heads", group=MODEL)] = None
@@ -62,36 +64,45 @@ class Train:
     no_flips: Annotated[bool, Option("mirror no images (default: half of them)", group=DATA)] = False
     num_workers: Annotated[int, Option("threads that read ahead", group=DATA)] = 4
     on_corrupt: OnCorrupt = "refuse"
-    weight_decay: Annotated[float, Option("of AdamW", metavar="W", group=RECIPE)] = 0.0
-    ema: Annotated[float, Option("decay of the average", metavar="D", group=RECIPE)] = 0.9999
-    warm_up: Annotated[int, Option("steps to the full rate", group=RECIPE)] = 0
+    schedule: Annotated[
+        Schedule,
+        Panel(options={"steps": Option("steps to train, in all", group=EVERYDAY), "save_at": Option(metavar="N,N")}),
+    ]
+    recipe: Annotated[
+        Recipe,
+        Panel(
+            group=RECIPE,
+            options={
+                "batch_size": Option(metavar="B", group=EVERYDAY),
+                "learning_rate": Option("learning rate of AdamW", name="--lr", metavar="RATE", group=EVERYDAY),
+                "weight_decay": Option(metavar="W"),
+                "ema_decay": Option(name="--ema", metavar="D"),
+                "global_seed": Option(metavar="SEED"),
+            },
+            left_out=("betas", "flip", "decay_steps"),  # two of them are --no-flips and --cosine-decay
+        ),
+    ]
     cosine_decay: Annotated[bool, Option("bring the rate to 0 at the last step", group=RECIPE)] = False
-    ema_warm_up: Annotated[bool, Option("average over less in the first steps", group=RECIPE)] = False
-    global_seed: Annotated[int, Option("of initial weights and batches", metavar="SEED", group=RECIPE)] = 0
-    precision: Annotated[Literal["fp32", "tf32", "bf16"], Option("of the model", group=RECIPE)] = "fp32"
-    compile: Annotated[bool, Option("run the model through torch.compile", group=RECIPE)] = False
-    save_at: Annotated[tuple[int, ...], Option("steps after which to save weights", metavar="N,N")] = ()
-    save_every: Annotated[int, Option("also save weights after every N steps")] = 50_000
-    log_every: Annotated[int, Option("steps for each line of the log")] = 100
-    per_proc_batch_size: Annotated[
-        int | None, Option("at once in a process (default: its share of the batch)", metavar="B")
+    micro_batch: Annotated[
+        int | None,
+        Option("at once in a process (default: its share of the batch)", name="--per-proc-batch-size", metavar="B"),
     ] = None
     device: DeviceEach = "auto"
 
 
 def train(arguments: Train) -> None:
     with join() as world:
-        _header(f"train: {arguments.steps:,} steps on {arguments.data}, in {arguments.out}")
+        _header(f"train: {arguments.schedule.steps:,} steps on {arguments.data}, in {arguments.out}")
         world.share_cores()
-        setup = world.first_then_all(lambda: _training_setup(arguments, world))
+        run, execution = world.first_then_all(lambda: _training_setup(arguments, world))
         from dit_eval.training import train
 
         with Progress("steps") as progress:
             end = train(
                 arguments.out,
-                **setup,
+                run,
+                execution=execution,
                 world=world,
-                num_workers=arguments.num_workers,
                 on_progress=lambda done, total, loss: progress.update(
                     "training", done, total, "" if loss is None else f"loss {loss:.4f}"
                 ),
@@ -104,56 +115,47 @@ def train(arguments: Train) -> None:
             sys.stdout.write(f"{end.ema}: {', '.join(words)}\n")
 
 
-def _training_setup(arguments: Train, world: World) -> dict[str, Any]:
+def _training_setup(arguments: Train, world: World) -> tuple[TrainingRun, Execution]:
     """Data, model and recipe as asked for: everything a user may have got wrong."""
-    from dit_eval.diffusion.trainer import Recipe, check_schedule
-    from dit_eval.training import check_training
+    from dit_eval.diffusion.recipe import Execution
+    from dit_eval.diffusion.trainer import check_execution
+    from dit_eval.training import TrainingRun, check_training
 
-    if arguments.num_workers < 0:
-        raise ValueError(f"--num-workers {arguments.num_workers}: needed 0 or more.")
-    device = world.device(arguments.device)
-    recipe = Recipe(
-        learning_rate=arguments.lr,
-        weight_decay=arguments.weight_decay,
-        batch_size=arguments.batch_size,
-        ema_decay=arguments.ema,
-        flip=0.0 if arguments.no_flips else 0.5,
-        global_seed=arguments.global_seed,
-        precision=arguments.precision,
-        compile=arguments.compile,
-        warm_up=arguments.warm_up,
-        decay_steps=arguments.steps if arguments.cosine_decay else None,
-        ema_warm_up=arguments.ema_warm_up,
+    execution = Execution(
+        device=world.device(arguments.device),
+        micro_batch=arguments.micro_batch,
+        num_workers=arguments.num_workers,
     )
-    sizes = ("depth", "hidden_size", "num_heads", "patch_size")
-    given = [name for name in sizes if getattr(arguments, name) is not None]
-    if bool(arguments.model) == bool(given) or (given and len(given) < len(sizes)):
-        options = " ".join(f"--{name.replace('_', '-')}" for name in sizes)
-        raise ValueError(f"Name a model of the paper by --model, or give all of {options}; one of the two.")
-    schedule: dict[str, Any] = {
-        "recipe": recipe,
-        "steps": arguments.steps,
-        "save_at": arguments.save_at,
-        "save_every": arguments.save_every,
-        "log_every": arguments.log_every,
-        "device": device,
-        "micro_batch": arguments.per_proc_batch_size,
-    }
+    schedule = arguments.schedule
+    recipe = dataclasses.replace(
+        arguments.recipe,
+        flip=0.0 if arguments.no_flips else 0.5,
+        decay_steps=schedule.steps if arguments.cosine_decay else None,
+    )
     # Before the data are opened, which may take long: options alone, and the model as far as it does not hang on them.
-    check_schedule(**schedule, world=world)
+    _check_one_model(arguments)
+    check_execution(recipe, execution, world)
     _check_training_model(arguments)
     if world.rank == 0:
         _check_destination("--out", arguments.out, folder=True)
     data = _training_data(arguments, world)
-    config = _training_config(arguments, data)
-    check_training(data, config=config, **schedule, world=world)
-    return {"data": _readable(arguments, data, world), "config": config, **schedule}
+    run = TrainingRun(config=_training_config(arguments, data), data=data, recipe=recipe, schedule=schedule)
+    check_training(run, execution=execution, world=world)
+    return dataclasses.replace(run, data=_readable(arguments, data, world)), execution
+
+
+def _check_one_model(arguments: Train) -> None:
+    given = [name for name in _SIZES if getattr(arguments, name) is not None]
+    if bool(arguments.model) == bool(given) or (given and len(given) < len(_SIZES)):
+        options = " ".join(f"--{name.replace('_', '-')}" for name in _SIZES)
+        raise ValueError(f"Name a model of the paper by --model, or give all of {options}; one of the two.")
 
 
 def _check_training_model(arguments: Train) -> None:
-    from dit_eval.models.dit import BLOCK_DESIGNS, DiTConfig, named_config
+    from dit_eval.models.choose import check_block
+    from dit_eval.models.config import DiTConfig, named_config
 
-    _check_block(arguments.block, BLOCK_DESIGNS)
+    check_block(arguments.block)
     if not 0 <= arguments.label_dropout < 1:
         raise ValueError(f"--label-dropout {arguments.label_dropout}: needed 0 or more, and less than 1.")
     if arguments.num_classes is not None and arguments.num_classes < 1:
@@ -161,7 +163,7 @@ def _check_training_model(arguments: Train) -> None:
     if arguments.model:
         named_config(arguments.model)
         return
-    sizes = {name: getattr(arguments, name) for name in ("depth", "hidden_size", "num_heads", "patch_size")}
+    sizes = {name: getattr(arguments, name) for name in _SIZES}
     if min(sizes.values()) < 1:
         raise ValueError(f"Found {sizes}; needed at least 1 of each.")
     DiTConfig(**sizes, input_size=sizes["patch_size"])  # the smallest such model: only its own sizes can be wrong
@@ -198,9 +200,7 @@ def _readable(arguments: Train, data: TrainingData, world: World) -> TrainingDat
 
 def _training_config(arguments: Train, data: TrainingData) -> DiTConfig:
     """The model that is asked for, on what the data are."""
-    import dataclasses
-
-    from dit_eval.models.dit import DiTConfig, named_config
+    from dit_eval.models.config import DiTConfig, named_config
 
     channels, side, _ = data.shape
     fields: dict[str, Any] = {
@@ -215,5 +215,5 @@ def _training_config(arguments: Train, data: TrainingData) -> DiTConfig:
                 "pixel-space model, or encode a folder of images by `dit-eval encode`."
             )
         return dataclasses.replace(named_config(arguments.model), input_size=side, **fields)
-    sizes = {name: getattr(arguments, name) for name in ("depth", "hidden_size", "num_heads", "patch_size")}
+    sizes = {name: getattr(arguments, name) for name in _SIZES}
     return DiTConfig(**sizes, **fields, input_size=side, in_channels=channels, space=data.space)

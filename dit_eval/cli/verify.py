@@ -13,6 +13,7 @@ from dit_eval.cli.options import _FEATURES, NETWORK, Cache, Device, _check_desti
 from dit_eval.cli.output import _fetch, _header, _NotWritten, _say, _tell_json
 from dit_eval.system.dist import World
 from dit_eval.system.progress import Progress
+from dit_eval.system.where import Where
 
 if TYPE_CHECKING:
     from dit_eval.checks.verify import Verification
@@ -46,7 +47,7 @@ class Verify:
     json: Annotated[str | None, json_file("the checks")] = None
 
     # What published numbers are of.
-    extractor: ClassVar[str] = "inception"
+    network: ClassVar[str] = "inception"
     backend: ClassVar[str] = "torch"
     precision: ClassVar[str] = "fp32"
 
@@ -94,9 +95,7 @@ def _verify_published(arguments: Verify) -> list[Verification]:
                     ref=ref,
                     extractor=extractor,
                     batch_size=arguments.batch_size,
-                    cache=arguments.cache,
-                    on_progress=progress.update,
-                    on_note=progress.note,
+                    where=Where(cache=arguments.cache, on_progress=progress.update, on_note=progress.note),
                 )
             )
     return found

@@ -12,23 +12,25 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from PIL import Image
 
-from dit_eval.diffusion.latents import _INDEX, Latents
+from dit_eval.diffusion.latents import INDEX, Latents
 from dit_eval.images.decoding import decode, to_rgb
 from dit_eval.images.folder import read_file
 from dit_eval.images.listing import IMAGE_SUFFIXES
 from dit_eval.images.npz import open_batch
+from dit_eval.system.ahead import in_order
 from dit_eval.system.text import shown
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # whatever the names of the files say
 _MAX_PIXELS = 178_956_970  # of an image; Pillow's own limit
+_AHEAD = 64  # images that are read ahead
 _MAX_FILE = 1 << 30  # bytes of an image file: more than so many pixels, RGB, without compression
 
 
@@ -110,7 +112,7 @@ class ArrayData:
     def read(
         self, indices: np.ndarray, mirrored: np.ndarray, generators: Sequence[np.random.Generator]
     ) -> tuple[np.ndarray, np.ndarray]:
-        return _to_model(self.images[indices], mirrored), self.labels[indices].astype(np.int64)
+        return model_input(self.images[indices], mirrored), self.labels[indices].astype(np.int64)
 
 
 def open_data(
@@ -135,14 +137,14 @@ def open_data(
     """
     path = Path(path)
     parts = path.with_name(path.name + ".parts")  # of an encoding that has not finished; opening it says so
-    if (path / _INDEX).is_file() or (not path.exists() and parts.exists()):
+    if (path / INDEX).is_file() or (not path.exists() and parts.exists()):
         return Latents(path)
     if path.is_file():
         return open_npz(path, channels=channels, on_progress=on_progress)
     if not path.exists():
         raise FileNotFoundError(f"{path}: neither latents, nor an npz, nor a folder of images.")
     if image_size is None:
-        raise ValueError(f"{path}: a folder of images needs --image-size, the side of the centre crop.")
+        raise ValueError(f"{path}: a folder of images needs `image_size`, the side of the centre crop.")
     return list_images(path, image_size=image_size)
 
 
@@ -226,7 +228,7 @@ class ImageFolder:
     def read(
         self, indices: np.ndarray, mirrored: np.ndarray, generators: Sequence[np.random.Generator]
     ) -> tuple[np.ndarray, np.ndarray]:
-        return _to_model(np.stack([self.image(i) for i in indices]), mirrored), self.labels[indices]
+        return model_input(np.stack([self.image(i) for i in indices]), mirrored), self.labels[indices]
 
     def image(self, index: int) -> np.ndarray:
         """One image, uint8 (H, H, 3).
@@ -249,14 +251,11 @@ class ImageFolder:
                 return False
             return True
 
-        with ThreadPoolExecutor(max(1, num_workers)) as pool:
-            kept = [i for i, good in enumerate(pool.map(readable, range(len(self)))) if good]
+        tasks = (partial(readable, index) for index in range(len(self)))
+        kept = [i for i, good in enumerate(in_order(tasks, threads=num_workers, ahead=_AHEAD)) if good]
         if not kept:
             raise ValueError(f"{self.root}: none of the {len(self):,} images can be read.")
-        files = tuple(self.files[i] for i in kept)
-        return ImageFolder(
-            root=self.root, files=files, labels=self.labels[kept], classes=self.classes, image_size=self.image_size
-        )
+        return replace(self, files=tuple(self.files[i] for i in kept), labels=self.labels[kept])
 
 
 class CorruptImage(ValueError):
@@ -277,38 +276,42 @@ def list_images(root: str | os.PathLike[str], *, image_size: int) -> ImageFolder
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; needed one with images, or with a folder for each class.")
     if image_size < 1:
-        raise ValueError(f"Image size {image_size}: needed at least 1.")
+        raise ValueError(f"image_size: expected at least 1; got {image_size}")
+    found = _images_by_class(root)
+    return ImageFolder(
+        root=root,
+        files=tuple(f"{name}/{file}" if name else file for name, files in found.items() for file in files),
+        labels=np.repeat(np.arange(len(found), dtype=np.int64), [len(files) for files in found.values()]),
+        classes=tuple(name for name in found if name),
+        image_size=image_size,
+    )
+
+
+def _images_by_class(root: Path) -> dict[str, list[str]]:
+    """The images of each class folder, by their paths in it; those of `root` itself are of one class without a name."""
     visible = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
-    loose = [path.name for path in visible if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES]
-    files: list[str] = []
-    labels: list[int] = []
-    classes: list[str] = []
-    for folder in (path for path in visible if path.is_dir()):
-        found = sorted(
-            path.relative_to(root).as_posix()
-            for path in folder.rglob("*")
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-        )
-        if not found:
-            raise ValueError(
-                f"{folder}: a class without images; remove the folder. Read are {', '.join(IMAGE_SUFFIXES)}."
-            )
-        files += found
-        labels += [len(classes)] * len(found)
-        classes.append(folder.name)
+    loose = [path.name for path in visible if _is_image(path)]
+    classes = {folder.name: _images_of_class(folder) for folder in visible if folder.is_dir()}
     if loose and classes:
         raise ValueError(f"{root / loose[0]}: an image beside class folders has no class; move it into one.")
     if not (loose or classes):
         raise ValueError(
             f"{root}: no images there. Read are {', '.join(IMAGE_SUFFIXES)}, also in a folder for each class."
         )
-    return ImageFolder(
-        root=root,
-        files=tuple(files or loose),
-        labels=np.array(labels or [0] * len(loose), np.int64),
-        classes=tuple(classes),
-        image_size=image_size,
-    )
+    return classes or {"": loose}
+
+
+def _images_of_class(folder: Path) -> list[str]:
+    """The images of a class, by their paths in its folder; ValueError if there are none."""
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if _is_image(path))
+    if not found:
+        raise ValueError(f"{folder}: a class without images; remove the folder. Read are {', '.join(IMAGE_SUFFIXES)}.")
+    return found
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a name is one of an image that is read; hidden files are not."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def read_image(path: Path, image_size: int) -> np.ndarray:
@@ -344,7 +347,7 @@ def centre_crop(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
-def _to_model(images: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+def model_input(images: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
     """uint8 (N, H, W, C) -> float32 (N, C, H, W) in -1..1, some mirrored."""
     images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32) / np.float32(127.5) - np.float32(1.0)

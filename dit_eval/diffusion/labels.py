@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from dit_eval.diffusion.sampler import _LABEL_STREAM, _generator
+from dit_eval.diffusion.sampler import LABEL_STREAM, random_stream
 from dit_eval.system.assets import sha256_of
 from dit_eval.system.files import Watch
 from dit_eval.system.text import did_you_mean
@@ -23,7 +23,7 @@ def draw_labels(mode: Literal["random", "balanced"], *, num_images: int, num_cla
     """
     if mode == "balanced":
         return np.arange(num_images) % num_classes
-    return np.array([_generator(seed, _LABEL_STREAM + i).integers(num_classes) for i in range(num_images)], np.int64)
+    return np.array([random_stream(seed, LABEL_STREAM + i).integers(num_classes) for i in range(num_images)], np.int64)
 
 
 def read_labels(path: str | os.PathLike[str], *, num_images: int, num_classes: int) -> tuple[np.ndarray, str]:
@@ -43,7 +43,7 @@ def read_labels(path: str | os.PathLike[str], *, num_images: int, num_classes: i
     path = Path(path)
     if not path.is_file():
         hint = did_you_mean(path.name, ("random", "balanced"))
-        raise FileNotFoundError(f'--labels {path}: no such file; needed a file, "random" or "balanced".{hint}')
+        raise FileNotFoundError(f'`labels` {path}: no such file; needed a file, "random" or "balanced".{hint}')
     watch = Watch(path)
     try:
         if path.suffix in (".npy", ".npz"):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-_INDEX = "latents.json"  # in a folder of latents; its being there says that all of them are
+INDEX = "latents.json"  # in a folder of latents; its being there says that all of them are
 
 
 class Latents:
@@ -31,24 +31,24 @@ class Latents:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        if not (self.path / _INDEX).is_file():
+        if not (self.path / INDEX).is_file():
             begun = self.path.with_name(self.path.name + ".parts").exists()
             raise FileNotFoundError(
                 f"{self.path}: no latents there; "
                 + ("`dit-eval encode` has not finished, run it again." if begun else "make them by `dit-eval encode`.")
             )
         try:
-            index = json.loads((self.path / _INDEX).read_text(encoding="utf-8"))
+            index = json.loads((self.path / INDEX).read_text(encoding="utf-8"))
             numbers, counts = zip(*index["shards"], strict=True)
             self._scale, self._index = float(index["scale"]), index
             # One mapping a file; nothing is read before it is asked for.
-            self._shards = [np.load(self.path / _shard(k), mmap_mode="r", allow_pickle=False) for k in numbers]
+            self._shards = [np.load(self.path / shard_name(k), mmap_mode="r", allow_pickle=False) for k in numbers]
             self.labels = np.load(self.path / "labels.npy", allow_pickle=False)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.path}: not a folder of latents, or damaged ({error}); encode again.") from None
         shapes = {shard.shape[1:] for shard in self._shards}
         if tuple(map(len, self._shards)) != counts or len(shapes) != 1 or len(self.labels) != sum(counts):
-            raise ValueError(f"{self.path}: files of other lengths than {_INDEX} says; damaged, encode again.")
+            raise ValueError(f"{self.path}: files of other lengths than {INDEX} says; damaged, encode again.")
         self._ends = np.cumsum(counts).tolist()
         self._moments = shapes.pop()  # (2, 2, C, h, w): image and mirror image, mean and standard deviation
 
@@ -91,9 +91,9 @@ class Latents:
 
 def check_latents_folder(out: Path) -> None:
     """ValueError if something else than latents is where latents are to be written."""
-    if out.exists() and not (out / _INDEX).is_file():
-        raise ValueError(f"{out}: exists and is no folder of latents; name another --out.")
+    if out.exists() and not (out / INDEX).is_file():
+        raise ValueError(f"{out}: exists and is no folder of latents; name another `out`.")
 
 
-def _shard(number: int) -> str:
+def shard_name(number: int) -> str:
     return f"moments-{number:06d}.npy"

@@ -3,90 +3,66 @@
 from __future__ import annotations
 
 import copy
-import math
-import statistics
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dit_eval.diffusion.process import NUM_TRAIN_STEPS, Denoiser, Diffusion, respaced_timesteps
+from dit_eval.diffusion.process import Denoiser, Diffusion
+from dit_eval.diffusion.spacing import NUM_TRAIN_STEPS, respaced_timesteps
+from dit_eval.models.config import DiTConfig
 from dit_eval.models.dit import DiT, guided
 from dit_eval.results.sample_run import SampleRun
+from dit_eval.results.settings import SamplingSettings
 from dit_eval.system.switches import Cores, arithmetic, each_core_alone
 
-_LABEL_STREAM = 1 << 63
-_CPU_BATCH = 8  # images at a time through the network on a core of a CPU
+LABEL_STREAM = 1 << 63  # images take the streams below it, their labels those from it on
+CPU_BATCH = 8  # images at a time through the network on a core of a CPU
 _BATCH = 32  # images at once in a process, at least, unless a caller says otherwise
-_LONG = 20.0  # seconds after which a trial has seen enough
 Decoder = Callable[[Tensor], Tensor]  # latents (N, 4, h, w) -> images (N, 3, H, W) in -1..1
 
 
-def check_run(run: SampleRun) -> None:
-    """Find what cannot be drawn before anything is loaded or run.
+def check_sampling(settings: SamplingSettings, config: DiTConfig, *, device: str) -> None:
+    """Find what a network cannot draw on a device, before anything is loaded or run.
 
     Raises
     ------
     ValueError
         With what was found, what is needed, and why.
     """
-    respaced_timesteps(run.num_sampling_steps)
-    channels = run.network["in_channels"]
-    if run.num_images < 1:
-        raise ValueError(f"{run.num_images} images asked for; needed at least 1.")
-    if not 0 <= run.global_seed < _LABEL_STREAM:
-        raise ValueError(f"Seed {run.global_seed}: needed 0 to 2^63 - 1.")
-    if not run.cfg_scale >= 1.0 or math.isinf(run.cfg_scale):
-        raise ValueError(
-            f"Guidance scale {run.cfg_scale}: needed 1.0 or more. 1.0 is no guidance (the conditional model as it is); "
-            "0 would not switch guidance off but draw without labels, and between the two labels count for less than "
-            "the model says."
-        )
+    respaced_timesteps(str(settings.num_sampling_steps))
+    guided_channels = settings.guided_channels(config.in_channels)
+    if guided_channels is not None:
+        if not 1 <= guided_channels <= config.in_channels:
+            raise ValueError(f"Guidance on {guided_channels} channels: the model has {config.in_channels}.")
+        if not config.label_dropout:
+            raise ValueError(
+                'Guidance needs a model trained with label dropout: this one has no label for "no label". Draw without '
+                "guidance (`cfg_scale` 1.0)."
+            )
+    if not config.learn_sigma:
+        raise ValueError("The sampler needs a model that predicts its variance (learn_sigma).")
+    if settings.precision == "tf32" and not device.startswith("cuda"):
+        raise ValueError("tf32 is arithmetic of NVIDIA GPUs; on the CPU use fp32 or bf16.")
+    if config.space == "pixel":
+        _check_pixels(config)
+
+
+def check_run(run: SampleRun, config: DiTConfig) -> None:
+    """As `check_sampling`, for a run as it is recorded. Errors as there."""
     if (run.cfg_scale == 1.0) != (run.cfg_channels is None):
         raise ValueError(
             f"Guidance scale {run.cfg_scale} on {run.cfg_channels} channels: needed both, or 1.0 and None."
         )
-    if run.sampler not in ("ddpm", "ddim"):
-        raise ValueError(f"Unknown sampler {run.sampler!r}; known: ddpm, ddim.")
-    if run.cfg_channels is not None and not 1 <= run.cfg_channels <= channels:
-        raise ValueError(f"Guidance on {run.cfg_channels} channels: the model has {channels}.")
-    if run.cfg_scale > 1.0 and not run.network["label_dropout"]:
-        raise ValueError(
-            'Guidance needs a model trained with label dropout: this one has no label for "no label". Draw without '
-            "guidance (--cfg-scale 1.0)."
-        )
-    if not run.network["learn_sigma"]:
-        raise ValueError("The sampler needs a model that predicts its variance (learn_sigma).")
-    if run.precision == "tf32" and run.device != "cuda":
-        raise ValueError("tf32 is arithmetic of NVIDIA GPUs; on the CPU use fp32 or bf16.")
-    if run.vae is None and channels not in (1, 3):
-        raise ValueError(f"A pixel-space model of {channels} channels draws no images; needed 1 (grey) or 3.")
+    check_sampling(run.settings, config, device=run.device)
+    if run.vae is None:
+        _check_pixels(config)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """What a batch took in a short trial.
-
-    Attributes
-    ----------
-    size, filled : images of the batch, and those that pass through the network for them
-    step : seconds of a sampling step of the batch, guidance and noise included
-    finish : seconds from latents to pixels, for one image
-    repeats : steps that `step` is the median of
-    gpu_bytes : peak of the GPU memory that PyTorch gave out; None on a CPU
-    """
-
-    size: int
-    filled: int
-    step: float
-    finish: float
-    repeats: int
-    gpu_bytes: int | None
+def _check_pixels(config: DiTConfig) -> None:
+    if config.in_channels not in (1, 3):
+        raise ValueError(f"A pixel-space model of {config.in_channels} channels draws no images; needed 1 (grey) or 3.")
 
 
 class ImageSampler:
@@ -112,7 +88,7 @@ class ImageSampler:
     """
 
     def __init__(self, model: DiT, run: SampleRun, *, decode: Decoder | None = None) -> None:
-        check_run(run)
+        check_run(run, model.config)
         if run.precision == "bf16":
             model = _rounded(model)
         self.run, self.model, self._decode = run, model, decode
@@ -145,9 +121,8 @@ class ImageSampler:
         ValueError
             If the model returns NaN or infinite values.
         """
-        self._full = max(self._full, self.filled(len(indices)))
-        fill = self.filled(len(indices)) - len(indices)
-        noise = self._noise([*indices, *[indices[-1]] * fill])
+        fill = self.reserve(len(indices)) - len(indices)
+        noise = self.noise([*indices, *[indices[-1]] * fill])
 
         def report(step: int, _: Tensor) -> None:
             if on_step:
@@ -155,13 +130,18 @@ class ImageSampler:
 
         with arithmetic(self.run.precision, self.device), each_core_alone(self.device) as cores:
             x = self.diffusion.sample(
-                self._denoiser(np.concatenate([labels, np.repeat(labels[-1:], fill)]), cores),
+                self.denoiser(np.concatenate([labels, np.repeat(labels[-1:], fill)]), cores),
                 noise(len(self.diffusion)),
                 noise,
                 sampler="ddim" if self.run.sampler == "ddim" else "ddpm",
                 on_step=report,
             )
-        return self._images(x[: len(indices)], indices)
+        return self.pixels(x[: len(indices)], indices)
+
+    def reserve(self, size: int) -> int:
+        """`filled`, of a batch that is about to be drawn."""
+        self._full = max(self._full, self.filled(size))
+        return self.filled(size)
 
     def filled(self, size: int) -> int:
         """Images that pass through the network for a batch of `size`.
@@ -171,71 +151,12 @@ class ImageSampler:
         compiled model would be compiled anew for another size.
         """
         if self.device.type == "cpu":
-            return size + -size % _CPU_BATCH
+            return size + -size % CPU_BATCH
         return max(size, self._full) if self.run.compiled else size
 
-    @property
-    def full_load(self) -> int:
-        """Images of the smallest batch that keeps all cores of a CPU busy, or 1 on a GPU."""
-        if self.device.type != "cpu":
-            return 1
-        halves = 1 if self.run.cfg_channels is None else 2
-        return _CPU_BATCH * -(-torch.get_num_threads() // halves)
-
-    @torch.inference_mode()
-    def trial(self, size: int, *, clock: Callable[[], float] = time.perf_counter) -> Trial:
-        """Take the time of the first steps of a batch, and of its decoding (on a CPU of an image by each core).
-
-        Three steps after those that warm up, more if they are short, fewer if they take long.
-        """
-        cuda, filled = self.device.type == "cuda", self.filled(size)
-        finished = size if cuda else min(size, torch.get_num_threads())
-        self._full = max(self._full, filled)
-        indices = np.arange(filled)
-        noise, labels = self._noise([*indices]), indices % self.model.config.num_classes
-        x = noise(len(self.diffusion))
-        if cuda:
-            torch.cuda.reset_peak_memory_stats(self.device)
-
-        def step(denoise: Denoiser, count: int) -> None:
-            nonlocal x
-            index = max(len(self.diffusion) - 1 - count, 0)
-            sampler: Literal["ddpm", "ddim"] = "ddim" if self.run.sampler == "ddim" else "ddpm"
-            x = self.diffusion.step(denoise, x, index, noise(index), sampler=sampler)
-
-        def finish(_: int) -> None:
-            # Latents of the first steps may decode to anything.
-            self._images(x[:finished].nan_to_num(), indices)
-
-        def seconds(function: Callable[[int], None], warm: int) -> list[float]:
-            times: list[float] = []
-            for count in range(warm + 100):
-                begin = clock()
-                function(count)
-                if cuda:
-                    torch.cuda.synchronize(self.device)
-                times.append(clock() - begin)
-                spent = sum(times[warm:])
-                if spent > _LONG or (warm == 1 and times[0] > _LONG) or (len(times) >= warm + 3 and spent > 1):
-                    break
-            return times[warm:] or times
-
-        with arithmetic(self.run.precision, self.device), each_core_alone(self.device) as cores:
-            denoise = self._denoiser(labels, cores)
-            steps = seconds(partial(step, denoise), 3 if self.run.compiled else 1)  # a graph is recorded at the second
-        finishes = seconds(finish, 1)
-        return Trial(
-            size=size,
-            filled=filled,
-            step=statistics.median(steps),
-            finish=statistics.median(finishes) / finished,
-            repeats=len(steps),
-            gpu_bytes=torch.cuda.max_memory_allocated(self.device) if cuda else None,
-        )
-
-    def _noise(self, indices: Sequence[int]) -> Callable[[int], Tensor]:
+    def noise(self, indices: Sequence[int] | np.ndarray) -> Callable[[int], Tensor]:
         """A source of noise (N, C, H, W), each image's of its own stream; what it is asked for is not looked at."""
-        generators = [_generator(self.run.global_seed, i) for i in indices]
+        generators = [random_stream(self.run.global_seed, i) for i in indices]
         config = self.model.config
         shape = (config.in_channels, config.input_size, config.input_size)
 
@@ -246,7 +167,7 @@ class ImageSampler:
 
         return draw
 
-    def _denoiser(self, labels: np.ndarray, cores: Cores) -> Denoiser:
+    def denoiser(self, labels: np.ndarray, cores: Cores) -> Denoiser:
         """The model, with guidance, as the diffusion sees it for images of these labels."""
         y = torch.from_numpy(labels).to(self.device)
         if self.run.cfg_channels is not None:
@@ -264,13 +185,13 @@ class ImageSampler:
         """The model's output with guidance, (N, 2 C, H, W), of label embeddings (N, D), or (2 N, D) with guidance."""
         if self.run.cfg_channels is not None:
             x, time = torch.cat([x, x]), torch.cat([time, time])
-        size = _CPU_BATCH if self.device.type == "cpu" else len(x)
+        size = CPU_BATCH if self.device.type == "cpu" else len(x)
         cut = list(zip(*(all_.split(size) for all_ in (x, time, label)), strict=True))
         parts = cores.map(lambda part: self._network(*part), cut)
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
         return out if self.run.cfg_channels is None else guided(out, self.run.cfg_scale, self.run.cfg_channels)
 
-    def _images(self, x: Tensor, indices: np.ndarray) -> np.ndarray:
+    def pixels(self, x: Tensor, indices: np.ndarray) -> np.ndarray:
         """Pixels of what the last step left, uint8 (N, H, W, 3); they are made on the device."""
         if self._decode is not None:
             # Autocast is for the network of the diffusion alone.
@@ -278,13 +199,13 @@ class ImageSampler:
                 x = self._decode(x)
         if not torch.isfinite(x).all():
             bad = indices[(~torch.isfinite(x)).flatten(1).any(1).cpu().numpy()]
-            raise ValueError(f"Image {bad[0]} (of {len(bad)}) holds NaN or infinite values; try --precision fp32.")
+            raise ValueError(f"Image {bad[0]} (of {len(bad)}) holds NaN or infinite values; try `precision` fp32.")
         return to_uint8(x, rounding=self.run.rounding).cpu().numpy()
 
 
 def usual_batch_size(device: torch.device | str) -> int:
     """Images at once in a process, unless a caller says otherwise: 32, or more to keep all cores of a CPU busy."""
-    step = _CPU_BATCH * torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+    step = CPU_BATCH * torch.get_num_threads() if torch.device(device).type == "cpu" else 1
     return step * -(-_BATCH // step)
 
 
@@ -312,6 +233,6 @@ def _rounded(model: DiT) -> DiT:
     return rounded
 
 
-def _generator(seed: int, stream: int) -> np.random.Generator:
+def random_stream(seed: int, stream: int) -> np.random.Generator:
     """Random numbers that depend on (seed, stream) only; making one costs microseconds."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, stream], np.uint64)))

@@ -3,94 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dit_eval.diffusion.data import TrainingData
-from dit_eval.diffusion.process import NUM_TRAIN_STEPS, Diffusion
+from dit_eval.diffusion.process import Diffusion
+from dit_eval.diffusion.recipe import Execution, Recipe
+from dit_eval.diffusion.spacing import NUM_TRAIN_STEPS
 from dit_eval.models.checkpoints import read_state
-from dit_eval.models.dit import DiT, DiTConfig
+from dit_eval.models.config import DiTConfig
+from dit_eval.models.dit import DiT
 from dit_eval.system.dist import World
 from dit_eval.system.switches import arithmetic, float32_products
 
 TERMS = ("loss", "mse", "vb")
 # Keys of the generators beside the seed. Those of sampling are an image's index, and 2^63 above it.
 _EXAMPLE_STREAM, _ORDER_STREAM = (1 << 64) - 1, (1 << 64) - 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a DiT is trained. The defaults are the paper's, for every model size.
-
-    Label dropout is part of `DiTConfig`, since the model's label table depends on it.
-
-    Attributes
-    ----------
-    learning_rate, betas, weight_decay : of AdamW
-    batch_size : images of a step, in all processes together
-    ema_decay : of the averaged weights; they start as the initial weights and follow each step
-    flip : share of images that are mirrored left to right
-    global_seed : with step and position, all that a batch depends on; also the initial weights
-    precision : "fp32", "tf32" (products of NVIDIA GPUs), or "bf16" (autocast; weights and losses stay float32)
-    compile : run the model through torch.compile
-    warm_up : steps in which the learning rate rises linearly. The paper has none; small models at high rates need some
-    decay_steps : step at which a cosine has brought the learning rate to 0; None for the paper's constant rate
-    ema_warm_up : let the decay rise as (1 + s) / (10 + s), for runs so short that 0.9999 would keep the initial weights
-    """
-
-    learning_rate: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
-    batch_size: int = 256
-    ema_decay: float = 0.9999
-    flip: float = 0.5
-    global_seed: int = 0
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    compile: bool = False
-    warm_up: int = 0
-    decay_steps: int | None = None
-    ema_warm_up: bool = False
-
-    def __post_init__(self) -> None:
-        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise ValueError(f"Learning rate {self.learning_rate}: needed more than 0.")
-        if not all(0 <= beta < 1 for beta in self.betas) or not self.weight_decay >= 0:
-            raise ValueError(
-                f"AdamW with betas {self.betas}, weight decay {self.weight_decay}: needed 0 <= beta < 1 and no "
-                "negative decay."
-            )
-        if self.batch_size < 1:
-            raise ValueError(f"Batch size {self.batch_size}: needed at least 1.")
-        if not 0 <= self.ema_decay < 1 or not 0 <= self.flip <= 1:
-            raise ValueError(f"EMA {self.ema_decay}, flips {self.flip}: needed 0 <= EMA < 1 and a share of flips.")
-        if not 0 <= self.global_seed < 1 << 63:
-            raise ValueError(f"Seed {self.global_seed}: needed 0 to 2^63 - 1.")
-        if self.precision not in ("fp32", "tf32", "bf16"):
-            raise ValueError(f"Unknown precision {self.precision!r}; known: fp32, tf32, bf16.")
-        if self.warm_up < 0 or (self.decay_steps is not None and self.decay_steps < 1):
-            raise ValueError(f"Warm-up {self.warm_up}, decay {self.decay_steps}: needed 0 or more, and 1 or more.")
-
-    def learning_rate_at(self, step: int) -> float:
-        """Learning rate of a step, counted from 0."""
-        rate = self.learning_rate
-        if self.warm_up:
-            rate *= min(1.0, (step + 1) / self.warm_up)
-        if self.decay_steps is not None:
-            rate *= 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.decay_steps)))
-        return rate
-
-    def ema_decay_at(self, step: int) -> float:
-        """Decay of the averaged weights after a step, counted from 0."""
-        return min(self.ema_decay, (1 + step) / (10 + step)) if self.ema_warm_up else self.ema_decay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,28 +204,9 @@ class Trainer:
         self.steps = steps
 
 
-def check_schedule(
-    *,
-    recipe: Recipe,
-    steps: int,
-    save_at: Collection[int] = (),
-    save_every: int = 50_000,
-    log_every: int = 100,
-    device: str = "cpu",
-    micro_batch: int | None = None,
-    world: World | None = None,
-) -> None:
+def check_execution(recipe: Recipe, execution: Execution, world: World) -> None:
     """The part of `check_training` that needs no data, which may take long to open. Errors as there."""
-    for what, value in (("--steps", steps), ("--save-every", save_every), ("--log-every", log_every)):
-        if value < 1:
-            raise ValueError(f"{what} {value}: needed at least 1.")
-    beyond = [step for step in save_at if not 1 <= step <= steps]
-    if beyond:
-        raise ValueError(f"--save-at {beyond[0]}: needed steps from 1 to {steps}, the last one.")
-    size = (world or World()).size
-    if recipe.batch_size % size:
-        raise ValueError(f"A batch of {recipe.batch_size} does not divide among {size} processes.")
-    if micro_batch is not None and micro_batch < 1:
-        raise ValueError(f"--per-proc-batch-size {micro_batch}: needed at least 1.")
-    if recipe.precision == "tf32" and not device.startswith("cuda"):
+    if recipe.batch_size % world.size:
+        raise ValueError(f"A batch of {recipe.batch_size} does not divide among {world.size} processes.")
+    if recipe.precision == "tf32" and not execution.device.startswith("cuda"):
         raise ValueError("tf32 is arithmetic of NVIDIA GPUs; on the CPU use fp32 or bf16.")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zipfile
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dit_eval.features.extract import extract_features
+from dit_eval.images import ImageSet
 from dit_eval.images.npz import write_batch
-from dit_eval.images.open import ImageSet
 from dit_eval.summary import FeatureSummary, GaussianStats
 from dit_eval.system.dist import World
 from dit_eval.system.files import why_not_written
@@ -26,43 +27,70 @@ if TYPE_CHECKING:
 _CACHE_VERSION = 2
 
 
-def cached_features(
+@dataclass(frozen=True, kw_only=True)
+class CacheEntry:
+    """Where a cache keeps the features of one image set by one network.
+
+    Attributes
+    ----------
+    path : the file, which need not be there yet
+    made_from : what the features are of, as JSON
+    num_images : N
+    on_note : called with the reason if the file cannot be written
+    """
+
+    path: Path
+    made_from: str
+    num_images: int
+    on_note: Callable[[str], None] | None = None
+
+    def read(self, *, keep_spatial: bool = False) -> FeatureSummary | None:
+        """What is kept; None if there is nothing, or it cannot be read, or lacks spatial features asked for."""
+        if not self.path.is_file():
+            return None
+        try:
+            with open(self.path, "rb") as file, np.load(file, allow_pickle=False) as entry:
+                known = {key: entry[key] for key in entry.files if key != "spatial_features" or keep_spatial}
+            summary = FeatureSummary(
+                pool=self._stats(known, "mu", "sigma"),
+                spatial=self._stats(known, "mu_s", "sigma_s"),
+                pool_features=known["pool_features"],
+                spatial_features=known["spatial_features"] if keep_spatial else None,
+                class_probs=known.get("class_probs"),
+            )
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
+            return None
+        rows = (summary.pool_features, summary.spatial_features, summary.class_probs)
+        return summary if all(part is None or len(part) == self.num_images for part in rows) else None
+
+    def write(self, summary: FeatureSummary) -> None:
+        """Keep features. Where they cannot be written, `on_note` is called, and that is all."""
+        try:
+            write_batch(self.path, arrays={"made_from": np.array(self.made_from), **_arrays(summary)})
+        except OSError as error:
+            if self.on_note:
+                why = why_not_written(self.path, error)
+                self.on_note(f"warning: {self.path}: the features could not be kept ({why}).")
+
+    def _stats(self, known: dict[str, np.ndarray], mu: str, sigma: str) -> GaussianStats | None:
+        return GaussianStats(mu=known[mu], sigma=known[sigma], num=self.num_images) if mu in known else None
+
+
+def cache_entry(
     images: ImageSet,
     extractor: FeatureExtractor,
     *,
     images_sha256: str | None,
-    cache: Path | None,
-    batch_size: int = 64,
-    keep_spatial: bool = False,
-    world: World | None = None,
-    on_progress: Callable[[int, int | None], None] | None = None,
+    cache: str | os.PathLike[str] | None,
     on_note: Callable[[str], None] | None = None,
-) -> tuple[FeatureSummary, bool]:
-    """`extract_features`, or its earlier result from the folder `cache`.
-
-    With several processes, process 0 reads and writes the entry and gets the summary, the others an empty one.
+) -> CacheEntry | None:
+    """The place of features in the folder `cache`; None without a folder, and for an iterable, which has no checksum.
 
     An entry is keyed by the content of the images, the number of images used, the extractor, its weights, backend,
-    device kind and precision; the batch size does not matter. An unreadable entry, or
-    one without the spatial features that `keep_spatial` asks for, is made again. Images without checksum, of an
-    iterable, are not kept. Where an entry cannot be written, `on_note` is called with the reason, and that is all.
-
-    Returns
-    -------
-    The summary, and whether it came from the cache.
+    device kind and precision; the batch size does not matter.
     """
-    world = world or World()
-    extract = partial(
-        extract_features,
-        images,
-        extractor,
-        batch_size=batch_size,
-        keep_spatial=keep_spatial,
-        world=world,
-        on_progress=on_progress,
-    )
     if cache is None or images_sha256 is None or images.num_images is None:
-        return extract(), False
+        return None
     parts = {
         "version": _CACHE_VERSION,
         "images": images_sha256,
@@ -74,54 +102,50 @@ def cached_features(
         "precision": extractor.precision,
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    entry = Path(cache) / f"features-{key[:32]}.npz"
-    kept = _read_entry(entry, images.num_images, keep_spatial) if world.rank == 0 else None
-    if world.from_first(lambda: kept is not None):
-        return kept or FeatureSummary(), True
-    summary = extract()
+    return CacheEntry(
+        path=Path(cache) / f"features-{key[:32]}.npz",
+        made_from=json.dumps(parts),
+        num_images=images.num_images,
+        on_note=on_note,
+    )
 
-    def keep() -> None:
-        try:
-            write_batch(entry, arrays=_entry_arrays(summary, json.dumps(parts)))
-        except OSError as error:
-            if on_note:
-                on_note(f"warning: {entry}: the features could not be kept ({why_not_written(entry, error)}).")
 
-    world.from_first(keep)
+def cached_features(
+    images: ImageSet,
+    extractor: FeatureExtractor,
+    *,
+    entry: CacheEntry | None,
+    batch_size: int = 64,
+    keep_spatial: bool = False,
+    world: World | None = None,
+    on_progress: Callable[[int, int | None], None] | None = None,
+) -> tuple[FeatureSummary, bool]:
+    """`extract_features`, or its earlier result from a cache; an entry that cannot serve is made again.
+
+    With several processes, process 0 reads and writes the entry and gets the summary, the others an empty one.
+
+    Returns
+    -------
+    The summary, and whether it came from the cache.
+    """
+    world = world or World()
+    if entry is not None:
+        kept = entry.read(keep_spatial=keep_spatial) if world.rank == 0 else None
+        if world.from_first(lambda: kept is not None):
+            return kept or FeatureSummary(), True
+    summary = extract_features(
+        images, extractor, batch_size=batch_size, keep_spatial=keep_spatial, world=world, on_progress=on_progress
+    )
+    if entry is not None:
+        world.from_first(lambda: entry.write(summary))
     return summary, False
 
 
-def _entry_arrays(summary: FeatureSummary, description: str) -> dict[str, np.ndarray]:
-    arrays: dict[str, np.ndarray] = {"made_from": np.array(description)}
+def _arrays(summary: FeatureSummary) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
     if summary.pool is not None:
         arrays |= {"mu": summary.pool.mu, "sigma": summary.pool.sigma}
     if summary.spatial is not None:
         arrays |= {"mu_s": summary.spatial.mu, "sigma_s": summary.spatial.sigma}
     features = {name: getattr(summary, name) for name in ("pool_features", "spatial_features", "class_probs")}
     return arrays | {name: rows for name, rows in features.items() if rows is not None}
-
-
-def _read_entry(path: Path, num: int, keep_spatial: bool) -> FeatureSummary | None:
-    if not path.is_file():
-        return None
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as entry:
-            known = {key: entry[key] for key in entry.files if key != "spatial_features" or keep_spatial}
-        stats = {
-            part: GaussianStats(mu=known[mu], sigma=known[sigma], num=num) if mu in known else None
-            for part, mu, sigma in (("pool", "mu", "sigma"), ("spatial", "mu_s", "sigma_s"))
-        }
-        if any(len(known[name]) != num for name in ("pool_features", "class_probs") if name in known):
-            return None
-        spatial_features = known["spatial_features"] if keep_spatial else None
-        if spatial_features is not None and len(spatial_features) != num:
-            return None
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
-        return None
-    return FeatureSummary(
-        pool=stats["pool"],
-        spatial=stats["spatial"],
-        pool_features=known["pool_features"],
-        spatial_features=spatial_features,
-        class_probs=known.get("class_probs"),
-    )

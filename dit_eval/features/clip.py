@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dit_eval.features.vit import VIT_L, _network, _not_the_weights, _VitExtractor, read_weights
-from dit_eval.system.files import Watch
+from dit_eval.features.vit import VIT_L, VitExtractor, not_the_weights, vision_transformer
 
 if TYPE_CHECKING:
     from dit_eval.features.vit import VitSize
 
 
-class ClipVision(_VitExtractor):
+class ClipVision(VitExtractor):
     """CLIP ViT-L/14-336 as CMMD runs it: the projected image embedding (B, 768), scaled to length 1.
 
     An image that is not square is cut to its middle first.
@@ -53,16 +52,17 @@ class ClipVision(_VitExtractor):
         size: VitSize = VIT_L,
         embedding: int = 768,
     ) -> None:
-        self.pool_dim, watch = embedding, Watch(weights)
-        net = _network(
+        self.pool_dim, self._depth = embedding, size.depth
+        net = vision_transformer(
             size, image_size=self.image_size, num_classes=embedding, pre_norm=True, act_layer="quick_gelu", eps=1e-5
         )
+        super().__init__(net, weights=weights, device=device)
+
+    def _renamed(self, state: dict[str, Tensor], source: str | os.PathLike[str]) -> dict[str, Tensor]:
         try:
-            state = _clip_state(read_weights(weights, self.name), size.depth, embedding)
+            return _clip_state(state, self._depth, self.pool_dim)
         except KeyError as error:
-            raise _not_the_weights(weights, self.name, f"{error} is missing") from None
-        self._load(weights, net, state, device)
-        watch.check()
+            raise not_the_weights(source, self.name, f"{error} is missing") from None
 
     def _prepare(self, image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]

@@ -1,12 +1,12 @@
-"""The embedded "digits" extractor: a small CNN whose weights ship with the package.
+"""The embedded "digits" network: a small CNN whose weights ship with the package.
 
 It lets the whole pipeline run, and be tested, with no download. It plays the part of the Inception network on 8x8 and
 16x16 grey digits and returns the same three kinds of features. Its numbers are **digits numbers**: they follow the same
 formulas as FID, sFID, Inception Score, precision and recall, and are never comparable with Inception's. Results say
-``extractor = "digits"`` for that reason.
+`extractor = "digits"` for that reason.
 
-The weights were trained by ``reference_stats/make_digits.py`` on scikit-learn's copy of the UCI handwritten digits;
-the header of ``digits.safetensors`` records how.
+The weights were trained by `reference_stats/make_digits.py` on scikit-learn's copy of the UCI handwritten digits;
+the header of `digits.safetensors` records how.
 """
 
 from __future__ import annotations
@@ -49,17 +49,12 @@ class DigitsCNN(nn.Module):
 
         Parameters
         ----------
-        x
-            (B, 1, 16, 16), values in 0..1.
+        x : (B, 1, 16, 16), values in 0..1
 
         Returns
         -------
-        pool
-            (B, 64), non-negative.
-        spatial
-            (B, 48, 4, 4), non-negative: the map before the last convolution.
-        logits
-            (B, 10)
+        Pool (B, 64), non-negative; spatial (B, 48, 4, 4), non-negative, the map before the last convolution; logits
+        (B, 10).
         """
         x = F.relu(self.conv1(x))  # (B, 24, 16, 16)
         x = F.relu(self.conv2(x))  # (B, 32, 8, 8)
@@ -76,13 +71,11 @@ def prepare_images(images: np.ndarray) -> Tensor:
 
     Parameters
     ----------
-    images
-        (B, H, W, 3) uint8.
+    images : (B, H, W, 3) uint8
 
     Returns
     -------
-    Tensor
-        (B, 1, 16, 16) float64, values in 0..1.
+    (B, 1, 16, 16) float64, values in 0..1.
 
     Raises
     ------
@@ -91,7 +84,7 @@ def prepare_images(images: np.ndarray) -> Tensor:
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
         raise ValueError(
-            f"found images of shape {images.shape} and type {images.dtype}, the digits extractor needs (B, H, W, 3) "
+            f"found images of shape {images.shape} and type {images.dtype}, the digits network needs (B, H, W, 3) "
             "uint8 in 0..255.\nRepeat a grey image over three channels; move channels last; scale floats to 0..255."
         )
     grey = torch.from_numpy(images.mean(axis=-1, dtype=np.float64) / 255)[:, None]  # (B, 1, H, W)
@@ -104,14 +97,12 @@ def digits_features(model: DigitsCNN, images: np.ndarray) -> FeatureBatch:
 
     Parameters
     ----------
-    images
-        (B, H, W, 3) uint8.
+    images : (B, H, W, 3) uint8
 
     Returns
     -------
-    FeatureBatch
-        ``pool`` (B, 64), ``spatial`` (B, 112): 7 channels of a 4x4 map flattened in NHWC order, ``class_probs``
-        (B, 10); all float32.
+    `pool` (B, 64), `spatial` (B, 112), which are 7 channels of a 4x4 map flattened in NHWC order, `class_probs`
+    (B, 10); all float32.
     """
     x = prepare_images(images).to(model.head.weight)  # the weight's device and dtype
     with arithmetic("fp32", x.device):  # float64 products know no other, but those of MPS do
@@ -168,5 +159,5 @@ class DigitsExtractor:
         self._model = model.to(device, torch.float32 if self.precision == "fp32" else torch.float64)
 
     def __call__(self, images: np.ndarray) -> FeatureBatch:
-        """Features of a batch of images; see :func:`digits_features`."""
+        """Features of a batch of images; see `digits_features`."""
         return digits_features(self._model, images)

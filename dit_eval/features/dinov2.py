@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dit_eval.features.vit import _PATCH, VIT_L, _network, _not_the_weights, _VitExtractor, read_weights
-from dit_eval.system.files import Watch
+from dit_eval.features.vit import PATCH, VIT_L, VitExtractor, not_the_weights, vision_transformer
 
 if TYPE_CHECKING:
     from dit_eval.features.vit import VitSize
 
 
-class DinoV2(_VitExtractor):
+class DinoV2(VitExtractor):
     """DINOv2 ViT-L/14 as dgm-eval runs it: the normalised class token (B, 1024) of images resized to 224 pixels.
 
     Parameters
@@ -44,14 +43,15 @@ class DinoV2(_VitExtractor):
     _mean, _std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
     def __init__(self, *, weights: str | os.PathLike[str], device: str = "cpu", size: VitSize = VIT_L) -> None:
-        self.pool_dim, watch = size.width, Watch(weights)
-        net = _network(size, image_size=self.image_size, num_classes=0, init_values=1.0, eps=1e-6)
-        state = read_weights(weights, self.name)
+        self.pool_dim = size.width
+        net = vision_transformer(size, image_size=self.image_size, num_classes=0, init_values=1.0, eps=1e-6)
+        super().__init__(net, weights=weights, device=device)
+
+    def _renamed(self, state: dict[str, Tensor], source: str | os.PathLike[str]) -> dict[str, Tensor]:
         state.pop("mask_token", None)  # of its training
         if "pos_embed" in state:
-            state["pos_embed"] = _fitted_positions(state["pos_embed"], self.image_size // _PATCH, weights)
-        self._load(weights, net, state, device)
-        watch.check()
+            state["pos_embed"] = _fitted_positions(state["pos_embed"], self.image_size // PATCH, source)
+        return state
 
 
 def _fitted_positions(table: Tensor, side: int, source: str | os.PathLike[str]) -> Tensor:
@@ -61,7 +61,7 @@ def _fitted_positions(table: Tensor, side: int, source: str | os.PathLike[str]) 
     """
     grid = math.isqrt(table.shape[1] - 1) if table.ndim == 3 and table.shape[1] > 1 else 0
     if not grid or table.shape[1] != 1 + grid**2:
-        raise _not_the_weights(source, "dinov2", f"pos_embed has shape {tuple(table.shape)}")
+        raise not_the_weights(source, "dinov2", f"pos_embed has shape {tuple(table.shape)}")
     patches = table[:, 1:].float().unflatten(1, (grid, grid)).permute(0, 3, 1, 2)  # (1, D, M, M)
     scale = (side + 0.1) / grid
     fitted = F.interpolate(patches, scale_factor=(scale, scale), mode="bicubic", antialias=False)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dit_eval.images.open import ImageSet
+from dit_eval.images import ImageSet
 from dit_eval.summary import FeatureSummary, RunningStats
+from dit_eval.system.ahead import read_ahead
 from dit_eval.system.dist import World
 
 if TYPE_CHECKING:
-    from dit_eval.features.network import FeatureExtractor
+    from dit_eval.features.network import FeatureBatch, FeatureExtractor
 
 
 def extract_features(
@@ -49,47 +49,66 @@ def extract_features(
             f"{images.path}: an iterable is read by one process, and there are {world.size}. Score it in one of them, "
             "or write its images into a file that all can read."
         )
-    first, last = 0, num
-    if num is not None:
-        # Whole batches, so that each is the same batch whatever the number of processes.
-        batches = -(-num // batch_size)
-        first, last = (min(batches * rank // world.size * batch_size, num) for rank in (world.rank, world.rank + 1))
-    pool_stats = RunningStats(extractor.pool_dim)
-    spatial_stats = None if extractor.spatial_dim is None else RunningStats(extractor.spatial_dim)
-    pool_rows, spatial_rows, probs_rows = (_Rows(0 if last is None else last - first) for _ in range(3))
-    done = 0
+    first, last = _share(num, batch_size, world)
+    kept = _Kept(extractor, expected=0 if last is None else last - first, keep_spatial=keep_spatial)
     stream = images.batches(batch_size, first=first, last=last)
     # A program that yields images runs in its own thread: it may hold a context of PyTorch there.
-    for batch in stream if images.read_once else _read_ahead(stream):
-        features = extractor(batch)
-        pool_stats.update(features.pool)
-        pool_rows.append(features.pool)
-        if spatial_stats is not None and features.spatial is not None:
-            spatial_stats.update(features.spatial)
-            if keep_spatial:
-                spatial_rows.append(features.spatial)
-        if features.class_probs is not None:
-            probs_rows.append(features.class_probs)
-        done += len(batch)
+    for batch in stream if images.read_once else read_ahead(stream):
+        kept.append(extractor(batch))
         if on_progress:
-            on_progress(done if num is None else min(num, done * world.size), num)
-    num = done if num is None else num
-    pool = _merged(pool_stats, world)
-    spatial = _merged(spatial_stats, world) if spatial_stats is not None else None
-    pool_features, spatial_features, class_probs = (
-        rows.gathered(world) for rows in (pool_rows, spatial_rows, probs_rows)
-    )
+            on_progress(kept.done if num is None else min(num, kept.done * world.size), num)
+    summary = kept.gathered(world, num=kept.done if num is None else num)
     world.from_first(images.check_unchanged)  # which has seen all of them, for their checksum
-    if pool is None:  # not process 0
-        return FeatureSummary()
-    # A single image has features but no covariance.
-    return FeatureSummary(
-        pool=pool.finalize() if num > 1 else None,
-        spatial=spatial.finalize() if num > 1 and spatial is not None else None,
-        pool_features=pool_features,
-        spatial_features=spatial_features,
-        class_probs=class_probs,
-    )
+    return summary
+
+
+def _share(num: int | None, batch_size: int, world: World) -> tuple[int, int | None]:
+    """First image of this process, and the one behind its last: whole batches, the same for any number of processes."""
+    if num is None:
+        return 0, None
+    batches = -(-num // batch_size)
+    first, last = (min(batches * rank // world.size * batch_size, num) for rank in (world.rank, world.rank + 1))
+    return first, last
+
+
+class _Kept:
+    """What is kept of the features of a process, batch by batch."""
+
+    def __init__(self, extractor: FeatureExtractor, *, expected: int, keep_spatial: bool) -> None:
+        self.done = 0
+        self._pool = RunningStats(extractor.pool_dim)
+        self._spatial = None if extractor.spatial_dim is None else RunningStats(extractor.spatial_dim)
+        self._keep_spatial = keep_spatial
+        self._pool_rows, self._spatial_rows, self._probs_rows = (_Rows(expected) for _ in range(3))
+
+    def append(self, features: FeatureBatch) -> None:
+        self.done += len(features.pool)
+        self._pool.update(features.pool)
+        self._pool_rows.append(features.pool)
+        if self._spatial is not None and features.spatial is not None:
+            self._spatial.update(features.spatial)
+            if self._keep_spatial:
+                self._spatial_rows.append(features.spatial)
+        if features.class_probs is not None:
+            self._probs_rows.append(features.class_probs)
+
+    def gathered(self, world: World, *, num: int) -> FeatureSummary:
+        """What all processes have kept, in process 0; an empty summary in the others."""
+        pool = _merged(self._pool, world)
+        spatial = None if self._spatial is None else _merged(self._spatial, world)
+        pool_features, spatial_features, class_probs = (
+            rows.gathered(world) for rows in (self._pool_rows, self._spatial_rows, self._probs_rows)
+        )
+        if pool is None:  # not process 0
+            return FeatureSummary()
+        # A single image has features but no covariance.
+        return FeatureSummary(
+            pool=pool.finalize() if num > 1 else None,
+            spatial=spatial.finalize() if num > 1 and spatial is not None else None,
+            pool_features=pool_features,
+            spatial_features=spatial_features,
+            class_probs=class_probs,
+        )
 
 
 class _Rows:
@@ -115,15 +134,6 @@ class _Rows:
         columns = world.most(self._array.shape[1])
         every = world.collect(self._array[: self._done].reshape(self._done, columns))
         return every if columns else None
-
-
-def _read_ahead(batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same batches; while one is worked on, a thread reads the next."""
-    with ThreadPoolExecutor(1, "images") as thread:
-        following = thread.submit(next, batches, None)
-        while (batch := following.result()) is not None:
-            following = thread.submit(next, batches, None)
-            yield batch
 
 
 def _merged(stats: RunningStats, world: World) -> RunningStats | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,46 +86,50 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
             raise IndexError(f"a number without an end at byte {position}")
 
 
+def _split(data: memoryview) -> tuple[defaultdict[int, list[memoryview]], dict[int, int]]:
+    """The fields of one message by their numbers: all that are bytes, and of varints the last."""
+    parts: defaultdict[int, list[memoryview]] = defaultdict(list)
+    numbers: dict[int, int] = {}
+    for field, value in _fields(data):
+        if isinstance(value, int):
+            numbers[field] = value
+        else:
+            parts[field].append(value)
+    return parts, numbers
+
+
 def _node(data: memoryview) -> tuple[str, str, memoryview | None]:
     """Name, op and the `value` tensor of a NodeDef."""
-    name = op = ""
+    parts, _ = _split(data)
+    name, op = (bytes(parts[field][-1]).decode() if parts[field] else "" for field in (1, 2))
     tensor: memoryview | None = None
-    for field, value in _fields(data):
-        if not isinstance(value, memoryview):
-            continue
-        if field == 1:
-            name = bytes(value).decode()
-        elif field == 2:
-            op = bytes(value).decode()
-        elif field == 5:  # attr: a map entry of key (1) and AttrValue (2)
-            entry = dict(_fields(value))
-            key, attribute = entry.get(1), entry.get(2)
-            if isinstance(key, memoryview) and key == b"value" and isinstance(attribute, memoryview):
-                tensor = next((v for f, v in _fields(attribute) if f == 8 and isinstance(v, memoryview)), None)
+    for attribute in parts[5]:  # a map entry of key (1) and AttrValue (2)
+        entry, _ = _split(attribute)
+        if entry[1] and entry[1][-1] == b"value" and entry[2]:
+            tensors = _split(entry[2][-1])[0][8]
+            tensor = tensors[0] if tensors else None
     return name, op, tensor
 
 
 def _tensor(data: memoryview, name: str, most: int) -> np.ndarray | None:
     """A float32 TensorProto as an array of at most so many values; None for other types."""
-    dtype, content = 0, b""
-    shape: tuple[int, ...] = ()
-    values: list[np.ndarray] = []
-    for field, value in _fields(data):
-        if field == 1 and isinstance(value, int):
-            dtype = value
-        elif field == 2 and isinstance(value, memoryview):
-            shape = tuple(_dimension(v) for f, v in _fields(value) if f == 2 and isinstance(v, memoryview))
-        elif field == 4 and isinstance(value, memoryview):
-            content = bytes(value)
-        elif field == 5 and isinstance(value, memoryview):  # float_val, packed or one by one
-            values.append(np.frombuffer(value, "<f4"))
+    parts, numbers = _split(data)
+    shape = tuple(_dimension(each) for each in _split(parts[2][-1])[0][2]) if parts[2] else ()
+    content = bytes(parts[4][-1]) if parts[4] else b""
+    values = [np.frombuffer(each, "<f4") for each in parts[5]]  # float_val, packed or one by one
+    dtype = numbers.get(1, 0)
     if dtype != _FLOAT:
         return None
     array = np.frombuffer(content, "<f4") if content else np.concatenate(values or [np.zeros(0, "<f4")])
+    return _filled(array, shape, name, most)
+
+
+def _filled(array: np.ndarray, shape: tuple[int, ...], name: str, most: int) -> np.ndarray:
+    """A constant's values in its shape; the last value stands for all that follow."""
     count = math.prod(shape)
     if max(count, array.size) > most:  # a single value may stand for any number of them
         raise ValueError(f"constants of more than {_MAX_VALUES:,} values")
-    if 0 < array.size < count:  # the last value stands for all that follow
+    if 0 < array.size < count:
         array = np.concatenate([array, np.full(count - array.size, array[-1], "<f4")])
     if array.size != count:
         raise ValueError(f"constant {name[:80]!r} has {array.size} values for another shape; the file is damaged")

@@ -27,9 +27,9 @@ from dit_eval.features.inception_weights import (
     POOL_DIM,
     SPATIAL_CHANNELS,
     SPATIAL_DIM,
-    _check_names,
-    _not_this_network,
+    check_names,
     convolutions_sha256,
+    not_this_network,
     read_state_dict,
 )
 from dit_eval.features.network import FeatureBatch
@@ -100,7 +100,7 @@ class TorchInception:
         self._weights = Path(weights)
         watch = Watch(weights)
         self._state = read_state_dict(weights)
-        _check_names(self._state, weights)
+        check_names(self._state, weights)
         self.weights_sha256 = sha256_of(self._weights)
         self.convolutions_sha256 = convolutions_sha256(self._state)
         watch.check()
@@ -193,7 +193,7 @@ def _network(state: dict[str, torch.Tensor], source: str | os.PathLike[str]) -> 
         net: torch.nn.Module = FeatureExtractorInceptionV3("dit-eval", ["2048", "logits_unbiased"], checked)
     except RuntimeError as error:  # load_state_dict lists every key that is missing, unknown or misshapen
         lines = [line.strip() for line in str(error).splitlines()]
-        raise _not_this_network(source, " ".join(lines[1:3])[:300]) from None
+        raise not_this_network(source, " ".join(lines[1:3])[:300]) from None
     return net
 
 

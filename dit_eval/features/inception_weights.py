@@ -62,7 +62,7 @@ def convolutions_sha256(state: Mapping[str, torch.Tensor]) -> str:
     for module, scope in convolution_scopes().items():
         for name in (f"{module}.conv.weight", *(f"{module}.bn.{part}" for part in _BATCH_NORM)):
             if name not in state:
-                raise _not_this_network("these weights", f"{name} is missing")
+                raise not_this_network("these weights", f"{name} is missing")
             # Float32 in a wider type is the same number; in a narrower one it is another.
             values = state[name].detach().cpu().to(torch.float32).contiguous().numpy().astype("<f4", copy=False)
             digest.update(f"{scope} {name.rpartition('.')[2]} {values.shape}\n".encode())
@@ -70,29 +70,34 @@ def convolutions_sha256(state: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _check_names(state: dict[str, torch.Tensor], source: str | os.PathLike[str]) -> None:
+def check_names(state: dict[str, torch.Tensor], source: str | os.PathLike[str]) -> None:
     """Tell another network's weights before anything is done with them; `_network` looks at every shape."""
-    parts = [
-        f"{module}.{part}"
-        for module in convolution_scopes()
-        for part in ("conv.weight", *(f"bn.{n}" for n in _BATCH_NORM))
-    ]
-    needed = {*parts, "fc.weight", "fc.bias"}
+    needed = _names()
     found = {name for name in state if not name.endswith(".num_batches_tracked")}
     if found != needed:
         name = min(found ^ needed)
-        raise _not_this_network(source, f"{name} is {'missing' if name in needed else 'unknown'}")
+        raise not_this_network(source, f"{name} is {'missing' if name in needed else 'unknown'}")
     for name, tensor in state.items():
-        # A view may claim any size on a few bytes; what is looked at value by value must be as large as it says.
-        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes() or tensor.is_complex():
-            raise _not_this_network(
+        if not _is_whole(tensor):
+            raise not_this_network(
                 source, f"{name} is {tensor.dtype} {tuple(tensor.shape)}, in too few bytes or complex"
             )
     if state["fc.weight"].shape != (NUM_CLASSES, POOL_DIM):
-        raise _not_this_network(source, f"its classifier has shape {tuple(state['fc.weight'].shape)}")
+        raise not_this_network(source, f"its classifier has shape {tuple(state['fc.weight'].shape)}")
 
 
-def _not_this_network(source: str | os.PathLike[str], what: str) -> ValueError:
+def _names() -> set[str]:
+    """What the state dict holds, but for the counts of batches."""
+    parts = ("conv.weight", *(f"bn.{name}" for name in _BATCH_NORM))
+    return {"fc.weight", "fc.bias", *(f"{module}.{part}" for module in convolution_scopes() for part in parts)}
+
+
+def _is_whole(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is real and as large as it says: a view may claim any size on a few bytes."""
+    return not tensor.is_complex() and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def not_this_network(source: str | os.PathLike[str], what: str) -> ValueError:
     return ValueError(
         f"{os.fspath(source)}: not the weights of the 2015 Inception with 1,008 classes ({what}). torchvision's "
         "inception_v3 is another network; fetch the right one with `dit-eval weights fetch inception`."

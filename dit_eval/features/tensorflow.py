@@ -68,7 +68,7 @@ class TensorflowInception:
                 raise
             raise ModuleNotFoundError(
                 'TensorFlow is not installed. Add it with `pip install "dit-eval[tensorflow]"`, '
-                "or use --backend torch, which gives the same numbers."
+                "or use `backend` torch, which gives the same numbers."
             ) from None
         self.device = device
         self.weights_sha256 = sha256_of(path)

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from dit_eval.features.network import FeatureBatch
 from dit_eval.system.assets import sha256_of
+from dit_eval.system.files import Watch
 from dit_eval.system.switches import arithmetic
 from dit_eval.system.tensors import load_tensors
 
-_PATCH = 14  # pixels
+PATCH = 14  # pixels
 _CPU_MINI_BATCH = 16  # keeps the activations of CLIP's 577 tokens small
 
 
@@ -41,8 +42,14 @@ class VitSize:
 VIT_L = VitSize()
 
 
-class _VitExtractor:
-    """What the two have in common: weights from a file, images in, class-token embeddings out, in float32."""
+class VitExtractor:
+    """What DINOv2 and CLIP have in common: weights from a file, images in, class-token embeddings out, in float32.
+
+    Parameters
+    ----------
+    net : the network without values
+    weights, device : see the networks
+    """
 
     name: str
     backend = "torch"
@@ -53,15 +60,22 @@ class _VitExtractor:
     _mean: tuple[float, float, float]
     _std: tuple[float, float, float]
 
-    def _load(self, weights: str | os.PathLike[str], net: nn.Module, state: dict[str, Tensor], device: str) -> None:
+    def __init__(self, net: nn.Module, *, weights: str | os.PathLike[str], device: str) -> None:
+        watch = Watch(weights)
+        state = self._renamed(read_weights(weights, self.name), weights)
         try:
             net.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
         except RuntimeError as error:  # lists every key that is missing, unknown or misshapen
             lines = [line.strip() for line in str(error).splitlines()]
-            raise _not_the_weights(weights, self.name, " ".join(lines[1:3])[:300]) from None
+            raise not_the_weights(weights, self.name, " ".join(lines[1:3])[:300]) from None
         self.device = device
         self.weights_sha256 = sha256_of(Path(weights))
         self._net = net.requires_grad_(False).eval().to(device)
+        watch.check()
+
+    def _renamed(self, state: dict[str, Tensor], source: str | os.PathLike[str]) -> dict[str, Tensor]:
+        """The tensors of a file by timm's names, as the network takes them; ValueError if it is another's file."""
+        raise NotImplementedError
 
     def _prepare(self, image: np.ndarray) -> np.ndarray:
         """One image (H, W, 3) uint8 as one of the network's size; Pillow's bicubic, antialiased, rounded to uint8."""
@@ -83,7 +97,7 @@ class _VitExtractor:
             return self._net((x - mean) / std)
 
 
-def _network(size: VitSize, *, image_size: int, eps: float, **options: Any) -> nn.Module:
+def vision_transformer(size: VitSize, *, image_size: int, eps: float, **options: Any) -> nn.Module:
     """timm's vision transformer, without values: they come from the file."""
     try:
         from timm.models.vision_transformer import VisionTransformer
@@ -91,12 +105,12 @@ def _network(size: VitSize, *, image_size: int, eps: float, **options: Any) -> n
         if error.name != "timm":
             raise
         raise ModuleNotFoundError(
-            'The DINOv2 and CLIP extractors need timm. Add it with `pip install "dit-eval[witnesses]"`.'
+            'DINOv2 and CLIP need timm. Add it with `pip install "dit-eval[witnesses]"`.'
         ) from None
     with torch.device("meta"):
         return VisionTransformer(
             img_size=image_size,
-            patch_size=_PATCH,
+            patch_size=PATCH,
             embed_dim=size.width,
             depth=size.depth,
             num_heads=size.heads,
@@ -117,13 +131,13 @@ def read_weights(path: str | os.PathLike[str], network: str) -> dict[str, Tensor
     try:
         state = load_tensors(path)
     except ValueError as error:
-        raise _not_the_weights(path, network, f"unreadable: {error}") from None
+        raise not_the_weights(path, network, f"unreadable: {error}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise _not_the_weights(path, network, f"it holds {type(state).__name__}, not a plain state dict of tensors")
+        raise not_the_weights(path, network, f"it holds {type(state).__name__}, not a plain state dict of tensors")
     return state
 
 
-def _not_the_weights(path: str | os.PathLike[str], network: str, found: str) -> ValueError:
+def not_the_weights(path: str | os.PathLike[str], network: str, found: str) -> ValueError:
     published = {"dinov2": "dinov2_vitl14_pretrain.pth", "clip": "openai/clip-vit-large-patch14-336"}[network]
     return ValueError(
         f"{os.fspath(path)}: not the weights of {published} ({found}). "

@@ -48,7 +48,7 @@ def paper_name(network: dict[str, Any]) -> str | None:
     TypeError, ValueError
         If the network is no DiT's.
     """
-    from dit_eval.models import dit
+    from dit_eval.models import config as dit  # without torch
 
     config = dit.DiTConfig(**network)
     name = dit.paper_name(config)
@@ -62,13 +62,15 @@ def count_network(network: dict[str, Any]) -> Count | None:
         import torch
 
         from dit_eval.flops.count import count_flops
-        from dit_eval.models.dit import MODEL_NAMES, DiT, DiTConfig, named_config
+        from dit_eval.models.config import DiTConfig, named_config
+        from dit_eval.models.dit import DiT
+        from dit_eval.models.names import DIT_NAMES
 
         try:
             config = DiTConfig(**network)
         except (TypeError, ValueError):
             return None
-        for name in MODEL_NAMES if config.space == "latent" else ():
+        for name in DIT_NAMES if config.space == "latent" else ():
             if config == named_config(name, image_size=config.image_size, block=config.block):
                 count = count_named(name, config.image_size, config.block)
                 _keep(key, [round(count.gflops * 1e9), round(count.params_m * 1e6)])
@@ -104,7 +106,12 @@ def _keep(key: str, count: list[int]) -> None:
 def _file() -> Path:
     digest = hashlib.sha256()
     package = Path(dit_eval.__file__).parent
-    for source in (*sorted(package.glob("flops/*.py")), package / "models/dit.py", package / "models/unet.py"):
+    for source in (
+        *sorted(package.glob("flops/*.py")),
+        package / "models/config.py",
+        package / "models/dit.py",
+        package / "models/unet.py",
+    ):
         digest.update(source.read_bytes())
     digest.update(" ".join(metadata.version(name) for name in ("torch", "fvcore")).encode())
     return cache_dir() / f"gflops-{digest.hexdigest()[:16]}.json"

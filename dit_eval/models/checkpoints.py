@@ -21,7 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from dit_eval.models.dit import MODEL_NAMES, DiT, DiTConfig, named_config
+from dit_eval.models.config import DiTConfig, named_config
+from dit_eval.models.dit import DiT
+from dit_eval.models.names import DIT_NAMES
 from dit_eval.models.wrappers import found_elsewhere, unwrap
 from dit_eval.system.files import atomic_file
 from dit_eval.system.tensors import load_tensors
@@ -130,7 +132,14 @@ def open_checkpoint(
         raise ValueError(f"{path}: {error}.") from None
     if found is None:
         raise ValueError(f"{path}: not a checkpoint of a DiT ({_instead(state)}).")
-    tensors = found.tensors
+    tensors = _in_released_names(found.tensors, path)
+    if found.notes and on_note:
+        on_note(f"{path}: {'; '.join(found.notes)}")
+    return Checkpoint(path=path, tensors=tensors, weights=found.weights, num_classes=_said_classes(state, tensors))
+
+
+def _in_released_names(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors of a DiT, of either layout, if they are plain numbers."""
     odd = next((name for name, value in tensors.items() if not _is_plain(value)), None)
     if odd is not None:
         kind = type(tensors[odd]).__name__
@@ -139,17 +148,24 @@ def open_checkpoint(
         tensors = _from_diffusers(tensors, path)
     if "x_embedder.proj.weight" not in tensors:
         raise ValueError(f"{path}: not a checkpoint of a DiT ({_instead(tensors)}).")
-    if found.notes and on_note:
-        on_note(f"{path}: {'; '.join(found.notes)}")
-    return Checkpoint(path=path, tensors=tensors, weights=found.weights, num_classes=_said_classes(state, tensors))
+    return tensors
 
 
 def build_dit(checkpoint: Checkpoint, config: DiTConfig, *, on_note: Note | None = None) -> DiT:
     """The DiT of a checkpoint, in evaluation mode, on the CPU. Position table and errors as `load_dit`."""
-    path, state = checkpoint.path, checkpoint.tensors
+    _refuse_other_shapes(checkpoint, config)
+    model = DiT(config)
+    positions = _positions(checkpoint, model.pos_embed.detach(), on_note)
+    model.load_state_dict({**checkpoint.tensors, "pos_embed": positions})
+    return model.eval()
+
+
+def _refuse_other_shapes(checkpoint: Checkpoint, config: DiTConfig) -> None:
+    """Raise a ValueError if a checkpoint is of another model, or of other classes."""
+    path = checkpoint.path
     with torch.device("meta"):
         needed = {name: tuple(value.shape) for name, value in DiT(config).state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
+    found = {name: tuple(value.shape) for name, value in checkpoint.tensors.items()}
     stored, table = found.pop("pos_embed", None), needed.pop("pos_embed")
     if stored is not None and stored != table and found == needed:
         sizes = ""
@@ -166,20 +182,22 @@ def build_dit(checkpoint: Checkpoint, config: DiTConfig, *, on_note: Note | None
             f"{path}: of {checkpoint.num_classes} classes, as the settings in it say; asked for {config.num_classes}. "
             f"Its label table has {found[_LABEL_TABLE][0]} rows."
         )
-    model = DiT(config)
-    positions = model.pos_embed.detach()
-    if "pos_embed" in state:
-        own = state["pos_embed"]
-        apart = (own.float() - positions).abs().max().item()
-        if not apart <= max(_POSITIONS_DRIFT, torch.finfo(own.dtype).eps):  # NaN is another one, too
-            positions = own
-            if on_note:
-                on_note(
-                    f"{path}: its position table is not the sine-cosine one (they differ by up to {apart:.2g}); it is "
-                    "used as stored"
-                )
-    model.load_state_dict({**state, "pos_embed": positions})
-    return model.eval()
+
+
+def _positions(checkpoint: Checkpoint, computed: Tensor, on_note: Note | None) -> Tensor:
+    """The position table to use: the sine-cosine one that was computed, unless the file has another."""
+    own = checkpoint.tensors.get("pos_embed")
+    if own is None:
+        return computed
+    apart = (own.float() - computed).abs().max().item()
+    if apart <= max(_POSITIONS_DRIFT, torch.finfo(own.dtype).eps):  # NaN is another one, too
+        return computed
+    if on_note:
+        on_note(
+            f"{checkpoint.path}: its position table is not the sine-cosine one (they differ by up to {apart:.2g}); it "
+            "is used as stored"
+        )
+    return own
 
 
 def labelled_config(config: DiTConfig, checkpoint: Checkpoint, *, num_classes: int | None = None) -> DiTConfig:
@@ -203,19 +221,26 @@ def labelled_config(config: DiTConfig, checkpoint: Checkpoint, *, num_classes: i
     path, rows = checkpoint.path, table.shape[0]
     if None not in (said, num_classes) and said != num_classes:
         raise ValueError(
-            f"{path}: of {said} classes, as the settings in it say; asked for {num_classes}. Leave --num-classes out."
+            f"{path}: of {said} classes, as the settings in it say; asked for {num_classes}. Leave `num_classes` out."
         )
     classes = said or num_classes or (1 if rows == 1 else config.num_classes)
     if rows not in (classes, classes + 1):
-        readings = f'{rows} classes and no row for "no label" (trained without label dropout)'
-        readings += f", or {rows - 1} classes and such a row" if rows > 1 else ""
-        choices = f"--num-classes {rows}" + (f" or --num-classes {rows - 1}" if rows > 1 else "")
-        raise ValueError(
-            f"{path}: its label table has {rows} rows, and {classes} classes have {classes} or {classes + 1}. It is of "
-            f"{readings}; the file does not say which. Pass {choices}."
-        )
+        raise ValueError(f"{path}: {_about_rows(rows, classes)}")
     dropout = (config.label_dropout or DiTConfig.label_dropout) if rows == classes + 1 else 0.0
     return replace(config, num_classes=classes, label_dropout=dropout)
+
+
+def _about_rows(rows: int, classes: int) -> str:
+    """Why a label table is none of so many classes, and of how many it may be."""
+    readings = f'{rows} classes and no row for "no label" (trained without label dropout)'
+    choices = f"`num_classes` {rows}"
+    if rows > 1:
+        readings += f", or {rows - 1} classes and such a row"
+        choices += f" or `num_classes` {rows - 1}"
+    return (
+        f"its label table has {rows} rows, and {classes} classes have {classes} or {classes + 1}. It is of {readings}; "
+        f"the file does not say which. Pass {choices}."
+    )
 
 
 def _said_classes(state: Mapping[Any, object], tensors: Mapping[str, Tensor]) -> int | None:
@@ -349,32 +374,39 @@ def _from_diffusers(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]
     state: dict[str, Tensor] = {}
     parts: dict[str, dict[str, Tensor]] = {}  # the three thirds of each block's attention matrix
     for name, value in tensors.items():
-        module, _, kind = name.rpartition(".")
-        block = re.fullmatch(r"transformer_blocks\.(\d+)\.(.+)", module)
-        if block is None:
-            if module not in _DIFFUSERS_OUTER:
-                raise ValueError(f"{path}: {name} is not part of diffusers' DiT.")
-            state[f"{_DIFFUSERS_OUTER[module]}.{kind}"] = value
+        ours, third = _released_name(name, path)
+        if third:
+            parts.setdefault(ours, {})[third] = value
             continue
-        index, inner = block.groups()
-        if inner in _DIFFUSERS_BLOCK:
-            state[f"blocks.{index}.{_DIFFUSERS_BLOCK[inner]}.{kind}"] = value
-        elif inner in _DIFFUSERS_SHARED:
-            ours = f"{_DIFFUSERS_SHARED[inner]}.{kind}"
-            if ours in state and (state[ours].dtype != value.dtype or not torch.equal(state[ours], value)):
-                raise ValueError(f"{path}: {name} differs between blocks; a DiT has one for all.")
-            state[ours] = value
-        elif inner in ("attn1.to_q", "attn1.to_k", "attn1.to_v"):
-            parts.setdefault(f"blocks.{index}.attn.qkv.{kind}", {})[inner[-1]] = value
-        else:
-            raise ValueError(f"{path}: {name} is not part of diffusers' DiT.")
-    for ours, thirds in parts.items():
-        if thirds.keys() != {"q", "k", "v"}:
-            raise ValueError(f"{path}: {ours} is incomplete; found {', '.join(sorted(thirds))} of q, k, v.")
-        if len({third.shape for third in thirds.values()}) > 1 or thirds["q"].ndim == 0:
-            raise ValueError(f"{path}: the shapes of q, k and v of {ours} differ.")
-        state[ours] = torch.cat([thirds[third] for third in "qkv"])
-    return state
+        if ours in state and (state[ours].dtype != value.dtype or not torch.equal(state[ours], value)):
+            raise ValueError(f"{path}: {name} differs between blocks; a DiT has one for all.")
+        state[ours] = value
+    return state | {ours: _joined(thirds, ours, path) for ours, thirds in parts.items()}
+
+
+def _released_name(name: str, path: Path) -> tuple[str, str]:
+    """The released name of a tensor of diffusers' layout; and "q", "k" or "v" if it is that third of it, or ""."""
+    module, _, kind = name.rpartition(".")
+    block = re.fullmatch(r"transformer_blocks\.(\d+)\.(.+)", module)
+    if block is None and module in _DIFFUSERS_OUTER:
+        return f"{_DIFFUSERS_OUTER[module]}.{kind}", ""
+    index, inner = block.groups() if block else ("", "")
+    if inner in _DIFFUSERS_BLOCK:
+        return f"blocks.{index}.{_DIFFUSERS_BLOCK[inner]}.{kind}", ""
+    if inner in _DIFFUSERS_SHARED:
+        return f"{_DIFFUSERS_SHARED[inner]}.{kind}", ""
+    if inner in ("attn1.to_q", "attn1.to_k", "attn1.to_v"):
+        return f"blocks.{index}.attn.qkv.{kind}", inner[-1]
+    raise ValueError(f"{path}: {name} is not part of diffusers' DiT.")
+
+
+def _joined(thirds: dict[str, Tensor], ours: str, path: Path) -> Tensor:
+    """Queries, keys and values of a block as one matrix."""
+    if thirds.keys() != {"q", "k", "v"}:
+        raise ValueError(f"{path}: {ours} is incomplete; found {', '.join(sorted(thirds))} of q, k, v.")
+    if len({third.shape for third in thirds.values()}) > 1 or thirds["q"].ndim == 0:
+        raise ValueError(f"{path}: the shapes of q, k and v of {ours} differ.")
+    return torch.cat([thirds[third] for third in "qkv"])
 
 
 def _image_size(tokens: int, config: DiTConfig) -> int:
@@ -383,18 +415,12 @@ def _image_size(tokens: int, config: DiTConfig) -> int:
 
 def _difference(found: dict[str, tuple[int, ...]], needed: dict[str, tuple[int, ...]], config: DiTConfig) -> str:
     """Why the shapes do not fit: the model they are of, if the paper has it, else the first differences."""
-    for name in MODEL_NAMES:
-        named = named_config(name)
-        same = (named.depth, named.hidden_size, named.patch_size) == (
-            config.depth,
-            config.hidden_size,
-            config.patch_size,
+    other = _paper_model(found, config)
+    if other is not None:
+        return (
+            f"a checkpoint of {other}; the model asked for has depth {config.depth}, hidden size "
+            f"{config.hidden_size}, patch size {config.patch_size}, {config.block} blocks."
         )
-        if not same and all(found.get(key) == shape for key, shape in _telling_shapes(named).items()):
-            return (
-                f"a checkpoint of {name}; the model asked for has depth {config.depth}, hidden size "
-                f"{config.hidden_size}, patch size {config.patch_size}, {config.block} blocks."
-            )
     missing, unknown = sorted(needed.keys() - found.keys()), sorted(found.keys() - needed.keys())
     shapes_differ = sorted(key for key in found.keys() & needed.keys() if found[key] != needed[key])
     named_keys = (("missing", missing), ("unknown", unknown))
@@ -408,6 +434,16 @@ def _difference(found: dict[str, tuple[int, ...]], needed: dict[str, tuple[int, 
             f"asked for are {config.num_classes} {dropout} it."
         )
     return text
+
+
+def _paper_model(found: dict[str, tuple[int, ...]], config: DiTConfig) -> str | None:
+    """The model of the paper that shapes are of, if it is another one than `config`."""
+    for name in DIT_NAMES:
+        named = named_config(name)
+        same = all(getattr(named, field) == getattr(config, field) for field in ("depth", "hidden_size", "patch_size"))
+        if not same and all(found.get(key) == shape for key, shape in _telling_shapes(named).items()):
+            return name
+    return None
 
 
 def _telling_shapes(config: DiTConfig) -> dict[str, tuple[int, ...]]:

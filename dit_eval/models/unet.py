@@ -108,20 +108,39 @@ UNETS: dict[str, UNetConfig] = {
         head_channels=32, in_channels=4, out_channels=4,
     ),
 }  # fmt: skip
-UNET_NAMES = tuple(UNETS)
 
 
-def named_unet(name: str) -> UNetConfig:
+def named_config(name: str, *, image_size: int | None = None, block: str | None = None) -> UNetConfig:
     """The published configuration of a U-Net such as "ADM-256" or "LDM-4".
+
+    Parameters
+    ----------
+    image_size, block : as for a DiT; a U-Net has one size, and no block designs
 
     Raises
     ------
     ValueError
-        If there is no such model; the message suggests the nearest.
+        If there is no such model (the message suggests the nearest), or the two others do not go with it.
     """
     if name not in UNETS:
         raise ValueError(f"Unknown U-Net {name!r}; known: {', '.join(UNETS)}.{did_you_mean(name, UNETS)}")
-    return UNETS[name]
+    config = UNETS[name]
+    if image_size not in (None, config.image_size) or block is not None:
+        raise ValueError(f"{name} makes images of {config.image_size} pixels and has no block designs; leave both out.")
+    return config
+
+
+def example_inputs(config: UNetConfig) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """Arguments of a forward pass of one image: input, timestep and label; by name context and low-resolution image."""
+    inputs = [torch.empty(1, config.in_channels, config.input_size, config.input_size), torch.zeros(1)]
+    if config.num_classes is not None:
+        inputs.append(torch.zeros(1, dtype=torch.long))
+    keywords = {}
+    if config.context_dim is not None:
+        keywords["context"] = torch.empty(1, 1, config.context_dim)
+    if config.low_res_size is not None:
+        keywords["low_res"] = torch.empty(1, config.in_channels, config.low_res_size, config.low_res_size)
+    return tuple(inputs), keywords
 
 
 class UNet(nn.Module):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dit_eval.models.checkpoints import read_state
-from dit_eval.models.dit import LATENT_FACTOR
+from dit_eval.models.config import LATENT_FACTOR
 from dit_eval.models.wrappers import unwrap
 from dit_eval.system.switches import arithmetic, each_core_alone
 from dit_eval.system.text import did_you_mean
@@ -112,7 +112,7 @@ class Autoencoder:
                 if self._batch == 1:
                     raise RuntimeError(
                         f"The GPU has no memory for decoding one image of {latents.shape[2] * LATENT_FACTOR} px. "
-                        "Decode it in tiles (--vae-tiling)."
+                        "Decode it in tiles (`vae_tiling`)."
                     ) from None
                 self._batch //= 2
                 continue

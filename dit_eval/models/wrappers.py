@@ -168,42 +168,54 @@ def _sets(
 ) -> list[_Set]:
     """The sets of weights in one dict: one, or several behind prefixes of their own."""
     names = {key: _parts(key) for key, value in mapping.items() if isinstance(value, Tensor)}
-    prefixes = set()
-    for parts, _ in names.values():
-        first = next((i for i, part in enumerate(parts) if part in roots), None)
-        if first is not None and ".".join(parts[first:]) in anchors:
-            prefixes.add(tuple(parts[:first]))
+    prefixes = {prefix for parts, _ in names.values() if (prefix := _prefix(parts, roots, anchors)) is not None}
     # The longest prefix first: a name belongs to the innermost network that holds it.
-    ordered = sorted(prefixes, key=len, reverse=True)
-    tensors: dict[tuple[str, ...], dict[str, Tensor]] = {prefix: {} for prefix in ordered}
-    around: dict[tuple[str, ...], set[str]] = {prefix: set() for prefix in ordered}
-    beside: dict[tuple[str, ...], list[str]] = {prefix: [] for prefix in ordered}
+    ordered = sorted(sorted(prefixes), key=len, reverse=True)
+    found = {prefix: _Gathered() for prefix in ordered}
     strangers: set[str] = set()
-    for key, (parts, taken) in names.items():
+    for key, (parts, around) in names.items():
         prefix = next((p for p in ordered if tuple(parts[: len(p)]) == p), None)
         if prefix is None:
             strangers.add(parts[0] if parts else str(key))
-            continue
-        own, value = ".".join(parts[len(prefix) :]), mapping[key]
-        assert isinstance(value, Tensor)
-        if own in _BOOKKEEPING and value.numel() == 1:
-            beside[prefix].append(own)
-            continue
-        if own in tensors[prefix]:
-            raise ValueError(f"two of its tensors are {shown(own[:80])} once wrappers are taken off")
-        tensors[prefix][own] = value
-        around[prefix] |= taken
+        else:
+            found[prefix].take(".".join(parts[len(prefix) :]), mapping[key], around)
     return [
         _Set(
             keys=keys,
             prefix=prefix,
-            tensors=tensors[prefix],
-            around=frozenset(around[prefix]),
-            beside=tuple(sorted(beside[prefix])),
+            tensors=gathered.tensors,
+            around=frozenset(gathered.around),
+            beside=tuple(sorted(gathered.beside)),
             strangers=tuple(sorted(strangers)),
         )
-        for prefix in ordered
+        for prefix, gathered in found.items()
     ]
+
+
+def _prefix(parts: list[str], roots: frozenset[str], anchors: frozenset[str]) -> tuple[str, ...] | None:
+    """What stands before the model's own name; None if the name is no anchor."""
+    first = next((i for i, part in enumerate(parts) if part in roots), None)
+    return tuple(parts[:first]) if first is not None and ".".join(parts[first:]) in anchors else None
+
+
+class _Gathered:
+    """What belongs to one set of weights, as it is found."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self.around: set[str] = set()
+        self.beside: list[str] = []
+
+    def take(self, own: str, value: object, around: set[str]) -> None:
+        """Take a tensor by the model's name for it, or a number that an average keeps beside the weights."""
+        assert isinstance(value, Tensor)
+        if own in _BOOKKEEPING and value.numel() == 1:
+            self.beside.append(own)
+            return
+        if own in self.tensors:
+            raise ValueError(f"two of its tensors are {shown(own[:80])} once wrappers are taken off")
+        self.tensors[own] = value
+        self.around |= around
 
 
 def _nameless(keys: tuple[str, ...], mapping: Mapping[Any, object], known: list[_Set]) -> Iterator[str]:
@@ -220,20 +232,26 @@ def _nameless(keys: tuple[str, ...], mapping: Mapping[Any, object], known: list[
 
 def _chosen(known: list[_Set], weights: Weights, nameless: str | None) -> _Set:
     wanted = [found for found in known if found.weights == weights]
-    if not wanted and weights == "ema" and nameless is not None:
-        raise ValueError(
-            f"without a state dict under {nameless!r}: what is there has no names of the model. Save the averaged "
-            "weights by name, or take the others (--weights model)"
-        )
-    if not wanted and weights == "model" and all(found.weights == "ema" for found in known):
-        raise ValueError(
-            f"its weights{_under(known[0])} are averaged ones (ema), and the others (--weights model) are not in it"
-        )
-    wanted = wanted or [found for found in known if found.weights is None] or known
+    if not wanted:
+        _refuse_the_other_set(known, weights, nameless)
+        wanted = [found for found in known if found.weights is None] or known
     if len(wanted) > 1:
         places = ", ".join(found.place or "the file itself" for found in wanted)
         raise ValueError(f"several sets of weights fit ({places}). Save the one to use in a file of its own")
     return wanted[0]
+
+
+def _refuse_the_other_set(known: list[_Set], weights: Weights, nameless: str | None) -> None:
+    """Raise a ValueError if a file has the other set of weights, and not the one that is asked for by name."""
+    if weights == "ema" and nameless is not None:
+        raise ValueError(
+            f"without a state dict under {nameless!r}: what is there has no names of the model. Save the averaged "
+            "weights by name, or take the others (`weights` model)"
+        )
+    if weights == "model" and all(found.weights == "ema" for found in known):
+        raise ValueError(
+            f"its weights{_under(known[0])} are averaged ones (ema), and the others (`weights` model) are not in it"
+        )
 
 
 def _under(found: _Set) -> str:
@@ -246,10 +264,15 @@ def _notes(chosen: _Set, every: list[_Set]) -> Iterator[str]:
     off = [f"{part}." for part in sorted(chosen.around)]
     off += [f"{'.'.join(chosen.prefix)}."] if chosen.prefix else []
     if off:
-        yield f"took {' and '.join(repr(part) for part in off)} off their names"
-    left = [repr(found.place or "the file itself") for found in every if found is not chosen]
-    left += [repr(shown(name[:80])) for name in (*chosen.beside, *chosen.strangers)]
+        yield f"took {' and '.join(map(repr, off))} off their names"
+    left = [found.place or "the file itself" for found in every if found is not chosen]
+    left += [shown(name[:80]) for name in (*chosen.beside, *chosen.strangers)]
     if left:
-        yield f"left out {', '.join(left[:6])}{f' and {len(left) - 6} more' if len(left) > 6 else ''}"
-    if chosen.weights == "model" and not any(found.weights == "ema" for found in every):
+        yield f"left out {_first_six(left)}"
+    if chosen.weights == "model" and all(found.weights != "ema" for found in every):
         yield "found no averaged weights (ema)"
+
+
+def _first_six(texts: list[str]) -> str:
+    more = f" and {len(texts) - 6} more" if len(texts) > 6 else ""
+    return ", ".join(map(repr, texts[:6])) + more

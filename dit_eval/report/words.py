@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dit_eval.models.names import DIT_NAMES, ModelName, parse_name
 
 SIZES = ("S", "B", "L", "XL")
 PATCHES = (16, 8, 4, 2, 1)
 THOUSANDS_FROM = 10_000  # training steps, from which they are written in thousands
-_MODEL = re.compile(r"([^/]+)-(S|B|L|XL)/(1|2|4|8|16)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelName:
-    """A name such as "DiT-XL/2" or "mini-S/4" in its parts."""
-
-    family: str
-    size: str
-    patch: int
 
 
 def model_name(text: str) -> ModelName | None:
-    """The parts of a model's name; None if it names neither size nor patch."""
-    found = _MODEL.fullmatch(text)
-    return ModelName(family=found[1], size=found[2], patch=int(found[3])) if found else None
+    """The parts of a model's name; None if it names neither size nor patch, or a patch that no report shows."""
+    name = parse_name(text)
+    return name if name and name.patch in PATCHES else None
+
+
+def is_papers_model(text: str) -> bool:
+    """Whether this is the name of one of the paper's twelve models."""
+    return text in DIT_NAMES
+
+
+def better_arrow(better: str) -> str:
+    """An arrow towards better values: down for "lower", up for "higher"."""
+    return {"lower": "↓", "higher": "↑"}[better]
 
 
 def fid_label(num_samples: float) -> str:

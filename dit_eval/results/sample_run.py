@@ -7,10 +7,39 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dit_eval.results.parse import _NOT_OURS, _checked, json_text, parse_json
+from dit_eval.results.settings import LABEL_RULES, SamplingSettings
+from dit_eval.system.environment import environment
 from dit_eval.system.text import reason
 
 # How sampling makes noise; a change of the rule is a change of all images and needs another text.
 NOISE_RULE = "numpy Philox, key (seed, index), standard_normal float32; labels from key (seed, 2^63 + index)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFiles:
+    """What a run draws with: a network, the files that it is loaded from, and their SHA-256.
+
+    Attributes
+    ----------
+    model : name of the paper, or of the file for another network
+    network, image_size : the fields of its `DiTConfig`, and the side of its images in pixels
+    checkpoint, checkpoint_sha256, weights : file name, checksum, and the set of weights that was taken from it
+    vae, vae_sha256 : decoder and checksum; None in pixel space
+    labels_sha256 : of the file of labels, if they are from one
+    training_steps, training_batch_size : as the checkpoint says; None if it does not
+    """
+
+    model: str
+    network: dict[str, Any]
+    image_size: int
+    checkpoint: str
+    checkpoint_sha256: str
+    weights: str
+    vae: str | None = None
+    vae_sha256: str | None = None
+    labels_sha256: str | None = None
+    training_steps: int | None = None
+    training_batch_size: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +102,52 @@ class SampleRun:
     environment: dict[str, Any] = field(default_factory=dict)
     earlier_environments: tuple[dict[str, Any], ...] = ()
 
+    @classmethod
+    def of(cls, settings: SamplingSettings, files: RunFiles, *, device: str) -> SampleRun:
+        """The run of these settings with these files, on this machine."""
+        return cls(
+            model=files.model,
+            network=files.network,
+            checkpoint=files.checkpoint,
+            checkpoint_sha256=files.checkpoint_sha256,
+            image_size=files.image_size,
+            weights=files.weights,
+            num_images=settings.num_images,
+            num_sampling_steps=str(settings.num_sampling_steps),
+            sampler=settings.sampler,
+            cfg_scale=float(settings.cfg_scale),
+            cfg_channels=settings.guided_channels(files.network["in_channels"]),
+            vae=files.vae,
+            vae_sha256=files.vae_sha256,
+            vae_tiling=settings.vae_tiling and files.vae is not None,
+            labels=settings.labels if settings.labels in LABEL_RULES else "file",
+            labels_sha256=files.labels_sha256,
+            rounding=settings.rounding,
+            global_seed=settings.global_seed,
+            precision=settings.precision,
+            compiled=settings.compiled,
+            device=device.split(":")[0],
+            training_steps=files.training_steps,
+            training_batch_size=files.training_batch_size,
+            environment=environment(),
+        )
+
+    @property
+    def settings(self) -> SamplingSettings:
+        """The settings that ask for this run once more, of the same checkpoint; labels of a file are named "file".
+
+        Raises
+        ------
+        ValueError
+            If a record of another program has values that nobody can ask for.
+        """
+        recorded = {
+            each.name: getattr(self, each.name)
+            for each in dataclasses.fields(SamplingSettings)
+            if each.name in _RECORDED
+        }
+        return SamplingSettings(**recorded, vae=self.vae or SamplingSettings.vae)
+
     def to_json(self) -> str:
         """One line of JSON with every field."""
         return json_text(dataclasses.asdict(self))
@@ -116,3 +191,7 @@ class SampleRun:
         guidance = "no guidance" if self.cfg_scale == 1.0 else f"cfg {self.cfg_scale:.2f}"
         sampler = "" if self.sampler == "ddpm" else f" {self.sampler.upper()}"
         return f"{self.model}, {steps}{sampler} steps, {guidance}, seed {self.global_seed}"
+
+
+# Fields of a run that are those of its settings, under the same name and with the same meaning.
+_RECORDED = {each.name for each in dataclasses.fields(SampleRun)} - {"vae"}

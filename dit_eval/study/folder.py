@@ -15,26 +15,31 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from dit_eval.diffusion.labels import draw_labels
+from dit_eval.diffusion.recipe import Execution
 from dit_eval.diffusion.sampler import ImageSampler
-from dit_eval.evaluation import evaluate
+from dit_eval.evaluation import score
 from dit_eval.images.npz import open_batch
 from dit_eval.models.checkpoints import load_dit
 from dit_eval.models.vae import Autoencoder
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.lines import read_lines
 from dit_eval.results.parse import json_text
+from dit_eval.results.sample_run import RunFiles, SampleRun
+from dit_eval.results.settings import EvaluationSettings
 from dit_eval.sampling import images_drawn, sample_npz
 from dit_eval.study.pace import _Pace, work_gflops
 from dit_eval.study.plan import Cell, Plan, Task, Training, label
 from dit_eval.study.plan_file import parse_plan
-from dit_eval.study.sources import Sources, _extractor, sample_run, training_data
+from dit_eval.study.sources import Sources, feature_network, sampling_settings, training_data, training_run
 from dit_eval.system.assets import sha256_of
 from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
 from dit_eval.system.files import Watch, atomic_file, check_target
+from dit_eval.system.run_folder import claim, is_claimed, remove_partial
+from dit_eval.system.where import Where
 from dit_eval.training import steps_done, train, weights_of_step
 
 if TYPE_CHECKING:
@@ -149,7 +154,7 @@ class Study:
         if there == [plan] and plan.read_bytes() == self.plan.text.encode():  # of a run that ended at once
             return
         if there:
-            raise FileExistsError(f"{there[0]}: of no study, which would write over it. Name another --out.")
+            raise FileExistsError(f"{there[0]}: of no study, which would write over it. Name another `out`.")
 
     def missing(self) -> list[Task]:
         """Tasks to do: trainings first, then cells, the most work first, so that workers finish together."""
@@ -173,7 +178,7 @@ class Study:
                 result = self.result(task) if isinstance(task, Cell) else None
             else:
                 share = self._share(task)
-                if _is_locked(self._lock_file(task)):
+                if is_claimed(self._lock_file(task)):
                     state = "running"
                 elif task.key in failures:
                     state, reason = "failed", failures[task.key]
@@ -325,18 +330,15 @@ class Study:
                 f"{folder} has done {before:,} steps and did not keep the weights after {lost[0]:,}. Remove the folder "
                 "to train again, or take that step out of the plan."
             )
+        data = world.first_then_all(lambda: training_data(self.plan, self.sources))
         train(
             folder,
-            config=run.config,
-            data=world.first_then_all(lambda: training_data(self.plan, self.sources)),
-            recipe=run.recipe,
-            steps=run.steps[-1],
-            save_at=[step for step in run.steps if step > before],
-            save_every=run.save_every,
-            log_every=run.log_every,
-            device=world.device(self.sources.device),
-            micro_batch=resources.micro_batch,
-            num_workers=resources.num_workers,
+            training_run(run, data, save_at=[step for step in run.steps if step > before]),
+            execution=Execution(
+                device=world.device(self.sources.device),
+                micro_batch=resources.micro_batch,
+                num_workers=resources.num_workers,
+            ),
             world=world,
             on_progress=(lambda done, total, _: on_progress(done, total)) if on_progress else None,
         )
@@ -349,15 +351,22 @@ class Study:
         before, begin = world.from_first(lambda: images_drawn(out)), time.perf_counter()
         checkpoint = self.checkpoint(cell)
         watch = Watch(checkpoint, *([] if cell.vae is None else [self.sources.decoders[cell.vae]]))
-        run = dataclasses.replace(
-            sample_run(self.plan, cell),
+        decoder = None if cell.vae is None else Path(self.sources.decoders[cell.vae])
+        training = next(run for run in self.plan.trainings if run.key == cell.training)
+        files = RunFiles(
+            model=cell.model,
+            network=dataclasses.asdict(cell.config),
+            image_size=cell.config.image_size,
             checkpoint=checkpoint.name,
             checkpoint_sha256=sha256_of(checkpoint),
-            vae_sha256=None if cell.vae is None else sha256_of(Path(self.sources.decoders[cell.vae])),
-            device=device.split(":")[0],
-            environment=environment(),
+            weights="ema",
+            vae=cell.vae,
+            vae_sha256=None if decoder is None else sha256_of(decoder),
+            training_steps=cell.training_steps,
+            training_batch_size=training.recipe.batch_size,
         )
-        decode = None if cell.vae is None else Autoencoder(Path(self.sources.decoders[cell.vae]), device=device).decode
+        run = SampleRun.of(sampling_settings(cell), files, device=device)
+        decode = None if decoder is None else Autoencoder(decoder, device=device).decode
         model = load_dit(checkpoint, cell.config).to(device)
         watch.check()
         sample_npz(
@@ -374,13 +383,13 @@ class Study:
             on_progress=on_progress,
         )
         drawn = time.perf_counter()
-        result = evaluate(
+        result = score(
             gen=open_batch(out, role="gen"),
             ref=open_batch(self.sources.ref, role="ref"),
-            extractor=_extractor(self.plan, self.sources.weights, device),
-            cache=self.folder / "cache",
-            cache_gen=False,  # a cell is scored once; features of 50,000 images take 800 MB
-            world=world,
+            network=feature_network(self.plan, self.sources, device=device),
+            settings=EvaluationSettings(metrics=self.plan.data.metrics),
+            # A cell is scored once; features of 50,000 images take 800 MB.
+            where=Where(cache=self.folder / "cache", cache_gen=False, world=world),
         )
         if world.rank == 0:
             # Paths as seen from the folder, so that it can be moved, and so that two runs give the same results.
@@ -404,7 +413,7 @@ class Study:
             "environment": environment(),
         }
         if result is not None:
-            about["result"] = dataclasses.asdict(result)
+            about["result"] = result.to_dict()
         path = self._done_file(task)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
@@ -419,16 +428,16 @@ class Study:
             for result in results:
                 other = "another reference" if result.ref.sha256 != ref else ""
                 if network is not None and result.extractor.weights_sha256 != network:
-                    other = "other weights of the Inception network"
+                    other = f"other weights of the network {self.plan.data.extractor}"
                 if other:
-                    raise ValueError(f"{self.folder}: {result.gen.path} was scored with {other}. Name another --out.")
+                    raise ValueError(f"{self.folder}: {result.gen.path} was scored with {other}. Name another `out`.")
         runs = [self.training_folder(run.key) for run in self.plan.trainings]
         begun = [run / "run.json" for run in runs if (run / "run.json").exists()]
         identity = json.loads(json.dumps(training_data(self.plan, sources).identity)) if begun else {}
         for path in begun:
             if _read_json(path)["data"] != identity:
                 raise ValueError(
-                    f"{path.parent} is of another run: its data are not {sources.train}. Name another --out."
+                    f"{path.parent} is of another run: its data are not {sources.train}. Name another `out`."
                 )
 
     def _begin(self, sources: Sources) -> None:
@@ -445,21 +454,22 @@ class Study:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep a second `run` away from the folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / "lock")
+        claim(
+            lock,
+            f"{self.folder}: another process runs this study. Wait for it, or name another `out`; "
+            "`dit-eval study status` shows how far it is.",
+        )
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / "lock", timeout=0):  # a killed process lets go of it
-                yield
-        except Timeout:
-            raise ValueError(
-                f"{self.folder}: another process runs this study. Wait for it, or name another --out; "
-                "`dit-eval study status` shows how far it is."
-            ) from None
+            yield
+        finally:
+            lock.release()
 
     def _tidy(self) -> None:
         """Remove what killed processes left; called when no task runs, since those write such files."""
-        for pattern in (".*.part", "done/.*.part", "cache/.*.part"):
-            for stale in self.folder.glob(pattern):
-                stale.unlink(missing_ok=True)
+        for folder in (self.folder, self.folder / "done", self.folder / "cache"):
+            remove_partial(folder)
         for cell in self.plan.cells:
             if not cell.keep_samples and self.is_done(cell):
                 self.samples(cell).unlink(missing_ok=True)
@@ -468,14 +478,8 @@ class Study:
     def _held(self, task: Task, world: World) -> Iterator[None]:
         """Keep other processes away from a task. Those of a run that was just killed may take a moment to end."""
         lock = FileLock(self._lock_file(task))
-
-        def hold() -> None:
-            try:
-                lock.acquire(timeout=_PATIENCE)
-            except Timeout:
-                raise ValueError(f"{task.name}: another process has been at it for {_PATIENCE:.0f} s.") from None
-
-        world.from_first(hold)
+        busy = f"{task.name}: another process has been at it for {_PATIENCE:.0f} s."
+        world.from_first(lambda: claim(lock, busy, patience=_PATIENCE))
         try:
             yield
         finally:
@@ -514,17 +518,6 @@ class Study:
         result = self.result(task) if isinstance(task, Cell) else None
         line += f": FID-{result.num_samples} {result.fid:.3f}" if result and result.fid is not None else ""
         return line + ("" if seconds is None else f" ({seconds:.1f} s)")
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether a process holds a lock."""
-    if not path.exists():
-        return False
-    try:
-        with FileLock(path, timeout=0):
-            return False
-    except Timeout:
-        return True
 
 
 def _read_json(path: Path) -> dict[str, Any]:

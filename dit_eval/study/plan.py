@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dit_eval.diffusion.process import respaced_timesteps
-from dit_eval.diffusion.trainer import Recipe
+from dit_eval.diffusion.recipe import Recipe
+from dit_eval.diffusion.spacing import respaced_timesteps
 from dit_eval.flops.compute import Workload
-from dit_eval.models.dit import DiTConfig
+from dit_eval.models.config import DiTConfig
 from dit_eval.study.engine import Resources
 from dit_eval.system.text import did_you_mean
 
@@ -31,7 +31,8 @@ class Data:
     image_size : side of the images in pixels
     channels : of pixels, 1 or 3
     num_classes : K
-    extractor : "inception" or "digits"
+    extractor, backend : the feature network, and the program that runs it
+    metrics : what cells are scored by; None for all that the network gives unasked
     """
 
     train: str | None
@@ -40,7 +41,9 @@ class Data:
     image_size: int
     channels: int
     num_classes: int
-    extractor: Literal["inception", "digits"]
+    extractor: str
+    backend: str = "torch"
+    metrics: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +100,11 @@ class Cell:
     training_steps: int
     num_samples: int
     num_sampling_steps: str
-    sampler: str
+    sampler: Literal["ddpm", "ddim"]
     cfg_scale: float
     cfg_channels: int | None
     labels: str
-    rounding: str
+    rounding: Literal["dit", "truncate"]
     vae: str | None
     precision: Literal["fp32", "tf32", "bf16"]
     compile: bool

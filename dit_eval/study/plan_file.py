@@ -15,10 +15,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from dit_eval.diffusion.process import respaced_timesteps
-from dit_eval.diffusion.trainer import Recipe
+from dit_eval.diffusion.recipe import Recipe
+from dit_eval.diffusion.spacing import respaced_timesteps
+from dit_eval.features import NETWORKS
+from dit_eval.features.load import network_named
 from dit_eval.flops.kept import count_network
-from dit_eval.models.dit import BLOCK_DESIGNS, MODEL_NAMES, DiTConfig, named_config
+from dit_eval.metrics.choose import check_metrics
+from dit_eval.models.config import BLOCK_DESIGNS, DiTConfig, named_config
+from dit_eval.models.names import DIT_NAMES, parse_name
 from dit_eval.study.plan import Cell, Data, Plan, PlanError, Speed, TaskResources, Training
 from dit_eval.system.text import did_you_mean, nearest, reason, shown
 
@@ -26,7 +30,6 @@ PLAN_FOLDER = Path(__file__).with_name("plans")
 _MAX_FILE = 1 << 18  # bytes of a plan
 _MAX_CELLS = 100_000
 _LONGEST_NAME = 120  # characters of a file name that people read; file systems end at 255 bytes, endings included
-_FAMILY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*-(S|B|L|XL)/\d+")  # as the report reads size and patch
 _SIZES = ("depth", "hidden_size", "num_heads", "patch_size")
 
 
@@ -268,7 +271,7 @@ def _data(table: _Table, folder: Path) -> Data:
         image_size=table.integer("image_size"),
         channels=table.integer("channels", 3) if space == "pixel" else 4,
         num_classes=table.integer("num_classes"),
-        extractor=table.choice("extractor", ("inception", "digits"), "inception"),
+        **_network(table),
     )
     if space == "latent" and data.image_size % 8:
         raise table.error("image_size", f"found {data.image_size}; latents need a multiple of 8")
@@ -278,23 +281,36 @@ def _data(table: _Table, folder: Path) -> Data:
     return data
 
 
+def _network(table: _Table) -> dict[str, Any]:
+    """What `[data]` says of the feature network and of the metrics on it."""
+    network = network_named(table.choice("extractor", [network.name for network in NETWORKS], "inception"))
+    backend = table.choice("backend", [backend.name for backend in network.backends], network.backends[0].name)
+    metrics = table.many("metrics", "names of metrics", (str,)) if "metrics" in table else None
+    try:
+        check_metrics(metrics, network.name)
+    except ValueError as error:
+        raise table.error("metrics", str(error).rstrip(".")) from None
+    return {"extractor": network.name, "backend": backend, "metrics": None if metrics is None else tuple(metrics)}
+
+
 def _configs(models: _Table, data: Data) -> dict[str, DiTConfig]:
     """Every model that cells may name: those of the plan, and the paper's where the data are latents."""
     common: dict[str, Any] = {"num_classes": data.num_classes}
     configs = {}
     if data.space == "latent":
-        for name in MODEL_NAMES:
+        for name in DIT_NAMES:
             if data.image_size // 8 % int(name.rpartition("/")[2]) == 0:  # small latents have no patches of 8
                 configs[name] = dataclasses.replace(named_config(name, image_size=data.image_size), **common)
     side = data.image_size // (8 if data.space == "latent" else 1)
     for name in models:
         table = models.table(name)
-        if name in MODEL_NAMES:
+        if name in DIT_NAMES:
             raise models.error(name, "a name of the paper, whose sizes are known; choose another for other sizes")
-        if not _FAMILY_NAME.fullmatch(name):
+        parts = parse_name(name)
+        if parts is None or not parts.is_plain:
             raise models.error(name, "needed a name such as mini-XL/2: a family, a size (S, B, L, XL), a patch")
         sizes = {key: table.integer(key) for key in _SIZES}
-        if sizes["patch_size"] != int(name.rpartition("/")[2]):
+        if sizes["patch_size"] != parts.patch:
             raise table.error("patch_size", f"found {sizes['patch_size']}, and {name} in the name")
         table.finish()
         try:
@@ -336,7 +352,7 @@ def _recipe(table: _Table) -> _TrainingRules:
         try:
             Recipe(**{each.name: values[each.name]})
         except ValueError as error:
-            raise table.error(each.name, str(error).rstrip(".")) from None
+            raise table.error(each.name, str(error).removeprefix(f"{each.name}: ")) from None
     dropout = table.number("label_dropout", 0.1)
     if not 0 <= dropout < 1:
         raise table.error("label_dropout", f"found {dropout}; needed 0 or more, and less than 1")
@@ -377,7 +393,7 @@ class _Tasks:
     def add(self, table: _Table) -> None:
         """All combinations of a `[[cells]]`; "all" models are the plan's own, or else the paper's."""
         models = table.many("models", 'names of models, or "all"', (str,))
-        own = [name for name in self._configs if name not in MODEL_NAMES]
+        own = [name for name in self._configs if name not in DIT_NAMES]
         if models == ["all"] and self._configs:
             models = own or list(self._configs)
         for name in models:
@@ -465,7 +481,12 @@ class _Tasks:
 
     def _cell(self, run: Training, **fields: Any) -> None:
         settings = {**self._sampling, **fields}
-        measured = {"ref": _name_of(self._data.ref), "extractor": self._data.extractor}
+        measured: dict[str, Any] = {"ref": _name_of(self._data.ref), "extractor": self._data.extractor}
+        # Only where they are not the usual ones: keys of earlier plans stay.
+        if self._data.backend != "torch":
+            measured["backend"] = self._data.backend
+        if self._data.metrics is not None:
+            measured["metrics"] = sorted(self._data.metrics)
         seen = {name: value for name, value in settings.items() if name != "keep_samples"}
         words = [f"{fields['training_steps']:07d}", f"s{fields['num_sampling_steps']}", f"cfg{fields['cfg_scale']:g}"]
         stem = run.key.rpartition("-")[0]

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dit_eval.diffusion.data import TrainingData, open_data
-from dit_eval.diffusion.sampler import check_run
-from dit_eval.features.network import FeatureExtractor
-from dit_eval.images.npz import open_batch
-from dit_eval.models.vae import DECODERS, weights_file
-from dit_eval.results.sample_run import SampleRun
-from dit_eval.study.plan import Cell, Plan
+from dit_eval.diffusion.recipe import Execution, Schedule
+from dit_eval.diffusion.sampler import check_sampling
+from dit_eval.features.load import check_network, load_network, network_named
+from dit_eval.features.network import FeatureExtractor, Network
+from dit_eval.images.npz import ImageBatch, open_batch
+from dit_eval.models.choose import choose_decoder
+from dit_eval.results.settings import SamplingSettings
+from dit_eval.study.plan import Cell, Plan, Training
 from dit_eval.system.assets import Asset, assets, fetch
 from dit_eval.system.dist import World
 from dit_eval.system.text import did_you_mean
-from dit_eval.training import check_training
+from dit_eval.training import TrainingRun, check_training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Sources:
     Attributes
     ----------
     train, ref : training data, reference batch
-    weights : of the Inception network; None for the digits extractor
+    weights : of the feature network; None for one that carries its own
     decoders : autoencoder weights by the plan's name for them
     device : "auto", "cpu" or "cuda", on the machine that does the task
     """
@@ -61,47 +61,62 @@ def find_sources(
     FileNotFoundError, ValueError, OSError
         If something is missing (the message says how to give it), or cannot be trained or drawn.
     """
-    note = on_note or (lambda _: None)
-    names = {item.name: item for item in assets()}
-
-    def found(what: str, option: str, given: str | None) -> str | Asset:
-        if given is None:
-            raise ValueError(f"{plan.path} leaves the {what} open; pass {option}.")
-        if Path(given).exists() or given not in names:
-            if not Path(given).exists():
-                hint = "" if Path(given).suffix or os.sep in given else did_you_mean(given, names)
-                raise FileNotFoundError(f"{option} {given}: no such file or folder ({what}).{hint}")
-            return os.path.abspath(given)
-        return names[given]
-
-    def here(source: str | Asset) -> str:
-        if isinstance(source, str):
-            return source
-        if _is_away(source):
-            note(f"fetching {source.name}")
-        return os.path.abspath(fetch(source))
-
-    data = found("training data", "--data", train or plan.data.train)
-    reference = found("reference batch", "--ref", ref or plan.data.ref)
-    network = None
-    if plan.data.extractor == "inception":
-        network = found("Inception weights", "--weights", weights or "inception")
-    elif weights is not None:
-        raise ValueError(f"--weights {weights}: the plan's extractor, {plan.data.extractor}, carries its own.")
-    decoders: dict[str, str | Asset] = {}
-    for vae in sorted({cell.vae for cell in plan.cells if cell.vae is not None}):
-        public = vae in DECODERS and not Path(vae).exists()
-        decoders[vae] = found("decoder", "vaes", DECODERS[vae]) if public else os.path.abspath(weights_file(Path(vae)))
+    check_network(plan.data.extractor, backend=plan.data.backend, device="cpu")  # the device is another machine's
+    data = _found(plan, "training data", "--data", train or plan.data.train)
+    reference = _found(plan, "reference batch", "--ref", ref or plan.data.ref)
+    network, decoders = _weights_of_network(plan, weights), _decoders(plan)
     away = [source for source in (reference, network, *decoders.values()) if source is not None and _is_away(source)]
+    note = on_note or (lambda _: None)
     if away and not _is_away(data):
-        _check_tasks(plan, here(data), device)
+        _check_tasks(plan, _here(data, note), device)
     return Sources(
-        train=here(data),
-        ref=here(reference),
-        weights=None if network is None else here(network),
-        decoders={vae: here(source) for vae, source in decoders.items()},
+        train=_here(data, note),
+        ref=_here(reference, note),
+        weights=None if network is None else _here(network, note),
+        decoders={vae: _here(source, note) for vae, source in decoders.items()},
         device=device,
     )
+
+
+def _found(plan: Plan, what: str, option: str, given: str | None) -> str | Asset:
+    """A file or folder that is here, or the public file of a name."""
+    if given is None:
+        raise ValueError(f"{plan.path} leaves the {what} open; pass {option}.")
+    names = {item.name: item for item in assets()}
+    if Path(given).exists():
+        return os.path.abspath(given)
+    if given in names:
+        return names[given]
+    hint = "" if Path(given).suffix or os.sep in given else did_you_mean(given, names)
+    raise FileNotFoundError(f"{option} {given}: no such file or folder ({what}).{hint}")
+
+
+def _weights_of_network(plan: Plan, weights: str | None) -> str | Asset | None:
+    """The weights of the feature network; None where it carries its own."""
+    public = network_named(plan.data.extractor).backend(plan.data.backend).weights
+    if public is not None:
+        return _found(plan, f"weights of the network {plan.data.extractor}", "--weights", weights or public)
+    if weights is not None:
+        raise ValueError(f"--weights {weights}: the plan's extractor, {plan.data.extractor}, carries its own.")
+    return None
+
+
+def _decoders(plan: Plan) -> dict[str, str | Asset]:
+    """The autoencoders that cells name."""
+    decoders: dict[str, str | Asset] = {}
+    for vae in sorted({cell.vae for cell in plan.cells if cell.vae is not None}):
+        decoder = choose_decoder(vae)
+        decoders[vae] = decoder if isinstance(decoder, Asset) else os.path.abspath(decoder)
+    return decoders
+
+
+def _here(source: str | Asset, on_note: Callable[[str], None]) -> str:
+    """Where it is; fetched if it has to be."""
+    if isinstance(source, str):
+        return source
+    if _is_away(source):
+        on_note(f"fetching {source.name}")
+    return os.path.abspath(fetch(source))
 
 
 def _is_away(source: str | Asset) -> bool:
@@ -118,19 +133,26 @@ def check_study(plan: Plan, sources: Sources) -> None:
         With what was found, what is needed, and why.
     """
     _check_tasks(plan, sources.train, sources.device)
-    ref, network = open_batch(sources.ref, role="ref"), _extractor_class(plan)
-    for stats, dim in ((ref.pool, network.pool_dim), (ref.spatial, network.spatial_dim)):
-        if stats is not None and stats.dim != dim:
-            raise ValueError(
-                f"{sources.ref}: its statistics have {stats.dim} dimensions; the {network.name} extractor needs {dim}. "
-                "Take a reference that was made with this network."
-            )
+    ref = open_batch(sources.ref, role="ref")
+    _check_statistics(ref, network_named(plan.data.extractor))
     side = (plan.data.image_size, plan.data.image_size)
     if ref.image_size is not None and ref.image_size != side:
         raise ValueError(
             f"{sources.ref}: images of {ref.image_size[1]} x {ref.image_size[0]} px; the plan draws images of "
             f"{side[0]} px. Take the reference of that resolution."
         )
+
+
+def _check_statistics(ref: ImageBatch, network: Network) -> None:
+    """That stored statistics, if they stand for the images of the reference, are of a network of these sizes."""
+    if network.spatial_dim is None and ref.num_images:
+        return  # such a network passes statistics of others by, and takes the images
+    for stats, dim in ((ref.pool, network.pool_dim), (ref.spatial, network.spatial_dim)):
+        if stats is not None and stats.dim != dim:
+            raise ValueError(
+                f"{ref.path}: its statistics have {stats.dim} dimensions; the {network.name} extractor needs {dim}. "
+                "Take a reference that was made with this network."
+            )
 
 
 def _check_tasks(plan: Plan, train: str, device: str) -> None:
@@ -140,19 +162,18 @@ def _check_tasks(plan: Plan, train: str, device: str) -> None:
     for run in plan.trainings:
         resources = plan.resources(run)
         check_training(
-            data,
-            config=run.config,
-            recipe=run.recipe,
-            steps=run.steps[-1],
-            save_at=run.steps,
-            save_every=run.save_every,
-            log_every=run.log_every,
-            device=device,
-            micro_batch=resources.micro_batch,
+            training_run(run, data, save_at=run.steps),
+            execution=Execution(device=device, micro_batch=resources.micro_batch),
             world=World(size=resources.size),
         )
     for cell in plan.cells:
-        check_run(dataclasses.replace(sample_run(plan, cell), device=device))
+        check_sampling(sampling_settings(cell), cell.config, device=device)
+
+
+def training_run(run: Training, data: TrainingData, *, save_at: Iterable[int]) -> TrainingRun:
+    """A training of a plan, as `dit_eval.training` takes it; `save_at` are the steps that keep their weights."""
+    schedule = Schedule(steps=run.steps[-1], save_at=tuple(save_at), save_every=run.save_every, log_every=run.log_every)
+    return TrainingRun(config=run.config, data=data, recipe=run.recipe, schedule=schedule)
 
 
 def training_data(plan: Plan, sources: Sources) -> TrainingData:
@@ -168,46 +189,23 @@ def _open_training_data(plan: Plan, train: str) -> TrainingData:
     )
 
 
-def sample_run(plan: Plan, cell: Cell) -> SampleRun:
-    """How a cell's samples are drawn, as far as the plan decides it."""
-    run = next(run for run in plan.trainings if run.key == cell.training)
-    return SampleRun(
-        model=cell.model,
-        network=dataclasses.asdict(cell.config),
-        checkpoint="",
-        checkpoint_sha256="",
-        image_size=cell.config.image_size,
+def sampling_settings(cell: Cell) -> SamplingSettings:
+    """How a cell's samples are drawn."""
+    return SamplingSettings(
         num_images=cell.num_samples,
         num_sampling_steps=cell.num_sampling_steps,
-        sampler=cell.sampler,
         cfg_scale=cell.cfg_scale,
         cfg_channels=cell.cfg_channels,
-        vae=cell.vae,
+        sampler=cell.sampler,
+        vae=cell.vae or SamplingSettings.vae,
         labels=cell.labels,
         rounding=cell.rounding,
         global_seed=cell.seed,
         precision=cell.precision,
         compiled=cell.compile,
-        device="cpu",
-        training_steps=cell.training_steps,
-        training_batch_size=run.recipe.batch_size,
     )
 
 
-def _extractor_class(plan: Plan) -> Any:
-    """The network behind the features, which knows its sizes before any weights are loaded."""
-    if plan.data.extractor == "digits":
-        from dit_eval.features.digits import DigitsExtractor
-
-        return DigitsExtractor
-    from dit_eval.features.inception import TorchInception
-
-    return TorchInception
-
-
-def _extractor(plan: Plan, weights: str | None, device: str) -> FeatureExtractor:
-    if plan.data.extractor == "digits":
-        return _extractor_class(plan)(device=device)
-    if weights is None:
-        raise ValueError("The Inception network has no weights; pass --weights.")
-    return _extractor_class(plan)(weights=Path(weights), device=device)
+def feature_network(plan: Plan, sources: Sources, *, device: str) -> FeatureExtractor:
+    """The network behind the metrics of a plan, loaded."""
+    return load_network(plan.data.extractor, weights=sources.weights, backend=plan.data.backend, device=device)

@@ -59,11 +59,11 @@ class World:
         try:
             device = torch.device(name)
         except RuntimeError:
-            raise ValueError(f"--device {name}: not a device; use cpu, cuda or cuda:N.") from None
+            raise ValueError(f"`device` {name}: not a device; use cpu, cuda or cuda:N.") from None
         if device.type == "cuda":
             here = torch.cuda.device_count()
             if (device.index or 0) >= here:
-                raise ValueError(f"--device {name}: PyTorch sees {here} GPU(s) here; use cpu.")
+                raise ValueError(f"`device` {name}: PyTorch sees {here} GPU(s) here; use cpu.")
             if device.index is None and self.size > 1:
                 if self.local_size > here:
                     raise ValueError(f"{self.local_size} processes and {here} GPU(s) here; start one for each GPU.")

@@ -69,7 +69,7 @@ def _processor() -> str | None:
 
 def _git_state() -> tuple[str | None, bool | None]:
     """Commit and whether files differ from it, if dit_eval runs from a checkout of its own; else (None, None)."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(dit_eval.__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None, None
     try:

@@ -316,4 +316,4 @@ def refuse_existing(paths: Iterable[Path], *, force: bool) -> None:
     there = [path for path in paths if os.path.lexists(path)]  # a link to nothing is there, too
     if there and not force:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        raise FileExistsError(f"{there[0]}{more} exists already. Choose another --out, or write over it with --force.")
+        raise FileExistsError(f"{there[0]}{more} exists already. Choose another `out`, or write over it with `force`.")

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+_KINDS = {  # one, several
+    int: ("an integer", "integers"),
+    float: ("a number", "numbers"),
+    str: ("a text", "texts"),
+    bool: ("true or false", "true or false"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,15 +71,52 @@ def check_settings(settings: DataclassInstance) -> None:
         value = getattr(settings, setting.name)
         try:
             msgspec.convert(value, setting.type, strict=True)
-        except msgspec.ValidationError as error:
-            raise ValueError(f"{setting.name}: {_expected(setting, value, error)}; got {shown(repr(value))}") from None
+        except msgspec.ValidationError:
+            expected = expectation(setting.type, value)
+            raise ValueError(f"{setting.name}: expected {expected}; got {shown(repr(value))}") from None
 
 
-def _expected(setting: Setting, value: Any, error: msgspec.ValidationError) -> str:
-    if isinstance(value, int | float) and setting.bounds:
-        return "expected " + " and ".join(f"{_BOUNDS[key]} {bound:g}" for key, bound in setting.bounds.items())
-    text = str(error).replace("`", "").split(" - at ")[0]
-    return text[:1].lower() + text[1:]
+def expectation(hint: Any, value: Any = None) -> str:
+    """What a type allows, in words; of a number that is out of bounds the bounds alone: "at least 1"."""
+    if found := choices(hint):
+        return f"one of {', '.join(map(str, found))}"
+    meta = _meta(hint)
+    bounds = [f"{_BOUNDS[key]} {bound:g}" for key in _BOUNDS if (bound := getattr(meta, key, None)) is not None]
+    if bounds and _is_number(value) and not (_plain(hint) is int and isinstance(value, float)):
+        return " and ".join(bounds)
+    return ", ".join([_kind(_plain(hint)), *([" and ".join(bounds)] if bounds else [])])
+
+
+def _kind(plain: Any, *, several: bool = False) -> str:
+    """A type without bounds, in words."""
+    if plain in _KINDS:
+        return _KINDS[plain][several]
+    origin, parts = get_origin(plain) or plain, get_args(plain)
+    if origin in (list, tuple):
+        number = f"{len(parts)} " if origin is tuple and ... not in parts else ""
+        return f"a list of {number}{_kind(_plain(parts[0]), several=True)}"
+    if origin in (dict, Mapping):
+        return "tables" if several else "a table"
+    return " or ".join(_kind(_plain(part), several=several) for part in parts) or str(plain)
+
+
+def _plain(hint: Any) -> Any:
+    """A type without its notes, and without the None that it may be."""
+    if get_origin(hint) is Annotated:
+        return _plain(get_args(hint)[0])
+    parts = [part for part in get_args(hint) if part is not type(None)]
+    return _plain(parts[0]) if type(None) in get_args(hint) and len(parts) == 1 else hint
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def choices(hint: Any) -> tuple[Any, ...]:
+    """The values of a `Literal`, also inside an annotation or `X | None`."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return next((found for each in get_args(hint) if (found := choices(each))), ())
 
 
 def _meta(hint: Any) -> Meta | None:

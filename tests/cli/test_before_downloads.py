@@ -13,7 +13,8 @@ from small_vae import SMALL, random_vae
 from dit_eval import cli
 from dit_eval.images.npz import open_batch
 from dit_eval.models import dit
-from dit_eval.models.dit import DiT, named_config
+from dit_eval.models.config import named_config
+from dit_eval.models.dit import DiT
 
 
 class Downloaded(Exception):
@@ -235,13 +236,13 @@ def images(folder):
 
 TRAIN = {
     "block": (("--block", "adaln-two"), "--block adaln-two: unknown"),
-    "steps": (("--steps", "0"), "--steps 0: needed at least 1"),
-    "save-at": (("--save-at", "5,99", "--steps", "10"), "--save-at 99: needed steps from 1 to 10"),
+    "steps": (("--steps", "0"), "--steps: expected at least 1; got 0"),
+    "save-at": (("--save-at", "5,99", "--steps", "10"), "--save-at: expected steps from 1 to 10, .*; got 99"),
     "dropout": (("--label-dropout", "1.5"), "--label-dropout 1.5"),
     "heads": (("--num-heads", "3"), "Hidden size 32: needed a multiple of 4 .* and of 3 heads"),
     "classes": (("--num-classes", "1"), "The data have labels up to 1; the model knows 1"),
     "patch": (("--patch-size", "3"), "does not divide into patches of 3"),
-    "batch": (("--per-proc-batch-size", "0"), "--per-proc-batch-size 0: needed at least 1"),
+    "batch": (("--per-proc-batch-size", "0"), "--per-proc-batch-size: expected at least 1; got 0"),
 }
 
 

@@ -2,7 +2,7 @@
 
     python tests/goldens/make_command_line.py
 
-It lists the commands with their arguments and options through `tests/support/command_line.py`, and the command lines below.
+It lists the commands with their arguments and options through `tests/support/command_line.py`, and the lines below.
 Made at commit 997a71b, where the command line stood on argparse. It is not made again to please a new parser: a name,
 default or exit code that changes on purpose is changed in the file by hand, and told in CHANGELOG.md.
 """

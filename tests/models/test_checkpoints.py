@@ -22,7 +22,8 @@ from dit_eval.models.checkpoints import (
     save_dit,
     stored_config,
 )
-from dit_eval.models.dit import DiT, named_config, position_table
+from dit_eval.models.config import named_config
+from dit_eval.models.dit import DiT, position_table
 from dit_eval.system.assets import asset
 
 
@@ -183,9 +184,9 @@ LABELS = [
         10, {}, None,
         "its label table has 10 rows, and 1000 classes have 1000 or 1001. It is of 10 classes and no row for "
         '"no label" (trained without label dropout), or 9 classes and such a row; the file does not say which. Pass '
-        "--num-classes 10 or --num-classes 9.",
+        "`num_classes` 10 or `num_classes` 9.",
     ),
-    (11, {"args": namespace(num_classes=1000)}, None, "Pass --num-classes 11 or --num-classes 10."),
+    (11, {"args": namespace(num_classes=1000)}, None, "Pass `num_classes` 11 or `num_classes` 10."),
     (11, {"args": namespace(num_classes=1000)}, 10, (10, True)),
     (10, {}, 20, "20 classes have 20 or 21"),
     (1, {}, 5, "5 classes have 5 or 6. It is of 1 classes and no row"),

@@ -9,7 +9,9 @@ import pytest
 import torch
 from dit_goldens import CASES, inputs, seeded_state
 
-from dit_eval.models.dit import BLOCK_DESIGNS, MODEL_NAMES, DiT, DiTConfig, named_config, paper_name, position_table
+from dit_eval.models.config import BLOCK_DESIGNS, DiTConfig, named_config, paper_name
+from dit_eval.models.dit import DiT, position_table
+from dit_eval.models.names import DIT_NAMES
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 
@@ -197,7 +199,7 @@ def test_what_cannot_be_built_says_why(make, message):
 
 
 def test_a_configuration_knows_its_name():
-    for name in MODEL_NAMES:
+    for name in DIT_NAMES:
         assert paper_name(replace(named_config(name, image_size=512, block="adaln"), num_classes=7)) == name
     config = named_config("DiT-B/4")
     for other in (replace(config, depth=11), replace(config, patch_size=1), replace(config, space="pixel")):

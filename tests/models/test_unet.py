@@ -9,7 +9,8 @@ import pytest
 import torch
 from unet_goldens import CASES, inputs, layout, seeded_state
 
-from dit_eval.models.unet import UNET_NAMES, UNETS, UNet, UNetConfig, named_unet
+from dit_eval.models.names import UNET_NAMES
+from dit_eval.models.unet import UNETS, UNet, UNetConfig, named_config
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 
@@ -30,7 +31,7 @@ def test_outputs_are_the_original_modules(name):
 @pytest.mark.parametrize("name", UNET_NAMES)
 def test_names_shapes_and_parameters_are_the_released_ones(name):
     with torch.device("meta"):
-        model = UNet(named_unet(name))
+        model = UNet(named_config(name))
     golden = json.loads((GOLDENS / "unet.json").read_text())["full size"][name]
     assert sum(p.numel() for p in model.parameters()) == golden["params"]
     assert hashlib.sha256(layout(model.state_dict()).encode()).hexdigest() == golden["layout_sha256"]
@@ -64,7 +65,7 @@ def test_a_missing_condition_is_named(case, change, message):
 
 def test_the_nearest_name_is_suggested():
     with pytest.raises(ValueError, match="Did you mean 'ADM-256'"):
-        named_unet("ADM256")
+        named_config("ADM256")
 
 
 @pytest.mark.parametrize(
@@ -78,3 +79,4 @@ def test_a_configuration_that_cannot_be_says_why(change, message):
 
 def test_every_published_configuration_has_a_name_of_its_own():
     assert len(set(UNETS.values())) == len(UNETS) == 8
+    assert tuple(UNETS) == UNET_NAMES

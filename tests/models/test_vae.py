@@ -13,7 +13,8 @@ from dit_eval.cli import main
 from dit_eval.images.npz import open_batch
 from dit_eval.models import vae
 from dit_eval.models.checkpoints import save_dit
-from dit_eval.models.dit import DiT, DiTConfig
+from dit_eval.models.config import DiTConfig
+from dit_eval.models.dit import DiT
 from dit_eval.models.vae import DECODERS, SCALE, Autoencoder
 from dit_eval.system.assets import asset
 from dit_eval.system.switches import using_threads
@@ -108,7 +109,7 @@ def test_short_memory_halves_the_batch_and_changes_nothing(small, folder, latent
     assert sizes == [5, 4, 2, 2, 1]
     torch.testing.assert_close(images, decoded(small, latents), rtol=0, atol=1e-5)
     monkeypatch.setattr(autoencoder._model, "decode", lambda z: (_ for _ in ()).throw(torch.OutOfMemoryError()))
-    with pytest.raises(RuntimeError, match="--vae-tiling"):
+    with pytest.raises(RuntimeError, match="`vae_tiling`"):
         autoencoder.decode(latents)
 
 

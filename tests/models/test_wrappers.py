@@ -272,7 +272,7 @@ REFUSED = {
     "average without names": (
         lambda s: {"model": s, "ema": {"decay": 0.999, "shadow_params": [*s.values()]}}, "ema",
         "without a state dict under 'ema': what is there has no names of the model. Save the averaged weights by name, "
-        "or take the others (--weights model).",
+        "or take the others (`weights` model).",
     ),
     "average under names of its own": (
         lambda s: {"state_dict": behind("model.", s) | {f"model_ema.{k.replace('.', '')}": s[k] for k in s}}, "ema",
@@ -280,7 +280,7 @@ REFUSED = {
     ),
     "the average alone, and the other asked for": (
         lambda s: {"ema": s}, "model",
-        "its weights under 'ema' are averaged ones (ema), and the others (--weights model) are not in it.",
+        "its weights under 'ema' are averaged ones (ema), and the others (`weights` model) are not in it.",
     ),
     "two averages": (
         lambda s: {"model": s, "model_ema1": s | {"extra": s["pos_embed"]}, "model_ema2": dict(s)}, "ema",

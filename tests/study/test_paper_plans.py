@@ -15,7 +15,8 @@ from dit_eval.cli import main
 from dit_eval.flops.count import count_model
 from dit_eval.images.npz import write_batch
 from dit_eval.models import vae
-from dit_eval.models.dit import MODEL_NAMES, PATCH_SIZES, SIZES
+from dit_eval.models.dit import PATCH_SIZES, SIZES
+from dit_eval.models.names import DIT_NAMES
 from dit_eval.paper import load_table
 from dit_eval.results.lines import read_results
 from dit_eval.study.folder import Study
@@ -46,14 +47,14 @@ def settings(plan):
 def test_the_256_px_plan_is_the_papers_grid():
     plan = load_plan("paper-256")
     found = settings(plan)
-    assert {run.model for run in plan.trainings} == set(MODEL_NAMES)
+    assert {run.model for run in plan.trainings} == set(DIT_NAMES)
     # Table 4: every model, design and training length at 256 px, by the scaling protocol.
     table4 = load_table(4)
     for row in table4[table4["image_size"] == 256].itertuples():
         wanted = (row.model, row.block, int(row.training_steps_k * 1000), "250", 1.0, "mse", 50_000)
         assert wanted in found, wanted
     # Figure 10, Tables 2 and 5.
-    for name in MODEL_NAMES:
+    for name in DIT_NAMES:
         for steps in ("16", "32", "64", "128", "256", "1000"):
             assert (name, "adaln-zero", 400_000, steps, 1.0, "mse", 10_000) in found
     for scale in (1.0, 1.25, 1.5):
@@ -160,7 +161,7 @@ def test_the_plan_runs_with_tiny_widths(name, material, tmp_path, monkeypatch):
     path.write_text(tiny(name), encoding="utf-8")
     plan = load_plan(path)
     # The public decoders cannot be had here; one small autoencoder stands for all three, under their names.
-    monkeypatch.setattr("dit_eval.study.sources.DECODERS", {})
+    monkeypatch.setattr("dit_eval.models.choose.DECODERS", {})
     monkeypatch.chdir(tmp_path)
     for decoder in ("ema", "mse", "original"):
         (tmp_path / decoder).symlink_to(material / "vae")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dit_eval.diffusion.process import respaced_timesteps
+from dit_eval.diffusion.spacing import respaced_timesteps
+from dit_eval.features import NETWORKS
 from dit_eval.flops.compute import gpu_hours, sampling_gflops, training_gflops
-from dit_eval.flops.count import plan_gflops
-from dit_eval.models.dit import MODEL_NAMES
+from dit_eval.models.names import DIT_NAMES
 from dit_eval.study.pace import predicted_hours, work_gflops
 from dit_eval.study.plan import PlanError
 from dit_eval.study.plan_file import embedded_plans, load_plan, parse_plan
@@ -205,7 +205,7 @@ def test_a_long_name_makes_names_that_a_file_can_have():
 
 def test_all_models_are_the_plans_own_or_else_the_papers():
     text = changed(LATENTS, ('models = ["DiT-S/8", "DiT-S/4"]', 'models = "all"'), ("vaes", "# vaes"))
-    assert [t.model for t in parse_plan(text, PATH).trainings] == list(MODEL_NAMES)
+    assert [t.model for t in parse_plan(text, PATH).trainings] == list(DIT_NAMES)
     own = text + '\n[models."tiny-S/8"]\ndepth = 1\nhidden_size = 8\nnum_heads = 2\npatch_size = 8\n'
     plan = parse_plan(own, PATH)
     assert [t.model for t in plan.trainings] == ["tiny-S/8"]
@@ -281,12 +281,39 @@ def test_sizes_change_the_keys_of_their_model_only():
         ('labels = "balanced"', "compile = true"),
         ('ref = "digits"', 'ref = "digits-heldout"'),
         ('extractor = "digits"', 'extractor = "inception"'),
+        ('extractor = "digits"', 'extractor = "clip"'),
+        ('extractor = "digits"', 'extractor = "digits"\nmetrics = ["fid", "coverage"]'),
     ],
 )
 def test_what_changes_results_only_keeps_the_trainings(change):
     mine, theirs = keys(plan_of()), keys(plan_of(PIXELS, change))
     assert mine[0] == theirs[0]
     assert not set(mine[1]) & set(theirs[1])
+
+
+def test_a_plan_asks_for_any_network_and_its_metrics():
+    def data(lines):
+        return plan_of(PIXELS, ('extractor = "digits"', lines)).data
+
+    for network in NETWORKS:
+        found = data(f'extractor = "{network.name}"')
+        assert (found.extractor, found.backend, found.metrics) == (network.name, "torch", None)
+        for backend in network.backends:
+            assert data(f'extractor = "{network.name}"\nbackend = "{backend.name}"').backend == backend.name
+    assert data('extractor = "dinov2"\nmetrics = ["fd-dinov2", "kid"]').metrics == ("fd-dinov2", "kid")
+    assert data('extractor = "clip"\nmetrics = "cmmd"').metrics == ("cmmd",)
+    assert data("").extractor == "inception"
+
+
+def test_the_usual_backend_and_metrics_leave_the_keys():
+    # Study folders of earlier versions are gone on with.
+    by_name = ('extractor = "digits"', 'extractor = "digits"\nbackend = "torch"')
+    assert keys(plan_of(PIXELS, by_name)) == keys(plan_of())
+    tensorflow = ('extractor = "digits"', 'extractor = "inception"\nbackend = "tensorflow"')
+    torch = ('extractor = "digits"', 'extractor = "inception"')
+    assert not set(keys(plan_of(PIXELS, tensorflow))[1]) & set(keys(plan_of(PIXELS, torch))[1])
+    one, other = ((torch[0], f"{torch[1]}\nmetrics = [{names}]") for names in ('"fid", "is"', '"is", "fid"'))
+    assert keys(plan_of(PIXELS, one)) == keys(plan_of(PIXELS, other))
 
 
 @pytest.mark.parametrize(
@@ -388,7 +415,7 @@ def test_work_is_the_closed_form():
         each = sampling_gflops(cell.gflops, num_sampling_steps=steps, guided=guided)
         assert work_gflops(cell) == pytest.approx(32 * each, rel=1e-12)
         assert work_gflops(cell) == pytest.approx(32 * steps * (2 if guided else 1) * cell.gflops, rel=1e-12)
-    total = plan_gflops(task.workload for task in plan.tasks)
+    total = sum(task.workload.training + task.workload.sampling for task in plan.tasks)
     assert total == pytest.approx(sum(map(work_gflops, plan.tasks)), rel=1e-12)
     assert predicted_hours(plan) == pytest.approx(gpu_hours(total, achieved_tflops=0.02), rel=1e-12)
     assert predicted_hours(plan, [plan.cells[0]]) == pytest.approx(work_gflops(plan.cells[0]) * 2 / 20 / 3600)
@@ -448,6 +475,24 @@ MISTAKES = [
     ((("channels = 1", "channels = 2"),), "channels", "data.channels", "found 2; images have 1 or 3"),
     ((("channels", "chanels"),), "chanels", "data.chanels", "unknown key; .* did you mean 'channels'?"),
     ((('extractor = "digits"', 'extractor = "incepton"'),), "extractor", "data.extractor", "did you mean 'inception'?"),
+    (
+        (('extractor = "digits"', 'extractor = "digits"\nbackend = "tensorflow"'),),
+        "backend",
+        "data.backend",
+        "unknown 'tensorflow'; known: torch",
+    ),
+    (
+        (('extractor = "digits"', 'extractor = "digits"\nmetrics = ["fid", "cmmd"]'),),
+        "metrics",
+        "data.metrics",
+        "cmmd is not defined on the features of digits",
+    ),
+    (
+        (('extractor = "digits"', 'extractor = "digits"\nmetrics = "fdi"'),),
+        "metrics",
+        "data.metrics",
+        "Unknown metric fdi; .* Did you mean 'fid'?",
+    ),
     ((('train = "digits"', "train = 5"),), "train =", "data.train", "found 5; needed a text"),
     # [models]
     ((('"mini-S/4" =', '"mini-M/4" ='),), '"mini-M/4"', "models.mini-M/4", "needed a name such as mini-XL/2"),
@@ -480,20 +525,25 @@ MISTAKES = [
     # [training]
     ((("learning_rate", "learning_rat"),), "learning_rat ", "training.learning_rat", "did you mean 'learning_rate'?"),
     ((("1e-3", '"1e-3"'),), "learning_rate", "training.learning_rate", "found '1e-3'; needed a number"),
-    ((("1e-3", "0"),), "learning_rate", "training.learning_rate", "Learning rate 0.0: needed more than 0"),
-    ((("1e-3", "nan"),), "learning_rate", "training.learning_rate", "Learning rate nan"),
+    ((("1e-3", "0"),), "learning_rate", "training.learning_rate", "expected more than 0; got 0.0"),
+    ((("1e-3", "nan"),), "learning_rate", "training.learning_rate", "expected more than 0; got nan"),
     ((("[0.9, 0.99]", "[0.9]"),), "betas", "training.betas", "needed two"),
-    ((("[0.9, 0.99]", "[0.9, 1.0]"),), "betas", "training.betas", "needed 0 <= beta < 1"),
+    ((("[0.9, 0.99]", "[0.9, 1.0]"),), "betas", "training.betas", "< 1.0; got (0.9, 1.0)"),
     ((("[0.9, 0.99]", "[0.9, true]"),), "betas", "training.betas", "found True; needed two numbers"),
-    ((("batch_size = 16", "batch_size = 0"),), "batch_size = 0", "training.batch_size", "Batch size 0: needed"),
+    ((("batch_size = 16", "batch_size = 0"),), "batch_size = 0", "training.batch_size", "expected at least 1; got 0"),
     ((("log_every = 5", "log_every = 0"),), "log_every", "training.log_every", "found 0; needed 1 or more"),
-    ((("log_every = 5", "decay_steps = 0"),), "decay_steps", "training.decay_steps", "1 or more"),
+    ((("log_every = 5", "decay_steps = 0"),), "decay_steps", "training.decay_steps", "expected at least 1; got 0"),
     ((("log_every = 5", "warm_up = -1"),), "warm_up", "training.warm_up", "found -1; needed 0 or more"),
-    ((("log_every = 5", "ema_decay = 1.0"),), "ema_decay", "training.ema_decay", "needed 0 <= EMA < 1"),
-    ((("log_every = 5", "flip = 2"),), "flip", "training.flip", "a share of flips"),
-    ((("log_every = 5", "weight_decay = -1"),), "weight_decay", "training.weight_decay", "no negative decay"),
+    (
+        (("log_every = 5", "ema_decay = 1.0"),),
+        "ema_decay",
+        "training.ema_decay",
+        "less than 1; got 1.0",
+    ),
+    ((("log_every = 5", "flip = 2"),), "flip", "training.flip", "expected at least 0 and at most 1; got 2.0"),
+    ((("log_every = 5", "weight_decay = -1"),), "weight_decay", "training.weight_decay", "at least 0; got -1.0"),
     ((("log_every = 5", "ema_warm_up = 1"),), "ema_warm_up", "training.ema_warm_up", "found 1; needed true or false"),
-    ((("log_every = 5", 'precision = "fp16"'),), "precision", "training.precision", "known: fp32, tf32, bf16"),
+    ((("log_every = 5", 'precision = "fp16"'),), "precision", "training.precision", "expected one of fp32, tf32, bf16"),
     ((("log_every = 5", "label_dropout = 1"),), "label_dropout", "training.label_dropout", "found 1; needed 0 or more"),
     ((("log_every = 5", "global_seed = 1"),), "global_seed", "training.global_seed", "unknown key"),
     # [sampling]

@@ -25,10 +25,12 @@ from safetensors.torch import load_file
 
 from dit_eval.cli import main
 from dit_eval.diffusion.trainer import Trainer
+from dit_eval.features import NETWORKS
+from dit_eval.results.lines import read_results
 from dit_eval.study.engine import Outcome
 from dit_eval.study.folder import Study
 from dit_eval.study.plan_file import load_plan
-from dit_eval.study.sources import find_sources
+from dit_eval.study.sources import Sources, feature_network, find_sources
 from dit_eval.system.assets import asset
 
 PLAN = """\
@@ -572,6 +574,32 @@ def test_mistakes_are_found_before_anything_runs(odd_files, tmp_path, capsys, mo
     assert said in error
     assert "Traceback" not in error
     assert not (tmp_path / "out" / "trainings").exists()
+
+
+# ---- networks and metrics
+
+
+def test_cells_are_scored_by_the_metrics_that_the_plan_asks_for(tmp_path, capsys, serial):
+    asked = [('extractor = "digits"', 'extractor = "digits"\nmetrics = ["recall", "density"]')]
+    code, _, error = run(capsys, *command(plan_file(tmp_path, *ONE, *asked), tmp_path / "out"))
+    assert code == 0, error
+    (result,) = read_results(tmp_path / "out" / "results.jsonl")
+    assert (result.fid, result.precision) == (None, None)
+    assert result.recall is not None
+    assert result.density is not None
+    assert result.extractor.name == "digits"
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
+def test_a_study_loads_the_network_and_backend_of_its_plan(network, tmp_path, monkeypatch):
+    monkeypatch.setattr("dit_eval.study.sources.load_network", lambda name, **given: (name, given))
+    for backend in network.backends:
+        lines = f'extractor = "{network.name}"\nbackend = "{backend.name}"'
+        plan = load_plan(plan_file(tmp_path, *ONE, ('extractor = "digits"', lines)))
+        weights = None if backend.weights is None else "weights.pth"
+        sources = Sources(train="digits", ref="digits", weights=weights, decoders={}, device="auto")
+        given = {"weights": weights, "backend": backend.name, "device": "cpu"}
+        assert feature_network(plan, sources, device="cpu") == (network.name, given)
 
 
 # ---- plans that change

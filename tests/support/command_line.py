@@ -34,15 +34,10 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
     """What a right command line means: the command, and the value of every argument and option of it by its name."""
     call = follow(words)
     _, plain = call.syntax.read(call.words)
-    found = _flat(call.options(plain))
-    fields = {option: field for field, option in call.form.names.items()}
-    return {"command": call.name, **{name: _plain(found[field]) for name, field in fields.items()}}
-
-
-def _flat(options: Any) -> dict[str, Any]:
-    """The fields of options, and those of the settings among them."""
-    values = dict(vars(options))
-    return values | {name: inner for value in values.values() for name, inner in getattr(value, "__dict__", {}).items()}
+    _, bound, _ = call.form.app.parse_args(plain, exit_on_error=False, print_error=False)
+    arguments = {argument.field_info.name: argument for argument in call.form.arguments()}
+    values = {argument.name: bound.arguments.get(name, _default(argument)) for name, argument in arguments.items()}
+    return {"command": call.name, **{name: _plain(value) for name, value in values.items()}}
 
 
 def _listed(call: Call) -> dict[str, Any]:
@@ -68,9 +63,13 @@ def _entry(argument: Argument) -> dict[str, Any]:
         "values": count,
         "repeatable": several in ("words", "again") and not positional,
         "required": argument.required,
-        "default": _plain(None if argument.required else argument.field_info.default),
+        "default": _plain(_default(argument)),
         "choices": None if choices is None else [*choices],
     }
+
+
+def _default(argument: Argument) -> Any:
+    return None if argument.required else argument.field_info.default
 
 
 def _plain(value: Any) -> Any:

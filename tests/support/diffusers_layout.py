@@ -1,6 +1,6 @@
 """A tiny DiT, and its weights by the names of diffusers."""
 
-from dit_eval.models.dit import DiTConfig
+from dit_eval.models.config import DiTConfig
 
 CONFIG = DiTConfig(depth=2, hidden_size=32, num_heads=2, patch_size=2, input_size=8, num_classes=10)
 

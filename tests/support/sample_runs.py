@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dit_eval.cli import main
-from dit_eval.models.dit import DiT, DiTConfig
+from dit_eval.models.config import DiTConfig
+from dit_eval.models.dit import DiT
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.system.environment import environment
 

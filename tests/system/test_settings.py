@@ -34,10 +34,12 @@ def test_right_values_pass():
         ({"steps": 0}, "steps: expected at least 1; got 0"),
         ({"scale": 100.0}, "scale: expected at least 1 and less than 100; got 100.0"),
         ({"scale": float("nan")}, "scale: expected at least 1 and less than 100; got nan"),
-        ({"steps": "250"}, "steps: expected int, got str; got '250'"),
-        ({"sampler": "euler"}, "sampler: invalid enum value 'euler'; got 'euler'"),
+        ({"steps": "250"}, "steps: expected an integer, at least 1; got '250'"),
+        ({"sampler": "euler"}, "sampler: expected one of ddpm, ddim; got 'euler'"),
         ({"limit": 0}, "limit: expected at least 1; got 0"),
-        ({"names": "a,b"}, "names: expected array, got str; got 'a,b'"),
+        ({"limit": 2.5}, "limit: expected an integer, at least 1; got 2.5"),
+        ({"scale": True}, "scale: expected a number, at least 1 and less than 100; got True"),
+        ({"names": "a,b"}, "names: expected a list of texts; got 'a,b'"),
     ],
 )
 def test_wrong_values_are_named(wrong, message):

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from evaluating import evaluate
 from PIL import Image, ImageFile
 
 from dit_eval.diffusion import trainer as training
 from dit_eval.diffusion.sampler import ImageSampler, usual_batch_size
-from dit_eval.evaluation import evaluate
 from dit_eval.features import vit
 from dit_eval.features.digits import DigitsExtractor
 from dit_eval.features.network import FeatureBatch
@@ -24,7 +24,8 @@ from dit_eval.metrics import cmmd as kernel
 from dit_eval.metrics import density_coverage, manifold
 from dit_eval.metrics import intervals as uncertainty
 from dit_eval.models import vae
-from dit_eval.models.dit import DiT, DiTConfig, named_config
+from dit_eval.models.config import DiTConfig, named_config
+from dit_eval.models.dit import DiT
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.study.folder import Study
 from dit_eval.study.tasks import do_task
@@ -245,7 +246,7 @@ def autoencode(seen, small, monkeypatch, tmp_path):
 
 
 def embed(seen):
-    class Narrow(vit._VitExtractor):
+    class Narrow(vit.VitExtractor):
         """The extractors' own code around a network of one layer."""
 
         name, pool_dim, image_size = "narrow", 6, 14

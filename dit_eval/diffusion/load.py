@@ -1,0 +1,172 @@
+"""From settings to a sampler: choose a network, find mistakes early, fetch, load, and write down what is drawn with.
+
+The order is that of cost: what can be judged without a file comes first, then the checkpoint, then the download of the
+decoder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from dit_eval.diffusion.labels import draw_labels, read_labels
+from dit_eval.diffusion.sampler import Decoder, ImageSampler, check_sampling
+from dit_eval.models.checkpoints import build_dit
+from dit_eval.models.choose import ModelChoice, Weights, choose_decoder, choose_model
+from dit_eval.models.config import DiTConfig
+from dit_eval.models.dit import DiT
+from dit_eval.models.vae import Autoencoder
+from dit_eval.results.sample_run import RunFiles, SampleRun
+from dit_eval.results.settings import LABEL_RULES, SamplingSettings
+from dit_eval.system.assets import Asset, fetch, sha256_of
+from dit_eval.system.dist import World
+from dit_eval.system.files import Watch
+from dit_eval.system.progress import Progress, write_stderr
+from dit_eval.system.text import shown
+
+
+def choose_and_check(
+    model: str | None, ckpt: str | os.PathLike[str] | None, settings: SamplingSettings, *, device: str
+) -> ModelChoice:
+    """The model to draw from, and all mistakes that show before its tensors are read, or fetched.
+
+    Parameters
+    ----------
+    model, ckpt : see `dit_eval.models.choose.choose_model`
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `dit_eval.sampling.sample`.
+    """
+    choice = choose_model(
+        model,
+        ckpt,
+        weights=settings.weights,
+        image_size=settings.image_size,
+        num_classes=settings.num_classes,
+        block=settings.block,
+    )
+    if choice.config.space == "latent":
+        choose_decoder(settings.vae)
+    check_sampling(settings, choice.config, device=device)
+    if not choice.path.is_file():  # the classes of a public checkpoint are known; another file may say its own
+        _labels(settings, choice.config)
+    return choice
+
+
+def load_sampler(
+    choice: ModelChoice, settings: SamplingSettings, *, device: str, world: World | None = None, quiet: bool = False
+) -> tuple[ImageSampler, np.ndarray]:
+    """Fetch and load what a run needs; called by every process of the run.
+
+    Returns
+    -------
+    The sampler, with its run, and the label of each image, int64 (N,).
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, OSError
+        As `dit_eval.sampling.sample`; also if a file is written to while it is in use.
+    """
+    world = world or World()
+    watch, voice = Watch(), _Voice(aloud=world.rank == 0 and not quiet)
+    model, weights = world.first_then_all(lambda: _load_model(choice, settings, device, watch, voice))
+    found = dataclasses.replace(choice, config=model.config, weights=weights)
+    run, labels, vae = world.from_first(lambda: _describe(found, settings, device, watch, voice))
+    model = model.to(device)
+    decode = None
+    if vae is not None:
+        decode = world.first_then_all(lambda: _load_decoder(vae, settings, device, voice))
+    world.barrier()
+    world.from_first(watch.check)  # of the run's checksums and of what all processes have loaded
+    return ImageSampler(model, run, decode=decode), labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Voice:
+    """What a run says of itself on stderr, if it speaks."""
+
+    aloud: bool
+
+    def say(self, text: str) -> None:
+        if self.aloud:
+            write_stderr(f"{text}\n")
+
+    @property
+    def note(self) -> Callable[[str], None] | None:
+        return (lambda text: self.say(f"note: {text}")) if self.aloud else None
+
+    def progress(self, in_bytes: str = "checksums") -> Progress:
+        return Progress(in_bytes=(in_bytes,), stream=None if self.aloud else io.StringIO())
+
+    def fetch(self, item: Asset) -> Path:
+        with self.progress(item.name) as progress:
+            return fetch(item, on_progress=partial(progress.update, item.name))
+
+
+def _load_model(
+    choice: ModelChoice, settings: SamplingSettings, device: str, watch: Watch, voice: _Voice
+) -> tuple[DiT, Weights]:
+    """The model, and which set of weights it has."""
+    if choice.public is not None:
+        voice.fetch(choice.public)
+    watch.see(choice.path)
+    about = f"{shown(choice.name)}, {choice.config.image_size} px, on {device.split(':')[0]}"
+    voice.say(f"model  {about}: checkpoint {choice.path}")
+    checkpoint, config = choice.open(num_classes=settings.num_classes, on_note=voice.note)
+    check_sampling(settings, config, device=device)  # once more: it may have no label for "no label"
+    if not config.label_dropout:
+        none = f'{config.num_classes} classes, and none for "no label": it draws without guidance'
+        voice.say(f"note: {choice.path}: {none}")
+    return build_dit(checkpoint, config, on_note=voice.note), checkpoint.weights or choice.weights
+
+
+def _describe(
+    choice: ModelChoice, settings: SamplingSettings, device: str, watch: Watch, voice: _Voice
+) -> tuple[SampleRun, np.ndarray, Path | None]:
+    """The run, its labels, and its decoder, which is fetched when all else is right."""
+    labels, labels_sha256 = _labels(settings, choice.config)
+    vae = None
+    if choice.config.space == "latent":
+        decoder = choose_decoder(settings.vae)
+        vae = voice.fetch(decoder) if isinstance(decoder, Asset) else decoder
+        watch.see(vae)
+    with voice.progress() as progress:
+        report = partial(progress.update, "checksums")
+        files = RunFiles(
+            model=shown(choice.name),
+            network=dataclasses.asdict(choice.config),
+            image_size=choice.config.image_size,
+            checkpoint=shown(choice.path.name),
+            checkpoint_sha256=sha256_of(choice.path, report),
+            weights=choice.weights,
+            vae=shown(Path(settings.vae).name) if vae else None,
+            vae_sha256=sha256_of(vae, report) if vae else None,
+            labels_sha256=labels_sha256,
+            training_steps=choice.training_steps,
+            training_batch_size=choice.training_batch_size,
+        )
+    return SampleRun.of(settings, files, device=device), labels, vae
+
+
+def _load_decoder(path: Path, settings: SamplingSettings, device: str, voice: _Voice) -> Decoder:
+
+    return Autoencoder(path, device=device, tiling=settings.vae_tiling, on_note=voice.note).decode
+
+
+def _labels(settings: SamplingSettings, config: DiTConfig) -> tuple[np.ndarray, str | None]:
+    """The label of each image, and the SHA-256 of their file, if they come from one."""
+    count, classes = settings.num_images, config.num_classes
+    if settings.labels not in LABEL_RULES:
+        return read_labels(settings.labels, num_images=count, num_classes=classes)
+    rule: Literal["random", "balanced"] = "balanced" if settings.labels == "balanced" else "random"
+    return draw_labels(rule, num_images=count, num_classes=classes, seed=settings.global_seed), None

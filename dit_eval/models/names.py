@@ -1,0 +1,47 @@
+"""Names of models, and the one grammar that reads them. Needs no torch, so that reports and plans can use it.
+
+A DiT is called by its family, its size and its patch size: "DiT-XL/2", or "mini-S/4" for one of a user's own. The
+U-Nets of Table 6 have names without such parts.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+# Table 1 of the paper: layers, hidden size, heads.
+SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
+PATCH_SIZES = (2, 4, 8)
+PAPER_FAMILY = "DiT"
+DIT_NAMES = tuple(f"{PAPER_FAMILY}-{size}/{patch}" for size in SIZES for patch in PATCH_SIZES)
+UNET_NAMES = ("ADM-64", "ADM-128", "ADM-256", "ADM-512", "ADM-U-256-upsampler", "ADM-U-512-upsampler", "LDM-4", "LDM-8")
+DEFAULT_MODEL = "DiT-XL/2"
+
+# Four digits of a patch size are more than any model has, and what a file says is read as a number only up to there.
+_NAME = re.compile(r"([^/]+)-(S|B|L|XL)/([1-9][0-9]{0,3})")
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelName:
+    """A name such as "DiT-XL/2" or "mini-S/4" in its parts."""
+
+    family: str
+    size: str
+    patch: int
+
+    @property
+    def is_papers(self) -> bool:
+        """Whether the name is for models of the paper alone; not every such name is one of them ("DiT-XL/1")."""
+        return self.family == PAPER_FAMILY or self.family.startswith(f"{PAPER_FAMILY}-")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the family is of letters, digits, - and _ alone, as file names need it."""
+        return _PLAIN.fullmatch(self.family) is not None
+
+
+def parse_name(text: str) -> ModelName | None:
+    """The parts of a model's name; None if it names neither size nor patch."""
+    found = _NAME.fullmatch(text)
+    return ModelName(family=found[1], size=found[2], patch=int(found[3])) if found else None

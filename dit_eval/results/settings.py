@@ -1,0 +1,138 @@
+"""What a run is asked for, each thing stated once: its name, type, default, bounds and help.
+
+The command line and the plans of studies are derived from these classes; see `dit_eval.system.settings`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from dit_eval.system.settings import check_settings
+
+LABEL_RULES = ("random", "balanced")
+_MOST_SEED = (1 << 63) - 1  # the other half of 64 bits is for the streams of labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings:
+    """How images are drawn from a DiT: which of its weights, how many images, by which rules.
+
+    The defaults are the paper's 250 steps of DDPM with guidance 1.5, for FID-50K. What is None follows from the model.
+
+    Raises
+    ------
+    ValueError
+        If a value is of another type, or out of its bounds.
+    """
+
+    weights: Annotated[Literal["ema", "model"], Meta(description="which set of a trainer's file")] = "ema"
+    image_size: Annotated[int, Meta(ge=1, description="pixels; default: what the checkpoint says, else 256")] | None = (
+        None
+    )
+    num_classes: Annotated[int, Meta(ge=1, description="default: what the checkpoint says, else 1000")] | None = None
+    block: Annotated[str, Meta(description="block design of the model (default: adaln-zero)")] | None = None
+    num_images: Annotated[int, Meta(ge=1, description="images to draw")] = 50_000
+    num_sampling_steps: Annotated[str | int, Meta(description='steps of 1000, or "ddimS"')] = "250"
+    cfg_scale: Annotated[float, Meta(ge=1.0, description="guidance scale; 1.0: no guidance")] = 1.5
+    cfg_channels: Annotated[int, Meta(ge=1, description="channels guided (default: 3, as the paper)")] | None = None
+    sampler: Annotated[Literal["ddpm", "ddim"], Meta(description="rule of a step; ddim: eta = 0")] = "ddpm"
+    vae: Annotated[str, Meta(description="decoder of latents: ema, mse, original or a file")] = "ema"
+    vae_tiling: Annotated[bool, Meta(description="decode in tiles; needs less memory, changes pixels")] = False
+    labels: Annotated[
+        str, Meta(description="classes: random (uniform, as in the paper), balanced (in turn), or a file of labels")
+    ] = "random"
+    rounding: Annotated[
+        Literal["dit", "truncate"], Meta(description="to 8 bits: nearest (dit), or ADM's rule (truncate)")
+    ] = "dit"
+    global_seed: Annotated[int, Meta(ge=0, le=_MOST_SEED, description="with an image's index, all its noise")] = 0
+    precision: Annotated[Literal["fp32", "tf32", "bf16"], Meta(description="arithmetic of the network")] = "fp32"
+    compiled: Annotated[bool, Meta(description="run the network through torch.compile")] = False
+
+    def __post_init__(self) -> None:
+        self._teach()
+        check_settings(self)
+
+    def guided_channels(self, channels: int) -> int | None:
+        """Channels that guidance acts on, in a network of so many; None without guidance."""
+        if self.cfg_scale == 1.0:
+            return None
+        return min(3, channels) if self.cfg_channels is None else self.cfg_channels
+
+    def _teach(self) -> None:
+        """Mistakes of which more can be said than what type and bounds say."""
+        if _below(self.num_images, 1):
+            raise ValueError(f"{self.num_images} images asked for; needed at least 1.")
+        if isinstance(self.global_seed, int) and not 0 <= self.global_seed <= _MOST_SEED:
+            raise ValueError(f"Seed {self.global_seed}: needed 0 to 2^63 - 1.")
+        if _below(self.cfg_scale, 1.0) or self.cfg_scale == math.inf:
+            raise ValueError(
+                f"Guidance scale {self.cfg_scale}: needed 1.0 or more. 1.0 is no guidance (the conditional model as it "
+                "is); 0 would not switch guidance off but draw without labels, and between the two labels count for "
+                "less than the model says."
+            )
+        if _below(self.cfg_channels, 1):
+            raise ValueError(f"Guidance on {self.cfg_channels} channels: needed at least 1.")
+        if self.sampler not in ("ddpm", "ddim"):
+            raise ValueError(f"Unknown sampler {self.sampler!r}; known: ddpm, ddim.")
+
+
+def _below(value: object, least: float) -> bool:
+    """Whether it is a number below the least one; NaN is, and what is no number is not."""
+    return isinstance(value, int | float) and not value >= least
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """How samples are scored: all that decides a number, and the batch size, which decides none.
+
+    Raises
+    ------
+    ValueError
+        If a value is of another type or out of bounds; whether metrics are known, `dit_eval.metrics` says.
+    """
+
+    metrics: Annotated[
+        tuple[str, ...] | None,
+        Meta(description="the metrics to compute (default: ADM's five; of DINOv2 or CLIP, all that the network gives)"),
+    ] = None
+    num_images: Annotated[int, Meta(ge=1, description="use the first N samples (default: all)")] | None = None
+    distances: Annotated[
+        Literal["adm-float16", "float32"],
+        Meta(description="precision and recall distances: ADM's float16 rule (default), or exact float32"),
+    ] = "adm-float16"
+    intervals: Annotated[
+        bool, Meta(description="also standard errors, 95 % intervals, and FID for infinitely many images")
+    ] = False
+    allow_size_mismatch: Annotated[
+        bool, Meta(description="score samples against a reference of another resolution")
+    ] = False
+    batch_size: Annotated[
+        int, Meta(ge=1, description="images in memory at a time; each core of a CPU takes 4 or 8 of them")
+    ] = 64
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+def with_metrics(settings: EvaluationSettings | None, metrics: str | Sequence[str] | None) -> EvaluationSettings:
+    """The settings, or the default ones, with the metrics that are named beside them: "fid,is" or ["fid", "is"].
+
+    Raises
+    ------
+    ValueError
+        If either is of another type.
+    """
+    settings = EvaluationSettings() if settings is None else settings
+    if not isinstance(settings, EvaluationSettings):
+        raise ValueError(f"`settings`: expected an EvaluationSettings; got {type(settings).__name__}.")
+    if metrics is None:
+        return settings
+    names = metrics.split(",") if isinstance(metrics, str) else metrics
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"`metrics`: expected names such as ['fid', 'is']; got {metrics!r}.")
+    return replace(settings, metrics=tuple(name.strip().lower() for name in names if name.strip()))

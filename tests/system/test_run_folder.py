@@ -1,0 +1,428 @@
+"""Folders of runs: one run at a time, the same settings, and what is on the disk is enough to go on.
+
+A run is killed for real once for each kind of file that is written. Where in a training, an encoding, a sampling or a
+study it is killed is tried without killing: each state of the disk that it may leave is kept while it runs, and the
+same command goes on from there.
+"""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+
+import inline_engine
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from kill_points import fail_once, states_of_disk
+from PIL import Image
+from safetensors.torch import load_file
+from sample_runs import make_run, random_dit
+
+import dit_eval.encoding
+from dit_eval.cli import main
+from dit_eval.diffusion.data import ArrayData, list_images
+from dit_eval.diffusion.recipe import Recipe, Schedule
+from dit_eval.diffusion.sampler import ImageSampler
+from dit_eval.encoding import Encoder, encode
+from dit_eval.images.npz import open_batch
+from dit_eval.models.config import DiTConfig
+from dit_eval.sampling import sample_npz
+from dit_eval.system.dist import World
+from dit_eval.system.run_folder import RunFolder, differences, is_claimed, read_settings, refuse_other, remove_partial
+from dit_eval.training import TrainingRun, train
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Networks this small are slower on several threads, the more so on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# ---- the folder
+
+
+def test_one_run_at_a_time(tmp_path):
+    with RunFolder(tmp_path / "run", doing="testing there") as first:
+        first.claim()
+        assert is_claimed(tmp_path / "run" / "lock")
+        with pytest.raises(ValueError, match="run: another process is testing there; wait for it, or name another"):
+            RunFolder(tmp_path / "run", doing="testing there").claim()
+    assert not is_claimed(tmp_path / "run" / "lock")
+    with RunFolder(tmp_path / "run", doing="testing there") as second:
+        second.claim()
+    assert not is_claimed(tmp_path / "nowhere")
+
+
+def test_a_lock_beside_the_folder_leaves_the_folder_to_its_run(tmp_path):
+    out = tmp_path / "made" / "latents"
+    folder = RunFolder(out.with_name("latents.parts"), doing="at it", out=out, lock=out.with_name(".latents.lock"))
+    with folder:
+        folder.claim()
+        assert not folder.path.exists()
+        with pytest.raises(FileNotFoundError, match=r"latents\.parts: not seen by process 3"):
+            folder.check_seen(World(rank=3, size=4))
+        with pytest.raises(ValueError, match=r"made/latents: another process is at it"):
+            RunFolder(folder.path, doing="at it", out=out, lock=out.with_name(".latents.lock")).claim()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match=r"file/run: cannot be written \(.*\); name another `out`"):
+        RunFolder(tmp_path / "file" / "run", doing="at it").claim()
+
+
+def test_files_that_had_not_taken_their_names_are_removed(tmp_path):
+    names = [".a.npy.12.part", ".b.json.34.part", "c.part", ".hidden", "kept.npy"]
+    for name in names:
+        (tmp_path / name).write_text("")
+    remove_partial(tmp_path, "a.npy")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
+    with RunFolder(tmp_path, doing="at it") as folder:
+        folder.claim()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[2:], "lock"])
+
+
+def test_a_rename_that_fails_leaves_the_earlier_file_and_nothing_else(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path, doing="at it")
+    folder.write("state", b"old")
+    folder.write_array("array.npy", np.arange(3))
+    for name, write in (
+        ("state", lambda: folder.write("state", b"new")),
+        ("array.npy", lambda: folder.write_array("array.npy", np.zeros(3))),
+    ):
+        fail_once(monkeypatch, name)
+        with pytest.raises(OSError, match="No space left"):
+            write()
+    assert (tmp_path / "state").read_bytes() == b"old"
+    assert np.load(tmp_path / "array.npy").tolist() == [0, 1, 2]
+    assert len(list(tmp_path.iterdir())) == 2
+    folder.write("state", b"new")
+    assert (tmp_path / "state").read_bytes() == b"new"
+
+
+def test_another_run_is_told_by_what_differs(tmp_path):
+    now, there = {"a": 1, "b": (2,), "new": None}, {"a": 1, "b": 3, "old": "x"}
+    assert differences(now, there) == ["b: (2,), 3", "old: None, 'x'"]
+    refuse_other(tmp_path, differences(now, now))
+    with pytest.raises(ValueError, match=r"is of another run: b: \(2,\), 3; .* \(now, there\). Name another `out`"):
+        refuse_other(tmp_path, differences(now, there))
+
+
+def test_settings_of_another_program(tmp_path):
+    path = tmp_path / "run.json"
+    assert read_settings(path) is None
+    for text in ("{", "[]", "\x00", "1"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"run\.json: written by another program; name another `out`"):
+            read_settings(path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(ValueError, match="another program"):
+        read_settings(path)
+    path.write_text('{"a": 1}')
+    assert read_settings(path) == {"a": 1}
+
+
+# ---- kill -9, once for each kind of file
+
+KILLED = """\
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from dit_eval.system.run_folder import RunFolder
+
+kind, name = sys.argv[2:]
+folder = RunFolder(Path(sys.argv[1]), doing="testing there")
+folder.claim()
+
+
+def write(content):
+    if kind == "bytes":
+        folder.write(name, content.encode())
+    elif kind == "array":
+        folder.write_array(name, np.array([content]))
+    elif kind == "samples":
+        from dit_eval.images.npz import write_batch
+
+        images = np.full((2, 4, 4, 3), len(content), np.uint8)
+        write_batch(folder.path / name, images=[images], shape=images.shape, arrays={})
+    elif kind == "weights":
+        from dit_eval.models.checkpoints import save_dit
+        from dit_eval.models.config import DiTConfig
+        from dit_eval.models.dit import DiT
+
+        small = DiTConfig(depth=1, hidden_size=16, num_heads=2, patch_size=2, input_size=4, num_classes=2)
+        save_dit(folder.path / name, DiT(small), notes={"content": content})
+    elif kind == "folder":
+        (folder.path / "parts").mkdir()
+        (folder.path / "parts" / "file").write_text(content)
+        os.replace(folder.path / "parts", folder.path / name)
+
+
+if kind != "folder":  # which is there once, and never replaced
+    write("first")
+before = (folder.path / name).read_bytes() if kind != "folder" else b""
+(folder.path / "before").write_bytes(before)
+os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+write("the second")
+"""
+
+
+@pytest.mark.parametrize("kind", ["bytes", "array", "samples", "weights", "folder"])
+def test_killed_before_a_file_takes_its_name(tmp_path, kind):
+    name = {"bytes": "run.json", "array": "moments.npy", "samples": "samples.npz"}.get(kind, kind)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), kind, name], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not is_claimed(tmp_path / "lock"), "the system lets go of the lock"
+    if kind == "folder":
+        assert not (tmp_path / name).exists()
+        assert (tmp_path / "parts" / "file").read_text() == "the second"
+    else:
+        assert (tmp_path / name).read_bytes() == (tmp_path / "before").read_bytes(), "the earlier file is whole"
+        assert len(list(tmp_path.glob(f".{name}.*.part"))) == 1
+    with RunFolder(tmp_path, doing="testing there") as folder:
+        folder.claim()
+    assert not list(tmp_path.glob(".*.part"))
+
+
+# ---- a training
+
+
+def training():
+    rng = np.random.default_rng(0)
+    data = ArrayData(
+        images=rng.integers(0, 256, (40, 8, 8, 1), np.uint8), labels=rng.integers(0, 10, 40), identity={"test": 1}
+    )
+    config = DiTConfig(
+        depth=1, hidden_size=16, num_heads=2, patch_size=2, input_size=8, num_classes=10, in_channels=1, space="pixel"
+    )
+    recipe = Recipe(learning_rate=1e-3, batch_size=4, ema_decay=0.9)
+    schedule = Schedule(steps=12, save_at=(5, 9), log_every=4)
+    return TrainingRun(config=config, data=data, recipe=recipe, schedule=schedule)
+
+
+def same_training(one, other):
+    names = sorted(path.name for path in one.iterdir())
+    assert names == sorted(path.name for path in other.iterdir())
+    assert sum(name.endswith(".safetensors") for name in names) == 7
+    for name in names:
+        if name.endswith(".safetensors"):
+            first, second = load_file(one / name), load_file(other / name)
+            assert first.keys() == second.keys()
+            assert all(torch.equal(first[key], second[key]) for key in first), name
+    for name in ("log.jsonl", "run.json"):
+        assert (one / name).read_text() == (other / name).read_text()
+
+
+def test_a_training_goes_on_from_each_state_of_the_disk(tmp_path, monkeypatch):
+    run, whole = training(), tmp_path / "now" / "run"
+    stop = states_of_disk(monkeypatch, tmp_path / "now", tmp_path / "kept")
+    train(whole, run)
+    states = stop()
+    renamed = [state.name.split(":")[-1] for state in states]
+    checkpoints = [
+        name
+        for step in (5, 9, 12)
+        for name in (f"model-{step:07d}.safetensors", f"ema-{step:07d}.safetensors", "state.safetensors")
+    ]
+    assert renamed == ["run.json", "log.jsonl", *checkpoints]
+    for state in states:
+        notes = []
+        end = train(state / "run", run, on_note=notes.append)
+        assert end.steps == 12
+        done = (state.name[:3] >= "005") * 5 + (state.name[:3] >= "008") * 4
+        assert notes == ([f"{state / 'run'}: going on after step {done} of 12"] if done else [])
+        same_training(whole, state / "run")
+
+
+def test_a_log_that_was_cut_short_is_mended(tmp_path, monkeypatch):
+    run, whole = training(), tmp_path / "now" / "run"
+    stop = states_of_disk(monkeypatch, tmp_path / "now", tmp_path / "kept")
+    train(whole, run)
+    for state in stop()[4::4]:  # before the states of steps 5 and 9
+        with open(state / "run" / "log.jsonl", "a") as file:
+            file.write('{"step": 12, "lo')  # as a power cut leaves it
+        train(state / "run", run)
+        same_training(whole, state / "run")
+
+
+@pytest.mark.parametrize("name", ["run.json", "ema-0000005.safetensors", "state.safetensors"])
+def test_a_training_goes_on_when_a_file_could_not_be_written(tmp_path, monkeypatch, name):
+    run = training()
+    train(tmp_path / "whole", run)
+    fail_once(monkeypatch, name)
+    with pytest.raises(OSError, match="No space left"):
+        train(tmp_path / "run", run)
+    train(tmp_path / "run", run)
+    same_training(tmp_path / "whole", tmp_path / "run")
+
+
+# ---- an encoding
+
+
+def encoding(pictures, out, on_note=None):
+    def posterior(images):
+        small = images[:, :, ::8, ::8]
+        return np.concatenate([small, small[:, :1]], 1), np.full((len(small), 4, 4, 4), 0.5, np.float32)
+
+    encoder = Encoder(encode=posterior, vae="test", vae_sha256="0" * 64, scale=1.0)
+    return encode(list_images(pictures, image_size=32), out, encoder=encoder, on_note=on_note)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_an_encoding_goes_on_from_each_state_of_the_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(dit_eval.encoding, "_SHARD", 4)
+    rng = np.random.default_rng(0)
+    for number in range(11):
+        path = tmp_path / "pictures" / ("cat" if number % 2 else "ant") / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
+    stop = states_of_disk(monkeypatch, tmp_path / "now", tmp_path / "kept")
+    assert encoding(tmp_path / "pictures", tmp_path / "now" / "latents") == 11
+    states = stop()
+    shards = [name for k in range(3) for name in (f"shard-{k:06d}.json", f"moments-{k:06d}.npy")]
+    renamed = [state.name[4:].split(":")[-1] for state in states]
+    assert renamed == ["settings.json", *shards, "labels.npy", "files.txt", "latents.json", "latents"]
+    whole = contents(tmp_path / "now" / "latents")
+    for number, state in enumerate(states):
+        parts, notes = state / "latents.parts", []
+        begun = {path.name: path.stat().st_mtime_ns for path in parts.glob("moments-*")}
+        assert len(begun) == min(3, max(0, (number - 1) // 2))
+        assert encoding(tmp_path / "pictures", state / "latents", on_note=notes.append) == 11
+        assert [f"going on; {len(begun)} files" in note for note in notes] == [True] * bool(begun)
+        assert contents(state / "latents") == whole
+        assert not parts.exists()
+        assert {name: (state / "latents" / name).stat().st_mtime_ns for name in begun} == begun, "not done again"
+
+
+# ---- a sampling
+
+
+def sampling(out, on_note=None):
+    model = random_dit(depth=1, hidden_size=16)
+    sampler = ImageSampler(model, make_run(model.config, num_images=20, num_sampling_steps="2"))
+    return sample_npz(out, sampler=sampler, labels=np.arange(20) % 10, batch_size=8, on_note=on_note)
+
+
+def test_a_sampling_goes_on_from_each_state_of_the_disk(tmp_path, monkeypatch):
+    stop = states_of_disk(monkeypatch, tmp_path / "now", tmp_path / "kept")
+    whole = sampling(tmp_path / "now" / "samples.npz")
+    states = stop()
+    pieces = ["000000000-000000008.u8", "000000008-000000016.u8", "000000016-000000020.u8"]
+    renamed = [state.name[4:].split(":")[-1] for state in states]
+    assert renamed == ["run.json", *pieces, "samples.npz", "samples.npz.parts", "samples.npz.parts"]
+    for number, state in enumerate(states):
+        notes = []
+        out = sampling(state / "samples.npz", on_note=notes.append)
+        done = [0, 0, 8, 16, 20][min(number, 4)]
+        said = "complete already, 20 images" if number > 4 else f"going on; {done} of 20 images"
+        assert [said in note for note in notes] == [True] * (done > 0)
+        assert out.read_bytes() == whole.read_bytes()
+        assert [path.name for path in state.iterdir()] == ["samples.npz"], "nothing else is left"
+
+
+# ---- a study
+
+PLAN = """\
+name = "micro"
+about = "A tiny DiT on digits"
+
+[data]
+train = "digits"
+ref = "digits"
+extractor = "digits"
+space = "pixel"
+image_size = 8
+channels = 1
+num_classes = 10
+
+[models]
+"micro-S/4" = { depth = 1, hidden_size = 8, num_heads = 2, patch_size = 4 }
+
+[training]
+batch_size = 4
+log_every = 2
+
+[sampling]
+num_samples = 8
+labels = "balanced"
+
+[[cells]]
+models = "all"
+training_steps = [2, 4]
+sampling_steps = [2]
+
+[[resources]]
+threads = 1
+batch_size = 8
+num_workers = 0
+"""
+
+
+def study(plan, out, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["study", "run", str(plan), "--out", str(out), "--device", "cpu"])
+    error = capsys.readouterr().err
+    assert not exit_.value.code, error
+    return error
+
+
+def results(folder):
+    """Results without what differs between two runs of the same; images are compared beside this."""
+    found = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    for result in found:
+        for name in ("seconds", "peak_memory_bytes", "environment", "time"):
+            del result[name]
+        del result["gen"]["sha256"]
+        for name in ("environment", "earlier_environments", "checkpoint_sha256"):
+            del result["gen"]["run"][name]
+    return found
+
+
+def images(folder):
+    return {path.name: open_batch(path, role="gen").array().tobytes() for path in (folder / "samples").glob("*.npz")}
+
+
+def test_a_study_goes_on_from_each_state_of_the_disk(tmp_path, monkeypatch, capsys):
+    inline_engine.install(monkeypatch.setattr)
+    (tmp_path / "plan.toml").write_text(PLAN)
+    whole = tmp_path / "now" / "study"
+    stop = states_of_disk(monkeypatch, tmp_path / "now", tmp_path / "kept")
+    study(tmp_path / "plan.toml", whole, capsys)
+    states = stop()
+    expected = results(whole)
+    assert len(expected) == 2
+    own = {}  # a training and a sampling have their own tests
+    for state in states:
+        if "trainings" not in state.name and ".parts" not in state.name:
+            own.setdefault(state.name.split(":", 1)[1].split(":")[0], []).append(state)
+    assert own.keys() == {
+        *("plan.toml", "study.json", "failures.json", "results.jsonl", "losses.jsonl", "samples", "cache", "done")
+    }
+    for state in sorted({state for same in own.values() for state in (same[0], same[-1])}):
+        out = state / "study"
+        done = len(list(out.glob("done/*.json")))
+        told = re.search(r"going on; (\d) of 3 tasks", study(tmp_path / "plan.toml", out, capsys))
+        # A training is done once its state is there, with the mark that says how long it took or without.
+        assert int(told[1] if told else 0) - done in (0, 1)
+        assert results(out) == expected
+        assert images(out) == images(whole)
+        assert (out / "losses.jsonl").read_bytes() == (whole / "losses.jsonl").read_bytes()
+        assert not list(out.rglob("*.part"))
+
+
+def test_a_second_study_in_the_folder_waits_outside(tmp_path, capsys):
+    (tmp_path / "plan.toml").write_text(PLAN)
+    (tmp_path / "study").mkdir()
+    with FileLock(tmp_path / "study" / "lock"), pytest.raises(SystemExit) as exit_:
+        main(["study", "run", str(tmp_path / "plan.toml"), "--out", str(tmp_path / "study"), "--device", "cpu"])
+    assert exit_.value.code == 2
+    assert "another process runs this study. Wait for it, or name another --out" in capsys.readouterr().err
