@@ -14,7 +14,7 @@ from dit_eval.cli.spoken import in_options
 from dit_eval.cli.syntax import HELP, VERSION, Syntax, UsageError
 
 if TYPE_CHECKING:
-    from dit_eval.cli.declare import Form
+    from dit_eval.cli.options import Form
 
 ABOUT = """Evaluate diffusion transformers: FID, sFID, Inception Score, precision and recall as ADM's suite.
 
@@ -139,7 +139,7 @@ def follow(words: Sequence[str]) -> Call:
         syntax = Syntax.of(prog, (), commands=[*inner], flags=HELP if name else (*HELP, VERSION))
         about = f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}." if name else ABOUT
         return Call(name=name, about=about, syntax=syntax, words=left)
-    from dit_eval.cli.declare import Form  # not for the help of the program, which answers at once
+    from dit_eval.cli.options import Form  # not for the help of the program, which answers at once
 
     run = getattr(import_module(f"dit_eval.cli.{names[0]}"), "_".join(names))
     form = Form(get_type_hints(run)["arguments"])

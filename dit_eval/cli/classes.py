@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from dit_eval.cli.declare import EVERYDAY, Option
 from dit_eval.cli.extractor import _check_extractor, _extractor
-from dit_eval.cli.options import (
+from dit_eval.cli.options import EVERYDAY, Option
+from dit_eval.cli.output import _File, _header, _say, _tell_json
+from dit_eval.cli.shared import (
     _FEATURES,
     IMAGES,
     NetworkOptions,
@@ -21,7 +22,6 @@ from dit_eval.cli.options import (
     is_folder,
     json_file,
 )
-from dit_eval.cli.output import _File, _header, _say, _tell_json
 from dit_eval.system.progress import Progress
 from dit_eval.system.text import shown
 

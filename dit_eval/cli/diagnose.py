@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group
 
-from dit_eval.cli.declare import EVERYDAY, Option
 from dit_eval.cli.extractor import _check_extractor, _extractor
-from dit_eval.cli.options import (
+from dit_eval.cli.options import EVERYDAY, Option
+from dit_eval.cli.output import _tell_json
+from dit_eval.cli.shared import (
     NetworkOptions,
     NumSamples,
     Samples,
@@ -20,7 +21,6 @@ from dit_eval.cli.options import (
     _reference_path,
     json_file,
 )
-from dit_eval.cli.output import _tell_json
 from dit_eval.system.progress import Progress
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from dit_eval.cli.declare import EVERYDAY, Option
-from dit_eval.cli.options import DeviceEach, OnCorrupt, _check_destination, is_folder
+from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import _fetch, _header, _note
+from dit_eval.cli.shared import DeviceEach, OnCorrupt, _check_destination, is_folder
 from dit_eval.system.dist import World, join
 from dit_eval.system.files import Watch
 from dit_eval.system.progress import Progress

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from dit_eval.cli.declare import EVERYDAY, Option, Panel
 from dit_eval.cli.extractor import _check_extractor, _extractor
-from dit_eval.cli.options import (
+from dit_eval.cli.options import EVERYDAY, Option, Panel
+from dit_eval.cli.output import _File, _format_cost_of_run, _header, _say, _tell_json
+from dit_eval.cli.shared import (
     _FEATURES,
     Cache,
     NetworkOptions,
@@ -21,7 +22,6 @@ from dit_eval.cli.options import (
     has_ending,
     json_file,
 )
-from dit_eval.cli.output import _File, _format_cost_of_run, _header, _say, _tell_json
 from dit_eval.metrics import names_in_words
 from dit_eval.results.settings import EvaluationSettings
 from dit_eval.system.dist import World, join

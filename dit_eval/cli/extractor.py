@@ -9,7 +9,7 @@ from dit_eval.features.load import check_network, load_network
 from dit_eval.system.dist import World
 
 if TYPE_CHECKING:
-    from dit_eval.cli.options import NetworkOptions
+    from dit_eval.cli.shared import NetworkOptions
     from dit_eval.cli.verify import Verify
     from dit_eval.features.network import FeatureExtractor, Network
 

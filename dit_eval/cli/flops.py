@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from dit_eval.cli.declare import EVERYDAY, Option
-from dit_eval.cli.options import _check_destination, json_file
+from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import _header, _tell_json
+from dit_eval.cli.shared import _check_destination, json_file
 from dit_eval.system.progress import Progress
 
 if TYPE_CHECKING:
@@ -86,34 +86,12 @@ def _format_flops(rows: list[ComplexityRow], operators: list[Any], convention: A
     """The rows as people read them, a block for each of the paper's tables, remarks below."""
     lines: list[str] = []
     remarks: list[str] = []
-    named = bool(operators)
-    for number in [None] if named else sorted({row.table for row in rows if row.table}):
-        block = [row for row in rows if named or row.table == number]
-        lines += [f"Table {number}"] if number else []
-        head = ("model", "px", "block", "params M", "printed", "Gflops", "paper", "fvcore", "mac", "difference")
-        table: list[tuple[str, ...]] = [head]
-        marks = [""]
-        for row in block:
-            found = row.remarks(convention)
-            if found:
-                remarks.append(f"{row.model} {row.image_size}: {' '.join(found)}")
-            marks.append(f"  {'x' if row.agrees(convention) is False else ' '} [{len(remarks)}]" if found else "")
-            table.append(
-                (
-                    row.model,
-                    str(row.image_size),
-                    row.block or "-",
-                    f"{row.params / 1e6:.2f}",
-                    "-" if row.published_params_m is None else str(row.published_params_m),
-                    "-" if row.published is None else f"{row.published:.{row.decimals}f}",
-                    *(f"{row.gflops(name):.4f}" for name in ("paper", "fvcore", "mac")),
-                    "-" if (difference := row.difference(convention)) is None else f"{difference:+.4f}",
-                )
-            )
-        for cells, mark in zip(table, marks, strict=True):
-            model, size, design, *numbers = cells
-            lines.append(f"  {model:<20}{size:>4}  {design:<16}" + "".join(f"{n:>11}" for n in numbers) + mark)
-        lines.append("")
+    if operators:
+        lines += [*_block(rows, convention, remarks), ""]
+    else:
+        for number in sorted({row.table for row in rows if row.table}):
+            block = [row for row in rows if row.table == number]
+            lines += [f"Table {number}", *_block(block, convention, remarks), ""]
     for row, parts in zip(rows, operators, strict=False):  # none with --all
         lines.append(f"{row.model}, {row.image_size} px, by operator")
         lines += [f"  {name:<32} {counts.gflops(convention):>14.6f}" for name, counts in parts.items()]
@@ -126,3 +104,34 @@ def _format_flops(rows: list[ComplexityRow], operators: list[Any], convention: A
     )
     lines.append("x: the printed digits are not reached" if any("  x [" in line for line in lines) else "")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _block(rows: list[ComplexityRow], convention: Any, remarks: list[str]) -> list[str]:
+    """A head and a line for each row; what is to be said of rows goes to the remarks, and its number behind the row."""
+    head = ("model", "px", "block", "params M", "printed", "Gflops", "paper", "fvcore", "mac", "difference")
+    table: list[tuple[str, ...]] = [head]
+    marks = [""]
+    for row in rows:
+        found = row.remarks(convention)
+        if found:
+            remarks.append(f"{row.model} {row.image_size}: {' '.join(found)}")
+        marks.append(f"  {'x' if row.agrees(convention) is False else ' '} [{len(remarks)}]" if found else "")
+        table.append(_cells(row, convention))
+    lines = []
+    for (model, size, design, *numbers), mark in zip(table, marks, strict=True):
+        lines.append(f"  {model:<20}{size:>4}  {design:<16}" + "".join(f"{n:>11}" for n in numbers) + mark)
+    return lines
+
+
+def _cells(row: ComplexityRow, convention: Any) -> tuple[str, ...]:
+    difference = row.difference(convention)
+    return (
+        row.model,
+        str(row.image_size),
+        row.block or "-",
+        f"{row.params / 1e6:.2f}",
+        "-" if row.published_params_m is None else str(row.published_params_m),
+        "-" if row.published is None else f"{row.published:.{row.decimals}f}",
+        *(f"{row.gflops(name):.4f}" for name in ("paper", "fvcore", "mac")),
+        "-" if difference is None else f"{difference:+.4f}",
+    )

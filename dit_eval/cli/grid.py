@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from dit_eval.cli.declare import EVERYDAY, Option
-from dit_eval.cli.options import Force, _check_destination, has_ending
+from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import _say
+from dit_eval.cli.shared import Force, _check_destination, has_ending
 from dit_eval.system.files import refuse_existing
 from dit_eval.system.text import shown
 

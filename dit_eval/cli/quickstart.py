@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from dit_eval.cli.declare import EVERYDAY, Option
-from dit_eval.cli.options import _check_destination, is_folder
+from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import _header, _say
+from dit_eval.cli.shared import _check_destination, is_folder
 
 
 @dataclass(frozen=True, kw_only=True)

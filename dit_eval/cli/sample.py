@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group
 
-from dit_eval.cli.declare import EVERYDAY, Option, Panel
 from dit_eval.cli.grid import _draw_grid
-from dit_eval.cli.options import DeviceEach, _check_destination, grid_file, has_ending
+from dit_eval.cli.options import EVERYDAY, Option, Panel
 from dit_eval.cli.output import _File, _format_cost_of_run, _header, _tell
+from dit_eval.cli.shared import DeviceEach, _check_destination, grid_file, has_ending
 from dit_eval.results.settings import SamplingSettings
 from dit_eval.system.dist import World, join
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from dit_eval.cli.declare import EVERYDAY, Option
 from dit_eval.cli.extractor import _extractor
-from dit_eval.cli.options import (
+from dit_eval.cli.options import EVERYDAY, Option
+from dit_eval.cli.output import _File, _header, _say, _tell
+from dit_eval.cli.shared import (
     IMAGES,
     Force,
     NetworkOptions,
@@ -17,7 +18,6 @@ from dit_eval.cli.options import (
     _open_images,
     has_ending,
 )
-from dit_eval.cli.output import _File, _header, _say, _tell
 from dit_eval.system.files import refuse_existing
 from dit_eval.system.progress import Progress
 

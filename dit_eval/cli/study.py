@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from dit_eval.cli.declare import EVERYDAY, Option
-from dit_eval.cli.options import _check_destination, is_folder
+from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import _header, _say
+from dit_eval.cli.shared import _check_destination, is_folder
 from dit_eval.system.dist import World, join
 from dit_eval.system.progress import Progress
 from dit_eval.system.text import duration

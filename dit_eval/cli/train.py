@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group
 
-from dit_eval.cli.declare import EVERYDAY, Option, Panel
-from dit_eval.cli.options import DeviceEach, OnCorrupt, _check_destination, is_folder
+from dit_eval.cli.options import EVERYDAY, Option, Panel
 from dit_eval.cli.output import _header, _say
+from dit_eval.cli.shared import DeviceEach, OnCorrupt, _check_destination, is_folder
 from dit_eval.diffusion.recipe import Recipe, Schedule
 from dit_eval.system.dist import World, join
 from dit_eval.system.progress import Progress

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from dit_eval.cli.declare import EVERYDAY, Option
 from dit_eval.cli.extractor import _extractor
-from dit_eval.cli.options import _FEATURES, NETWORK, Cache, Device, _check_destination, _open_images, json_file
+from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import _fetch, _header, _NotWritten, _say, _tell_json
+from dit_eval.cli.shared import _FEATURES, NETWORK, Cache, Device, _check_destination, _open_images, json_file
 from dit_eval.system.dist import World
 from dit_eval.system.progress import Progress
 from dit_eval.system.where import Where

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated
 
-from dit_eval.cli.declare import EVERYDAY, Option
+from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import _fetch
 from dit_eval.system.text import size_text
 

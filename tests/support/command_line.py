@@ -13,7 +13,7 @@ from typing import Any
 from cyclopts.argument import Argument
 
 from dit_eval.cli.app import COMMANDS, Call, follow
-from dit_eval.cli.declare import Reader
+from dit_eval.cli.options import Reader
 
 KINDS = {bool: "flag", int: "integer", float: "number"}
 FLAG = Reader(base=bool, many=False, several="", read=None)

@@ -8,7 +8,7 @@ import pytest
 from cyclopts import CoercionError, Group, ValidationError
 from msgspec import Meta
 
-from dit_eval.cli.declare import Form, Option, Panel
+from dit_eval.cli.options import Form, Option, Panel
 from dit_eval.cli.syntax import Syntax, UsageError
 from dit_eval.system.settings import check_settings
 
