@@ -40,6 +40,8 @@ ONLY_IN = {
     "torch": {"features/", "metrics/", "models/", "diffusion/", "flops/", "sampling.py", "training.py", "encoding.py",
               "cost.py", "checks/golden.py", "cli/", "system/"},
     "fvcore": {"flops/operators.py"},
+    "jinja2": {"report/templating.py"},
+    "cyclopts": {"cli/"},
     "PIL": {"diffusion/data.py", "images/", "features/clip.py", "features/vit.py"},
     "diffusers": {"models/vae.py"},
     "submitit": {"study/slurm.py"},

@@ -90,7 +90,9 @@ class Table:
         # Lists of tables count from 1 where people read them.
         where = "".join(f"[{k + 1}]" if isinstance(k, int) else f".{_within(k, 80)}" for k in keys).lstrip(".")
         text = _within(text.rstrip("."), 1000)
-        return PlanError(f"{self.path}, line {_line_of(self.text, keys)}: {where}: {text}{'' if text[-1] == '?' else '.'}")
+        return PlanError(
+            f"{self.path}, line {_line_of(self.text, keys)}: {where}: {text}{'' if text[-1] == '?' else '.'}"
+        )
 
     def _at(self, values: Mapping[str, Any], key: str, place: int) -> Table:
         return dataclasses.replace(self, values=values, keys=(*self.keys, key, place))
