@@ -178,7 +178,8 @@ def distance_without_root(*, gen, ref):
         ("precision and recall", "second neighbour", (neighbours, "NEIGHBOURS"), 2),
         ("precision and recall", "fourth neighbour", (neighbours, "NEIGHBOURS"), 4),
         ("inception score", "all images at once", (verify, "inception_score"), partial(SCORE, split_size=10**6)),
-        ("inception score", "the Inception Score is off", (scores, "inception_score"), lambda p, **how: SCORE(p, **how) * 1.001),
+        ("inception score", "the Inception Score is off", (scores, "inception_score"),
+         lambda probs, **how: SCORE(probs, **how) * 1.001),
     ],
 )  # fmt: skip
 def test_a_wrong_pipeline_is_named(kept, monkeypatch, name, hint, where, what):
