@@ -66,6 +66,7 @@ class Broken(Kept):
         return self._after(self._extractor(self._before(images)))
 
 
+@pytest.mark.slow
 def test_the_healthy_one_passes(kept):
     verification = verify_offline(extractor=kept)
     assert verification.passed, verification.text()
@@ -149,6 +150,7 @@ def nchw(spatial):
         ("classes", "bias is added", {"after": changed("class_probs", biased)}),
     ],
 )
+@pytest.mark.slow
 def test_a_wrong_network_is_named(torch_inception, name, hint, broken):
     assert_fails(verify_offline(extractor=Broken(torch_inception, **broken)), name, hint)
 
@@ -182,6 +184,7 @@ def distance_without_root(*, gen, ref):
          lambda probs, **how: SCORE(probs, **how) * 1.001),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_a_wrong_pipeline_is_named(kept, monkeypatch, name, hint, where, what):
     monkeypatch.setattr(*where, what)
     assert_fails(verify_offline(extractor=kept), name, hint)
