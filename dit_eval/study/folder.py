@@ -29,10 +29,11 @@ from dit_eval.results.lines import read_lines
 from dit_eval.results.parse import json_text
 from dit_eval.results.sample_run import RunFiles, SampleRun
 from dit_eval.sampling import images_drawn, sample_npz
+from dit_eval.study.expand import recorded
 from dit_eval.study.pace import _Pace, work_gflops
 from dit_eval.study.plan import Cell, Plan, Task, Training, label
 from dit_eval.study.plan_file import parse_plan
-from dit_eval.study.sources import Sources, feature_network, sampling_settings, training_data, training_run
+from dit_eval.study.sources import Sources, feature_network, training_data, training_run
 from dit_eval.system.assets import sha256_of
 from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
@@ -363,7 +364,7 @@ class Study:
             training_steps=cell.training_steps,
             training_batch_size=training.recipe.batch_size,
         )
-        run = SampleRun.of(sampling_settings(cell), files, device=device)
+        run = SampleRun.of(cell.sampling, files, device=device)
         decode = None if decoder is None else Autoencoder(decoder, device=device).decode
         model = load_dit(checkpoint, cell.config).to(device)
         watch.check()
@@ -371,7 +372,7 @@ class Study:
             out,
             sampler=ImageSampler(model, run, decode=decode),
             labels=draw_labels(
-                "balanced" if cell.labels == "balanced" else "random",
+                "balanced" if cell.sampling.labels == "balanced" else "random",
                 num_images=cell.num_samples,
                 num_classes=cell.config.num_classes,
                 seed=cell.seed,
@@ -405,7 +406,7 @@ class Study:
     ) -> None:
         """Note that a task is finished, in this process `share` of it, and how long that took."""
         about: dict[str, Any] = {
-            "task": dataclasses.asdict(task),
+            "task": recorded(task),
             "gflops": work_gflops(task),
             "share": share,
             "seconds": {phase: round(value, 3) for phase, value in seconds.items()},

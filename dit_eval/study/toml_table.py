@@ -90,7 +90,9 @@ class Table:
         # Lists of tables count from 1 where people read them.
         where = "".join(f"[{k + 1}]" if isinstance(k, int) else f".{_within(k, 80)}" for k in keys).lstrip(".")
         text = _within(text.rstrip("."), 1000)
-        return PlanError(f"{self.path}, line {_line_of(self.text, keys)}: {where}: {text}{'' if text[-1] == '?' else '.'}")
+        return PlanError(
+            f"{self.path}, line {_line_of(self.text, keys)}: {where}: {text}{'' if text[-1] == '?' else '.'}"
+        )
 
     def _at(self, values: Mapping[str, Any], key: str, place: int) -> Table:
         return dataclasses.replace(self, values=values, keys=(*self.keys, key, place))
@@ -110,8 +112,7 @@ class Table:
         try:
             converted = msgspec.convert(value, hint, strict=True)
         except msgspec.ValidationError:
-            number = isinstance(value, int | float)
-            expected = expectation(hint, value) if number or _item(setting.type) is None else _expected(setting)
+            expected = expectation(hint, value) if choices(hint) else _expected(setting, value)
             near = _did_you_mean(value, choices(hint)) if isinstance(value, str) else ""
             raise self.error(setting.name, f"expected {expected}; got {_shown(value)}{near}") from None
         if isinstance(converted, float) and not math.isfinite(converted):
@@ -119,8 +120,10 @@ class Table:
         return converted
 
 
-def _expected(setting: Setting) -> str:
-    return expectation(setting.type) if _item(setting.type) is None else setting.help
+def _expected(setting: Setting, value: Any = None) -> str:
+    if get_origin(setting.type) is list:
+        return f"tables, [[{setting.name}]]"
+    return expectation(setting.type, value) if _item(setting.type) is None else setting.help
 
 
 def _item(hint: Any) -> Any:

@@ -39,7 +39,7 @@ def one_thread():
 
 def settings(plan):
     return {
-        (c.model, c.config.block, c.training_steps, c.num_sampling_steps, c.cfg_scale, c.vae, c.num_samples)
+        (c.model, c.config.block, c.training_steps, c.num_sampling_steps, c.sampling.cfg_scale, c.vae, c.num_samples)
         for c in plan.cells
     }
 
@@ -85,7 +85,7 @@ def test_predicted_cost_is_that_of_the_paper(capsys):
     gflops = count_model("DiT-XL/2", image_size=256).total("paper") / 1e9
     run = next(run for run in plan.trainings if run.model == "DiT-XL/2" and run.config.block == "adaln-zero")
     assert work_gflops(run) == pytest.approx(3 * gflops * 256 * 7e6, rel=1e-12)
-    guided = next(c for c in plan.cells if c.cfg_scale == 1.25)
+    guided = next(c for c in plan.cells if c.sampling.cfg_scale == 1.25)
     assert work_gflops(guided) == pytest.approx(2 * gflops * 250 * 50_000, rel=1e-12)
     with pytest.raises(SystemExit) as exit_:
         main(["study", "run", "paper-256", "--dry-run"])
@@ -177,7 +177,11 @@ def test_the_plan_runs_with_tiny_widths(name, material, tmp_path, monkeypatch):
         assert (run.model, run.network["block"], run.training_steps) == (
             cell.model, cell.config.block, cell.training_steps,
         )  # fmt: skip
-        assert (run.num_sampling_steps, run.cfg_scale, run.vae) == (cell.num_sampling_steps, cell.cfg_scale, cell.vae)
+        assert (run.num_sampling_steps, run.cfg_scale, run.vae) == (
+            cell.num_sampling_steps,
+            cell.sampling.cfg_scale,
+            cell.vae,
+        )
         assert (run.num_images, run.image_size, result.num_samples) == (cell.num_samples, SIDE, cell.num_samples)
         assert result.fid is not None
     assert {run.vae for run in runs} == {"ema", "mse", "original"}

@@ -346,7 +346,7 @@ def test_status_of_what_is_not_finished(whole, copy, tmp_path, capsys):
     assert not (tmp_path / "nowhere").exists()
     code, _, error = run(capsys, "study", "work", tmp_path / "nowhere", run_.key)
     assert (code, "no study there" in error) == (2, True)
-    with pytest.raises(FileNotFoundError, match=r"--ref Digits-Held_out: no such file .* mean 'digits-heldout'\?"):
+    with pytest.raises(FileNotFoundError, match=r"`ref` Digits-Held_out: no such file .* mean 'digits-heldout'\?"):
         find_sources(plan, ref="Digits-Held_out", device="cpu")
     code, _, error = run(capsys, "study", "work", copy, run_.key.upper())
     assert (code, f"Did you mean {run_.key!r}?" in error) == (2, True)
@@ -563,7 +563,7 @@ def odd_files(tmp_path_factory):
         ([("threads = 1", "threads = 1\nnodes = 2")], [], "use --engine slurm"),
         ([], ["--jobs", "0"], "--jobs 0: needed at least 1"),
         ([], ["--device", "gpu"], "--device gpu: not a device"),
-        ([("[10, 20]", "[10, 0]")], [], "line 31: cells[1].training_steps: found 0"),
+        ([("[10, 20]", "[10, 0]")], [], "line 31: cells[1].training_steps: expected integers of 1 or more; got 0"),
     ],
 )
 def test_mistakes_are_found_before_anything_runs(odd_files, tmp_path, capsys, monkeypatch, changes, options, said):
