@@ -4,11 +4,17 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help quickstart test check fuzz bench reports clean
+# The fast tier leaves out what needs TensorFlow, a browser, TeX, Slurm or a published package, starts processes, or is slow.
+SLOW_TIERS = parity or processes or slurm or browser or tex or real or slow
+# Two processes with a thread each; a file's tests stay together, for what they share.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: help quickstart test test-rest test-all check fuzz bench reports clean
 
 help:
 	@echo "make quickstart   draw digits from a DiT, score them beside real and damaged ones, run a small scaling study"
-	@echo "make test         the tests (installs TensorFlow as well, for parity with the original program)"
+	@echo "make test         the fast tests, a few minutes"
+	@echo "make test-all     all tests (installs TensorFlow as well, for parity with the original program)"
 	@echo "make check        lint, format, types and layering"
 	@echo "make fuzz         10,500 damaged and hostile files for the readers, within 5 minutes"
 	@echo "make bench        measure memory and speed on this machine"
@@ -21,16 +27,26 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.core
-	@echo "Installing what the tests need into $(VENV): TensorFlow, scikit-learn, timm, pytest, ruff, mypy"
+	@echo "Installing what the tests need into $(VENV): pytest, scikit-learn, timm, ruff, mypy"
 	$(PIP) --editable ".[test]"
+	@touch $@
+
+$(VENV)/.test-all: $(VENV)/.test
+	@echo "Installing what all tests need into $(VENV): TensorFlow, submitit, selenium"
+	$(PIP) --editable ".[test-all]"
 	@touch $@
 
 quickstart: $(VENV)/.core
 	$(BIN)/dit-eval quickstart
 
-# Two processes with a thread each; a file's tests stay together, for what they share.
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not ($(SLOW_TIERS))" --cov=dit_eval --cov-report=term --cov-fail-under=80
+
+# What `make test` leaves out.
+test-rest: $(VENV)/.test-all
+	$(PYTEST) -m "$(SLOW_TIERS)"
+
+test-all: test test-rest
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -43,7 +59,7 @@ fuzz: $(VENV)/.test
 	$(BIN)/python tests/support/fuzz_readers.py --seed $(or $(SEED),0)
 
 # The short set, under ten minutes on two cores; benchmarks/README.md has the long runs.
-bench: $(VENV)/.test
+bench: $(VENV)/.test-all
 	$(BIN)/python benchmarks/features.py --repeats 2
 	$(BIN)/python benchmarks/metrics.py --rows 5000 --repeats 1
 	$(BIN)/python benchmarks/memory.py
@@ -52,10 +68,10 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/flops.py --repeats 1
 
 reports: $(VENV)/.core
-	$(BIN)/python reports/metric_response.py
-	$(BIN)/python reports/paper.py
-	$(BIN)/python reports/digits.py
-	$(BIN)/python reports/why_fid_differs.py
+	$(BIN)/python reports/make.py metric_response
+	$(BIN)/python reports/make.py paper
+	$(BIN)/python reports/make.py digits
+	$(BIN)/python reports/make.py why
 
 clean:
 	rm -rf $(VENV)

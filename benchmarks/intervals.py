@@ -20,6 +20,7 @@ from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.inception_score import inception_score
 from dit_eval.metrics.intervals import estimate_uncertainty, inception_score_estimate
 from dit_eval.metrics.manifold import precision_recall
+from dit_eval.metrics.metric import Sides
 from dit_eval.results.eval_result import ESTIMATES, Estimate
 from dit_eval.summary import FeatureSummary, GaussianStats, RunningStats
 
@@ -76,7 +77,7 @@ class Generator:
 
     def estimates(self, gen: FeatureSummary) -> dict[str, Estimate]:
         metrics = self.metrics(gen)
-        found = estimate_uncertainty(gen=gen, ref=self.ref, metrics=metrics)
+        found = estimate_uncertainty(Sides(gen=gen, ref=self.ref), scores=metrics)
         if found.missing:
             raise SystemExit(f"no estimate: {found.missing}")
         estimates = {name: getattr(found, name) for name in ESTIMATES}

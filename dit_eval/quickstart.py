@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from dit_eval.evaluation import evaluate
+from dit_eval.evaluation import score
 from dit_eval.features.digits import DigitsExtractor
 from dit_eval.images.npz import open_batch, write_batch
 from dit_eval.report.figures.metric_response import metric_response_figure
@@ -29,6 +29,7 @@ from dit_eval.study.sources import check_study, find_sources
 from dit_eval.study.tasks import local_engine
 from dit_eval.system.assets import asset
 from dit_eval.system.files import atomic_file
+from dit_eval.system.where import Where
 
 LEVELS = ("none", "weak", "medium", "strong")
 _BLUR = (0.5, 0.75, 1.0)  # standard deviation of the Gaussian, pixels of 8
@@ -107,7 +108,7 @@ def _damaged_sets(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarra
 
 def _score(samples: Path, out: Path) -> EvalResult:
     gen, ref = open_batch(samples, role="gen"), open_batch(asset("digits").path, role="ref")
-    return evaluate(gen=gen, ref=ref, extractor=DigitsExtractor(), cache=out / "cache")
+    return score(gen=gen, ref=ref, network=DigitsExtractor(), where=Where(cache=out / "cache"))
 
 
 def _save_grid(images: np.ndarray, labels: np.ndarray, drawn: Path, stem: Path) -> Path:

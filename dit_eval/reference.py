@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 import dit_eval
 from dit_eval.features.extract import extract_features
+from dit_eval.features.load import load_network
 from dit_eval.features.network import FeatureExtractor
 from dit_eval.features.provenance import extractor_info
+from dit_eval.features.seen import given_sizes
+from dit_eval.images import ImageSet
+from dit_eval.images.given import given_images
 from dit_eval.images.npz import write_batch
-from dit_eval.images.open import ImageSet
-from dit_eval.metrics.choose import _known
-
-if TYPE_CHECKING:
-    from dit_eval.features.provenance import Progress
+from dit_eval.system.assets import assets, fetch, fetch_aloud
+from dit_eval.system.files import check_ending, check_target
+from dit_eval.system.progress import OnProgress, Progress
+from dit_eval.system.where import Where, given_where
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +34,7 @@ class Reference:
     Attributes
     ----------
     images : all of them
+    image_size : (H, W) in pixels
     kept : indices of those that the file keeps, ascending
     arrays : what it holds beside them, by key: `mu sigma mu_s sigma_s` (float64), and labels `arr_1`
     comment : what the zip's comment says of its origin, as JSON
@@ -37,6 +42,7 @@ class Reference:
     """
 
     images: ImageSet
+    image_size: tuple[int, int]
     kept: np.ndarray
     arrays: dict[str, np.ndarray]
     comment: str
@@ -47,8 +53,7 @@ class Reference:
         if not len(self.kept):
             write_batch(path, arrays=self.arrays, comment=self.comment)
             return
-        height, width = _known(self.images.image_size)
-        shape = (len(self.kept), height, width, 3)
+        shape = (len(self.kept), *self.image_size, 3)
         write_batch(path, images=self._kept_batches(), shape=shape, arrays=self.arrays, comment=self.comment)
 
     def _kept_batches(self) -> Iterator[np.ndarray]:
@@ -59,13 +64,33 @@ class Reference:
         self.images.check_unchanged()  # since their statistics were made
 
 
+def check_named_size(ref: str | os.PathLike[str], gen: ImageSet) -> None:
+    """That samples have the size of a public reference, which its name says, before that is fetched.
+
+    Raises
+    ------
+    ValueError
+        With both sizes.
+    """
+    known = {item.name for item in assets() if item.kind == "reference"}
+    named = re.fullmatch(r"imagenet(\d+)", ref) if isinstance(ref, str) and ref in known else None
+    if named is None or Path(ref).exists() or gen.image_size is None:
+        return
+    side, (height, width) = int(named[1]), gen.image_size
+    if (height, width) != (side, side):
+        raise ValueError(
+            f"{gen.path} has images of {width}x{height}, {ref} of {side}x{side}. Take the reference of the samples' "
+            "resolution, or pass `allow_size_mismatch` to score them as they are (the network resizes both)."
+        )
+
+
 def make_reference(
     *,
     images: ImageSet,
     extractor: FeatureExtractor,
     num_images: int = 10_000,
     batch_size: int = 64,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Reference:
     """Make a reference batch in ADM's layout.
 
@@ -80,20 +105,11 @@ def make_reference(
         If there are fewer than 2 images, `num_images` is negative, or the images can be read only once; before the
         network runs.
     """
-    if images.read_once or images.num_images is None:
-        raise ValueError(
-            f"{images.path}: an iterable is read once, and a reference needs its images twice. Write them into an npz "
-            "(`dit_eval.images.npz.write_batch`) and open that."
-        )
-    if images.num_images < 2 or num_images < 0:
-        raise ValueError(
-            f"{images.path}: {images.num_images} image(s), {num_images} to keep; statistics need at least 2 images, "
-            "and the number to keep must not be negative."
-        )
+    count, size = _check_reference(images, num_images)
     report = partial(on_progress, "ref") if on_progress else None
     summary = extract_features(images, extractor, batch_size=batch_size, on_progress=report)
-    pool = _known(summary.pool)
-    keep = np.unique(np.linspace(0, images.num_images - 1, min(num_images, images.num_images)).round().astype(int))
+    pool = summary.stats("pool")
+    keep = np.unique(np.linspace(0, count - 1, min(num_images, count)).round().astype(int))
     arrays = {"mu": pool.mu, "sigma": pool.sigma}
     if summary.spatial is not None:
         arrays |= {"mu_s": summary.spatial.mu, "sigma_s": summary.spatial.sigma}
@@ -101,9 +117,118 @@ def make_reference(
         arrays["arr_1"] = images.labels[keep]
     made_from = {
         "images_sha256": images.sha256(),
-        "num_images": images.num_images,
+        "num_images": count,
         "extractor": asdict(extractor_info(extractor)),
         "dit_eval": dit_eval.__version__,
     }
     comment = json.dumps({"made_from": made_from})
-    return Reference(images=images, kept=keep, arrays=arrays, comment=comment, batch_size=batch_size)
+    return Reference(
+        images=images,
+        image_size=size,
+        kept=keep,
+        arrays=arrays,
+        comment=comment,
+        batch_size=batch_size,
+    )
+
+
+def write_reference(
+    *,
+    images: ImageSet,
+    out: Path,
+    extractor: FeatureExtractor,
+    num_images: int = 10_000,
+    batch_size: int = 64,
+    on_progress: OnProgress | None = None,
+) -> int:
+    """Make a reference batch, see `make_reference`, write it atomically, and return how many images it keeps."""
+    reference = make_reference(
+        images=images, extractor=extractor, num_images=num_images, batch_size=batch_size, on_progress=on_progress
+    )
+    reference.write(out)
+    return len(reference.kept)
+
+
+def stats(
+    images: str | os.PathLike[str] | ImageSet,
+    *,
+    out: str | os.PathLike[str],
+    network: str | FeatureExtractor = "inception",
+    num_images: int = 10_000,
+    batch_size: int = 64,
+    where: Where | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Make a reference npz from real images, as `dit-eval stats` does: statistics of all, and some of the images.
+
+    Parameters
+    ----------
+    images : a path (npz, folder, zip, tar, saved dataset), or an image set of `open_images` or `from_dataset`
+    out : the npz to write; an earlier file is never written over
+    network : a name of `NETWORKS`, whose weights are fetched into the cache, or a loaded network
+    num_images : how many to keep, evenly spaced
+    batch_size : images in memory at a time
+    where : of which the device and `on_progress` count
+    quiet : say nothing on stderr
+
+    Returns
+    -------
+    The path of the file.
+
+    Raises
+    ------
+    ValueError
+        If an argument is of another type or value than stated, or there are too few images, before the network runs.
+    FileNotFoundError, FileExistsError, ModuleNotFoundError, OSError
+        If a file is missing, or in the way, or cannot be written or fetched.
+    """
+    where, target = given_where(where), Path(out)
+    check_ending(target, ".npz")
+    if os.path.lexists(target):
+        raise FileExistsError(f"`out` {target}: exists already. Name another, or remove it first.")
+    check_target(target)
+    opened = given_images(images, role="gen")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"`batch_size`: expected an integer of at least 1; got {batch_size!r}.")
+    _check_reference(opened, num_images)
+    given_sizes(network, where)
+    if isinstance(network, str):
+        network = load_network(network, device=where.device, fetch=fetch if quiet else fetch_aloud)
+    if where.on_progress or quiet:
+        report = where.on_progress
+        write_reference(
+            images=opened,
+            out=target,
+            extractor=network,
+            num_images=num_images,
+            batch_size=batch_size,
+            on_progress=report,
+        )
+        return target
+    with Progress(names={"ref": "ref features"}) as progress:
+        write_reference(
+            images=opened,
+            out=target,
+            extractor=network,
+            num_images=num_images,
+            batch_size=batch_size,
+            on_progress=progress.update,
+        )
+    return target
+
+
+def _check_reference(images: ImageSet, num_images: int) -> tuple[int, tuple[int, int]]:
+    """Number and size of images that a reference can be made of."""
+    if images.read_once or images.num_images is None:
+        raise ValueError(
+            f"{images.path}: an iterable is read once, and a reference needs its images twice. Write them into an npz "
+            "(`dit_eval.images.npz.write_batch`) and open that."
+        )
+    if isinstance(num_images, bool) or not isinstance(num_images, int):
+        raise ValueError(f"`num_images`: expected an integer; got {num_images!r}.")
+    if images.num_images < 2 or num_images < 0 or images.image_size is None:
+        raise ValueError(
+            f"{images.path}: {images.num_images} image(s), {num_images} to keep; statistics need at least 2 images, "
+            "and the number to keep must not be negative."
+        )
+    return images.num_images, images.image_size

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import InitVar, dataclass
+from typing import Literal
 
 import numpy as np
 from scipy.linalg import lapack
@@ -122,6 +123,26 @@ class FeatureSummary:
     pool_features: np.ndarray | None = None
     spatial_features: np.ndarray | None = None
     class_probs: np.ndarray | None = None
+
+    def stats(self, space: Literal["pool", "spatial"]) -> GaussianStats:
+        """Statistics of one kind of features; ValueError where there are none."""
+        found = self.pool if space == "pool" else self.spatial
+        if found is None:
+            raise ValueError(f"There are no statistics of {space} features here; they come of two images or more.")
+        return found
+
+    def features(self, space: Literal["pool", "spatial"]) -> np.ndarray:
+        """Features of one kind, float32 (N, D); ValueError where they were not kept."""
+        found = self.pool_features if space == "pool" else self.spatial_features
+        if found is None:
+            raise ValueError(f"The {space} features of single images were not kept here.")
+        return found
+
+    def probabilities(self) -> np.ndarray:
+        """Class probabilities, float32 (N, K); ValueError where the network gives none."""
+        if self.class_probs is None:
+            raise ValueError("There are no class probabilities here; the network gives none.")
+        return self.class_probs
 
 
 class RunningStats:

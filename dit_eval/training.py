@@ -355,6 +355,6 @@ def _finite(pending: list[Tensor], last: int) -> Tensor:
         step = last - len(losses) + 1 + int(bad[0])
         raise ValueError(
             f"Step {step:,}: the loss is {losses[bad[0], 0].item()}. The latest checkpoint is kept; try a lower "
-            "`learning_rate`, `warm_up`, or `precision` fp32."
+            "learning rate, `warm_up`, or `precision` fp32."
         )
     return losses

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from evaluating import evaluate
 from golden_sets import FEATURE_PAIRS, batch_arrays, features, image_set
 
-from dit_eval.evaluation import evaluate
 from dit_eval.features.graph_def import read_constants
 from dit_eval.images.npz import open_batch
 from dit_eval.metrics.inception_score import inception_score

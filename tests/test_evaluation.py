@@ -7,9 +7,10 @@ import sys
 
 import numpy as np
 import pytest
+from evaluating import evaluate
 
-from dit_eval.evaluation import evaluate, write_reference
 from dit_eval.images.npz import open_batch, write_batch
+from dit_eval.reference import write_reference
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.lines import append_result, read_results
 
@@ -166,7 +167,7 @@ def test_fewer_than_four_images_refuse_precision_and_recall(tmp_path, digits, di
     found = run(tmp_path / "gen.npz", tmp_path / "ref.npz", digits_extractor)
     assert found.precision is None
     assert found.fid > 0
-    with pytest.raises(ValueError, match=r"recall: .*holds 3 image\(s\); .*at least 4 on each side"):
+    with pytest.raises(ValueError, match=r"recall: .*holds 3 images; .*at least 4 on each side"):
         run(tmp_path / "gen.npz", tmp_path / "ref.npz", digits_extractor, metrics=["recall"])
 
 
@@ -179,7 +180,7 @@ def test_one_sample_gives_no_fid(tmp_path, digits, digits_ref, digits_extractor)
 
 def test_other_sizes_are_refused_unless_wanted(sample_file, tmp_path, digits, digits_ref, digits_extractor):
     np.savez(tmp_path / "large.npz", arr_0=digits.images.repeat(2, axis=1).repeat(2, axis=2))
-    with pytest.raises(ValueError, match=r"images of 16x16, .*of 8x8.*--allow-size-mismatch"):
+    with pytest.raises(ValueError, match=r"images of 16x16, .*of 8x8.*`allow_size_mismatch`"):
         run(tmp_path / "large.npz", digits_ref, digits_extractor)
     found = run(tmp_path / "large.npz", digits_ref, digits_extractor, allow_size_mismatch=True)
     assert any("not a published comparison" in w for w in found.warnings)
@@ -245,12 +246,14 @@ def test_a_reference_is_made_and_used(tmp_path, digits, sample_file, digits_extr
 MEMORY = """
 import sys
 import numpy as np
-from dit_eval.evaluation import evaluate
+from dit_eval.evaluation import score
 from dit_eval.features.digits import DigitsExtractor
 from dit_eval.images.npz import open_batch, write_batch
+from dit_eval.results.settings import EvaluationSettings
 from dit_eval.system.environment import peak_memory_bytes
-result = evaluate(gen=open_batch(sys.argv[1], role="gen", num_images=int(sys.argv[2])),
-                  ref=open_batch(sys.argv[3], role="ref"), extractor=DigitsExtractor(), allow_size_mismatch=True)
+result = score(gen=open_batch(sys.argv[1], role="gen", num_images=int(sys.argv[2])),
+               ref=open_batch(sys.argv[3], role="ref"), network=DigitsExtractor(),
+               settings=EvaluationSettings(allow_size_mismatch=True))
 print(peak_memory_bytes())
 """
 

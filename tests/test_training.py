@@ -31,7 +31,7 @@ from dit_eval.images.npz import open_batch
 from dit_eval.models.checkpoints import NOTES_KEY, load_dit, save_dit, stored_config, training_notes
 from dit_eval.models.config import DiTConfig
 from dit_eval.models.dit import DiT
-from dit_eval.report.figures.all import FIGURES
+from dit_eval.report.figures import FIGURES
 from dit_eval.report.points import published_points, read_losses, read_measured
 from dit_eval.report.setting import settings
 from dit_eval.system.assets import asset
@@ -338,7 +338,7 @@ def test_the_report_draws_the_curve_of_a_training(sampled, capsys):
     gflops = points["gflops"].iloc[0]
     assert points["training_gflops"].tolist() == pytest.approx([gflops * 8 * 3 * step for step in (5, 9, 12)])
     (digits,) = [s for s in settings(pandas.concat([published_points(), points])) if not s.is_papers]
-    drawn = {figure.name: figure.draw(digits) for figure in FIGURES}
+    drawn = {item.name: item.draw(digits) for item in FIGURES if item.needs == "points"}
     for name, number, xs in (
         ("figure6", 0, [5.0, 9.0, 12.0]),
         ("figure9", 0, points["training_gflops"].tolist()),
@@ -365,7 +365,7 @@ def test_the_report_takes_the_log_and_the_folder_that_train_writes(data, tmp_pat
 
     # The command draws it; the paper's figures and counts, which take a while, are on something else.
     monkeypatch.setattr("dit_eval.report.tables.paper.count_named", lambda *_: Count(gflops=1.0, params_m=1.0))
-    monkeypatch.setattr("dit_eval.report.page._draw_setting", lambda *_: [])
+    monkeypatch.setattr("dit_eval.report.page.FIGURES", [item for item in FIGURES if item.needs == "losses"])
     shutil.copytree(out, tmp_path / "cold")
     monkeypatch.chdir(tmp_path)
     code, _, error = run(capsys, "report", "--out", "drawn", "--losses", "warm/log.jsonl", "--losses", "cold", "cold")

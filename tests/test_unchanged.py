@@ -11,20 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from evaluating import evaluate
 from PIL import Image
 
 from dit_eval.checks.pixels import read_pixels
 from dit_eval.cli import main
 from dit_eval.diffusion.data import open_npz
 from dit_eval.diffusion.labels import read_labels
-from dit_eval.evaluation import evaluate, write_reference
 from dit_eval.features import inception
 from dit_eval.features.extract import extract_features
 from dit_eval.features.inception import TorchInception
-from dit_eval.images.huggingface import from_dataset
+from dit_eval.images import from_dataset, open_images
 from dit_eval.images.npz import open_batch
-from dit_eval.images.open import open_images
 from dit_eval.models import choose
+from dit_eval.reference import write_reference
 from dit_eval.system.assets import asset
 from dit_eval.system.dist import World
 from dit_eval.system.files import Watch

@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from dit_eval.evaluation import against_itself
 from dit_eval.features.cache import cache_entry, cached_features
 from dit_eval.features.network import FeatureExtractor
-from dit_eval.features.provenance import Progress, announce, checksums, extractor_info, image_source
-from dit_eval.images.open import ImageSet
+from dit_eval.features.provenance import against_itself, announce, checksums, extractor_info, image_source
+from dit_eval.images import ImageSet
 from dit_eval.metrics.per_class import LEAST_IMAGES, ClassScore, class_scores
 from dit_eval.results.eval_result import ExtractorInfo, ImageSource
 from dit_eval.results.parse import json_text
 from dit_eval.system.environment import environment, now
+from dit_eval.system.progress import OnProgress
 
 METHOD = "kernel (u.v / D + 1)^3 over all pairs of distinct images of a class, unbiased"
 
@@ -58,6 +58,9 @@ class ClassReport:
 
     def text(self, count: int = 10) -> str:
         """The numbers of images and the worst classes, as people read them."""
+        return "\n".join([*self._lines_of_numbers(), *self._lines_of_worst(count)]) + "\n"
+
+    def _lines_of_numbers(self) -> list[str]:
         numbers = {
             "samples": np.array([score.num_gen for score in self.scores]),
             "reference images": np.array([score.num_ref for score in self.scores]),
@@ -67,6 +70,10 @@ class ClassReport:
             line = f"  {what}: {counts.sum():,}, {counts.min():,} to {counts.max():,} in a class"
             missing = int((counts == 0).sum())
             lines.append(line + (f"; {missing:,} classes have none" if missing else ""))
+        return lines
+
+    def _lines_of_worst(self, count: int) -> list[str]:
+        lines = []
         known = np.array([score.kid for score in self.scores if score.kid is not None])
         if len(known) < len(self.scores):
             lines.append(
@@ -82,7 +89,7 @@ class ClassReport:
                 f"{score.num_ref:>9,}"
                 for score in self.worst(count)
             ]
-        return "\n".join(lines) + "\n"
+        return lines
 
     def to_json(self) -> str:
         """One line of JSON with every field."""
@@ -96,7 +103,7 @@ def score_classes(
     extractor: FeatureExtractor,
     batch_size: int = 64,
     cache: Path | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> ClassReport:
     """Compare each class of the samples with the same class of the reference.
@@ -113,10 +120,9 @@ def score_classes(
         If a side has no labels, no images, unlabelled images among them, or the two have no class in common; before
         any network runs.
     """
-    labels = {role: _labels(images, role) for role, images in (("gen", gen), ("ref", ref))}
-    common = np.intersect1d(labels["gen"], labels["ref"])
-    if not len(common):
-        found = "; ".join(f"{role} {values.min()} to {values.max()}" for role, values in labels.items())
+    gen_labels, ref_labels = _labels(gen, "gen"), _labels(ref, "ref")
+    if not len(np.intersect1d(gen_labels, ref_labels)):
+        found = f"gen {gen_labels.min()} to {gen_labels.max()}; ref {ref_labels.min()} to {ref_labels.max()}"
         raise ValueError(f"{gen.path} and {ref.path} have no class in common ({found}). Number both sides alike.")
     features: dict[str, np.ndarray] = {}
     sets = {"ref": ref, "gen": gen}
@@ -137,8 +143,9 @@ def score_classes(
         if summary.pool_features is None:
             raise RuntimeError("The features of a set with images are missing.")
         features[role] = summary.pool_features
-    gen_source, ref_source = (image_source(sets[role], sha256[role], "computed") for role in ("gen", "ref"))
-    scores = class_scores(gen=features["gen"], gen_labels=labels["gen"], ref=features["ref"], ref_labels=labels["ref"])
+    gen_source = image_source(gen, sha256["gen"], "computed")
+    ref_source = image_source(ref, sha256["ref"], "computed")
+    scores = class_scores(gen=features["gen"], gen_labels=gen_labels, ref=features["ref"], ref_labels=ref_labels)
     return ClassReport(
         scores=scores,
         method=METHOD,

@@ -4,32 +4,26 @@
         print(finding.certainty, finding.found, finding.advice)
 
 No network is needed, except to see whether stored statistics are of the network at hand. Each finding brings what the
-damage did to each metric where `reports/why_fid_differs.py` has measured it (`effects.json`), and nothing where it has
-not. Thresholds are set so that a sound file, of whatever model, has no finding; a small damage can stay unseen.
+damage did to each metric where `reference_stats/make_effects.py` has measured it (`effects.json`), and nothing where
+it has not. Thresholds are set so that a sound file, of whatever model, has no finding; a small damage can stay unseen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 
-from dit_eval.checks.findings.case import _NUM_SAMPLES, Expectation, Finding, _Case
-from dit_eval.checks.findings.counts import _classes, _numbers, _order
+from dit_eval.checks.expectation import Expectation
+from dit_eval.checks.findings import FINDINGS, Case, Finding
 from dit_eval.checks.findings.effects import effects
-from dit_eval.checks.findings.pictures import _colours, _copies, _empty, _jpeg, _orientation, _resized, _size
-from dit_eval.checks.findings.reference import _statistics
-from dit_eval.checks.findings.settings import _result, _run
-from dit_eval.checks.findings.values import _range
 from dit_eval.checks.pixels import PixelFacts, read_pixels
 from dit_eval.features.network import FeatureExtractor
-from dit_eval.images.open import ImageSet
+from dit_eval.images import ImageSet
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.parse import json_text
-from dit_eval.system.text import did_you_mean
 
 _RANK: dict[str, int] = {"certain": 0, "likely": 1, "possible": 2}
-_METRICS = ("fid", "sfid", "inception_score", "precision", "recall")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,49 +55,6 @@ class Diagnosis:
         return json_text(asdict(self))
 
 
-def expectations() -> dict[str, Expectation]:
-    """The paper's results with DiT-XL/2, with their settings (Tables 2 and 3 and the text around them)."""
-    from dit_eval.paper import load_table
-
-    known = {}
-    for table, size in ((2, 256), (3, 512)):
-        for row in load_table(table).itertuples():
-            if not str(row.model).startswith("DiT-XL/2"):
-                continue
-            scale = float(str(row.model).rpartition("=")[2].rstrip(")")) if "=" in str(row.model) else 1.0
-            name = f"dit-xl-2{'' if size == 256 else '-512'}{'' if scale == 1.0 else f'-cfg{scale:g}'}"
-            guided = {"cfg_channels": 3} if scale != 1.0 else {}
-            known[name] = Expectation(
-                name=name,
-                source=str(row.source),
-                setting={
-                    **{"model": "DiT-XL/2", "image_size": size, "cfg_scale": scale, **guided},
-                    **{"num_sampling_steps": "250", "sampler": "ddpm", "vae": "ema", "weights": "ema"},
-                    **{"labels": "random", "rounding": "dit", "vae_tiling": False},
-                },
-                metrics={metric: float(getattr(row, metric)) for metric in _METRICS},
-                num_samples=_NUM_SAMPLES,
-            )
-    return known
-
-
-def expectation(name: str) -> Expectation:
-    """The published result of that name.
-
-    Raises
-    ------
-    ValueError
-        If there is none; the message lists those there are.
-    """
-    known = expectations()
-    if name not in known:
-        raise ValueError(
-            f"No published result called {name!r}; known: {', '.join(known)}. Or pass --expect-fid X."
-            f"{did_you_mean(name, known)}"
-        )
-    return known[name]
-
-
 def diagnose(
     *,
     gen: ImageSet,
@@ -129,36 +80,68 @@ def diagnose(
     ValueError
         If there is no sample image, or one of the files cannot be read.
     """
-    pixels: dict[str, PixelFacts | None] = {}
-    sets = {"ref": ref, "gen": gen}
-    for role, images in sets.items():
-        if on_progress and images.num_images:
-            on_progress(role, 0, images.num_images)  # so that the time left is of both
-    for role, images in sets.items():
-        report = partial(on_progress, role) if on_progress else None
-        pixels[role] = read_pixels(images, batch_size=batch_size, on_progress=report) if images.num_images else None
-    own, reference = pixels["gen"], pixels["ref"]
+    own, reference = _facts(gen=gen, ref=ref, batch_size=batch_size, on_progress=on_progress)
     if own is None:
         raise ValueError(f"{gen.path}: no images to look at; needed sample images.")
-    case = _Case(gen=gen, ref=ref, own=own, reference=reference, expect=expect, result=result, extractor=extractor)
-    found = [finding for check in _CHECKS for finding in check(case)]
-    explained = {name for finding in found for name in finding.explains}
-    measured = effects()
-    known = [replace(f, effects=measured.get(f.id, ())) for f in found if f.id not in explained]
-    # Sorting is stable: where neither certainty nor size tells, the order of _CHECKS stands.
-    ranked = sorted(known, key=lambda f: (_RANK[f.certainty], -f.share * max((e.size for e in f.effects), default=0.0)))
+    case = Case(gen=gen, ref=ref, own=own, reference=reference, expect=expect, result=result, extractor=extractor)
     return Diagnosis(
-        findings=tuple(ranked),
+        findings=_ranked(_find(case)),
         comparisons=_comparisons(expect, result),
         expected=expect,
         unchecked=tuple(_unchecked(case)),
     )
 
 
-_CHECKS = (
-    *(_range, _size, _copies, _empty, _colours, _resized, _orientation, _jpeg),
-    *(_statistics, _result, _run, _classes, _order, _numbers),
-)
+def _facts(
+    *,
+    gen: ImageSet,
+    ref: ImageSet,
+    batch_size: int,
+    on_progress: Callable[[str, int, int | None], None] | None,
+) -> tuple[PixelFacts | None, PixelFacts | None]:
+    """Facts about the pixels of samples and reference, the reference read first; None of a set without images."""
+    sets = {"ref": ref, "gen": gen}
+    for role, images in sets.items():
+        if on_progress and images.num_images:
+            on_progress(role, 0, images.num_images)  # so that the time left is of both
+    facts: dict[str, PixelFacts | None] = {}
+    for role, images in sets.items():
+        report = partial(on_progress, role) if on_progress else None
+        facts[role] = read_pixels(images, batch_size=batch_size, on_progress=report) if images.num_images else None
+    return facts["gen"], facts["ref"]
+
+
+def _find(case: Case) -> list[Finding]:
+    """Findings in the order of `FINDINGS`, without those that are consequences of another one."""
+    seen = [(cause, each) for cause in FINDINGS for each in cause.look(case)]
+    explained = {name for cause, _ in seen for name in cause.explains}
+    measured = effects()
+    return [
+        Finding(
+            id=cause.id,
+            certainty=each.certainty,
+            found=each.found,
+            advice=each.advice,
+            share=each.share,
+            effects=measured.get(cause.id, ()),
+            explains=cause.explains,
+        )
+        for cause, each in seen
+        if cause.id not in explained
+    ]
+
+
+def _ranked(findings: list[Finding]) -> tuple[Finding, ...]:
+    """The most certain first, then by the measured effect on the share of images concerned.
+
+    Sorting is stable: where neither tells, the order of `FINDINGS` stands.
+    """
+
+    def place(finding: Finding) -> tuple[int, float]:
+        largest = max((effect.size for effect in finding.effects), default=0.0)
+        return _RANK[finding.certainty], -finding.share * largest
+
+    return tuple(sorted(findings, key=place))
 
 
 def _comparisons(expect: Expectation | None, result: EvalResult | None) -> tuple[Comparison, ...]:
@@ -175,12 +158,22 @@ def _comparisons(expect: Expectation | None, result: EvalResult | None) -> tuple
     return tuple(rows)
 
 
-def _unchecked(case: _Case) -> Iterator[str]:
+def _unchecked(case: Case) -> Iterator[str]:
     if case.reference is None:
         yield f"{case.ref.path} holds no images: colours, orientation, sharpness and range are not compared."
     if case.gen.labels is None:
         why = case.gen.labels_problem or "holds no labels (arr_1)"
         yield f"{case.gen.path}: {why}: the balance of classes is not known."
+    yield from _unchecked_run(case)
+    if min(case.own.size) < 32:
+        yield f"{case.gen.path}: images below 32 px are too small to look for a resize or JPEG in them."
+    if case.extractor is None and case.ref.pool is not None:
+        yield f"{case.ref.path}: whether its statistics are of this Inception takes the network (--network)."
+    if case.result is None and case.expect is not None:
+        yield f"No result of {case.gen.path} is known; score it with `dit-eval evaluate`, or name its --results."
+
+
+def _unchecked_run(case: Case) -> Iterator[str]:
     if case.gen.run is None:
         yield (
             f"{case.gen.path} does not say how it was drawn: guidance, steps, decoder, precision and the rule of "
@@ -188,9 +181,3 @@ def _unchecked(case: _Case) -> Iterator[str]:
         )
     elif case.expect is None or not case.expect.setting:
         yield "No published setting was named (--expect): guidance, steps and decoder have nothing to compare with."
-    if min(case.own.size) < 32:
-        yield f"{case.gen.path}: images below 32 px are too small to look for a resize or JPEG in them."
-    if case.extractor is None and case.ref.pool is not None:
-        yield f"{case.ref.path}: whether its statistics are of this Inception takes the network (--network)."
-    if case.result is None and case.expect is not None:
-        yield f"No result of {case.gen.path} is known; score it with `dit-eval evaluate`, or name its --results."

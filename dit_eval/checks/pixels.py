@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft
 
-from dit_eval.images.open import ImageSet
+from dit_eval.images import ImageSet
 
 GRID = 8  # cells of a thumbnail, across and down
 LOOKED_AT = 1_000  # enough that shares are known to about a percent; the rest of a file is only hashed and shrunk

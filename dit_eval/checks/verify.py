@@ -20,20 +20,22 @@ from typing import Any
 import numpy as np
 
 from dit_eval.checks.golden import image_set, probes, write_seeded_weights
-from dit_eval.evaluation import evaluate
+from dit_eval.evaluation import score
 from dit_eval.features.cache import cache_entry, cached_features
 from dit_eval.features.inception import TorchInception
 from dit_eval.features.inception_weights import NUM_CLASSES, POOL_DIM, SPATIAL_DIM
 from dit_eval.features.network import FeatureExtractor
-from dit_eval.features.provenance import Progress
+from dit_eval.images import ImageSet
 from dit_eval.images.npz import open_batch, write_batch
-from dit_eval.images.open import ImageSet
+from dit_eval.metrics import METRICS
 from dit_eval.metrics.inception_score import inception_score
 from dit_eval.results.parse import json_text
+from dit_eval.results.settings import EvaluationSettings
 from dit_eval.summary import GaussianStats
 from dit_eval.system.assets import embedded_dir
 from dit_eval.system.environment import environment
 from dit_eval.system.text import did_you_mean
+from dit_eval.system.where import Where
 
 _EVERY = 5  # the golden file keeps one value in so many of a long vector
 _REPEATS = 100  # of each image's probabilities, for an Inception Score of two splits
@@ -153,9 +155,7 @@ def verify_published(
     ref: ImageSet,
     extractor: FeatureExtractor,
     batch_size: int = 64,
-    cache: Path | None = None,
-    on_progress: Progress | None = None,
-    on_note: Callable[[str], None] | None = None,
+    where: Where | None = None,
 ) -> Verification:
     """Score a published sample batch and compare with the published numbers.
 
@@ -163,17 +163,15 @@ def verify_published(
     ----------
     gen, ref : the two files, opened
     extractor : with the published weights
-    batch_size, cache, on_progress, on_note : see `dit_eval.evaluation.evaluate`
+    batch_size, where : see `dit_eval.evaluation.evaluate`
     """
-    result = evaluate(
+    names = tuple(metric.name for metric in METRICS if metric.key in golden.metrics)
+    result = score(
         gen=gen,
         ref=ref,
-        extractor=extractor,
-        metrics=[{"inception_score": "is"}.get(metric, metric) for metric in golden.metrics],
-        batch_size=batch_size,
-        cache=cache,
-        on_progress=on_progress,
-        on_note=on_note,
+        network=extractor,
+        settings=EvaluationSettings(metrics=names, batch_size=batch_size),
+        where=where,
     )
     found = {metric: float(getattr(result, metric)) for metric in golden.metrics}
     hint = "run `dit-eval verify --offline`: it tells where the computation goes wrong; if it passes, compare the files"
@@ -297,7 +295,7 @@ def _feature_numbers(extractor: FeatureExtractor) -> dict[str, np.ndarray | None
 def _metric_numbers(extractor: FeatureExtractor, folder: Path) -> dict[str, np.ndarray]:
     """Statistics and metrics of the golden sets, by the name of the check."""
     gen, ref = (open_batch(folder / f"{role}.npz", role=role) for role in ("gen", "ref"))
-    result = evaluate(gen=gen, ref=ref, extractor=extractor, cache=folder)
+    result = score(gen=gen, ref=ref, network=extractor, where=Where(cache=folder))
     kept = cache_entry(gen, extractor, images_sha256=gen.sha256(), cache=folder)
     summary, _ = cached_features(gen, extractor, entry=kept)
     found: dict[str, np.ndarray] = {}

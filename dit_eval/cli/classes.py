@@ -25,7 +25,7 @@ from dit_eval.system.text import shown
 
 if TYPE_CHECKING:
     from dit_eval.checks.classes import ClassReport
-    from dit_eval.images.open import ImageSet
+    from dit_eval.images import ImageSet
 
 
 def _add_classes(commands: Any) -> None:

@@ -21,8 +21,8 @@ from dit_eval.system.progress import Progress
 
 if TYPE_CHECKING:
     from dit_eval.checks.diagnose import Diagnosis
-    from dit_eval.checks.findings.case import Expectation
-    from dit_eval.images.open import ImageSet
+    from dit_eval.checks.expectation import Expectation
+    from dit_eval.images import ImageSet
     from dit_eval.results.eval_result import EvalResult
 
 # Option of `diagnose` after --expect-, and the metric.
@@ -100,8 +100,7 @@ def _diagnose(arguments: argparse.Namespace) -> None:
 def _expectation(arguments: argparse.Namespace) -> Expectation | None:
     import dataclasses
 
-    from dit_eval.checks.diagnose import expectation
-    from dit_eval.checks.findings.case import Expectation
+    from dit_eval.checks.expectation import Expectation, expectation
 
     given = {metric: getattr(arguments, f"expect_{option}") for option, metric in _PUBLISHED.items()}
     numbers = {metric: value for metric, value in given.items() if value is not None}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from dit_eval.cli.output import USER_ERROR, _fetch, _header, _say
 from dit_eval.features import INCEPTION, NETWORKS
+from dit_eval.metrics import names_in_words
 from dit_eval.system.dist import World
 from dit_eval.system.files import check_ending, check_folder, check_folder_name, check_target
-from dit_eval.system.text import did_you_mean, size_text
+from dit_eval.system.text import size_text
 
 if TYPE_CHECKING:
     from dit_eval.images.encoded import ImageFiles
     from dit_eval.images.npz import ImageBatch
 
 _T = TypeVar("_T")
-_METRICS = "fid,sfid,is,precision,recall,kid,density,coverage, with dinov2 fd-dinov2, with clip cmmd"
+_METRICS = names_in_words()
 _FEATURES = {"ref": "ref features", "gen": "gen features"}
 _IMAGES = (
     "an npz (arr_0, uint8 NHWC); a folder, .zip, .tar or .tar.gz of PNGs, in the order of their names (2.png before "
@@ -54,7 +54,7 @@ def _open_images(path: Path, role: Literal["gen", "ref"], num_images: int | None
     """Open a set of images, and say what it is."""
     # At once: to load NumPy takes a moment, and to list an archive a while.
     _header(f"{role}  {path}" + (f", {size_text(path.stat().st_size)}" if path.is_file() else ""))
-    from dit_eval.images.open import open_images
+    from dit_eval.images import open_images
 
     images = open_images(path, role=role, num_images=num_images)
     size = "x".join(str(side) for side in reversed(images.image_size or ()))
@@ -148,27 +148,16 @@ def _add_extractor_options(parser: argparse.ArgumentParser) -> None:
         metavar="B",
         help="images in memory at a time; each core of a CPU takes 4 or 8 of them (default: %(default)s)",
     )
+    parser.set_defaults(options={"network": "--extractor"})  # what a message of the library calls it
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     parser.set_defaults(options={"network": "--extractor"})  # what messages call it
 
 
 def _reference_path(ref: str) -> Path:
     """A path, or the name of a public reference batch (fetched when it is not here yet)."""
-    from dit_eval.system.assets import asset, assets
+    from dit_eval.system.assets import find_reference
 
-    files = {a.filename: a.name for a in assets() if a.kind == "reference"}
-    names = [*files.values()]
-    if Path(ref).is_file() or (Path(ref).exists() and ref not in names):  # ./digits is a folder of that name
-        return Path(ref)
-    if ref in names:
-        return _fetch(asset(ref, "reference"))
-    if Path(ref).name in files:
-        name = files[Path(ref).name]
-        raise FileNotFoundError(f"--ref {ref}: no such file. By name it is found in the cache or fetched: --ref {name}")
-    if Path(ref).suffix or os.sep in ref:
-        return Path(ref)  # opening it says that it is not there
-    hint = did_you_mean(ref, names)
-    raise ValueError(f"--ref {ref}: neither a file nor a known reference; known: {', '.join(names)}.{hint}")
+    return find_reference(ref, bring=_fetch)
 
 
 def _network_line(arguments: argparse.Namespace) -> str:

@@ -10,13 +10,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from dit_eval.system.dist import World
 from dit_eval.system.files import atomic_file, why_not_written
-from dit_eval.system.progress import Progress, write_stderr
+from dit_eval.system.progress import write_stderr
 from dit_eval.system.text import duration, size_text
 
 if TYPE_CHECKING:
@@ -191,12 +190,9 @@ def _format_cost_of_run(what: str, cost: Cost) -> str:
 
 
 def _fetch(item: Any, url: str | None = None) -> Path:
-    from dit_eval.system.assets import fetch
+    from dit_eval.system.assets import fetch_aloud
 
-    if item.url is None or item.path.is_file():
-        return fetch(item)
-    with Progress(in_bytes=(item.name,)) as progress:
-        return fetch(item, url=url, on_progress=partial(progress.update, item.name))
+    return fetch_aloud(item, url=url)
 
 
 def _write_text(path: Path, text: str) -> None:

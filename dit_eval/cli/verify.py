@@ -12,6 +12,7 @@ from dit_eval.cli.options import _FEATURES, _check_destination, _folder, _json_f
 from dit_eval.cli.output import _fetch, _header, _NotWritten, _say, _tell_json
 from dit_eval.system.dist import World
 from dit_eval.system.progress import Progress
+from dit_eval.system.where import Where
 
 if TYPE_CHECKING:
     from dit_eval.checks.verify import Verification
@@ -87,9 +88,7 @@ def _verify_published(arguments: argparse.Namespace) -> list[Verification]:
                     ref=ref,
                     extractor=extractor,
                     batch_size=arguments.batch_size,
-                    cache=arguments.cache,
-                    on_progress=progress.update,
-                    on_note=progress.note,
+                    where=Where(cache=arguments.cache, on_progress=progress.update, on_note=progress.note),
                 )
             )
     return found

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dit_eval.features.extract import extract_features
+from dit_eval.images import ImageSet
 from dit_eval.images.npz import write_batch
-from dit_eval.images.open import ImageSet
 from dit_eval.summary import FeatureSummary, GaussianStats
 from dit_eval.system.dist import World
 from dit_eval.system.files import why_not_written

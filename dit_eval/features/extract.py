@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dit_eval.images.open import ImageSet
+from dit_eval.images import ImageSet
 from dit_eval.summary import FeatureSummary, RunningStats
 from dit_eval.system.ahead import read_ahead
 from dit_eval.system.dist import World

@@ -5,32 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
-from typing import Protocol
+
+import numpy as np
 
 from dit_eval.features.network import FeatureExtractor
-from dit_eval.images.open import ImageSet
-from dit_eval.metrics.choose import _known
+from dit_eval.images import ImageSet
 from dit_eval.results.eval_result import ExtractorInfo, ImageSource
+from dit_eval.summary import GaussianStats
+from dit_eval.system.progress import OnProgress
+
+# Share of the largest value by which means and covariances of the same images differ at most, whatever program and
+# machine made them; those of different images of one source differ by some 1 / sqrt(N).
+_SAME = 1e-4
 
 
-class Progress(Protocol):
-    """Called with what is being done, how much of it is done, and how much it is (None while unknown).
-
-    First "ref" and "gen", where images pass through the network, with 0 images done. Then "checksums" in bytes; "ref"
-    and "gen" in images, at once with all of them where a cache has their features; "metrics", without numbers.
-    """
-
-    def __call__(self, role: str, done: int, total: int | None, /) -> None: ...
-
-
-def announce(on_progress: Progress, sets: Mapping[str, ImageSet | None]) -> None:
+def announce(on_progress: OnProgress, sets: Mapping[str, ImageSet | None]) -> None:
     """Report the numbers of images that will be passed over, as far as they are known, before anything is done."""
     for role, images in sets.items():
         if images is not None and images.num_images:
             on_progress(role, 0, images.num_images)
 
 
-def checksums(*sets: ImageSet, on_progress: Progress | None = None) -> list[str | None]:
+def checksums(*sets: ImageSet, on_progress: OnProgress | None = None) -> list[str | None]:
     """SHA-256 of each set, at the same time; None of one that is read once.
 
     Parameters
@@ -65,13 +61,33 @@ def extractor_info(extractor: FeatureExtractor) -> ExtractorInfo:
 
 
 def image_source(batch: ImageSet, sha256: str, statistics: str) -> ImageSource:
-    """A set of images as results name it; `statistics` is "stored" or "computed"."""
+    """A set of images as results name it, once they have been read; `statistics` is "stored" or "computed"."""
     return ImageSource(
         path=str(batch.path),
         sha256=sha256,
-        num_images=_known(batch.num_images),
+        num_images=batch.num_images or 0,  # an iterable has counted them by now
         image_size=batch.image_size,
         statistics=statistics,
         run=batch.run,
         made_from=getattr(batch, "made_from", None),  # an npz may say so
     )
+
+
+def against_itself(
+    gen: ImageSource, ref: ImageSource, gen_pool: GaussianStats | None = None, ref_pool: GaussianStats | None = None
+) -> list[str]:
+    """A warning if the reference is the samples, or was made of them: by checksums, or because the features say so."""
+    advice = "The score says nothing of a model; pass real images, or statistics of them, as the reference."
+    if gen.sha256 == ref.sha256:
+        return [f"{ref.path} is the same as {gen.path}: the samples are scored against themselves. {advice}"]
+    if gen.sha256 == ref.made_from:
+        return [f"the statistics of {ref.path} were made of the images of {gen.path}. {advice}"]
+    if gen_pool is None or ref_pool is None or gen_pool.dim != ref_pool.dim:
+        return []
+    alike = all(
+        np.abs(mine - theirs).max() <= _SAME * np.abs(theirs).max()
+        for mine, theirs in ((gen_pool.mu, ref_pool.mu), (gen_pool.sigma, ref_pool.sigma))
+    )
+    if alike and ref_pool.sigma.any():
+        return [f"{ref.path} has the mean and covariance of {gen.path}: they seem to be the same images. {advice}"]
+    return []

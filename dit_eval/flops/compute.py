@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+TRAINING_FACTOR = 3  # forward and backward pass, which counts as two forward passes (Figure 9 of the paper)
+
 
 def sampling_gflops(gflops: float, *, num_sampling_steps: int, guided: bool = False) -> float:
     """Gflops to sample one image: Gflops x steps, twice that with classifier-free guidance.
@@ -14,8 +16,8 @@ def sampling_gflops(gflops: float, *, num_sampling_steps: int, guided: bool = Fa
 
 
 def training_gflops(gflops: float, *, steps: int, batch_size: int = 256) -> float:
-    """Gflops to train: Gflops x batch x steps x 3; the backward pass counts twice the forward pass (Figure 9)."""
-    return 3 * gflops * batch_size * steps
+    """Gflops to train: Gflops x batch x steps x `TRAINING_FACTOR`."""
+    return TRAINING_FACTOR * gflops * batch_size * steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +40,12 @@ class Workload:
 
     @property
     def training(self) -> float:
-        """Gflops"""
+        """Compute of its training, Gflops (1e9 multiply-adds)."""
         return training_gflops(self.gflops, steps=self.training_steps, batch_size=self.batch_size)
 
     @property
     def sampling(self) -> float:
-        """Gflops"""
+        """Compute of drawing its images, Gflops (1e9 multiply-adds)."""
         each = sampling_gflops(self.gflops, num_sampling_steps=self.num_sampling_steps, guided=self.guided)
         return self.num_samples * each
 

@@ -1,27 +1,16 @@
 """Gflops: multiply-adds of one forward pass, by operator and by module, in three conventions side by side.
 
-``paper``   multiply-adds of linear maps, convolutions, matrix products and einsum, both products of attention included,
-            plus one for each element that enters a LayerNorm, GroupNorm, InstanceNorm or RMSNorm. The paper does not
-            state its rule; this one gives the printed digits of Tables 1, 4 and 6 but for two rows.
-``fvcore``  what fvcore bills by default (4 or 5 for each normalised element, something for interpolation and pooling),
-            with fused attention billed as its two products.
-``mac``     the multiply-adds alone.
-
-One multiply-add counts 1 (so 1 Gflop here is 2e9 floating-point operations). Batch normalisation counts 0 in ``paper``
-and ``mac``: while sampling it is a fixed scale and shift, which folds into the convolution before it, and no model of
-the paper has one.
-
-PyTorch's tracer lists the operators of a forward pass with their shapes and modules (`flop_trace.py`), and rules say
-what each counts (`flop_operators.py`). An operator that neither has a rule nor is negligible is an error, never a
-silent 0. The multiply-adds are compared with those of PyTorch's own counter, which watches another layer of PyTorch.
-Models on the meta device need no memory for weights.
+`README.md` beside this file says what each convention counts. PyTorch's tracer lists the operators of a forward pass
+with their shapes and modules (`tracing.py`), and rules say what each counts (`operators.py`). An operator that neither
+has a rule nor is negligible is an error, never a silent 0. The multiply-adds are compared with those of PyTorch's own
+counter, which watches another layer of PyTorch. Models on the meta device need no memory for weights.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,45 +18,23 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
-from dit_eval.flops.counts import CONVENTIONS, Convention, Counts, FlopCount, Handle
+from dit_eval.flops.counts import Counts, FlopCount, Handle
+from dit_eval.flops.module_state import as_before, module_names, plain_forward, unwrapped
 from dit_eval.flops.operators import (
-    _RULES,
-    NEGLIGIBLE,
     TORCH_FORGETS,
     count_by_handle,
     count_operator,
-    einsum_macs,
+    has_rule,
     is_ignored,
     is_negligible,
     short_name,
 )
-from dit_eval.flops.tracing import Operation, Trace, as_before, module_names, plain_forward, trace, unwrapped
+from dit_eval.flops.tracing import Operation, Trace, trace
 from dit_eval.models.config import BlockDesign, DiTConfig, named_config
 from dit_eval.models.dit import DiT
 from dit_eval.models.names import DIT_NAMES
 from dit_eval.models.unet import UNETS, UNet, UNetConfig
 from dit_eval.system.text import did_you_mean
-
-if TYPE_CHECKING:
-    from dit_eval.flops.compute import Workload, gpu_hours, sampling_gflops, training_gflops
-
-__all__ = [
-    "CONVENTIONS",
-    "NEGLIGIBLE",
-    "Convention",
-    "Counts",
-    "FlopCount",
-    "Handle",
-    "Workload",
-    "check_model",
-    "count_flops",
-    "count_model",
-    "einsum_macs",
-    "gpu_hours",
-    "plan_gflops",
-    "sampling_gflops",
-    "training_gflops",
-]
 
 
 def count_flops(
@@ -109,41 +76,62 @@ def count_flops(
         check = _watched_by_pytorch(module, arguments, keywords)
         traced = _traced(module, arguments, keywords, names, handles, check)
         params = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    parts: dict[str, dict[str, Counts]] = {name: {} for name in ["", *names.values()]}
-    negligible: Counter[str] = Counter()
-    uncounted: list[Operation] = []
-    exempt = 0
+    tally = _Tally(["", *names.values()], handles)
     for each in traced.operations:
-        if each.name in handles:
-            counts = count_by_handle(each.name, handles[each.name], each.inputs, each.outputs)
-            exempt += counts.macs
-        elif each.name in _RULES:
-            counts = count_operator(each.name, each.inputs, each.outputs)
-        else:
-            if is_negligible(each.name):
-                negligible[each.name] += 1
-            elif not is_ignored(each.name, each.outputs):
-                uncounted.append(each)
-            continue
-        operator = short_name(each.name)
-        for name in _with_owners(each.module):
-            parts[name][operator] = _sum([parts[name].get(operator, Counts()), counts])
-    if uncounted:
-        raise ValueError(_about_uncounted(title, uncounted))
-    whole = _sum(parts[""].values())
+        tally.add(each)
+    if tally.uncounted:
+        raise ValueError(_about_uncounted(title, tally.uncounted))
+    operators = tally.parts[""]
+    whole = _sum(operators.values())
     # What the handles name is left out on both sides.
-    ours, theirs = whole.macs - exempt, (check.get_total_flops() - sum(traced.within.values())) // 2
+    ours, theirs = whole.macs - tally.exempt, (check.get_total_flops() - sum(traced.within.values())) // 2
     if ours != theirs:
-        raise ValueError(_about_disagreement(title, parts[""], check, ours, theirs))
+        raise ValueError(_about_disagreement(title, operators, check, ours, theirs))
     return FlopCount(
         macs=whole.macs,
         norm_elements=whole.norm_elements,
         fvcore=whole.fvcore,
         params=params,
-        by_operator=dict(sorted(parts[""].items())),
-        by_module={name: _sum(operators.values()) for name, operators in parts.items()},
-        negligible=dict(negligible),
+        by_operator=dict(sorted(operators.items())),
+        by_module={name: _sum(found.values()) for name, found in tally.parts.items()},
+        negligible=dict(tally.negligible),
     )
+
+
+class _Tally:
+    """Counts of the operators of a trace.
+
+    Attributes
+    ----------
+    parts : counts by module, those below it included, and by operator; "" is the whole
+    negligible : how often each operator occurred that counts 0
+    uncounted : operators that nobody knows
+    exempt : multiply-adds that handles of the user gave
+    """
+
+    def __init__(self, modules: Iterable[str], handles: Mapping[str, Handle]) -> None:
+        self.parts: dict[str, dict[str, Counts]] = {name: {} for name in modules}
+        self.negligible: Counter[str] = Counter()
+        self.uncounted: list[Operation] = []
+        self.exempt = 0
+        self._handles = handles
+
+    def add(self, each: Operation) -> None:
+        """Take in one operator."""
+        if each.name in self._handles:
+            counts = count_by_handle(each.name, self._handles[each.name], each.inputs, each.outputs)
+            self.exempt += counts.macs
+        elif has_rule(each.name):
+            counts = count_operator(each.name, each.inputs, each.outputs)
+        else:
+            if is_negligible(each.name):
+                self.negligible[each.name] += 1
+            elif not is_ignored(each.name, each.outputs):
+                self.uncounted.append(each)
+            return
+        operator = short_name(each.name)
+        for name in _with_owners(each.module):
+            self.parts[name][operator] = _sum([self.parts[name].get(operator, Counts()), counts])
 
 
 def check_model(
@@ -190,11 +178,6 @@ def count_model(name: str, *, image_size: int | None = None, block: BlockDesign 
         if isinstance(config, UNetConfig) and config.low_res_size is not None:
             keywords["low_res"] = torch.empty(1, config.in_channels, config.low_res_size, config.low_res_size)
     return count_flops(model, tuple(inputs), keywords=keywords)
-
-
-def plan_gflops(plan: Iterable[Workload]) -> float:
-    """Gflops of a whole plan, training and sampling."""
-    return sum(cell.training + cell.sampling for cell in plan)
 
 
 class _NoModules(ModuleTracker):

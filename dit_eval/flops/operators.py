@@ -135,25 +135,38 @@ def einsum_macs(equation: str, shapes: Sequence[Sequence[int]]) -> int:
             f"einsum {equation!r} multiplies {len(shapes)} operands, in an order that is not known here. Write it as "
             'products of two, or pass handles={"aten::einsum": ...}.'
         )
-    left, arrow, right = equation.replace(" ", "").partition("->")
-    free = iter("ABCDEFGHIJKLMNOPQRSTUVWXYZ".translate({ord(c): None for c in equation}))
-    ellipsis = [next(free) for _ in range(max(map(len, shapes)))] if "..." in left else []
-    terms: list[set[str]] = []
-    sizes: dict[str, int] = {}
-    for term, shape in zip(left.split(","), shapes, strict=True):
-        extra = len(shape) - len(term.replace("...", ""))
-        labels = term.replace("...", "".join(ellipsis[len(ellipsis) - extra :]))
-        terms.append(set(labels))
-        for label, size in zip(labels, shape, strict=True):
-            sizes[label] = max(size, sizes.get(label, 1))
-    if arrow:
-        output = set(right.replace("...", "".join(ellipsis)))
-    else:
-        output = {label for label in sizes if left.count(label) == 1 or label in ellipsis}
-    common = set.intersection(*terms)
+    terms, output = _spelled_out(equation, shapes)
+    sizes = _sizes(terms, shapes)
+    common = set.intersection(*map(set, terms))
     if len(terms) == 1 or all(sizes[label] == 1 for label in common - output):
         return 0
     return math.prod(size for label, size in sizes.items() if label in output | common)
+
+
+def _spelled_out(equation: str, shapes: Sequence[Sequence[int]]) -> tuple[list[str], set[str]]:
+    """Labels of each operand and of the output, with letters of their own for "..."."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    free = iter("ABCDEFGHIJKLMNOPQRSTUVWXYZ".translate({ord(c): None for c in equation}))
+    ellipsis = [next(free) for _ in range(max(map(len, shapes)))] if "..." in left else []
+    terms = [_labels(term, len(shape), ellipsis) for term, shape in zip(left.split(","), shapes, strict=True)]
+    if arrow:
+        return terms, set(right.replace("...", "".join(ellipsis)))
+    return terms, {label for label in "".join(terms) if left.count(label) == 1 or label in ellipsis}
+
+
+def _labels(term: str, dimensions: int, ellipsis: Sequence[str]) -> str:
+    """One label a dimension of an operand; "..." stands for the last ones of `ellipsis`."""
+    extra = dimensions - len(term.replace("...", ""))
+    return term.replace("...", "".join(ellipsis[len(ellipsis) - extra :]))
+
+
+def _sizes(terms: Sequence[str], shapes: Sequence[Sequence[int]]) -> dict[str, int]:
+    """Size of each label; where one operand has 1, that of the other."""
+    sizes: dict[str, int] = {}
+    for labels, shape in zip(terms, shapes, strict=True):
+        for label, size in zip(labels, shape, strict=True):
+            sizes[label] = max(size, sizes.get(label, 1))
+    return sizes
 
 
 def _nothing(inputs: list[Any], outputs: list[Any]) -> int:
@@ -181,6 +194,11 @@ _RULES: dict[str, Callable[[list[Any], list[Any]], int]] = {
     **dict.fromkeys(_NORMS, _nothing),
     **{name: _nothing for name in _DEFAULT_SUPPORTED_OPS if name in _NEGLIGIBLE_OPERATORS},
 }
+
+
+def has_rule(name: str) -> bool:
+    """Whether `count_operator` knows what an operator counts."""
+    return name in _RULES
 
 
 def is_ignored(name: str, outputs: list[Any]) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dit_eval.flops.counts import CONVENTIONS
 from dit_eval.paper import GFLOPS_DECIMALS, load_table
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class ComplexityRow:
     image_size : pixels
     block : block design, or None for a U-Net
     params : trainable parameters
-    macs, norm_elements, fvcore : see `dit_eval.flops.Counts`
+    macs, norm_elements, fvcore : see `dit_eval.flops.counts.Counts`
     table : number of the paper's table; None if it prints no Gflops for the model
     published : Gflops printed there, with `decimals` digits after the point
     published_params_m : millions of parameters printed there, or None
@@ -64,28 +65,41 @@ class ComplexityRow:
 
     def remarks(self, convention: Convention = "paper") -> list[str]:
         """Why a printed figure is not reached, one sentence for each; empty if all are."""
-        found, gflops = [], self.gflops(convention)
-        if self.published is not None and not self.agrees(convention):
-            half = 0.5 * 10**-self.decimals
-            past = abs(gflops - self.published) - half
-            found.append(
-                f"{self.published:.{self.decimals}f} printed, {gflops:.4f} counted: {past:.4f} past where it rounds to "
-                f"the printed digits, {abs(gflops / self.published - 1):.3%} off. "
-                + (self.note or "Every row is counted by one rule; none is corrected.")
-            )
-        if self.published_params_m is not None and not _rounds_to(self.params / 1e6, self.published_params_m, 0):
-            found.append(f"{self.published_params_m} M parameters printed, {self.params / 1e6:.2f} M counted.")
-        if self.published_in_text is not None:
-            text, decimals = self.published_in_text, 0 if self.published_in_text.is_integer() else 1
-            if not _rounds_to(gflops, text, decimals):
-                ways = {name: self.gflops(name) for name in _conventions()}
-                reached = [name for name, value in ways.items() if _rounds_to(value, text, decimals)]
-                found.append(
-                    f"{text:.{decimals}f} in the text, {gflops:.{decimals}f} counted; "
-                    + (f"reached by the convention {reached[0]}." if reached else "no convention gives it: ")
-                    + ("" if reached else ", ".join(f"{name} {value:.1f}" for name, value in ways.items()) + ".")
-                )
-        return found
+        found = (
+            self._about_gflops(convention),
+            self._about_params(),
+            self._about_text(convention),
+        )
+        return [remark for remark in found if remark]
+
+    def _about_gflops(self, convention: Convention) -> str:
+        if self.published is None or self.agrees(convention):
+            return ""
+        gflops = self.gflops(convention)
+        past = abs(gflops - self.published) - 0.5 * 10**-self.decimals
+        return (
+            f"{self.published:.{self.decimals}f} printed, {gflops:.4f} counted: {past:.4f} past where it rounds to "
+            f"the printed digits, {abs(gflops / self.published - 1):.3%} off. "
+            + (self.note or "Every row is counted by one rule; none is corrected.")
+        )
+
+    def _about_params(self) -> str:
+        if self.published_params_m is None or _rounds_to(self.params / 1e6, self.published_params_m, 0):
+            return ""
+        return f"{self.published_params_m} M parameters printed, {self.params / 1e6:.2f} M counted."
+
+    def _about_text(self, convention: Convention) -> str:
+        if self.published_in_text is None:
+            return ""
+        gflops, text = self.gflops(convention), self.published_in_text
+        decimals = 0 if text.is_integer() else 1
+        if _rounds_to(gflops, text, decimals):
+            return ""
+        ways = {name: self.gflops(name) for name in CONVENTIONS}
+        reached = [name for name, value in ways.items() if _rounds_to(value, text, decimals)]
+        every = ", ".join(f"{name} {value:.1f}" for name, value in ways.items())
+        verdict = f"reached by the convention {reached[0]}." if reached else f"no convention gives it: {every}."
+        return f"{text:.{decimals}f} in the text, {gflops:.{decimals}f} counted; {verdict}"
 
     def to_json(self, convention: Convention = "paper") -> dict[str, Any]:
         """Everything about the row, for ``dit-eval flops --json``."""
@@ -94,7 +108,7 @@ class ComplexityRow:
             "image_size": self.image_size,
             "block": self.block,
             "params": self.params,
-            "gflops": {name: self.gflops(name) for name in _conventions()},
+            "gflops": {name: self.gflops(name) for name in CONVENTIONS},
             "macs": self.macs,
             "norm_elements": self.norm_elements,
             "published": self.published,
@@ -216,10 +230,6 @@ def _table_6() -> Iterator[dict[str, Any]]:
 
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
-
-
-def _conventions() -> tuple[Convention, ...]:
-    return ("paper", "fvcore", "mac")
 
 
 def _rounds_to(value: float, printed: float, decimals: int) -> bool:

@@ -1,36 +1,28 @@
-"""The operators of a forward pass, as PyTorch's tracer lists them, and the state of a module kept meanwhile.
+"""The operators of a forward pass, as PyTorch's tracer lists them.
 
-A list of operators is taken while the tracer runs, before it removes those whose results are used by nothing: they are
-computed all the same. Each has the name of the module that runs it, through global hooks, so that nothing is written
-into the module itself.
-
-Some things are in the way of tracing, and are arranged for here. Compiled parts run as they are written. Checkpointed
-parts run at once. Wrappers that spread a module over devices are passed through. On the meta device, convolutions are
-computed by an operator that the tracer does not record, so they are sent through the one that it does; and some shape
-rules, written in Python, fail on traced sizes, so they run in a thread in which nothing is traced.
+The list is taken while the tracer runs, before it removes those whose results are used by nothing: they are computed
+all the same. Each has the name of the module that runs it, through global hooks, so that nothing is written into the
+module itself.
 """
 
 from __future__ import annotations
 
-import random
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.optim.swa_utils import AveragedModel
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from dit_eval.flops.meta_kernels import RecordedConvolutions, UntracedKernels
+from dit_eval.flops.module_state import tensors_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +75,7 @@ def trace(
     flop_registry : operations of each operator, as in PyTorch's own counter
     """
     attributes = [list(vars(part).values()) for part in module.modules()]
-    tensors = list(_tensors((attributes, arguments, dict(keywords))))
+    tensors = list(tensors_in((attributes, arguments, dict(keywords))))
     call = _Call(lambda: module(*arguments, **keywords), tensors)
     functions: list[str] = []
     within = _Within(watched, flop_registry, call, functions)
@@ -94,32 +86,30 @@ def trace(
         stack.enter_context(_autograd_functions(functions))
         on_meta = any(tensor.is_meta for tensor in tensors)
         if on_meta or watched:  # from within a dispatch mode, the tracer does not record convolutions either
-            stack.enter_context(_RecordedConvolutions())
+            stack.enter_context(RecordedConvolutions())
         if on_meta:
-            stack.enter_context(_UntracedKernels(stack.enter_context(ThreadPoolExecutor(max_workers=1))))
+            stack.enter_context(UntracedKernels(stack.enter_context(ThreadPoolExecutor(max_workers=1))))
         if watched:
             stack.enter_context(within)
         stack.callback(register_module_forward_pre_hook(hooks.enter).remove)
         stack.callback(register_module_forward_hook(hooks.leave).remove)
         with suppress(_TracedToTheEnd):
             torch.jit._get_trace_graph(call, ())
-        operations = []
         torch._C._jit_pass_inline(call.graph)  # scripted functions
-        for node in _nodes(call.graph):
-            scopes = node.scopeName().split("/")
-            # What an autograd function does is the function's affair; only its own node is an operator.
-            if scopes.count(_IN_FUNCTION) > (node.kind() == _FUNCTION):
-                continue
-            running = next((int(scope) for scope in reversed(scopes) if scope.isdigit()), 0)
-            operations.append(
-                Operation(
-                    name=_kind(node),
-                    module=hooks.scopes[running],
-                    inputs=list(node.inputs()),
-                    outputs=list(node.outputs()),
-                )
-            )
+        operations = list(_operations(call.graph, hooks.scopes))
     return Trace(operations=operations, within=within.found, graph=call.graph)
+
+
+def _operations(graph: Any, modules: Sequence[str]) -> Iterator[Operation]:
+    """Operators of a graph whose scopes are numbers of these modules."""
+    for node in _nodes(graph):
+        scopes = node.scopeName().split("/")
+        # What an autograd function does is the function's affair; only its own node is an operator.
+        if scopes.count(_IN_FUNCTION) > (node.kind() == _FUNCTION):
+            continue
+        running = next((int(scope) for scope in reversed(scopes) if scope.isdigit()), 0)
+        inputs, outputs = list(node.inputs()), list(node.outputs())
+        yield Operation(name=_kind(node), module=modules[running], inputs=inputs, outputs=outputs)
 
 
 def _nodes(block: Any) -> Iterator[Any]:
@@ -242,260 +232,3 @@ def _autograd_functions(running: list[str]) -> Iterator[None]:
         yield
     finally:
         torch.autograd.Function.apply = original
-
-
-@contextmanager
-def compiled_parts_run_as_written() -> Iterator[None]:
-    """torch.compile does nothing meanwhile: neither what it compiled before nor what it is asked to compile now."""
-    compile_ = torch.compile
-
-    def leave_as_it_is(model: Any = None, **options: Any) -> Any:
-        return model if model is not None else lambda function: function
-
-    torch.compile = leave_as_it_is
-    # Nothing can be compiled without dynamo, and importing it takes a second. An older one has no such way; the tracer
-    # then refuses what was compiled.
-    dynamo = sys.modules.get("torch._dynamo.eval_frame")
-    as_written = getattr(dynamo, "_use_eager_on_nested_compile", nullcontext)
-    try:
-        with as_written():
-            yield
-    finally:
-        torch.compile = compile_
-
-
-def inside(module: nn.Module) -> nn.Module | None:
-    """The module that a known wrapper wraps; None for any other module."""
-    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
-        return module.module
-    parts = vars(module).get("_modules", {})
-    return next((parts[name] for name in _WRAPPED if name in parts), None)
-
-
-# Compiled modules, FSDP and PyTorch's checkpoint wrapper hold what they wrap under these names.
-_WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-
-
-def unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside all known wrappers around it."""
-    while (within := inside(module)) is not None:
-        module = within
-    return module
-
-
-def module_names(module: nn.Module) -> dict[nn.Module, str]:
-    """Names of a module and those below it, as they are without wrappers."""
-    names: dict[nn.Module, str] = {}
-
-    def visit(part: nn.Module, name: str) -> None:
-        if part in names:
-            return
-        names[part] = name
-        wrapped = inside(part)
-        for key, child in part.named_children():
-            visit(child, name if child is wrapped else f"{name}.{key}" if name else key)
-
-    visit(module, "")
-    return names
-
-
-@contextmanager
-def as_before(module: nn.Module, *inputs: Any) -> Iterator[None]:
-    """Give a module back as it was, and random numbers too, however the block ends.
-
-    Restored are all attributes of all modules, the contents of attributes that are dicts, lists or sets (parameters,
-    buffers, hooks and submodules are among these), the values of buffers, and which tensors want gradients.
-    """
-    attributes = [vars(part) for part in module.modules()]
-    contents = [value for found in attributes for value in found.values() if isinstance(value, dict | list | set)]
-    before = [(value, _copied(value)) for value in (*contents, *attributes)]
-    flags = [(tensor, tensor.requires_grad) for tensor in [*module.parameters(), *module.buffers()]]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers() if not buffer.is_meta]
-    devices = {tensor.device for tensor in _tensors((list(module.parameters()), inputs)) if tensor.is_cuda}
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[device.index for device in devices]):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        for value, kept in before:
-            _refill(value, kept)
-        for tensor, wants_gradient in flags:
-            if tensor.requires_grad != wants_gradient:
-                tensor.requires_grad_(wants_gradient)
-        with torch.no_grad():
-            for buffer, values in buffers:
-                if buffer.layout is torch.strided and not torch.equal(buffer, values):
-                    buffer.copy_(values)
-
-
-def _copied(value: Any) -> Any:
-    """A plain copy of a dict, a list or a set; their subclasses need not have a usable copy()."""
-    return dict(value) if isinstance(value, dict) else list(value) if isinstance(value, list) else set(value)
-
-
-def _refill(value: Any, kept: Any) -> None:
-    """Put contents back, if they are others now; those that cannot be written to are not others."""
-    if isinstance(value, dict):
-        if [(key, id(v)) for key, v in value.items()] != [(key, id(v)) for key, v in kept.items()]:
-            value.clear()
-            value.update(kept)
-    elif isinstance(value, list):
-        if [id(v) for v in value] != [id(v) for v in kept]:
-            value[:] = kept
-    elif value != kept:
-        value.clear()
-        value.update(kept)
-
-
-@contextmanager
-def plain_forward(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no gradients, nothing compiled, no fused encoder layer, wrappers passed through.
-
-    To be used within `as_before`, which takes back what this changes in modules.
-    """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), warnings.catch_warnings(), compiled_parts_run_as_written(), _gathered(module):
-            # Checkpointing says so; nobody wants gradients here.
-            warnings.filterwarnings("ignore", message="None of the inputs have requires_grad=True")
-            module.eval()
-            for part in module.modules():
-                if (wrapped := inside(part)) is not None:
-                    vars(part)["forward"] = wrapped
-                for hooks in (part._forward_pre_hooks, part._forward_hooks):
-                    for key, hook in list(hooks.items()):
-                        if getattr(hook, "__module__", "").startswith("torch.distributed.fsdp"):
-                            del hooks[key]
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
-@contextmanager
-def _gathered(module: nn.Module) -> Iterator[None]:
-    """Parameters that FSDP spreads over processes are whole meanwhile; each of these processes has to count."""
-    with ExitStack() as stack:
-        parts: list[Any] = list(module.modules())
-        first = next((part for part in parts if "_fsdp_wrapped_module" in part._modules), None)
-        if first is not None:
-            stack.enter_context(first.summon_full_params(module, writeback=False))
-        for part in parts:
-            if any(kind.__name__ == "FSDPModule" for kind in type(part).__mro__):
-                part.unshard()
-                stack.callback(part.reshard)
-        yield
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Tensors in nested dicts, lists and tuples, each once."""
-    seen, waiting = set(), [value]
-    while waiting:
-        each = waiting.pop()
-        if id(each) in seen:
-            continue
-        seen.add(id(each))
-        if isinstance(each, Tensor):
-            yield each
-        elif isinstance(each, Mapping):
-            waiting.extend(each.values())
-        elif isinstance(each, list | tuple):
-            waiting.extend(each)
-
-
-class _UntracedKernels(TorchDispatchMode):
-    """Runs kernels of traced operators in a thread of their own where they need it. Tracing is a state of a thread."""
-
-    def __init__(self, thread: ThreadPoolExecutor) -> None:
-        super().__init__()
-        self._thread = thread
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.ops.aten._convolution.default:
-            return self._elsewhere(torch.ops.aten.convolution.default, *args[:9])
-        try:
-            return func(*args, **kwargs)
-        except (TypeError, AssertionError, RuntimeError):
-            if func.is_view:  # a view made in another thread would carry that thread's record of gradients
-                raise
-            return self._elsewhere(func, *args, **kwargs)
-
-    def _elsewhere(self, func: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._thread.submit(torch.no_grad()(func), *args, **kwargs).result()
-
-
-class _RecordedConvolutions(TorchFunctionMode):
-    """Sends convolutions through aten::_convolution, which the tracer records."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in _CONVOLUTIONS:
-            dimensions, convolve = _CONVOLUTIONS[func]
-            return convolve(dimensions, *args, **kwargs)
-        return func(*args, **kwargs)
-
-
-def _convolution(
-    dimensions: int,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor:
-    dilations = _each(dilation, dimensions)
-    if padding == "valid":
-        padding = 0
-    elif padding == "same":
-        total = [d * (int(k) - 1) for d, k in zip(dilations, weight.shape[2:], strict=True)]
-        # pad() takes the last dimension first; what is odd goes to the far side.
-        input = pad(input, [side for n in reversed(total) for side in (n // 2, n - n // 2)])
-        padding = 0
-    strides, paddings, none = _each(stride, dimensions), _each(padding, dimensions), [0] * dimensions
-    return _recorded(dimensions, input, weight, bias, strides, paddings, dilations, False, none, groups)
-
-
-def _transposed_convolution(
-    dimensions: int,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> Tensor:
-    strides, paddings, outputs, dilations = (
-        _each(value, dimensions) for value in (stride, padding, output_padding, dilation)
-    )
-    return _recorded(dimensions, input, weight, bias, strides, paddings, dilations, True, outputs, groups)
-
-
-def _recorded(dimensions: int, input: Tensor, *rest: Any) -> Tensor:
-    # This operator takes batches only. The flags are choices of the cuDNN backend, which the meta device has not.
-    batched = input.dim() == dimensions + 2
-    arguments: tuple[Any, ...] = (input if batched else input[None], *rest, False, False, False, False)
-    output = torch.ops.aten._convolution(*arguments)
-    return output if batched else output[0]
-
-
-_CONVOLUTIONS: dict[Any, tuple[int, Callable[..., Tensor]]] = {
-    torch.conv1d: (1, _convolution),
-    torch.conv2d: (2, _convolution),
-    torch.conv3d: (3, _convolution),
-    torch.conv_transpose1d: (1, _transposed_convolution),
-    torch.conv_transpose2d: (2, _transposed_convolution),
-    torch.conv_transpose3d: (3, _transposed_convolution),
-}
-
-
-def _each(value: Any, dimensions: int) -> list[int]:
-    """One number, or one for each dimension, as a list."""
-    values = list(value) if isinstance(value, Sequence) else [value]
-    return values * dimensions if len(values) == 1 else values

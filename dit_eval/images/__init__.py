@@ -1,1 +1,55 @@
-"""Images to score, of any origin: one file a format, all read the same way."""
+"""Images to score, of any origin: `READERS`, one file a format, and `open_images`, which tries them in order.
+
+    images = open_images("samples.zip", role="gen")
+    for batch in images.batches(64):  # uint8 (B, H, W, 3)
+        ...
+
+Images in memory: `from_batches` for what a program makes, `from_dataset` for a Hugging Face dataset.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from dit_eval.images.folder import FOLDER
+from dit_eval.images.huggingface import HUGGING_FACE, from_dataset
+from dit_eval.images.npz import NPZ
+from dit_eval.images.reader import ImageSet, Reader, Role
+from dit_eval.images.stream import from_batches
+from dit_eval.images.tar import TAR
+from dit_eval.images.zip import ZIP
+
+if TYPE_CHECKING:
+    from dit_eval.images.encoded import ImageFiles
+    from dit_eval.images.npz import ImageBatch
+
+__all__ = ["READERS", "ImageSet", "Reader", "from_batches", "from_dataset", "open_images"]
+
+# In order of trial: the first that recognises a path opens it. A saved dataset is a folder too, and npz takes the rest.
+READERS: tuple[Reader, ...] = (HUGGING_FACE, FOLDER, ZIP, TAR, NPZ)
+
+
+def open_images(path: str | os.PathLike[str], *, role: Role, num_images: int | None = None) -> ImageBatch | ImageFiles:
+    """Open images of any kind, and check all that can be checked without reading them.
+
+    Parameters
+    ----------
+    path : an `.npz` batch; a folder of images, with those in folders below it; a `.zip`, `.tar` or `.tar.gz` of them;
+        or a folder that a Hugging Face dataset was saved to
+    role : "gen" must hold images; "ref" may be an npz of statistics only
+    num_images : use the first ones, in the order of `dit_eval.images.listing`; all by default
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at this path.
+    ValueError
+        If it cannot be read as images, or holds fewer than asked for.
+    ModuleNotFoundError
+        If it is a saved dataset and the package `datasets` is not installed.
+    """
+    path = Path(path)
+    reader = next(reader for reader in READERS if reader.recognises(path))
+    return cast("ImageBatch | ImageFiles", reader.open(path, role=role, num_images=num_images))

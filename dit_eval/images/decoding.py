@@ -27,9 +27,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
-from dit_eval.images.listing import is_jpeg
+from dit_eval.images.listing import PNG, is_jpeg, is_png
 
-_PNG = b"\x89PNG\r\n\x1a\n"
 _UNUSED = {b"iCCP", b"iTXt", b"zTXt", b"tEXt", b"eXIf"}  # chunks of a PNG that Pillow would unpack
 _STEP = 1 << 20  # bytes of pixel data unpacked at once to be counted
 # Passes of an interlaced PNG: first column and row, and steps between them.
@@ -48,11 +47,6 @@ _UNREADABLE = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError, struct.error, zlib.error),
     *(Image.DecompressionBombError, MemoryError),
 )
-
-
-def is_png(data: bytes) -> bool:
-    """Whether a file begins as a PNG does, whatever its name says."""
-    return data.startswith(_PNG)
 
 
 def decode(
@@ -161,7 +155,7 @@ def _png_pixels(data: bytes, max_pixels: int) -> bytes:
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Kind, beginning and end of each chunk of a PNG, to the one of its end."""
-    kind, at = b"", len(_PNG)
+    kind, at = b"", len(PNG)
     while kind != b"IEND":
         kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
         if end > len(data):
@@ -172,13 +166,10 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 def _check_png(image: Image.Image, data: bytes) -> None:
     """That no row is missing. Such rows are left at 0, so that only an image with a last row of 0 is looked at."""
-    width, height, bits, colour, interlaced = *struct.unpack(">II", data[16:24]), data[24], data[25], data[28]
+    width, height, interlaced = *struct.unpack(">II", data[16:24]), data[28]
     if not interlaced and np.asarray(image.crop((0, height - 1, width, height))).any():
         return
-    needed = 0
-    for left, top, across, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
-        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
-        needed += rows * (1 + -(-columns * bits * _CHANNELS[colour] // 8)) if columns > 0 and rows > 0 else 0
+    needed = _png_bytes(data)
     found, stream = 0, zlib.decompressobj()
     for kind, at, end in _png_chunks(data):
         packed = data[at + 8 : end - 4] if kind == b"IDAT" else b""
@@ -187,6 +178,16 @@ def _check_png(image: Image.Image, data: bytes) -> None:
             packed = stream.unconsumed_tail
     if found < needed:
         raise ValueError(f"its pixel data end after {found:,} of {needed:,} bytes")
+
+
+def _png_bytes(data: bytes) -> int:
+    """Bytes of pixel data that a PNG has by its header: of each row of each pass, one and its pixels."""
+    width, height, bits, colour, interlaced = *struct.unpack(">II", data[16:24]), data[24], data[25], data[28]
+    total = 0
+    for left, top, across, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - left) // across), -(-(height - top) // down)
+        total += rows * (1 + -(-columns * bits * _CHANNELS[colour] // 8)) if columns > 0 and rows > 0 else 0
+    return total
 
 
 # ---- JPEG

@@ -9,14 +9,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice, takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL.Image import Image
 
-from dit_eval.images.decoding import decode, is_png
-from dit_eval.images.listing import Load, Source, is_jpeg
+from dit_eval.images.listing import Load, Source, is_jpeg, is_png
+from dit_eval.images.reader import check_number, pixels
 from dit_eval.system.ahead import in_order
 from dit_eval.system.dist import cores
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _MAX_PIXELS = 1 << 24  # of an image: 4096 x 4096
 _DECODED = 1 << 28  # bytes of decoded images that wait for the network
@@ -132,16 +135,10 @@ class ImageFiles:
         self._source.check_unchanged()
 
 
-def _files(source: Source, num_images: int | None, labels: np.ndarray | None = None) -> ImageFiles:
+def image_files(source: Source, num_images: int | None, labels: np.ndarray | None = None) -> ImageFiles:
     stored = len(source.names)
     used = stored if num_images is None else num_images
-    if used < 1:
-        raise ValueError(f"{source.path}: {used} images asked for; needed at least 1.")
-    if used > stored:
-        raise ValueError(
-            f"{source.path} holds {stored:,} images, {used:,} were asked for. "
-            f"Draw the missing {used - stored:,}, or pass --num-samples {stored}."
-        )
+    check_number(source.path, used=used, stored=stored)
     with source.reading() as loads:
         first = _decode(next(loads(range(1)))(), source.where(0), None)
     if labels is None:
@@ -169,6 +166,8 @@ def _folder_labels(names: Sequence[str]) -> np.ndarray | None:
 
 def _decode(data: bytes, where: str, size: tuple[int, int] | None) -> np.ndarray:
     """An image file as uint8 (H, W, 3); `size` is what (H, W) must be. Its size is known before it is decoded."""
+    from dit_eval.images.decoding import decode  # brings Pillow, which nobody needs who scores npz files
+
     kind = "PNG" if is_png(data) else "JPEG" if is_jpeg(data) else None
     if kind is None:
         found = f"it begins with {data[:8]!r}" if data else "it is empty"
@@ -187,14 +186,10 @@ def _decode(data: bytes, where: str, size: tuple[int, int] | None) -> np.ndarray
 def _problem(size: tuple[int, int] | None, image: Image) -> str | None:
     found = (image.height, image.width)
     if size is not None and found != size:
-        return f"{_pixels(found)}; the images before it are {_pixels(size)}. Needed one size for all."
+        return f"{pixels(found)}; the images before it are {pixels(size)}. Needed one size for all."
     if image.mode != "RGB" or "transparency" in image.info:
         what = "with a transparent colour" if image.mode == "RGB" else f"of mode {image.mode}"
         return f'an image {what}; needed RGB of 8 bits. Convert all images, such as by Pillow\'s convert("RGB").'
     if getattr(image, "is_animated", False):
         return "has several frames; needed one. Save the frame that is meant."
     return None
-
-
-def _pixels(size: tuple[int, ...]) -> str:
-    return " x ".join(map(str, reversed(size))) + " px"

@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dit_eval.images.listing import _LITTER, MAX_FILE, _Listing, _reason
+from dit_eval.images.encoded import ImageFiles, image_files
+from dit_eval.images.listing import LITTER, MAX_FILE, Listing, why
+from dit_eval.images.reader import Reader, Role
 from dit_eval.system.files import Watch
 from dit_eval.system.text import shown
 
@@ -51,13 +53,13 @@ def list_folder(path: Path) -> FolderSource:
     ValueError
         If there are none, a link leads in a circle, or something is called an image that is no plain file.
     """
-    listing, visited = _Listing(path=path, archive=False), set[tuple[int, int]]()
+    listing, visited = Listing(path=path, archive=False), set[tuple[int, int]]()
     _walk(path, "", listing, visited)
     names, _, remarks = listing.ordered()
     return FolderSource(path=path, names=names, remarks=remarks)
 
 
-def _walk(root: Path, below: str, listing: _Listing, visited: set[tuple[int, int]]) -> None:
+def _walk(root: Path, below: str, listing: Listing, visited: set[tuple[int, int]]) -> None:
     folder = root / below
     try:
         status = folder.stat()
@@ -71,20 +73,23 @@ def _walk(root: Path, below: str, listing: _Listing, visited: set[tuple[int, int
             entries = list(scan)
         for entry in entries:
             name = f"{below}/{entry.name}" if below else entry.name
-            if entry.name.startswith(".") or entry.name.lower() in _LITTER:
+            if entry.name.startswith(".") or entry.name.lower() in LITTER:
                 continue
             if entry.is_dir():
                 _walk(root, name, listing, visited)
-            elif not listing.wants(name):
-                continue
-            elif entry.is_file():
+            elif listing.wants(name):
+                _check_plain(root, name, entry)
                 listing.found[name] = None
-            elif entry.is_symlink():
-                raise ValueError(f"{root}: {shown(name)}: a link to nothing. Restore the file, or remove the link.")
-            else:
-                raise ValueError(f"{root}: {shown(name)}: not a plain file. Remove it.")
     except (OSError, RecursionError) as error:
-        raise ValueError(f"{root}: {shown(below) or 'the folder'} cannot be read ({_reason(error)}).") from None
+        raise ValueError(f"{root}: {shown(below) or 'the folder'} cannot be read ({why(error)}).") from None
+
+
+def _check_plain(root: Path, name: str, entry: os.DirEntry[str]) -> None:
+    if entry.is_file():
+        return
+    if entry.is_symlink():
+        raise ValueError(f"{root}: {shown(name)}: a link to nothing. Restore the file, or remove the link.")
+    raise ValueError(f"{root}: {shown(name)}: not a plain file. Remove it.")
 
 
 def read_file(path: Path, where: str, *, max_size: int = MAX_FILE, watch: Watch | None = None) -> bytes:
@@ -109,4 +114,11 @@ def read_file(path: Path, where: str, *, max_size: int = MAX_FILE, watch: Watch 
             watch.see(path, os.fstat(file.fileno()))
             return data
     except OSError as error:
-        raise ValueError(f"{where}: cannot be read ({_reason(error)}).") from None
+        raise ValueError(f"{where}: cannot be read ({why(error)}).") from None
+
+
+def _open(path: Path, *, role: Role, num_images: int | None) -> ImageFiles:
+    return image_files(list_folder(path), num_images)
+
+
+FOLDER = Reader(name="folder", recognises=Path.is_dir, open=_open)

@@ -8,17 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from dit_eval.images.encoded import _files
+from dit_eval.images.encoded import ImageFiles, image_files
 from dit_eval.images.folder import read_file
 from dit_eval.images.listing import MAX_FILE, Load
+from dit_eval.images.reader import Reader, Role
 from dit_eval.system.files import Watch
-
-if TYPE_CHECKING:
-    from dit_eval.images.encoded import ImageFiles
 
 
 def from_dataset(
@@ -46,9 +44,8 @@ def from_dataset(
     ModuleNotFoundError
         If the package `datasets` is not installed.
     """
-    return _dataset_images(
-        dataset, path=name, column=column, label_column=label_column, num_images=num_images, links=True, watch=Watch()
-    )
+    rows, labels = _rows(dataset, name, column=column, label_column=label_column, links=True, watch=Watch())
+    return image_files(rows, num_images, labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,29 +82,10 @@ class _Rows:
         return data
 
 
-def _saved_dataset(path: Path, num_images: int | None) -> ImageFiles:
-    datasets = _datasets(path)
-    watch = Watch(*(file for file in path.iterdir() if file.is_file()))
-    try:
-        dataset = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
-        raise ValueError(f"{path}: cannot be read as a dataset ({error}). Save it again by save_to_disk.") from None
-    # What a saved dataset names outside itself is not its own.
-    return _dataset_images(
-        dataset, path=path, column=None, label_column=None, num_images=num_images, links=False, watch=watch
-    )
-
-
-def _dataset_images(
-    dataset: Any,
-    *,
-    path: Path | str,
-    column: str | None,
-    label_column: str | None,
-    num_images: int | None,
-    links: bool,
-    watch: Watch,
-) -> ImageFiles:
+def _rows(
+    dataset: Any, path: Path | str, *, column: str | None, label_column: str | None, links: bool, watch: Watch
+) -> tuple[_Rows, np.ndarray | None]:
+    """The rows of a dataset, and their labels if it has some."""
     datasets = _datasets(path)
     if not isinstance(dataset, datasets.Dataset):
         hint = (
@@ -118,27 +96,40 @@ def _dataset_images(
         raise ValueError(f"{path}: found {type(dataset).__name__}; needed a datasets.Dataset. {hint}")
     if len(dataset) == 0:
         raise ValueError(f"{path}: no images there; the dataset has no rows.")
-    features = dict(dataset.features)
-    kinds = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
-    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    column = _image_column(dataset, datasets.Image, path, column)
+    labels = _labels(dataset, datasets.ClassLabel, path, label_column)
+    table = dataset.with_format(None).select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    names = tuple(f"row {k}" for k in range(len(dataset)))
+    return _Rows(path=path, names=names, table=table, column=column, links=links, _watch=watch), labels
+
+
+def _image_column(dataset: Any, image: type, path: Path | str, column: str | None) -> str:
+    images = [name for name, feature in dataset.features.items() if isinstance(feature, image)]
     if column is None and len(images) != 1:
         raise ValueError(
-            f"{path}: {len(images)} columns of images; name one by from_dataset(column=...). Has: {kinds}."
+            f"{path}: {len(images)} columns of images; name one by from_dataset(column=...). Has: {_kinds(dataset)}."
         )
     column = images[0] if column is None else column
     if column not in images:
-        raise ValueError(f"{path}: no column {column} with the feature Image; has: {kinds}.")
-    classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    if label_column is not None and label_column not in features:
-        raise ValueError(f"{path}: no column {label_column}; has: {kinds}.")
-    chosen = label_column or (classes[0] if len(classes) == 1 else None)
-    labels = np.asarray(dataset.with_format(None)[chosen][:]) if chosen else None
-    if labels is not None and labels.dtype.kind not in "iu":
+        raise ValueError(f"{path}: no column {column} with the feature Image; has: {_kinds(dataset)}.")
+    return column
+
+
+def _labels(dataset: Any, class_label: type, path: Path | str, column: str | None) -> np.ndarray | None:
+    if column is not None and column not in dataset.features:
+        raise ValueError(f"{path}: no column {column}; has: {_kinds(dataset)}.")
+    classes = [name for name, feature in dataset.features.items() if isinstance(feature, class_label)]
+    chosen = column or (classes[0] if len(classes) == 1 else None)
+    if chosen is None:
+        return None
+    labels = np.asarray(dataset.with_format(None)[chosen][:])
+    if labels.dtype.kind not in "iu":
         raise ValueError(f"{path}: {chosen} holds {labels.dtype}; needed integer labels.")
-    table = dataset.with_format(None).select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    names = tuple(f"row {k}" for k in range(len(dataset)))
-    rows = _Rows(path=path, names=names, table=table, column=column, links=links, _watch=watch)
-    return _files(rows, num_images, labels)
+    return labels
+
+
+def _kinds(dataset: Any) -> str:
+    return ", ".join(f"{name} ({type(feature).__name__})" for name, feature in dataset.features.items())
 
 
 def _datasets(path: Path | str) -> Any:
@@ -148,3 +139,29 @@ def _datasets(path: Path | str) -> Any:
         raise ModuleNotFoundError(
             f"{path}: a Hugging Face dataset; needed the package datasets: pip install 'dit-eval[datasets]'."
         ) from None
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether `save_to_disk` wrote this folder, of a dataset or of its splits."""
+    if not path.is_dir():
+        return False
+    of_splits = (path / "dataset_dict.json").is_file()
+    return of_splits or ((path / "state.json").is_file() and (path / "dataset_info.json").is_file())
+
+
+def _open(path: Path, *, role: Role, num_images: int | None) -> ImageFiles:
+    if (path / "dataset_dict.json").is_file():
+        splits = sorted(p.name for p in path.iterdir() if (p / "state.json").is_file())
+        raise ValueError(f"{path}: a dataset of splits; pass one of them: {path / (splits or ['train'])[0]}.")
+    datasets = _datasets(path)
+    watch = Watch(*(file for file in path.iterdir() if file.is_file()))
+    try:
+        dataset = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
+        raise ValueError(f"{path}: cannot be read as a dataset ({error}). Save it again by save_to_disk.") from None
+    # What a saved dataset names outside itself is not its own.
+    rows, labels = _rows(dataset, path, column=None, label_column=None, links=False, watch=watch)
+    return image_files(rows, num_images, labels)
+
+
+HUGGING_FACE = Reader(name="saved dataset", recognises=_is_saved, open=_open)

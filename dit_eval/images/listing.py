@@ -28,9 +28,10 @@ ENCODED_SUFFIXES = (".jpeg", ".jpg", ".png")
 MAX_FILE = 1 << 26  # bytes of an image file: more than 4096 x 4096 px, RGB, without compression
 _OTHER_IMAGES = {*IMAGE_SUFFIXES, ".avif", ".gif", ".heic", ".jp2", ".jxl"} - set(ENCODED_SUFFIXES)
 _ARCHIVE_SUFFIXES = {".7z", ".bz2", ".gz", ".npz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"}
-_LITTER = {"__macosx", "desktop.ini", "thumbs.db"}
+LITTER = {"__macosx", "desktop.ini", "thumbs.db"}
 _MAX_MEMBERS = 2_000_000  # of an archive; ImageNet's training set has 1.28 million
 _MAX_NAME = 4096
+PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
 Load = Callable[[], bytes]
 
 
@@ -75,6 +76,11 @@ def is_jpeg(data: bytes) -> bool:
     return data.startswith(b"\xff\xd8\xff")
 
 
+def is_png(data: bytes) -> bool:
+    """Whether a file begins as a PNG does, whatever its name says."""
+    return data.startswith(PNG)
+
+
 def in_order(name: str) -> tuple[Any, ...]:
     """Sort key of a path: folder by folder, numbers by value, then by the characters themselves."""
     # Digits compare by length, then as text: no number is too long.
@@ -84,7 +90,7 @@ def in_order(name: str) -> tuple[Any, ...]:
 
 
 @dataclass(kw_only=True)
-class _Listing:
+class Listing:
     """Names gathered one by one, and what each image file is read by; refuses what no image set has."""
 
     path: Path
@@ -99,14 +105,14 @@ class _Listing:
         if self.members > _MAX_MEMBERS:
             raise ValueError(f"{self.path}: more than {_MAX_MEMBERS:,} members. Pass a part of them at a time.")
         parts = [part for part in name.split("/") if part not in ("", ".")]
-        if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or re.match(r"[A-Za-z]:", name):
+        if ".." in parts or re.search(r"^/|^[A-Za-z]:|[\\\0]", name):
             raise ValueError(
                 f"{self.path}: a member is called '{shown(name)}', a path that leads out of the archive, or that other "
                 "systems would read so. Such archives are refused; pack the images again."
             )
         if len(name) > _MAX_NAME:
             raise ValueError(f"{self.path}: a member's name of {len(name):,} characters; at most {_MAX_NAME:,}.")
-        if any(part.startswith(".") or part.lower() in _LITTER for part in parts):
+        if any(part.startswith(".") or part.lower() in LITTER for part in parts):
             return None
         return "/".join(parts)
 
@@ -143,9 +149,11 @@ class _Listing:
         return tuple(names), [self.found[name] for name in names], tuple(remarks)
 
 
-def _reason(error: BaseException) -> str:
+def why(error: BaseException) -> str:
+    """What the system says of an error, in a few words."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
-def _damaged(error: BaseException) -> str:
-    return f"cannot be read ({_reason(error)}); it is damaged or truncated. Copy or download it again."
+def damaged(error: BaseException) -> str:
+    """What a message says of an archive that cannot be read."""
+    return f"cannot be read ({why(error)}); it is damaged or truncated. Copy or download it again."

@@ -8,8 +8,8 @@ in `sample_run` how they were drawn, as JSON text. Opening a file reads and
 checks headers and statistics only. Images are read batch by batch: memory-mapped inside the zip where the member
 is stored, decompressed as a stream where it is not, so that a 10 GB file never sits in RAM.
 
-What a file says of itself is believed up to the limits below only, and never more than its bytes can hold: whatever
-it promises, opening it takes no more memory than statistics of the largest size do, and reading it a batch of images.
+What a file says of itself is believed up to limits only (`npz_file.py`, `npz_contents.py`): whatever it promises,
+opening it takes no more memory than statistics of the largest size do, and reading it a batch of images.
 """
 
 from __future__ import annotations
@@ -18,52 +18,38 @@ import hashlib
 import io
 import math
 import os
-import re
-import struct
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
-from warnings import catch_warnings, simplefilter
+from typing import IO
 
 import numpy as np
 
-from dit_eval.results.parse import parse_json
+from dit_eval.images.npz_contents import (
+    IMAGES,
+    LABELS,
+    POOL,
+    RUN_KEY,
+    SPATIAL,
+    other_images,
+    read_images,
+    read_labels,
+    read_made_from,
+    read_run,
+    read_statistics,
+)
+from dit_eval.images.npz_file import ImageMember, NpzFile, open_npz
+from dit_eval.images.reader import Reader, Role, check_number
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.summary import GaussianStats
-from dit_eval.system.files import BROKEN_ARCHIVE, Watch, atomic_file, check_plain, check_whole_zip, open_zip
-from dit_eval.system.text import shown
+from dit_eval.system.files import Watch, atomic_file, check_plain
 
-RUN_KEY = "sample_run"  # the member that says how the images were drawn
+__all__ = ["NPZ", "RUN_KEY", "ImageBatch", "batch_bytes", "open_batch", "write_batch"]
+
+_KEYS = {IMAGES, LABELS, RUN_KEY, *POOL, *SPATIAL}
 _CHUNK = 1 << 22  # bytes per read when a file is hashed
-_MAX_DIRECTORY = 1 << 20  # bytes of the zip's directory: thousands of members
-_MAX_HEADER = 1 << 14  # bytes of an npy header; NumPy itself reads 10,000 characters
-_MAX_PIXELS = 1 << 24  # of an image: 4096 x 4096
-_MAX_FEATURES = 4096  # D of stored statistics; sigma then takes 128 MiB
-_MAX_TEXT = 1 << 22  # bytes of the text that says how the images were drawn
-_MAX_LABELS = 1 << 24
-_MAX_CLASSES = 1 << 16  # of one-hot labels
-_MAX_RATIO = 1032  # that deflate can reach
-_STATISTICS = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Member:
-    """One array inside the zip: where its data lies and what it is."""
-
-    info: zipfile.ZipInfo
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    start: int  # of the member's bytes in the file, npy header included
-    header_size: int  # of the npy header
-
-    @property
-    def stored(self) -> bool:
-        return self.info.compress_type == zipfile.ZIP_STORED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +82,7 @@ class ImageBatch:
     made_from: str | None = None
     read_once: bool = False
     warnings: tuple[str, ...] = ()
-    _images: _Member | None
+    _images: ImageMember | None
     _watch: Watch
 
     def batches(self, batch_size: int, *, first: int = 0, last: int | None = None) -> Iterator[np.ndarray]:
@@ -116,9 +102,8 @@ class ImageBatch:
         if self._images is None:
             return
         self.check_unchanged()  # or its images would be looked for where they were
-        read = _read_stored if self._images.stored else _read_compressed
         end = self.num_images if last is None else min(last, self.num_images)
-        yield from read(self.path, self._images, range(first, end, batch_size), end)
+        yield from self._images.batches(self.path, range(first, end, batch_size), end)
 
     def array(self) -> np.ndarray:
         """All images, uint8 (N, H, W, 3), to be read in any order: mapped if the file stores them as they are.
@@ -177,9 +162,7 @@ class ImageBatch:
         self._watch.check()
 
 
-def open_batch(
-    path: str | os.PathLike[str], *, role: Literal["gen", "ref"], num_images: int | None = None
-) -> ImageBatch:
+def open_batch(path: str | os.PathLike[str], *, role: Role, num_images: int | None = None) -> ImageBatch:
     """Open an ADM batch file and check all that can be checked without reading its images.
 
     Parameters
@@ -196,59 +179,62 @@ def open_batch(
         If it is not a readable batch, or holds fewer images than asked for.
     """
     path = Path(path)
-    check_plain(path, f"an .npz {_role_name(role)} batch")
+    check_plain(path, f"an .npz {_ROLES[role]} batch")
     watch = Watch(path)
-    with ExitStack() as stack:
-        try:
-            archive = stack.enter_context(open_zip(path, max_directory=_MAX_DIRECTORY))
-        except BROKEN_ARCHIVE as error:
-            raise ValueError(_not_a_zip(path, error)) from None
-        check_whole_zip(path, archive)
-        members = _members(archive, path)
-        statistics = {part: _read_statistics(archive, members, path, *keys) for part, keys in _STATISTICS.items()}
-        has_statistics = any(statistics.values())
-        if "arr_0" not in members and not (role == "ref" and has_statistics):
-            names = sorted(shown(i.filename.removesuffix(".npy"))[:40] for i in archive.infolist())
-            found = ", ".join([*names[:10], *(["..."] if len(names) > 10 else [])]) or "none"
-            needed = "arr_0 (uint8 images, N x H x W x 3)" + (" or mu, sigma" if role == "ref" else "")
-            raise ValueError(
-                f"{path}: no arr_0 in the file; keys found: {found}. Needed {needed}. "
-                "Save images with np.savez(path, arr_0=images)."
-            )
-        images = _image_member(archive, members["arr_0"], path) if "arr_0" in members else None
+    with open_npz(path, _KEYS) as file:
+        pool, spatial = read_statistics(file, *POOL), read_statistics(file, *SPATIAL)
+        if IMAGES not in file.members and (role == "gen" or pool is spatial is None):
+            raise ValueError(_about_missing_images(file, role))
+        images = read_images(file)
         stored = images.shape[0] if images else 0
         used = stored if num_images is None else num_images
-        if images and used < 1:
-            raise ValueError(f"{path}: {used} images asked for; needed at least 1.")
-        if used > stored:
-            raise ValueError(
-                f"{path} holds {stored:,} images, {used:,} were asked for. "
-                f"Draw the missing {used - stored:,}, or pass --num-samples {stored}."
-            )
-        warnings = _other_images(archive, path) if images else []
-        labels, labels_problem = None, None
-        if images and "arr_1" in members:
-            labels, remark = _read_labels(archive, members["arr_1"], path, stored)
-            labels_problem = remark if labels is None else None
-            if remark:
-                warnings.append(f"{path}: {remark}{', so that its images have no labels' if labels is None else ''}.")
-        run = _read_run(archive, members.get(RUN_KEY), path)
-        made_from = _read_made_from(archive.comment)
+        check_number(path, used=used, stored=stored)
+        warnings = other_images(file)
+        labels, remark = read_labels(file, stored)
+        if remark:
+            warnings.append(f"{path}: {remark}{', so that its images have no labels' if labels is None else ''}.")
+        run, made_from = read_run(file), read_made_from(file.archive)
     return ImageBatch(
         path=path,
         num_images=used,
         num_stored=stored,
         image_size=(images.shape[1], images.shape[2]) if images else None,
         labels=None if labels is None else labels[:used],
-        labels_problem=labels_problem,
-        pool=statistics["pool"],
-        spatial=statistics["spatial"],
+        labels_problem=remark if labels is None else None,
+        pool=pool,
+        spatial=spatial,
         run=run,
         made_from=made_from,
         warnings=tuple(warnings),
         _images=images,
         _watch=watch,
     )
+
+
+_ROLES: dict[Role, str] = {"gen": "sample", "ref": "reference"}
+
+
+def _about_missing_images(file: NpzFile, role: Role) -> str:
+    names = file.keys()
+    found = ", ".join([*names[:10], *(["..."] if len(names) > 10 else [])]) or "none"
+    needed = "arr_0 (uint8 images, N x H x W x 3)" + (" or mu, sigma" if role == "ref" else "")
+    return (
+        f"{file.path}: no arr_0 in the file; keys found: {found}. Needed {needed}. "
+        "Save images with np.savez(path, arr_0=images)."
+    )
+
+
+def _open(path: Path, *, role: Role, num_images: int | None) -> ImageBatch:
+    name = path.name.lower()
+    if path.is_file() and name.endswith((".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")):
+        raise ValueError(f"{path}: an archive of a kind that is not read; needed .zip, .tar or .tar.gz, or the folder.")
+    if path.is_file() and name.endswith((".png", ".jpg", ".jpeg")):
+        raise ValueError(f"{path}: a single image; pass the folder or archive that holds all of them.")
+    return open_batch(path, role=role, num_images=num_images)
+
+
+# Whatever its name: a file that is none says so best.
+NPZ = Reader(name="npz", recognises=lambda path: True, open=_open)
 
 
 def write_batch(
@@ -317,320 +303,3 @@ def _write_images(out: IO[bytes], images: Iterable[np.ndarray], shape: tuple[int
         written += len(batch)
     if written != shape[0]:
         raise ValueError(f"Found {written:,} images in all; needed {shape[0]:,}.")
-
-
-def _role_name(role: str) -> str:
-    return {"gen": "sample", "ref": "reference"}[role]
-
-
-def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
-    """The arrays that mean something here, by key; what others put beside them is left alone."""
-    known = {"arr_0", "arr_1", RUN_KEY, *(key for pair in _STATISTICS.values() for key in pair)}
-    members: dict[str, zipfile.ZipInfo] = {}
-    for info in archive.infolist():
-        key = info.filename.removesuffix(".npy")
-        if not info.filename.endswith(".npy") or key not in known:
-            continue
-        if key in members:
-            raise ValueError(f"{path}: holds {key} twice; readers would not agree on which counts. Save it again.")
-        members[key] = info
-    return members
-
-
-def _not_a_zip(path: Path, error: BaseException) -> str:
-    with open(path, "rb") as file:
-        magic = file.read(6)
-    if magic.startswith(b"PK\x03\x04") and not isinstance(error, zipfile.BadZipFile):
-        return f"{path}: a damaged .npz ({str(error) or type(error).__name__}). Copy or download the file again."
-    if magic.startswith(b"PK\x03\x04"):
-        return (
-            f"{path}: a truncated .npz ({path.stat().st_size:,} bytes): the zip directory at its end is missing. "
-            "Copy or download the file again."
-        )
-    if magic == b"\x93NUMPY":
-        return f"{path}: a single .npy array, not an .npz. Save it again with np.savez(path, arr_0=images)."
-    return f"{path}: not a zip file (it starts with {magic!r}); needed an .npz written by np.savez."
-
-
-def _read_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
-    """Shape, dtype and size in bytes of a member's npy header, without touching its data."""
-    key = info.filename.removesuffix(".npy")
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(
-            f"{path}: {key} is packed by method {info.compress_type}; needed np.savez or np.savez_compressed."
-        )
-    try:
-        with archive.open(info) as file:
-            prefix = file.read(12)  # magic, version, and the length of the text in 2 bytes or, from version 2 on, 4
-            end = int.from_bytes(prefix[8:10], "little") + 10
-            if prefix[6:7] != b"\1":
-                end = int.from_bytes(prefix[8:12], "little") + 12
-            head = io.BytesIO(prefix + file.read(min(max(end - 12, 0), _MAX_HEADER)))
-    except BROKEN_ARCHIVE as error:
-        raise ValueError(_unreadable(path, key, error)) from None
-    try:
-        # NumPy hands the text to Python's parser, which has errors and warnings of every kind for what is no header.
-        with catch_warnings():
-            simplefilter("ignore")
-            version = np.lib.format.read_magic(head)
-            if version == (1, 0):
-                shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
-            elif version == (2, 0):
-                shape, fortran, dtype = np.lib.format.read_array_header_2_0(head)
-            else:
-                raise ValueError(f"npy format {version} is not one of images or statistics")
-    except Exception as error:
-        raise ValueError(_unreadable(path, key, error)) from None
-    size = head.tell()
-    if dtype.hasobject:
-        raise ValueError(
-            f"{path}: {key} is an object array, which needs pickle and is refused"
-            + (
-                " (images of different sizes become one). Needed one uint8 array N x H x W x 3: bring all images to "
-                "one size and save them again."
-                if key == "arr_0"
-                else "; save it as an array of numbers."
-            )
-        )
-    if fortran:
-        raise ValueError(f"{path}: {key} is stored in Fortran order; save np.ascontiguousarray of it.")
-    if any(not 0 <= length < 1 << 40 for length in shape):
-        raise ValueError(f"{path}: {key} has a shape that no array has; the file is damaged, or made to do harm.")
-    needed = size + dtype.itemsize * math.prod(shape)  # NumPy's product would wrap around
-    if info.file_size != needed:
-        raise ValueError(
-            f"{path}: {key} has {info.file_size:,} bytes where its header promises {needed:,}; the file is damaged."
-        )
-    stored = info.compress_type == zipfile.ZIP_STORED
-    most = info.compress_size if stored else _MAX_RATIO * info.compress_size
-    if not needed <= most or info.compress_size > path.stat().st_size:
-        raise ValueError(
-            f"{path}: {key} promises {needed:,} bytes, of which {info.compress_size:,} are said to be in the file of "
-            f"{path.stat().st_size:,}; it is truncated, or made to do harm. Copy or download it again."
-        )
-    return shape, dtype, size
-
-
-def _unreadable(path: Path, key: str, error: BaseException) -> str:
-    reason = shown(str(error).partition("\n")[0][:200]) or type(error).__name__
-    return f"{path}: {key} cannot be read ({reason}). Save the file again with np.savez."
-
-
-def _image_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> _Member:
-    shape, dtype, header_size = _read_header(archive, info, path)
-    if len(shape) != 4:
-        hint = " Of single images, save np.stack(images)." if shape[2:] in ((3,), (4,), (1,)) else ""
-        raise ValueError(f"{path}: arr_0 has shape {shape}; needed four axes, N x H x W x 3.{hint}")
-    if dtype != np.uint8:
-        raise ValueError(f"{path}: arr_0 is {dtype}; needed uint8 in 0..255. {bytes_hint(dtype.kind)}")
-    if shape[3] != 3:
-        hint = " The axes look like N x 3 x H x W: transpose with (0, 2, 3, 1)." if shape[1] == 3 else ""
-        raise ValueError(f"{path}: arr_0 has shape {shape} with {shape[3]} channels; needed N x H x W x 3, RGB.{hint}")
-    if 0 in shape:
-        raise ValueError(f"{path}: arr_0 has shape {shape}: there are no images to evaluate.")
-    if shape[1] * shape[2] > _MAX_PIXELS:
-        raise ValueError(f"{path}: arr_0 has shape {shape}; an image may have {_MAX_PIXELS:,} pixels.")
-    with open(path, "rb") as file:
-        file.seek(info.header_offset)
-        local = file.read(30)
-        if len(local) < 30 or local[:4] != b"PK\x03\x04":
-            raise ValueError(f"{path}: the zip entry of arr_0 is damaged.")
-        name_size, extra_size = struct.unpack("<HH", local[26:30])
-    start = info.header_offset + 30 + name_size + extra_size
-    if start + info.compress_size > path.stat().st_size:
-        raise ValueError(f"{path}: arr_0 reaches beyond the end of the file; the file is truncated.")
-    return _Member(info=info, shape=shape, dtype=dtype, start=start, header_size=header_size)
-
-
-def _read_stored(path: Path, member: _Member, begins: range, end: int) -> Iterator[np.ndarray]:
-    stride = int(np.prod(member.shape[1:]))
-    first = member.start + member.header_size
-    for begin in begins:
-        size = min(begins.step, end - begin)
-        # A mapping per batch, copied and dropped: one mapping of the whole file would count as resident memory
-        # page by page until all of it is.
-        mapped = np.memmap(path, np.uint8, "r", first + begin * stride, (size, *member.shape[1:]))
-        yield np.array(mapped)
-
-
-def _read_compressed(path: Path, member: _Member, begins: range, end: int) -> Iterator[np.ndarray]:
-    stride = int(np.prod(member.shape[1:]))
-    with zipfile.ZipFile(path) as archive, archive.open(member.info) as file:
-        for begin in begins:
-            shape = (min(begins.step, end - begin), *member.shape[1:])
-            needed = int(np.prod(shape))
-            try:
-                if begin == begins.start:  # all before is decompressed and dropped
-                    file.seek(member.header_size + begin * stride)
-                data = file.read(needed)
-            except BROKEN_ARCHIVE as error:
-                raise ValueError(f"{path}: arr_0 is damaged near image {begin:,} ({error}).") from None
-            if len(data) != needed:
-                raise ValueError(f"{path}: arr_0 ends early, near image {begin:,}; the file is truncated.")
-            yield np.frombuffer(bytearray(data), np.uint8).reshape(shape)  # a bytearray is writable, as torch wants
-
-
-def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> np.ndarray:
-    """The data of a member whose header has been read and found good."""
-    try:
-        with archive.open(info) as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except BROKEN_ARCHIVE as error:
-        raise ValueError(_unreadable(path, info.filename.removesuffix(".npy"), error)) from None
-
-
-def _read_statistics(
-    archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], path: Path, mu_key: str, sigma_key: str
-) -> GaussianStats | None:
-    present = [key for key in (mu_key, sigma_key) if key in members]
-    if not present:
-        return None
-    if len(present) == 1:
-        missing = sigma_key if present == [mu_key] else mu_key
-        raise ValueError(f"{path}: holds {present[0]} but no {missing}; a mean and a covariance belong together.")
-    (mu_shape, mu_dtype, _), (sigma_shape, sigma_dtype, _) = (
-        _read_header(archive, members[key], path) for key in (mu_key, sigma_key)
-    )
-    if len(mu_shape) != 1 or sigma_shape != (*mu_shape, *mu_shape) or not 0 < mu_shape[0] <= _MAX_FEATURES:
-        raise ValueError(
-            f"{path}: {mu_key} has shape {mu_shape} and {sigma_key} {sigma_shape}; needed (D,) and (D, D), with D "
-            f"from 1 to {_MAX_FEATURES:,}."
-        )
-    for key, dtype in ((mu_key, mu_dtype), (sigma_key, sigma_dtype)):
-        if dtype.kind != "f":
-            raise ValueError(f"{path}: {key} is {dtype}; needed floating point statistics.")
-    mu, sigma = (_read_array(archive, members[key], path) for key in (mu_key, sigma_key))
-    try:
-        return GaussianStats(mu=mu, sigma=sigma, names=(mu_key, sigma_key))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def _read_run(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None, path: Path) -> SampleRun | None:
-    if info is None:
-        return None
-    shape, dtype, _ = _read_header(archive, info, path)
-    if shape != () or dtype.kind != "U" or dtype.itemsize > _MAX_TEXT:
-        raise ValueError(
-            f"{path}: {RUN_KEY} is {dtype} {shape}; needed one JSON text of at most {_MAX_TEXT // 4:,} characters."
-        )
-    text = _read_array(archive, info, path)
-    # NumPy makes strings of numbers that are no characters, and Python fails at them later.
-    letters = np.frombuffer(text.astype(dtype.newbyteorder("=")).tobytes(), np.uint32)
-    if letters.max(initial=0) > sys.maxunicode:
-        raise ValueError(f"{path}: {RUN_KEY}: holds numbers that are no characters.")
-    try:
-        return SampleRun.from_json(str(text))
-    except ValueError as error:
-        raise ValueError(f"{path}: {RUN_KEY}: {error}") from None
-
-
-def _read_made_from(comment: bytes) -> str | None:
-    """What `dit_eval.reference.make_reference` notes in the zip's comment; another program's comment is no error."""
-    try:
-        made_from = parse_json(comment.decode())["made_from"]["images_sha256"]
-    except (KeyError, RecursionError, TypeError, ValueError):
-        return None
-    return made_from if isinstance(made_from, str) else None
-
-
-def bytes_hint(kind: str, *, tensor: bool = False) -> str:
-    """How images of another type become uint8, for messages.
-
-    Parameters
-    ----------
-    kind : of their type, as `numpy.dtype.kind` has it: "f", "i", "u", "b", ...
-    tensor : whether they are a PyTorch tensor, not a NumPy array
-    """
-    cast = ".to(torch.uint8)" if tensor else ".astype(np.uint8)"
-    if kind == "b":
-        return f"Make black and white of them: 255 * x{cast}."
-    if kind in "iu":
-        return f"If they are in 0..255, pass x{cast}; if in 0..65535, (x // 257){cast}."
-    return (
-        f"Quantise them as your sampler does. DiT, of x in -1..1: (127.5 * x + 128).clip(0, 255){cast}; the same, of x "
-        f"in 0..1: (255 * x + 0.5).clip(0, 255){cast}; of whole numbers in 0..255: x{cast}."
-    )
-
-
-def _other_images(archive: zipfile.ZipFile, path: Path) -> list[str]:
-    """A remark on images beside `arr_0`.
-
-    Raises
-    ------
-    ValueError
-        If they are `arr_1` or a later one, as np.savez(path, *batches) writes them.
-    """
-    parts, others = list[str](), list[str]()
-    for info in archive.infolist():
-        key = info.filename.removesuffix(".npy")
-        if key == "arr_0" or key == info.filename:
-            continue
-        try:
-            shape, dtype, _ = _read_header(archive, info, path)
-        except ValueError:  # what others put beside the images is left alone
-            continue
-        if len(shape) != 4 or 3 not in (shape[1], shape[3]):
-            continue
-        found = f"{shown(key)[:40]} ({dtype} {' x '.join(map(str, shape))})"
-        (parts if re.fullmatch(r"arr_[0-9]+", key) and dtype == np.uint8 else others).append(found)
-    if parts:
-        raise ValueError(
-            f"{path}: holds images not in arr_0 alone but in {_some(parts)} as well; np.savez(path, *batches) does "
-            "that. ADM reads arr_0 and leaves the rest out. Save them as one: np.savez(path, "
-            "arr_0=np.concatenate(batches)), with labels as arr_1."
-        )
-    return [f"{path}: holds images in {_some(others)} as well; arr_0 alone is read."] if others else []
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
-
-
-def _read_labels(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, num_stored: int
-) -> tuple[np.ndarray | None, str | None]:
-    """Labels, int64 (N,), and a remark if `arr_1` is of another form; without labels, the remark says why.
-
-    ADM ignores the key, so that nothing there is an error here.
-    """
-    try:
-        shape, dtype, start = _read_header(archive, info, path)
-        found = f"arr_1 is {shown(str(dtype))[:60]} {shape}"
-        needed = f"needed integers ({num_stored},), one label an image"
-        per_image = math.prod(shape) == num_stored and max(shape, default=0) == num_stored
-        one_hot = len(shape) == 2 and shape[0] == num_stored and 1 < shape[1] <= _MAX_CLASSES and not per_image
-        if dtype.kind not in "biuf" or num_stored > _MAX_LABELS or not (per_image or one_hot):
-            return None, f"{found}; {needed}"
-        width = shape[1] if one_hot else 1
-        labels = np.empty(num_stored, np.int64)
-        done = 0
-        for rows in _read_rows(archive, info, path, start, dtype, width):
-            if one_hot and not ((np.count_nonzero(rows, axis=1) == 1) & (rows.max(axis=1) == 1)).all():
-                return None, f"{found} with rows that are not one-hot; {needed}"
-            values = rows.argmax(axis=1) if one_hot else rows[:, 0]
-            # Beyond 2^53 floats leave out whole numbers; no class is numbered so.
-            if not ((np.abs(values.astype(np.float64)) < 2**53) & (values == np.floor(values))).all():
-                return None, f"{found} of values that are no numbers of classes; {needed}"
-            labels[done : done + len(values)] = values
-            done += len(values)
-    except ValueError as error:
-        return None, str(error).removeprefix(f"{path}: ").rstrip(".")
-    if shape == (num_stored,) and dtype.kind in "iu":
-        return labels, None
-    how = "one-hot" if one_hot else "whole numbers" if dtype.kind == "f" else "one a row"
-    return labels, f"{found}, {how}; taken as labels"
-
-
-def _read_rows(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, start: int, dtype: np.dtype, width: int
-) -> Iterator[np.ndarray]:
-    """Rows (n, width) of an array whose header has been read and found good, some megabytes at a time."""
-    size = dtype.itemsize * width
-    try:
-        with archive.open(info) as file:
-            file.read(start)
-            while data := file.read(max(1, _CHUNK // size) * size):
-                yield np.frombuffer(data, dtype).reshape(-1, width)
-    except BROKEN_ARCHIVE as error:
-        raise ValueError(_unreadable(path, info.filename.removesuffix(".npy"), error)) from None

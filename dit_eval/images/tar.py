@@ -13,7 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from dit_eval.images.listing import _damaged, _Listing, is_jpeg
+from dit_eval.images.encoded import ImageFiles, image_files
+from dit_eval.images.listing import Listing, damaged, is_jpeg
+from dit_eval.images.reader import Reader, Role
 from dit_eval.system.files import BROKEN_ARCHIVE, Watch
 from dit_eval.system.text import shown
 
@@ -68,9 +70,9 @@ class TarSource:
                 try:
                     data = os.pread(file.fileno(), size, offset)
                 except OSError as error:
-                    raise ValueError(f"{self.where(index)}: {_damaged(error)}") from None
+                    raise ValueError(f"{self.where(index)}: {damaged(error)}") from None
                 if len(data) != size:
-                    raise ValueError(f"{self.where(index)}: {_damaged(EOFError('it ends early'))}")
+                    raise ValueError(f"{self.where(index)}: {damaged(EOFError('it ends early'))}")
                 return data
 
             yield lambda indices: (partial(load, i) for i in indices)
@@ -115,13 +117,9 @@ def list_tar(path: Path) -> TarSource:
     ValueError
         If it holds no images, is damaged or truncated, or made to do harm.
     """
-    listing, watch = _Listing(path=path, archive=True), Watch(path)
+    listing, watch = Listing(path=path, archive=True), Watch(path)
     with open(path, "rb") as file:
-        magic = file.read(6)
-        for begin, kind in ((b"BZh", "bzip2"), (b"\xfd7zXZ", "xz"), (b"\x28\xb5\x2f\xfd", "zstd")):
-            if magic.startswith(begin):
-                raise ValueError(f"{path}: compressed by {kind}; needed .tar or .tar.gz. PNG files do not get smaller.")
-        compressed = magic.startswith(b"\x1f\x8b")
+        compressed = _is_gzip(path, file.read(6))
         stream = _Stream(path, file, compressed=compressed)
         for name, offset, size in _tar_files(stream, listing):
             if listing.wants(name, size):
@@ -144,6 +142,13 @@ def list_tar(path: Path) -> TarSource:
         digests=tuple(digest for _, _, digest in entries) if compressed else None,
         _watch=watch,
     )
+
+
+def _is_gzip(path: Path, magic: bytes) -> bool:
+    for begin, kind in ((b"BZh", "bzip2"), (b"\xfd7zXZ", "xz"), (b"\x28\xb5\x2f\xfd", "zstd")):
+        if magic.startswith(begin):
+            raise ValueError(f"{path}: compressed by {kind}; needed .tar or .tar.gz. PNG files do not get smaller.")
+    return magic.startswith(b"\x1f\x8b")
 
 
 def _digest(stream: _Stream, size: int) -> tuple[str, bool]:
@@ -192,7 +197,7 @@ class _Stream:
         try:
             data = self._file.read(size)
         except BROKEN_ARCHIVE as error:
-            raise ValueError(f"{self._path}: {_damaged(error)}") from None
+            raise ValueError(f"{self._path}: {damaged(error)}") from None
         self.position += len(data)
         if self._compressed and self.position > _FREE + _MAX_RATIO * self._raw.tell():
             raise ValueError(
@@ -202,54 +207,81 @@ class _Stream:
         return data
 
 
-def _tar_files(stream: _Stream, listing: _Listing) -> Iterator[tuple[str, int, int]]:
+def _tar_files(stream: _Stream, listing: Listing) -> Iterator[tuple[str, int, int]]:
     """Name, offset and size of each file, before its bytes are passed over.
 
     Reads what tar, GNU tar, bsdtar and Python write: ustar, GNU long names, pax paths and sizes. The standard library's
     reader takes a header of any promised size into memory, and some of its releases loop on negative ones.
     """
-    path, long_name, pax = listing.path, None, dict[bytes, bytes]()
-    while True:
-        block = stream.read(_BLOCK)
-        if not block.strip(b"\0"):
-            return
+    path, extension = listing.path, _Extension()
+    while (block := stream.read(_BLOCK)).strip(b"\0"):
         at = stream.position - _BLOCK
         if _number(block[148:156]) != sum(block) - sum(block[148:156]) + 8 * ord(" "):
             raise ValueError(f"{path}: no tar header at byte {at:,}, where one is needed; it is damaged, or no tar.")
-        size, kind = _number(block[124:136]), block[156:157]
-        if kind in (b"L", b"K", b"x", b"g"):
-            if not 0 <= size <= _MAX_EXTENSION:
-                raise ValueError(f"{path}: a header of {size:,} bytes at byte {at:,}; at most {_MAX_EXTENSION:,}.")
-            data = stream.read(-(-size // _BLOCK) * _BLOCK)[:size]
-            if kind == b"L":
-                long_name = data.rstrip(b"\0")
-            elif kind in (b"x", b"g"):
-                fields = _pax_fields(data, path, at)
-                if any(key.startswith(b"GNU.sparse") for key in fields):
-                    raise ValueError(f"{path}: a sparse file at byte {at:,}; pack the images again without --sparse.")
-                if kind == b"x":
-                    pax = fields
+        kind = block[156:157]
+        if kind in _EXTENSIONS:
+            extension.read(stream, path, block, at)
             continue
-        raw = block[:100].split(b"\0")[0]
-        if block[257:263] == b"ustar\0" and block[345]:
-            raw = block[345:500].split(b"\0")[0] + b"/" + raw
-        raw = pax.get(b"path", long_name if long_name is not None else raw)
-        if b"size" in pax:
-            size = int(pax[b"size"]) if re.fullmatch(rb"[0-9]{1,15}", pax[b"size"]) else -1
-        long_name, pax = None, {}
-        name = raw.decode("utf-8", "surrogateescape")
+        name, size = extension.name_and_size(block)
+        extension = _Extension()
         if size < 0:
             raise ValueError(f"{path}: {shown(name)}: no size that can be; it is damaged, or made to do harm.")
         kept = listing.path_of(name)
-        if kind not in (b"0", b"\0", b"7", b"5"):
-            what = {b"1": "a hard link", b"2": "a symbolic link"}.get(kind, "a device, a pipe or another special file")
-            hint = {b"1": " with --hard-dereference", b"2": " with --dereference"}.get(kind, "")
-            raise ValueError(f"{path}: {shown(name)}: {what}; needed plain files. Pack the images again{hint}.")
+        _check_kind(path, name, kind)
         begin = stream.position
-        if kind != b"5" and kept is not None and not name.endswith("/"):
+        if kind == _FOLDER:  # whose size is no size of data
+            continue
+        if kept is not None and not name.endswith("/"):
             yield kept, begin, size
-        if kind != b"5":  # of a folder, the size is no size of data
-            stream.pass_to(begin + -(-size // _BLOCK) * _BLOCK)
+        stream.pass_to(begin + _padded(size))
+
+
+_EXTENSIONS = (b"L", b"K", b"x", b"g")  # GNU long names of files and of links, pax records of a member and of all
+_FOLDER = b"5"
+
+
+class _Extension:
+    """What headers of their own say of the member behind them."""
+
+    def __init__(self) -> None:
+        self._long_name: bytes | None = None
+        self._pax: dict[bytes, bytes] = {}
+
+    def read(self, stream: _Stream, path: Path, block: bytes, at: int) -> None:
+        """Take in the header `block`, which lies at byte `at`, with the data behind it."""
+        size, kind = _number(block[124:136]), block[156:157]
+        if not 0 <= size <= _MAX_EXTENSION:
+            raise ValueError(f"{path}: a header of {size:,} bytes at byte {at:,}; at most {_MAX_EXTENSION:,}.")
+        data = stream.read(_padded(size))[:size]
+        if kind == b"L":
+            self._long_name = data.rstrip(b"\0")
+        elif kind in (b"x", b"g"):
+            fields = _pax_fields(data, path, at)
+            if any(key.startswith(b"GNU.sparse") for key in fields):
+                raise ValueError(f"{path}: a sparse file at byte {at:,}; pack the images again without --sparse.")
+            if kind == b"x":
+                self._pax = fields
+
+    def name_and_size(self, block: bytes) -> tuple[str, int]:
+        """Of the member with the header `block`; a size of -1 is none."""
+        raw, size = block[:100].split(b"\0")[0], _number(block[124:136])
+        if block[257:263] == b"ustar\0" and block[345]:
+            raw = block[345:500].split(b"\0")[0] + b"/" + raw
+        raw = self._pax.get(b"path", self._long_name if self._long_name is not None else raw)
+        if (text := self._pax.get(b"size")) is not None:
+            size = int(text) if re.fullmatch(rb"[0-9]{1,15}", text) else -1
+        return raw.decode("utf-8", "surrogateescape"), size
+
+
+def _check_kind(path: Path, name: str, kind: bytes) -> None:
+    if kind not in (b"0", b"\0", b"7", _FOLDER):
+        what = {b"1": "a hard link", b"2": "a symbolic link"}.get(kind, "a device, a pipe or another special file")
+        hint = {b"1": " with --hard-dereference", b"2": " with --dereference"}.get(kind, "")
+        raise ValueError(f"{path}: {shown(name)}: {what}; needed plain files. Pack the images again{hint}.")
+
+
+def _padded(size: int) -> int:
+    return -(-size // _BLOCK) * _BLOCK
 
 
 def _number(text: bytes) -> int:
@@ -272,3 +304,14 @@ def _pax_fields(data: bytes, path: Path, at: int) -> dict[bytes, bytes]:
         fields[key] = value[:-1]
         begin = end
     return fields
+
+
+def _open(path: Path, *, role: Role, num_images: int | None) -> ImageFiles:
+    return image_files(list_tar(path), num_images)
+
+
+TAR = Reader(
+    name="tar",
+    recognises=lambda path: path.is_file() and path.name.lower().endswith((".tar", ".tar.gz", ".tgz")),
+    open=_open,
+)

@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dit_eval.images.listing import _damaged, _Listing
+from dit_eval.images.encoded import ImageFiles, image_files
+from dit_eval.images.listing import Listing, damaged
+from dit_eval.images.reader import Reader, Role
 from dit_eval.system.files import BROKEN_ARCHIVE, Watch, check_whole_zip, open_zip
 from dit_eval.system.text import shown
 
@@ -48,7 +50,7 @@ class ZipSource:
                     with archive.open(self.members[index]) as file:
                         return file.read()  # no more than the directory says, which has been checked
                 except BROKEN_ARCHIVE as error:
-                    raise ValueError(f"{self.where(index)}: {_damaged(error)}") from None
+                    raise ValueError(f"{self.where(index)}: {damaged(error)}") from None
 
             yield lambda indices: (partial(load, i) for i in indices)
 
@@ -63,40 +65,53 @@ def list_zip(path: Path) -> ZipSource:
     ValueError
         If it holds no images, is damaged, encrypted, or made to do harm.
     """
-    listing, watch = _Listing(path=path, archive=True), Watch(path)
+    listing, watch = Listing(path=path, archive=True), Watch(path)
     with _opened(path) as archive:
         infos = archive.infolist()
         check_whole_zip(path, archive)
     for info in infos:
         name = listing.path_of(info.orig_filename)
-        kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system == 3 else 0
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            what = "a link" if kind == stat.S_IFLNK else "a device or pipe"
-            raise ValueError(f"{path}: {shown(info.orig_filename)}: {what}; needed plain files. Pack the images again.")
+        _check_kind(path, info)
         if name is None or info.is_dir():
             continue
-        if info.flag_bits & 1:
-            raise ValueError(f"{path}: {shown(name)}: encrypted. Unlock it, or pack the images again without password.")
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(
-                f"{path}: {shown(name)}: packed by method {info.compress_type}; needed stored or deflated members. "
-                "Pack the images again; `zip -0` is fastest to read."
-            )
+        _check_packing(path, info, name)
         if listing.wants(name, info.file_size):
             listing.found[name] = info
+    _check_extents(path, infos)
+    names, members, remarks = listing.ordered()
+    return ZipSource(path=path, names=names, remarks=remarks, members=tuple(members), _watch=watch)
+
+
+def _check_kind(path: Path, info: zipfile.ZipInfo) -> None:
+    kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system == 3 else 0
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        what = "a link" if kind == stat.S_IFLNK else "a device or pipe"
+        raise ValueError(f"{path}: {shown(info.orig_filename)}: {what}; needed plain files. Pack the images again.")
+
+
+def _check_packing(path: Path, info: zipfile.ZipInfo, name: str) -> None:
+    if info.flag_bits & 1:
+        raise ValueError(f"{path}: {shown(name)}: encrypted. Unlock it, or pack the images again without password.")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(
+            f"{path}: {shown(name)}: packed by method {info.compress_type}; needed stored or deflated members. "
+            "Pack the images again; `zip -0` is fastest to read."
+        )
+
+
+def _check_extents(path: Path, infos: Sequence[zipfile.ZipInfo]) -> None:
+    """That members lie in the file one behind the other."""
     end = 0
     for info in sorted(infos, key=lambda info: info.header_offset):
         if info.header_offset < 0:
-            raise ValueError(f"{path}: {_damaged(EOFError('its beginning is missing'))}")
+            raise ValueError(f"{path}: {damaged(EOFError('its beginning is missing'))}")
         if info.header_offset < end:
             raise ValueError(
                 f"{path}: {shown(info.filename)}: shares its bytes with another member, a zip bomb's trick."
             )
         end = info.header_offset + info.compress_size
     if end > path.stat().st_size:
-        raise ValueError(f"{path}: {_damaged(EOFError('a member reaches beyond its end'))}")
-    names, members, remarks = listing.ordered()
-    return ZipSource(path=path, names=names, remarks=remarks, members=tuple(members), _watch=watch)
+        raise ValueError(f"{path}: {damaged(EOFError('a member reaches beyond its end'))}")
 
 
 @contextmanager
@@ -105,5 +120,12 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         try:
             archive = stack.enter_context(open_zip(path, max_directory=_MAX_DIRECTORY))
         except BROKEN_ARCHIVE as error:
-            raise ValueError(f"{path}: {_damaged(error)}") from None
+            raise ValueError(f"{path}: {damaged(error)}") from None
         yield archive
+
+
+def _open(path: Path, *, role: Role, num_images: int | None) -> ImageFiles:
+    return image_files(list_zip(path), num_images)
+
+
+ZIP = Reader(name="zip", recognises=lambda path: path.is_file() and path.name.lower().endswith(".zip"), open=_open)

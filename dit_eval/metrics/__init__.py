@@ -1,1 +1,36 @@
-"""The metrics: each module takes a generated and a reference side, always by name."""
+"""The metrics. Each is a file that holds all that is known of it, and stands in `METRICS`.
+
+To add one: write `metrics/x.py` with a `Metric`, and put it into the tuple. Importing this loads no NumPy and no
+PyTorch: what a metric computes with is imported when it is computed.
+"""
+
+from __future__ import annotations
+
+from dit_eval.metrics.cmmd import CMMD
+from dit_eval.metrics.density_coverage import COVERAGE, DENSITY
+from dit_eval.metrics.fid import FD_DINOV2, FID, SFID
+from dit_eval.metrics.inception_score import INCEPTION_SCORE
+from dit_eval.metrics.kid import KID
+from dit_eval.metrics.metric import Metric
+from dit_eval.metrics.precision_recall import PRECISION, RECALL
+
+# In the order in which they are printed.
+METRICS: tuple[Metric, ...] = (
+    FID,
+    SFID,
+    INCEPTION_SCORE,
+    PRECISION,
+    RECALL,
+    KID,
+    DENSITY,
+    COVERAGE,
+    FD_DINOV2,
+    CMMD,
+)
+
+
+def names_in_words() -> str:
+    """The names of all metrics, those of Inception first, and with which network the others come."""
+    homes = dict.fromkeys(metric.networks[0] for metric in METRICS)
+    groups = {home: ",".join(m.name for m in METRICS if m.networks[0] == home) for home in homes}
+    return ", ".join(names if home == "inception" else f"with {home} {names}" for home, names in groups.items())

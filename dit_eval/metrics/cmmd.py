@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
+from typing import TYPE_CHECKING
 
-from dit_eval.metrics.kid import _check
-from dit_eval.system.switches import arithmetic
+from dit_eval.metrics.kid import check_features
+from dit_eval.metrics.metric import Metric, Needs, Scores, Sides
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
 _CMMD_GAMMA = 1 / (2 * 10**2)  # a bandwidth of 10
 _CMMD_SCALE = 1_000
@@ -34,7 +37,12 @@ def clip_mmd(*, gen: np.ndarray, ref: np.ndarray, device: str | torch.device = "
     ----------
     Jayasumana et al. 2024 (CVPR); google-research `cmmd/distance.py`.
     """
-    _check(gen=gen, ref=ref)
+    import numpy as np
+    import torch
+
+    from dit_eval.system.switches import arithmetic
+
+    check_features(gen=gen, ref=ref)
     device = torch.device("cpu" if torch.device(device).type == "mps" else device)
     with torch.inference_mode(), arithmetic("fp32", device):
         u, v = (torch.from_numpy(side.astype(np.float64)).to(device) for side in (gen, ref))
@@ -45,6 +53,8 @@ def clip_mmd(*, gen: np.ndarray, ref: np.ndarray, device: str | torch.device = "
 
 def _kernel_sum(u: torch.Tensor, v: torch.Tensor) -> float:
     """Sum of exp(-gamma |u - v|^2) over all pairs of rows, of which those of a set with itself are formed once."""
+    import torch
+
     total = 0.0
     u_norms, v_norms = u.square().sum(1), v.square().sum(1)
     for i in range(0, len(u), _ROWS):
@@ -54,3 +64,29 @@ def _kernel_sum(u: torch.Tensor, v: torch.Tensor) -> float:
             part = float(distances.mul_(-_CMMD_GAMMA).exp_().sum())
             total += 2 * part if u is v and j > i else part
     return total
+
+
+def _score(sides: Sides) -> Scores:
+    found = clip_mmd(gen=sides.gen.features("pool"), ref=sides.ref.features("pool"), device=sides.device)
+    return Scores(values={"cmmd": found})
+
+
+def _few_samples(num: int, network: str) -> str:
+    return (
+        f"{num:,} samples: CMMD counts each image as its own neighbour, which adds the more to it the fewer there are; "
+        "compare at equal numbers only."
+    )
+
+
+CMMD = Metric(
+    key="cmmd",
+    name="cmmd",
+    label="CMMD",
+    better="lower",
+    networks=("clip",),
+    by_default=("clip",),
+    needs=Needs(ref_images=True, least_gen=1, least_ref=1, because="CMMD needs at least 1 on each side"),
+    protocol="google-research/cmmd: CLIP ViT-L/14-336, Gaussian kernel of bandwidth 10, biased, times 1,000",
+    few_samples=_few_samples,
+    score=_score,
+)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
+from dit_eval.metrics.metric import Metric, Needs, Scores, Sides
 
-from dit_eval.system.switches import arithmetic
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
 NEIGHBOURS = 5
 _ROWS, _COLUMNS = 1_000, 4_000  # distances in memory at once: 32 MB in float64; no effect on the result
@@ -54,6 +56,10 @@ def density_coverage(
     ----------
     Naeem et al. 2020 (ICML), equations 5 and 6; clovaai/generative-evaluation-prdc `prdc.py`.
     """
+    import torch
+
+    from dit_eval.system.switches import arithmetic
+
     if k < 1:
         raise ValueError(f"k={k} gives no neighbour: pass k >= 1 (the published protocol uses 5).")
     gen, ref = _checked(gen, "gen", 1), _checked(ref, "ref", k + 1)
@@ -79,6 +85,8 @@ def density_coverage(
 
 def _radii(ref: np.ndarray, rows: slice, k: int, device: torch.device) -> torch.Tensor:
     """Distance of some rows (R,) to their k-th nearest neighbour in the whole set, float32."""
+    import torch
+
     near = torch.full((rows.stop - rows.start, k + 1), torch.inf, device=device)  # the row itself is one of them
     for part in _blocks(len(ref), _COLUMNS):
         distances = _distances(ref[rows], ref[part], device)
@@ -91,6 +99,9 @@ def _radii(ref: np.ndarray, rows: slice, k: int, device: torch.device) -> torch.
 
 def _distances(u: np.ndarray, v: np.ndarray, device: torch.device) -> torch.Tensor:
     """Euclidean distances (U, V) float32; their squares are formed in float64 and rounded."""
+    import numpy as np
+    import torch
+
     left, right = (torch.from_numpy(side.astype(np.float64)).to(device) for side in (u, v))
     squares = torch.addmm(left.square().sum(1)[:, None] + right.square().sum(1), left, right.T, alpha=-2)
     return squares.float().clamp_min_(0).sqrt_()
@@ -101,9 +112,43 @@ def _blocks(length: int, size: int) -> list[slice]:
 
 
 def _checked(features: np.ndarray, role: str, least: int) -> np.ndarray:
+    import numpy as np
+
     features = np.asarray(features, dtype=np.float32)
     if features.ndim != 2 or len(features) < least:
         raise ValueError(f"{role} has shape {features.shape}; needed (images, features) with at least {least} images.")
     if not np.isfinite(features).all():
         raise ValueError(f"{role} holds NaN or infinity; all features must be finite. Check the images and weights.")
     return features
+
+
+def _score(sides: Sides) -> Scores:
+    found = density_coverage(gen=sides.gen.features("pool"), ref=sides.ref.features("pool"), device=sides.device)
+    return Scores(values={"density": found.density, "coverage": found.coverage})
+
+
+_NEEDS = Needs(
+    ref_images=True, least_ref=NEIGHBOURS + 1, because=f"density and coverage need at least {NEIGHBOURS + 1}"
+)
+DENSITY = Metric(
+    key="density",
+    name="density",
+    label="Density",
+    better="higher",
+    networks=("inception", "dinov2"),
+    by_default=("dinov2",),
+    needs=_NEEDS,
+    protocol=f"prdc: k = {NEIGHBOURS}",
+    score=_score,
+)
+COVERAGE = Metric(
+    key="coverage",
+    name="coverage",
+    label="Coverage",
+    better="higher",
+    networks=("inception", "dinov2"),
+    by_default=("dinov2",),
+    needs=_NEEDS,
+    protocol=f"prdc: k = {NEIGHBOURS}",
+    score=_score,
+)

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
+
+from dit_eval.metrics.metric import Metric, Needs, Scores, Sides
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dit_eval.results.eval_result import Estimate
 
 SPLIT_SIZE = 5_000
+# Relative gap between the two Inception Scores from which a file counts as class-ordered. Mixed files of two splits
+# stay within 0.01 (tests/metrics/test_inception_score.py); class order costs a factor.
+_ORDER_TOLERANCE = 0.05
 
 
 def inception_score(class_probs: np.ndarray, *, split_size: int = SPLIT_SIZE) -> float:
@@ -31,6 +41,8 @@ def inception_score(class_probs: np.ndarray, *, split_size: int = SPLIT_SIZE) ->
     ----------
     Salimans et al. 2016; guided-diffusion `evaluations/evaluator.py`, `compute_inception_score`.
     """
+    import numpy as np
+
     if class_probs.ndim != 2 or len(class_probs) == 0:
         raise ValueError(f"Found class probabilities of shape {class_probs.shape}; needed (N, K) with N >= 1.")
     if not np.allclose(class_probs.sum(axis=1, dtype=np.float64), 1.0, atol=1e-3):
@@ -47,6 +59,8 @@ def order_free_inception_score(class_probs: np.ndarray, *, split_size: int = SPL
 
     Parameters and errors as `inception_score`.
     """
+    import numpy as np
+
     negentropy = _xlogx(class_probs.astype(np.float64)).sum(axis=1)
     canonical = np.lexsort((class_probs.max(axis=1), class_probs.argmax(axis=1), negentropy))
     # RandomState, not Generator: its stream is frozen, and a published figure must not change with NumPy.
@@ -59,6 +73,8 @@ def split_influence(probs: np.ndarray) -> np.ndarray:
 
     exp(L) (sum_k p_k log(p_k / pbar_k) - L), with L the mean over the split of that sum: (n,) float64, of mean 0.
     """
+    import numpy as np
+
     probs = probs.astype(np.float64)
     marginal = probs.mean(axis=0)
     divergence = _xlogx(probs).sum(axis=1) - probs @ np.log(np.where(marginal > 0, marginal, 1.0))
@@ -67,6 +83,8 @@ def split_influence(probs: np.ndarray) -> np.ndarray:
 
 
 def _split_score(probs: np.ndarray) -> float:
+    import numpy as np
+
     # mean KL(p || mean p) = mean sum p log p - sum (mean p) log (mean p); 0 log 0 = 0, where ADM's float32 gives NaN
     marginal = probs.mean(axis=0)
     kl = _xlogx(probs).sum(axis=1).mean() - _xlogx(marginal).sum()
@@ -74,4 +92,43 @@ def _split_score(probs: np.ndarray) -> float:
 
 
 def _xlogx(p: np.ndarray) -> np.ndarray:
+    import numpy as np
+
     return p * np.log(np.where(p > 0, p, 1.0))
+
+
+def _score(sides: Sides) -> Scores:
+    """ADM's figure and the order-free one; a warning if the file's order alone accounts for the difference."""
+    probs = sides.gen.probabilities()
+    score, order_free = inception_score(probs), order_free_inception_score(probs)
+    values = {"inception_score": score, "inception_score_order_free": order_free}
+    if len(probs) <= SPLIT_SIZE or score >= order_free * (1 - _ORDER_TOLERANCE):
+        return Scores(values=values)
+    labels = sides.gen_labels
+    by_label = " (its labels are sorted)" if labels is not None and (labels[1:] >= labels[:-1]).all() else ""
+    warning = (
+        f"the file looks class-ordered{by_label}: ADM's Inception Score takes contiguous splits of {SPLIT_SIZE:,} and "
+        f"gives {score:.2f}; in mixed order it is {order_free:.2f}. Shuffle the file before you publish it."
+    )
+    return Scores(values=values, warnings=(warning,))
+
+
+def _interval(value: float, sides: Sides) -> dict[str, Estimate | str]:
+    from dit_eval.metrics.intervals import inception_score_estimate
+
+    return {"inception_score": inception_score_estimate(value, class_probs=sides.gen.probabilities())}
+
+
+INCEPTION_SCORE = Metric(
+    key="inception_score",
+    name="is",
+    label="Inception Score",
+    better="higher",
+    networks=("inception",),
+    by_default=("inception",),
+    needs=Needs(class_probs=True),
+    details=("inception_score_order_free",),
+    other_names=("inception_score", "isc"),
+    score=_score,
+    interval=_interval,
+)

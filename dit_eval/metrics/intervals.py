@@ -11,20 +11,19 @@ Samples with balanced labels vary less than independent draws; their intervals a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from scipy import linalg
 
+from dit_eval.metrics import METRICS
 from dit_eval.metrics.inception_score import SPLIT_SIZE, split_influence
+from dit_eval.metrics.metric import Sides
 from dit_eval.results.eval_result import Estimate, Uncertainty
-from dit_eval.summary import FeatureSummary, GaussianStats, RunningStats
+from dit_eval.summary import GaussianStats, RunningStats
 from dit_eval.system.switches import arithmetic
-
-_T = TypeVar("_T")
 
 LEAST_IMAGES = 50  # for fewer, the normal approximation has no meaning
 _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
@@ -58,56 +57,30 @@ class FrechetEstimates:
     at_50k: Estimate | None
 
 
-def estimate_uncertainty(
-    *,
-    gen: FeatureSummary,
-    ref: FeatureSummary,
-    metrics: Mapping[str, float | None],
-    k: int = 3,
-    device: str | torch.device = "cpu",
-) -> Uncertainty:
-    """Standard errors, intervals and extrapolations of all metrics that have a value.
+def estimate_uncertainty(sides: Sides, *, scores: Mapping[str, float | None]) -> Uncertainty:
+    """Standard errors, intervals and extrapolations of all metrics that have a value and an estimator.
 
     Parameters
     ----------
-    gen, ref : with all features that the metrics need; gen with spatial features for sFID
-    metrics : "fid", "sfid", "inception_score", "precision", "recall" -> value or None
-    k : which neighbour gave the radius of precision and recall
-    device : where distances are computed
+    sides : with all features that the metrics need; gen with spatial features for sFID
+    scores : values by the keys of `METRICS`
     """
-    estimates: dict[str, Any] = {}
+    estimates: dict[str, Estimate | None] = {}
     missing: dict[str, str] = {}
-
-    def attempt(name: str, estimate: Callable[[float], Estimate | FrechetEstimates]) -> None:
-        value = metrics.get(name)
-        if value is None:
-            return
+    for metric in METRICS:
+        value = scores.get(metric.key)
+        if value is None or metric.interval is None:
+            continue
         try:
-            found = estimate(value)
+            found = metric.interval(value, sides)
         except NoEstimate as reason:
-            missing[name] = str(reason)
-            return
-        if isinstance(found, Estimate):
-            estimates[name] = found
-            return
-        estimates[name] = found.here
-        for other, extrapolated in ((f"{name}_infinity", found.infinity), (f"{name}_50k", found.at_50k)):
-            if extrapolated is None:
-                missing[other] = "a quarter of the images is no more than there are dimensions"
+            found = {metric.key: str(reason)}
+        for name, estimate in found.items():
+            if isinstance(estimate, str):
+                missing[name] = estimate
             else:
-                estimates[other] = extrapolated
-
-    attempt("fid", lambda value: frechet_estimates(value, gen=_known(gen.pool_features), ref=_known(ref.pool)))
-    attempt("sfid", lambda value: frechet_estimates(value, gen=_known(gen.spatial_features), ref=_known(ref.spatial)))
-    attempt("inception_score", lambda value: inception_score_estimate(value, class_probs=_known(gen.class_probs)))
-    attempt("precision", lambda value: precision_estimate(value, num=len(_known(gen.pool_features))))
-    attempt(
-        "recall",
-        lambda value: recall_estimate(
-            value, gen=_known(gen.pool_features), ref=_known(ref.pool_features), k=k, device=device
-        ),
-    )
-    return Uncertainty(**estimates, missing=missing)
+                estimates[name] = estimate
+    return Uncertainty(estimates=estimates, missing=missing)
 
 
 def frechet_influence(features: np.ndarray, *, gen: GaussianStats, ref: GaussianStats) -> np.ndarray:
@@ -428,9 +401,3 @@ def _wilson(share: float, error: float, num: float) -> Estimate:
     middle = (share + _Z**2 / (2 * num)) / (1 + _Z**2 / num)
     half = _Z / (1 + _Z**2 / num) * math.sqrt(share * (1 - share) / num + _Z**2 / (4 * num**2))
     return _around(share, error, low=middle - half, high=middle + half, least=0.0, most=1.0)
-
-
-def _known(value: _T | None) -> _T:
-    if value is None:
-        raise RuntimeError("A part of the features is missing that a metric was computed from.")
-    return value

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+from dit_eval.metrics.metric import Metric, Needs, Scores, Sides
+
+if TYPE_CHECKING:
+    import numpy as np
 
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1_000
@@ -52,9 +56,10 @@ def kernel_distance(
     ----------
     Bińkowski et al. 2018 (ICLR), section 4; torch-fidelity `metric_kid.py`.
     """
+    import numpy as np
     from torch_fidelity.metric_kid import kernel_mmd
 
-    _check(gen=gen, ref=ref)
+    check_features(gen=gen, ref=ref)
     if num_subsets < 1 or subset_size < 2:
         raise ValueError(f"{num_subsets} subsets of {subset_size} images: needed at least 1 subset of at least 2.")
     for role, features in (("gen", gen), ("ref", ref)):
@@ -80,7 +85,16 @@ def kernel_distance(
     return KernelDistance(mean=float(np.mean(distances)), std=float(np.std(distances)))
 
 
-def _check(**sides: np.ndarray) -> None:
+def check_features(**sides: np.ndarray) -> None:
+    """That features are rows of finite numbers, of one dimension on all sides.
+
+    Raises
+    ------
+    ValueError
+        Naming the side, and what was found.
+    """
+    import numpy as np
+
     for role, features in sides.items():
         if features.ndim != 2 or not len(features):
             raise ValueError(f"{role} has shape {features.shape}; needed (images, features) with at least one image.")
@@ -92,3 +106,28 @@ def _check(**sides: np.ndarray) -> None:
     if len(set(dims.values())) > 1:
         found = ", ".join(f"{role} {dim:,}" for role, dim in dims.items())
         raise ValueError(f"Feature dimensions differ: {found}. Extract both with the same network and layer.")
+
+
+def _score(sides: Sides) -> Scores:
+    found = kernel_distance(gen=sides.gen.features("pool"), ref=sides.ref.features("pool"))
+    return Scores(values={"kid": found.mean, "kid_std": found.std})
+
+
+KID = Metric(
+    key="kid",
+    name="kid",
+    label="KID",
+    better="lower",
+    digits=6,  # of a good model it is some thousandths
+    networks=("inception", "dinov2"),
+    by_default=("dinov2",),
+    needs=Needs(
+        ref_images=True,
+        least_gen=KID_SUBSET_SIZE,
+        least_ref=KID_SUBSET_SIZE,
+        because=f"KID draws subsets of {KID_SUBSET_SIZE:,}",
+    ),
+    protocol=f"torch-fidelity: kernel (u.v / D + 1)^3, {KID_SUBSETS} subsets of {KID_SUBSET_SIZE:,}, seed {KID_SEED}",
+    details=("kid_std",),
+    score=_score,
+)

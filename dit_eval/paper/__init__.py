@@ -14,6 +14,8 @@ _TEXT = {
     *("name", "quantity", "unit", "elements", "rows", "text", "training", "sampling", "guidance"),
 }
 
+# The metrics of Tables 2, 3 and 5: columns of the files, and attributes of a result.
+PRINTED_METRICS = ("fid", "sfid", "inception_score", "precision", "recall")
 GFLOPS_DECIMALS = {1: 1, 4: 2, 6: 0}  # digits printed after the point in the Gflops columns of each table
 
 

@@ -151,29 +151,22 @@ class Law:
         ----------
         most : exceptions to name for each question; None for all
         """
-        said = []
-        if self.common is not None and self.common.r is not None:
-            text = f"{self.label} and the logarithm of Gflops correlate with r = {self.common.r:.3f} over "
-            text += f"{self.common.models} models at {steps_text(self.common.training_steps)} training steps"
-            others = [c for c in self.correlations if c is not self.common and c.r is not None]
-            if others:
-                text += "; " + ", ".join(f"{c.r:.3f} over {c.models} at {steps_text(c.training_steps)}" for c in others)
-            said.append(f"{text}. ({self.source} points)")
+        said = [] if self.common is None or self.common.r is None else [self._correlation_sentence(self.common)]
         questions = (
             ("The larger of two adjacent sizes", self.sizes),
             ("The smaller of two adjacent patch sizes", self.patches),
             ("The longer trained of two consecutive checkpoints", self.training),
         )
-        for subject, order in questions:
-            if not order.total:
-                continue
-            text = f"{subject}, all else equal, has the lower FID in {order.held} of {_counted(order.total)}."
-            named = [pair.text() for pair in order.exceptions[:most]]
-            more = len(order.exceptions) - len(named)
-            named += [f"and {more} more"] if more else []
-            text += f" Not so: {'; '.join(named)}." if named else ""
-            said.append(f"{text} ({self.source} points)")
-        return said
+        said += [_order_sentence(subject, order, most=most) for subject, order in questions if order.total]
+        return [f"{sentence} ({self.source} points)" for sentence in said]
+
+    def _correlation_sentence(self, common: Correlation) -> str:
+        text = f"{self.label} and the logarithm of Gflops correlate with r = {common.r:.3f} over "
+        text += f"{common.models} models at {steps_text(common.training_steps)} training steps"
+        others = [c for c in self.correlations if c is not common and c.r is not None]
+        if others:
+            text += "; " + ", ".join(f"{c.r:.3f} over {c.models} at {steps_text(c.training_steps)}" for c in others)
+        return f"{text}."
 
 
 def scaling_law(setting: Setting, source: str) -> Law | None:
@@ -281,6 +274,14 @@ def _step(column: str, first: Any, second: Any) -> str:
     if column == "training_steps":
         return f"{steps_text(first)} to {steps_text(second)}"
     return f"{first} to {second}" if column == "size" else f"{first:.0f} to {second:.0f}"
+
+
+def _order_sentence(subject: str, order: Order, *, most: int | None) -> str:
+    text = f"{subject}, all else equal, has the lower FID in {order.held} of {_counted(order.total)}."
+    named = [pair.text() for pair in order.exceptions[:most]]
+    more = len(order.exceptions) - len(named)
+    named += [f"and {more} more"] if more else []
+    return f"{text} Not so: {'; '.join(named)}." if named else text
 
 
 def _counted(pairs: int) -> str:

@@ -9,36 +9,27 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from dit_eval.flops.compute import sampling_gflops, training_gflops
 from dit_eval.flops.kept import Count, paper_name
-from dit_eval.models.names import DIT_NAMES
-from dit_eval.paper import load_statements, load_table
-from dit_eval.report.words import model_name
+from dit_eval.metrics import METRICS
+from dit_eval.paper import PRINTED_METRICS, load_statements, load_table
+from dit_eval.report.words import is_papers_model, model_name
 from dit_eval.results.eval_result import PROTOCOL, EvalResult
 from dit_eval.results.lines import read_lines
 from dit_eval.results.parse import is_number, parse_json
+from dit_eval.results.sample_run import SampleRun
 from dit_eval.system.text import reason, shown
 
-METRICS = {
-    "fid": ("FID", "min"),
-    "sfid": ("sFID", "min"),
-    "inception_score": ("Inception Score", "max"),
-    "precision": ("Precision", "max"),
-    "recall": ("Recall", "max"),
-}
-# Further metrics, in the table of measured results alone: the paper has none of them.
-WITNESSES = {
-    "kid": ("KID", "min"),
-    "density": ("Density", "max"),
-    "coverage": ("Coverage", "max"),
-    "fd_dinov2": ("FD-DINOv2", "min"),
-    "cmmd": ("CMMD", "min"),
-}
+# Every metric of a result has a column. Those that the paper prints stand in its tables and figures too, the others
+# among measured results alone.
+PAPERS_METRICS = tuple(metric for metric in METRICS if metric.key in PRINTED_METRICS)
+ADDITIONAL_METRICS = tuple(metric for metric in METRICS if metric.key not in PRINTED_METRICS)
 COLUMNS = (
     "source",  # "paper" or "measured"
     "origin",  # where the number stands: a table of the paper, or a line of the user's file
@@ -59,27 +50,23 @@ COLUMNS = (
     "cfg_scale",  # 1 without guidance
     "decoder",
     "num_samples",
-    "fid",
-    "sfid",
-    "inception_score",
-    "precision",
-    "recall",
+    *(metric.key for metric in PAPERS_METRICS),
     "protocol",
     "badge",  # what of a measured result is as published
     "seed",
     "note",
     # Standard error and 95 % interval of each metric, and FID of infinitely many images, where a result has them.
-    *(f"{metric}_{part}" for metric in METRICS for part in ("error", "low", "high")),
+    *(f"{metric.key}_{part}" for metric in PAPERS_METRICS for part in ("error", "low", "high")),
     "fid_infinity",
-    *WITNESSES,
+    *(metric.key for metric in ADDITIONAL_METRICS),
 )
-TRAINING_FACTOR = 3  # a backward pass counts as two forward passes (Figure 9 of the paper)
 UNVERIFIED = f"{PROTOCOL}, not verified"  # of results whose badge does not bear their protocol out, or that have none
 _TEXT_COLUMNS = (
     *("source", "origin", "model", "family", "size", "block", "sampler", "decoder", "protocol", "badge", "note"),
 )
 _PAPERS_SIZES = (256, 512)  # pixels
 _LOSSES = ("loss", "mse", "vb")
+_LOSS_COLUMNS = ["model", "step", *_LOSSES]
 _LOGS = ("log.jsonl", "losses.jsonl")  # of a training, of a study
 # A network of a SampleRun -> its Gflops and parameters; None if it cannot be counted.
 CountNetwork = Callable[[dict[str, Any]], Count | None]
@@ -87,35 +74,8 @@ CountNetwork = Callable[[dict[str, Any]], Count | None]
 
 def published_points() -> pd.DataFrame:
     """Every evaluation of a DiT that the paper prints: Tables 2 to 5 and the two points of Figure 10."""
-    rows = []
+    points = _frame([*_rows_of_table4(), *_rows_of_tables_2_and_3(), *_rows_of_table5(), *_rows_of_figure10()])
     table4 = load_table(4)
-    for row in table4.itertuples():
-        rows.append(
-            _published(row.model, row.image_size, row.block, row.training_steps_k, "Table 4", decoder="ft-MSE")
-            | {"params_m": row.params_m, "gflops": row.gflops, "fid": row.fid_50k, "note": row.note or None}
-        )
-    for number, image_size, steps in ((2, 256, 7000), (3, 512, 3000)):
-        for row in load_table(number).itertuples():
-            if row.model.startswith("DiT-"):
-                guided = re.search(r"cfg=([\d.]+)", row.model)
-                rows.append(
-                    _published("DiT-XL/2", image_size, "adaln-zero", steps, f"Table {number}", decoder="ft-EMA")
-                    | {name: getattr(row, name) for name in METRICS}
-                    | {"cfg_scale": float(guided[1]) if guided else 1.0}
-                )
-    for row in load_table(5).itertuples():
-        rows.append(
-            _published("DiT-XL/2", 256, "adaln-zero", 7000, "Table 5", decoder=row.decoder)
-            | {name: getattr(row, name) for name in METRICS}
-            | {"cfg_scale": 1.5}
-        )
-    statements = load_statements()
-    for row in statements[statements["quantity"] == "FID-10K"].itertuples():
-        rows.append(
-            _published(row.model, int(row.image_size), row.block, row.training_steps_k, "Figure 10", decoder="ft-MSE")
-            | {"fid": row.value, "num_samples": 10_000, "sampling_steps": row.sampling_steps}
-        )
-    points = _frame(rows)
     gflops = table4.drop_duplicates(["model", "image_size", "block"]).set_index(["model", "image_size", "block"])
     for index, row in points[points["gflops"].isna()].iterrows():
         same = gflops.loc[(row["model"], row["image_size"], row["block"])]
@@ -138,7 +98,7 @@ def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: CountNe
     Parameters
     ----------
     results : where each stands ("results.jsonl, line 3"), and the result
-    count : `counts.count_network`
+    count : `flops.kept.count_network`
     """
     rows = []
     for origin, result in results:
@@ -151,24 +111,12 @@ def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: CountNe
             "num_samples": result.num_samples,
             "protocol": shown_protocol(result),
             "badge": result.badge.text() if result.badge else None,
-            **{name: getattr(result, name) for name in (*METRICS, *WITNESSES)},
+            **{metric.key: result.scores.get(metric.key) for metric in METRICS},
             **_estimates(result),
         }
         if run is not None:
-            counted = count(run.network)
             row |= _parts_of_name(run.model, row["protocol"], row["image_size"])
-            row |= {
-                "block": block if isinstance(block := run.network.get("block"), str) else None,
-                "gflops": counted.gflops if counted else None,
-                "params_m": counted.params_m if counted else None,
-                "training_steps": run.training_steps or _steps_in_name(run.checkpoint),
-                "batch_size": run.training_batch_size,
-                "sampling_steps": number_of_steps(run.num_sampling_steps),
-                "sampler": run.sampler,
-                "cfg_scale": run.cfg_scale,
-                "decoder": {"ema": "ft-EMA", "mse": "ft-MSE"}.get(run.vae, run.vae) if run.vae else None,
-                "seed": run.global_seed,
-            }
+            row |= _made_by(run, count(run.network))
         rows.append(row)
     return _with_compute(_frame(rows))
 
@@ -182,7 +130,7 @@ def number_of_steps(spacing: str) -> int | None:
 def read_measured(
     path: str | os.PathLike[str], *, count: CountNetwork, on_bad_line: Callable[[str], None] | None = None
 ) -> tuple[pd.DataFrame, list[EvalResult]]:
-    """The points of a results file, and the results themselves; see `dit_eval.results.read_lines` for bad lines."""
+    """The points of a results file, and the results themselves; bad lines as in `results.lines.read_lines`."""
     name = shown(Path(path).name)
     lines = read_lines(path, EvalResult.from_json, on_bad_line=on_bad_line)
     points = measured_points([(f"{name}, line {number}", result) for number, result in lines], count=count)
@@ -217,28 +165,33 @@ def read_losses(
     FileNotFoundError
         If there is no such log.
     ValueError
-        As `dit_eval.results.read_lines`.
+        As `dit_eval.results.lines.read_lines`.
     """
     given = [logs] if isinstance(logs, str | os.PathLike) else logs
     files = {path.resolve(): path for path in map(loss_log, given)}.values()  # each once
-    columns = ["model", "step", *_LOSSES]
-    frames = []
-    for path in files:
-        lines = read_lines(path, _loss_line, on_bad_line=on_bad_line)
-        frame = pd.DataFrame([row for _, row in lines], columns=columns)
-        if frame["model"].isna().any():
-            frame["model"] = frame["model"].fillna(_name_of_run(path))
-        frames.append(frame.drop_duplicates(["model", "step"], keep="last"))
-    seen = Counter(name for frame in frames for name in frame["model"].unique())
-    several = [name for name, count in seen.items() if count > 1]
-    places = {path: _place(path) for path in files}
-    for path, frame in zip(files, frames, strict=True):
-        alike = [*places.values()].count(places[path]) > 1
-        place = str(path) if alike else places[path]
-        frame["model"] = [f"{name} ({place})" if name in several else name for name in frame["model"]]
-    filled = [frame for frame in frames if len(frame)]
-    whole = pd.concat(filled) if filled else pd.DataFrame(columns=columns)
+    frames = {path: _read_log(path, on_bad_line=on_bad_line) for path in files}
+    _tell_apart(frames)
+    filled = [frame for frame in frames.values() if len(frame)]
+    whole = pd.concat(filled) if filled else pd.DataFrame(columns=_LOSS_COLUMNS)
     return whole.sort_values(["model", "step"], kind="stable").reset_index(drop=True)
+
+
+def _tell_apart(frames: dict[Path, pd.DataFrame]) -> None:
+    """Add the place of a log to each name that another log has too."""
+    seen = Counter(name for frame in frames.values() for name in frame["model"].unique())
+    several = {name for name, count in seen.items() if count > 1}
+    places = Counter(map(_place, frames))
+    for path, frame in frames.items():
+        place = str(path) if places[_place(path)] > 1 else _place(path)
+        frame["model"] = [f"{name} ({place})" if name in several else name for name in frame["model"]]
+
+
+def _read_log(path: Path, *, on_bad_line: Callable[[str], None] | None) -> pd.DataFrame:
+    rows = [row for _, row in read_lines(path, _loss_line, on_bad_line=on_bad_line)]
+    frame = pd.DataFrame(rows, columns=_LOSS_COLUMNS)
+    if frame["model"].isna().any():
+        frame["model"] = frame["model"].fillna(_name_of_run(path))
+    return frame.drop_duplicates(["model", "step"], keep="last")
 
 
 def loss_log(path: str | os.PathLike[str]) -> Path:
@@ -251,15 +204,53 @@ def loss_log(path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"--losses {path}: no such file or folder.")
+        raise FileNotFoundError(f"`losses` {path}: no such file or folder.")
     if not path.is_dir():
         return path
     for name in _LOGS:
         if (path / name).is_file():
             return path / name
     raise FileNotFoundError(
-        f"--losses {path}: holds neither log.jsonl, as the folder of a training does, nor losses.jsonl of a study."
+        f"`losses` {path}: holds neither log.jsonl, as the folder of a training does, nor losses.jsonl of a study."
     )
+
+
+def _rows_of_table4() -> Iterator[dict[str, Any]]:
+    for row in load_table(4).itertuples():
+        yield (
+            _published(row.model, row.image_size, row.block, row.training_steps_k, "Table 4", decoder="ft-MSE")
+            | {"params_m": row.params_m, "gflops": row.gflops, "fid": row.fid_50k, "note": row.note or None}
+        )
+
+
+def _rows_of_tables_2_and_3() -> Iterator[dict[str, Any]]:
+    for number, image_size, steps in ((2, 256, 7000), (3, 512, 3000)):
+        table = load_table(number)
+        for row in table[table["model"].str.startswith("DiT-")].itertuples():
+            guided = re.search(r"cfg=([\d.]+)", row.model)
+            yield (
+                _published("DiT-XL/2", image_size, "adaln-zero", steps, f"Table {number}", decoder="ft-EMA")
+                | {name: getattr(row, name) for name in PRINTED_METRICS}
+                | {"cfg_scale": float(guided[1]) if guided else 1.0}
+            )
+
+
+def _rows_of_table5() -> Iterator[dict[str, Any]]:
+    for row in load_table(5).itertuples():
+        yield (
+            _published("DiT-XL/2", 256, "adaln-zero", 7000, "Table 5", decoder=row.decoder)
+            | {name: getattr(row, name) for name in PRINTED_METRICS}
+            | {"cfg_scale": 1.5}
+        )
+
+
+def _rows_of_figure10() -> Iterator[dict[str, Any]]:
+    statements = load_statements()
+    for row in statements[statements["quantity"] == "FID-10K"].itertuples():
+        yield (
+            _published(row.model, int(row.image_size), row.block, row.training_steps_k, "Figure 10", decoder="ft-MSE")
+            | {"fid": row.value, "num_samples": 10_000, "sampling_steps": row.sampling_steps}
+        )
 
 
 def _published(model: str, image_size: int, block: str, steps_k: float, origin: str, *, decoder: str) -> dict[str, Any]:
@@ -281,9 +272,26 @@ def _published(model: str, image_size: int, block: str, steps_k: float, origin: 
     }
 
 
+def _made_by(run: SampleRun, counted: Count | None) -> dict[str, Any]:
+    """What a sample file says of its model and of how it was drawn."""
+    block = run.network.get("block")
+    return {
+        "block": block if isinstance(block, str) else None,
+        "gflops": counted.gflops if counted else None,
+        "params_m": counted.params_m if counted else None,
+        "training_steps": run.training_steps or _steps_in_name(run.checkpoint),
+        "batch_size": run.training_batch_size,
+        "sampling_steps": number_of_steps(run.num_sampling_steps),
+        "sampler": run.sampler,
+        "cfg_scale": run.cfg_scale,
+        "decoder": {"ema": "ft-EMA", "mse": "ft-MSE"}.get(run.vae, run.vae) if run.vae else None,
+        "seed": run.global_seed,
+    }
+
+
 def _estimates(result: EvalResult) -> dict[str, float]:
     known: dict[str, float] = {}
-    for metric in METRICS:
+    for metric in (column.key for column in PAPERS_METRICS):
         estimate = getattr(result.uncertainty, metric, None)
         if estimate is not None:
             known |= {f"{metric}_error": estimate.standard_error}
@@ -295,7 +303,7 @@ def _estimates(result: EvalResult) -> dict[str, float]:
 def _parts_of_name(model: str, protocol: str, image_size: float | None) -> dict[str, Any]:
     """Family, size and patch of a model. Where numbers compare with the paper's, a DiT-S is the paper's or none."""
     beside_papers = protocol == PROTOCOL and image_size in _PAPERS_SIZES
-    name = None if beside_papers and model not in DIT_NAMES else model_name(model)
+    name = None if beside_papers and not is_papers_model(model) else model_name(model)
     return {} if name is None else {"family": name.family, "size": name.size, "patch": name.patch}
 
 
@@ -311,8 +319,9 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _with_compute(points: pd.DataFrame) -> pd.DataFrame:
-    points["training_gflops"] = points["gflops"] * points["batch_size"] * points["training_steps"] * TRAINING_FACTOR
-    points["sampling_tflops"] = points["gflops"] * points["sampling_steps"] / 1000
+    gflops = points["gflops"]
+    points["training_gflops"] = training_gflops(gflops, steps=points["training_steps"], batch_size=points["batch_size"])
+    points["sampling_tflops"] = sampling_gflops(gflops, num_sampling_steps=points["sampling_steps"]) / 1000
     return points
 
 

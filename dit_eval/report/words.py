@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dit_eval.models.names import ModelName, parse_name
+from dit_eval.models.names import DIT_NAMES, ModelName, parse_name
 
 SIZES = ("S", "B", "L", "XL")
 PATCHES = (16, 8, 4, 2, 1)
@@ -13,6 +13,16 @@ def model_name(text: str) -> ModelName | None:
     """The parts of a model's name; None if it names neither size nor patch, or a patch that no report shows."""
     name = parse_name(text)
     return name if name and name.patch in PATCHES else None
+
+
+def is_papers_model(text: str) -> bool:
+    """Whether this is the name of one of the paper's twelve models."""
+    return text in DIT_NAMES
+
+
+def better_arrow(better: str) -> str:
+    """An arrow towards better values: down for "lower", up for "higher"."""
+    return {"lower": "↓", "higher": "↑"}[better]
 
 
 def fid_label(num_samples: float) -> str:

@@ -41,6 +41,16 @@ def unproven_name(ref: ImageSource) -> list[str]:
     return []
 
 
+def precision_warnings(extractor: ExtractorInfo) -> list[str]:
+    """A warning where the Inception network did not compute in fp32."""
+    if extractor.name != "inception" or extractor.precision == "fp32":
+        return []
+    return [
+        f"features in {extractor.precision} move every metric; published numbers, and the statistics stored in "
+        "reference files, are of fp32."
+    ]
+
+
 def make_badge(
     *,
     extractor: ExtractorInfo,

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from dit_eval.results.parse import _NOT_OURS, _checked, json_text, parse_json
+from dit_eval.results.parse import _NOT_OURS, _checked, is_number, json_text, parse_json
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.system.text import reason
 
@@ -71,49 +71,55 @@ class Estimate:
     high: float
 
 
+# The estimates that each result with intervals names, null where there is none. Those of further metrics stand in a
+# result only where they were made.
+ESTIMATES = (
+    *("fid", "sfid", "inception_score", "precision", "recall"),
+    *("fid_infinity", "sfid_infinity", "fid_50k", "sfid_50k"),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Uncertainty:
     """How far the metrics of a result would vary over draws of as many images, with the reference held fixed.
 
-    What was not asked for, or cannot be told from these images, is None; `missing` says why.
-
     Attributes
     ----------
-    fid, sfid, inception_score, precision, recall : of the metrics, each about its expected value at this number of
-        images
-    fid_infinity, sfid_infinity : extrapolated to infinitely many images
-    fid_50k, sfid_50k : extrapolated to 50,000 images; the metric less this is the bias of having N images in their
-        place
+    estimates : by the key of their metric, each about its expected value at this number of images; as fid_infinity and
+        sfid_infinity extrapolated to infinitely many images, as fid_50k and sfid_50k to 50,000 (the metric less this is
+        the bias of having N images in their place). What was not asked for, or cannot be told from these images, is
+        None. Each can also be read as an attribute: `uncertainty.fid`
     missing : estimate -> reason
     method : version of the estimators
     """
 
-    fid: Estimate | None = None
-    sfid: Estimate | None = None
-    inception_score: Estimate | None = None
-    precision: Estimate | None = None
-    recall: Estimate | None = None
-    fid_infinity: Estimate | None = None
-    sfid_infinity: Estimate | None = None
-    fid_50k: Estimate | None = None
-    sfid_50k: Estimate | None = None
+    estimates: dict[str, Estimate | None] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     method: str = UNCERTAINTY_METHOD
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "estimates", dict.fromkeys(ESTIMATES) | self.estimates)
+
+    def __getattr__(self, name: str) -> Estimate | None:
+        return _entry(self, "estimates", name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As results keep it: estimates by name beside the other fields."""
+        data = dataclasses.asdict(self)
+        return data.pop("estimates") | data
+
     @classmethod
     def _from_dict(cls, data: dict[str, Any]) -> Uncertainty:
-        estimates = {}
-        for name in ESTIMATES:
-            if data.get(name) is not None:
-                try:
-                    estimates[name] = _checked(Estimate(**data[name]))
-                except TypeError as error:
-                    raise TypeError(f"the estimate of {name}: {error}") from None
-        return _checked(cls(**data | estimates))
+        estimates = {name: value for name, value in data.items() if name not in ("missing", "method")}
+        for name, value in estimates.items():
+            try:
+                estimates[name] = None if value is None else _checked(Estimate(**value))
+            except TypeError as error:
+                raise TypeError(f"the estimate of {name}: {error}") from None
+        others = {name: data[name] for name in ("missing", "method") if name in data}
+        return _checked(cls(estimates=estimates, **others))
 
 
-# Names of the estimates of an `Uncertainty`.
-ESTIMATES = tuple(f.name for f in dataclasses.fields(Uncertainty) if f.name not in ("missing", "method"))
 NOT_PUBLISHED = "   not: "  # between the two halves of a badge's text
 
 
@@ -168,24 +174,29 @@ class Badge:
         return _checked(cls(**{name: _checked(BadgePart(**part)) for name, part in data.items()}))
 
 
+# Scores that each line holds, null where there is none: the first stand at its head, the others behind its reference.
+# Those of further metrics follow them, in lines where they were computed.
+_FIRST = ("fid", "sfid", "inception_score", "precision", "recall")
+_OTHERS = (
+    *("fid_raw", "sfid_raw", "inception_score_order_free"),
+    *("kid", "kid_std", "density", "coverage", "fd_dinov2", "cmmd"),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvalResult:
     """The metrics of a sample batch against a reference batch, and how they were made.
 
-    A metric that was not asked for, or cannot be computed from these files, is None. `protocol` is "adm-2021" only
-    if every choice was ADM's: its Inception network with its weights, fp32, float16 distances, k = 3, splits of 5,000,
-    its reference batch of the samples' resolution. Otherwise it says what differs, or names another network.
+    `protocol` is "adm-2021" only if every choice was ADM's: its Inception network with its weights, fp32, float16
+    distances, k = 3, splits of 5,000, its reference batch of the samples' resolution. Otherwise it says what differs,
+    or names another network. Printed, or shown by a notebook, a result looks as `dit-eval evaluate` prints it.
 
     Attributes
     ----------
-    fid, sfid : Fréchet distances, squared feature units; fid_raw and sfid_raw are the numbers before rounding noise
-        around 0 was cut
-    inception_score : ADM's rule, in file order; inception_score_order_free is the same whatever the order
-    precision, recall : shares in 0..1
-    kid, kid_std : mean and standard deviation over the subsets
-    density, coverage : by Naeem et al.; the coverage is a share in 0..1
-    fd_dinov2 : Fréchet distance on DINOv2's features, squared feature units
-    cmmd : of CLIP embeddings, times 1,000
+    scores : values by the keys of `dit_eval.metrics.METRICS`, and what metrics tell beside them: fid_raw and sfid_raw
+        are the numbers before rounding noise around 0 was cut, inception_score_order_free is the same whatever the
+        order of the images, kid_std is over the subsets. What was not asked for, or cannot be computed from these
+        files, is None. Each can also be read as an attribute: `result.fid`
     protocols : whose definition, with its settings, of each metric that is not ADM's
     badge : what is as published and what is not; None in results of earlier versions, of which it is not known
     reference_protocol : whose reference: "adm-2021", "digits", "own" images, "unknown-statistics"; None as of `badge`
@@ -197,26 +208,13 @@ class EvalResult:
     peak_memory_bytes : of this process so far
     """
 
-    fid: float | None
-    sfid: float | None
-    inception_score: float | None
-    precision: float | None
-    recall: float | None
+    scores: dict[str, float | None]
     num_samples: int
     num_reference: int | None
     protocol: str
     extractor: ExtractorInfo
     gen: ImageSource
     ref: ImageSource
-    fid_raw: float | None = None
-    sfid_raw: float | None = None
-    inception_score_order_free: float | None = None
-    kid: float | None = None
-    kid_std: float | None = None
-    density: float | None = None
-    coverage: float | None = None
-    fd_dinov2: float | None = None
-    cmmd: float | None = None
     protocols: dict[str, str] = field(default_factory=dict)
     badge: Badge | None = None
     reference_protocol: str | None = None
@@ -228,13 +226,49 @@ class EvalResult:
     environment: dict[str, Any] = field(default_factory=dict)
     time: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scores", dict.fromkeys((*_FIRST, *_OTHERS)) | self.scores)
+
+    def __getattr__(self, name: str) -> float | None:
+        return _entry(self, "scores", name)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.scores]
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self) -> str:
+        """The result as `dit-eval evaluate` prints it, without the newline at the end."""
+        from dit_eval.metrics.printed import result_text  # which knows the metrics' names; results know none
+
+        return result_text(self)
+
+    def _repr_html_(self) -> str:
+        from dit_eval.metrics.printed import result_html
+
+        return result_html(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, with the scores by name beside the others, as lines of results hold them."""
+        data = dataclasses.asdict(self)
+        scores = data.pop("scores")
+        if self.uncertainty is not None:
+            data["uncertainty"] = self.uncertainty.to_dict()
+        line: dict[str, Any] = {name: scores.pop(name) for name in _FIRST}
+        for name, value in data.items():
+            line[name] = value
+            if name == "ref":
+                line |= scores
+        return line
+
     def to_json(self) -> str:
         """One line of JSON with every field; numbers in full precision."""
-        return json_text(dataclasses.asdict(self))
+        return json_text(self.to_dict())
 
     @classmethod
     def from_json(cls, line: str) -> EvalResult:
-        """The result that `to_json` wrote.
+        """The result that `to_json` wrote, in this version or an earlier one.
 
         Raises
         ------
@@ -260,6 +294,31 @@ class EvalResult:
                 data["badge"] = Badge._from_dict(data["badge"])
             if data.get("uncertainty") is not None:
                 data["uncertainty"] = Uncertainty._from_dict(data["uncertainty"])
-            return _checked(cls(**data))
+            others = {f.name for f in dataclasses.fields(cls)} - {"scores"}
+            scores = {name: data.pop(name) for name in list(data) if name not in others}
+            _check_scores(scores)
+            return _checked(cls(scores=scores, **data))
         except _NOT_OURS as error:
             raise ValueError(f"Not an evaluation result ({reason(error)}): {line[:80]!r}") from None
+
+
+def _entry(record: Any, field_name: str, name: str) -> Any:
+    """An entry of a dictionary of the record, read as an attribute."""
+    entries = vars(record).get(field_name, {})  # none in a record that is being copied
+    if name in entries:
+        return entries[name]
+    raise AttributeError(f"{type(record).__name__} has no {name!r}; its {field_name}: {', '.join(entries)}")
+
+
+def _check_scores(scores: dict[str, Any]) -> None:
+    """That a line has the scores that each line has, and that what it has beside its fields can be scores.
+
+    A metric that this version does not know is kept: the line may be of a later one.
+    """
+    absent = [name for name in _FIRST if name not in scores]
+    if absent:
+        raise TypeError(f"{', '.join(absent)}: not there")
+    for name, value in scores.items():
+        if value is not None and not is_number(value):
+            unknown = "" if name in (*_FIRST, *_OTHERS) else "unknown, and "
+            raise TypeError(f"{name} is {unknown}{repr(value)[:80]}, needed a number or null")

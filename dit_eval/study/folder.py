@@ -20,7 +20,7 @@ from filelock import FileLock
 from dit_eval.diffusion.labels import draw_labels
 from dit_eval.diffusion.recipe import Execution
 from dit_eval.diffusion.sampler import ImageSampler
-from dit_eval.evaluation import evaluate
+from dit_eval.evaluation import score
 from dit_eval.images.npz import open_batch
 from dit_eval.models.checkpoints import load_dit
 from dit_eval.models.vae import Autoencoder
@@ -28,6 +28,7 @@ from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.lines import read_lines
 from dit_eval.results.parse import json_text
 from dit_eval.results.sample_run import RunFiles, SampleRun
+from dit_eval.results.settings import EvaluationSettings
 from dit_eval.sampling import images_drawn, sample_npz
 from dit_eval.study.expand import recorded
 from dit_eval.study.pace import _Pace, work_gflops
@@ -39,6 +40,7 @@ from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
 from dit_eval.system.files import Watch, atomic_file, check_target
 from dit_eval.system.run_folder import claim, is_claimed, remove_partial
+from dit_eval.system.where import Where
 from dit_eval.training import steps_done, train, weights_of_step
 
 if TYPE_CHECKING:
@@ -382,14 +384,13 @@ class Study:
             on_progress=on_progress,
         )
         drawn = time.perf_counter()
-        result = evaluate(
+        result = score(
             gen=open_batch(out, role="gen"),
             ref=open_batch(self.sources.ref, role="ref"),
-            extractor=feature_network(self.plan, self.sources, device=device),
-            metrics=self.plan.data.metrics,
-            cache=self.folder / "cache",
-            cache_gen=False,  # a cell is scored once; features of 50,000 images take 800 MB
-            world=world,
+            network=feature_network(self.plan, self.sources, device=device),
+            settings=EvaluationSettings(metrics=self.plan.data.metrics),
+            # A cell is scored once; features of 50,000 images take 800 MB.
+            where=Where(cache=self.folder / "cache", cache_gen=False, world=world),
         )
         if world.rank == 0:
             # Paths as seen from the folder, so that it can be moved, and so that two runs give the same results.
@@ -413,7 +414,7 @@ class Study:
             "environment": environment(),
         }
         if result is not None:
-            about["result"] = dataclasses.asdict(result)
+            about["result"] = result.to_dict()
         path = self._done_file(task)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:

@@ -20,6 +20,7 @@ from dit_eval.diffusion.recipe import Recipe, Schedule
 from dit_eval.diffusion.spacing import respaced_timesteps
 from dit_eval.features import NETWORKS
 from dit_eval.features.load import network_named
+from dit_eval.metrics.choose import check_metrics
 from dit_eval.models.config import LATENT_FACTOR, DiTConfig, named_config
 from dit_eval.models.names import DIT_NAMES, parse_name
 from dit_eval.results.settings import LABEL_RULES, SamplingSettings
@@ -168,10 +169,8 @@ def _data(table: Table, folder: Path) -> Data:
     network = network_named(data.extractor)
     table.check_choice("backend", data.backend, [backend.name for backend in network.backends])
     if data.metrics is not None:
-        from dit_eval.metrics.choose import check_metrics
-
         try:
-            check_metrics(data.metrics, network)
+            check_metrics(data.metrics, network.name)
         except ValueError as error:
             raise table.error("metrics", str(error)) from None
     return data

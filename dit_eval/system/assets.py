@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from typing import Literal
 from filelock import FileLock
 
 from dit_eval.system.files import atomic_file, check_folder
+from dit_eval.system.progress import Progress
 from dit_eval.system.text import did_you_mean
 
 _CHUNK = 1 << 20  # bytes
@@ -60,6 +62,40 @@ class Asset:
     def record_path(self) -> Path:
         """Where `fetch` notes what it brought from the official address."""
         return self.path.with_name(f"{self.filename}.fetched.json")
+
+
+def find_reference(ref: str | os.PathLike[str], *, bring: Callable[[Asset], Path] | None = None) -> Path:
+    """The file that a path means, or the name of a public reference batch, which is fetched when it is not here yet.
+
+    Parameters
+    ----------
+    bring : brings a public file, and returns where it is; `fetch` of this module by default
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is the path of a public file that is not there.
+    ValueError
+        If it is neither a path nor a name; the message lists the names.
+    OSError
+        If the file cannot be fetched.
+    """
+    text, path = os.fspath(ref), Path(ref)
+    files = {item.filename: item.name for item in assets() if item.kind == "reference"}
+    names = [*files.values()]
+    if path.is_file() or (path.exists() and text not in names):  # ./digits is a folder of that name
+        return path
+    if text in names:
+        return (bring or fetch)(asset(text, "reference"))
+    if path.name in files:
+        name = files[path.name]
+        raise FileNotFoundError(
+            f"`ref` {text}: no such file. By name it is found in the cache or fetched: `ref` {name}"
+        )
+    if path.suffix or os.sep in text or not isinstance(ref, str):
+        return path  # opening it says that it is not there
+    hint = did_you_mean(text, names)
+    raise ValueError(f"`ref` {text}: neither a file nor a known reference; known: {', '.join(names)}.{hint}")
 
 
 def cache_dir() -> Path:
@@ -234,6 +270,14 @@ def fetch(item: Asset, *, url: str | None = None, on_progress: Callable[[int, in
             with atomic_file(item.record_path) as file:
                 file.write(json.dumps(record).encode() + b"\n")
     return target
+
+
+def fetch_aloud(item: Asset, *, url: str | None = None) -> Path:
+    """`fetch`, with its progress on stderr."""
+    if item.url is None or item.path.is_file():
+        return fetch(item)
+    with Progress(in_bytes=(item.name,)) as progress:
+        return fetch(item, url=url, on_progress=functools.partial(progress.update, item.name))
 
 
 def _download(url: str, partial: Path, on_progress: Callable[[int, int | None], None] | None) -> None:

@@ -6,15 +6,35 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from dit_eval.system.text import duration, size_text
 
 _OFTEN, _SELDOM = 0.1, 30.0  # seconds between two lines, on a terminal and in a log
 _BAR = 20  # characters
+
+
+class OnProgress(Protocol):
+    """Called with what is being done, how much of it is done, and how much it is (None while unknown).
+
+    Of an evaluation: first "ref" and "gen", where images pass through the network, with 0 images done. Then "checksums"
+    in bytes; "ref" and "gen" in images, at once with all of them where a cache has their features; "metrics", without
+    numbers.
+    """
+
+    def __call__(self, role: str, done: int, total: int | None, /) -> None: ...
+
+
+@contextmanager
+def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    """Note how long a phase took, unless it failed."""
+    begin = time.perf_counter()
+    yield
+    seconds[phase] = time.perf_counter() - begin
 
 
 class Progress:

@@ -8,9 +8,8 @@ from torch_fidelity.metric_kid import kernel_mmd
 
 from dit_eval.checks.classes import images_of_class, score_classes
 from dit_eval.cli import main
+from dit_eval.images import from_batches, open_images
 from dit_eval.images.npz import write_batch
-from dit_eval.images.open import open_images
-from dit_eval.images.stream import from_batches
 from dit_eval.metrics.per_class import class_scores
 
 KERNEL = {"kid_kernel": "poly", "kid_kernel_poly_degree": 3, "kid_kernel_poly_gamma": None, "kid_kernel_poly_coef0": 1}

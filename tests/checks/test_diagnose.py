@@ -4,26 +4,38 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dit_eval.checks.diagnose import __file__, diagnose, expectation, expectations
-from dit_eval.checks.findings.case import Expectation, _Case
-from dit_eval.checks.findings.counts import _numbers
+from dit_eval.checks.diagnose import diagnose
+from dit_eval.checks.expectation import Expectation, expectation, expectations
+from dit_eval.checks.findings import FINDINGS, Case
+from dit_eval.checks.findings.counts import FEW_REFERENCE
 from dit_eval.checks.findings.effects import effects
 from dit_eval.checks.pixels import read_pixels
 from dit_eval.cli import main
+from dit_eval.images import open_images
 from dit_eval.images.npz import write_batch
-from dit_eval.images.open import open_images
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.system.assets import asset
 
 ROOT = Path(__file__).parents[2]
-SPEC = importlib.util.spec_from_file_location("why_fid_differs", ROOT / "reports" / "why_fid_differs.py")
-why = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(why)
+
+
+def script(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # its dataclasses look there for their annotations
+    spec.loader.exec_module(module)
+    return module
+
+
+made = script(ROOT / "reference_stats" / "make_effects.py")
+why = script(ROOT / "reports" / "why_fid_differs.py")
 
 # What is known of these sets, so that their number alone is no finding.
 COUNT = functools.partial(Expectation, name="the test", source="here")
@@ -36,7 +48,7 @@ def write(path, images, **arrays):
 
 @functools.cache
 def pictures(seed, count, size):
-    return why.pictures(seed, count, size)
+    return made.pictures(seed, count, size)
 
 
 def look(tmp_path, images, ref, *, expect=None, extractor=None, ref_arrays=None, **arrays):
@@ -94,7 +106,7 @@ def test_50000_mixed_samples_against_10000_have_no_finding_by_the_published_prot
 # --- corrupted ones -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("damage", why.DAMAGES, ids=lambda d: d.words.replace(" ", "-"))
+@pytest.mark.parametrize("damage", made.DAMAGES, ids=lambda d: d.words.replace(" ", "-"))
 def test_damaged_pictures_name_the_cause_first(tmp_path, damage):
     sound, ref = pictures(11, 120, 64), pictures(111, 120, 64)
     found = look(tmp_path, damage.apply(sound), ref)
@@ -105,7 +117,7 @@ def test_damaged_pictures_name_the_cause_first(tmp_path, damage):
     "name", ["float-range", "half-range", "duplicates", "blank", "orientation", "resolution", "constant-channel"]
 )
 def test_damaged_digits_name_the_cause_first(tmp_path, digits, digits_ref, name):
-    damage = next(d for d in why.DAMAGES if d.id == name)
+    damage = next(d for d in made.DAMAGES if d.id == name)
     found = look(tmp_path, damage.apply(digits.images), digits_ref)
     assert first(found) == name, [(f.id, f.found) for f in found.findings]
 
@@ -188,7 +200,7 @@ def test_spatial_statistics_in_nchw_order(tmp_path, digits, order):
 
 
 def test_statistics_of_another_port(tmp_path, digits, digits_extractor):
-    summary = why.extract_features(open_images(asset("digits").path, role="ref"), why._OtherResize())
+    summary = made.extract_features(open_images(asset("digits").path, role="ref"), made._OtherResize())
     ref = changed_reference(tmp_path, mu=lambda _: summary.pool.mu, sigma=lambda _: summary.pool.sigma)
     found = look(tmp_path, digits.images, ref, extractor=digits_extractor)
     assert first(found) == "other-statistics"
@@ -205,7 +217,7 @@ def test_the_512_reference_of_1000_images(tmp_path):
     images, ref = np.zeros((4, 512, 512, 3), np.uint8), np.zeros((1000, 8, 8, 3), np.uint8)
     facts = {"gen": read_pixels(open_images(write(tmp_path / "a.npz", images), role="gen"))}
     facts["ref"] = read_pixels(open_images(write(tmp_path / "b.npz", ref), role="ref"))
-    case = _Case(
+    case = Case(
         gen=open_images(tmp_path / "a.npz", role="gen"),
         ref=open_images(tmp_path / "b.npz", role="ref"),
         own=facts["gen"],
@@ -214,10 +226,10 @@ def test_the_512_reference_of_1000_images(tmp_path):
         result=None,
         extractor=None,
     )
-    (finding,) = [f for f in _numbers(case) if f.id == "few-reference"]
+    (finding,) = FEW_REFERENCE.look(case)
     assert "as ADM's file for 512 px does" in finding.found
     published = dataclasses.replace(case, expect=expectation("dit-xl-2-512-cfg1.5"))
-    assert "few-reference" not in [f.id for f in _numbers(published)]
+    assert list(FEW_REFERENCE.look(published)) == []
 
 
 # --- the run ------------------------------------------------------------------------------------------------------
@@ -266,21 +278,38 @@ def test_a_run_beside_the_published_setting(tmp_path, changes, cause):
 # --- effects and output -------------------------------------------------------------------------------------------
 
 
-def test_effects_are_of_findings_there_are_and_say_where_they_were_measured():
-    source = Path(__file__).read_text(encoding="utf-8")
+MEASURED = json.loads(made.EFFECTS.read_text(encoding="utf-8"))["effects"]
+IDS = [cause.id for cause in FINDINGS]
+
+
+def test_every_id_is_one_of_a_finding():
+    assert len(set(IDS)) == len(IDS)
+    for cause in FINDINGS:
+        assert cause.title
+        assert set(cause.explains) < set(IDS), cause.id
+        assert cause.id not in cause.explains
+    assert {damage.id for damage in made.DAMAGES} < set(IDS)
+    assert {row["id"] for row in MEASURED} - set(IDS) == {made.CHANCE, made.OTHER_PORT}, "of the page alone"
+
+
+def test_the_notes_beside_the_code_list_every_finding():
+    notes = (ROOT / "dit_eval" / "checks" / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([a-z-]+)` \| ([^|]+) \|$", notes, re.MULTILINE) == [(c.id, c.title) for c in FINDINGS]
+
+
+def test_effects_say_where_they_were_measured():
     known = effects()
     assert len(known) > 20
-    for name, rows in known.items():
-        assert f'"{name}"' in source or name in (why.CHANCE, why.OTHER_PORT)
+    for rows in known.values():
         for row in rows:
-            assert row.network in (why.DIGITS, why.INCEPTION)
+            assert row.network in (made.DIGITS, made.INCEPTION)
             assert row.before.keys() == row.after.keys() != set()
 
 
 def test_some_effects_measured_again(tmp_path):
     names = ("blurred", "few-samples", "nchw-statistics")
-    again = why.measure_digits(tmp_path, names)
-    kept = json.loads(why.EFFECTS.read_text(encoding="utf-8"))["effects"]
+    again = made.measure_digits(tmp_path, names)
+    kept = json.loads(made.EFFECTS.read_text(encoding="utf-8"))["effects"]
     for row in again:
         (same,) = [k for k in kept if all(k[key] == row[key] for key in ("id", "damage", "network", "images"))]
         for side in ("before", "after"):
@@ -288,7 +317,7 @@ def test_some_effects_measured_again(tmp_path):
 
 
 def test_the_page_is_what_the_script_makes():
-    assert why.PAGE.read_text(encoding="utf-8") == why.page()
+    assert (ROOT / "reports" / "why_fid_differs.md").read_text(encoding="utf-8") == why.page()
 
 
 def command(*arguments):
@@ -303,11 +332,11 @@ def test_the_command(tmp_path, capsys, digits, digits_ref, monkeypatch):
     assert command(gen, "--ref", digits_ref) == 0
     text = capsys.readouterr().out
     assert text.startswith("1. float-range (certain): ")
-    assert why.DIGITS in text
+    assert made.DIGITS in text
     assert command(gen, "--ref", digits_ref, "--json", "-") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["findings"][0]["id"] == "float-range"
-    assert report["findings"][0]["effects"][0]["network"] == why.DIGITS
+    assert report["findings"][0]["effects"][0]["network"] == made.DIGITS
     sound = write(tmp_path / "sound.npz", digits.images)
     assert command(sound, "--ref", digits_ref) == 0
     assert capsys.readouterr().out.startswith("Nothing found.\nnot checked: ")

@@ -32,7 +32,7 @@ def test_facts_are_those_of_the_class(network, backend):
     loaded = class_of(backend)
     assert (loaded.name, loaded.backend) == (network.name, backend.name)
     assert (loaded.pool_dim, loaded.spatial_dim) == (network.pool_dim, network.spatial_dim)
-    check_metrics(None, network)
+    check_metrics(None, network.name)
 
 
 @every_backend
@@ -50,7 +50,18 @@ def narrow(tmp_path_factory):
     return {"dinov2": folder / "dinov2.pth", "clip": folder / "clip.bin"}
 
 
-@every_backend
+@pytest.mark.parametrize(
+    ("network", "backend"),
+    [
+        pytest.param(
+            network,
+            backend,
+            id=f"{network.name}-{backend.name}",
+            marks=[pytest.mark.parity] if backend.needs == "tensorflow" else [],
+        )
+        for network, backend in EVERY
+    ],
+)
 def test_a_network_is_loaded_by_its_name(network, backend, request, monkeypatch):
     if backend.needs is not None:
         pytest.importorskip(backend.needs)

@@ -11,22 +11,23 @@ import numpy as np
 import pytest
 import torch
 import witness_goldens as given
+from evaluating import evaluate
 from numpy.testing import assert_allclose
 from safetensors.torch import save_file
 
 from dit_eval.cli import main
-from dit_eval.evaluation import evaluate, write_reference
 from dit_eval.features.clip import ClipVision
 from dit_eval.features.dinov2 import DinoV2
 from dit_eval.features.vit import VitSize, read_weights
 from dit_eval.images.npz import open_batch
 from dit_eval.metrics import cmmd as kernel
 from dit_eval.metrics import density_coverage as dc
-from dit_eval.metrics.choose import check_request
+from dit_eval.metrics.choose import choose
 from dit_eval.metrics.cmmd import clip_mmd
 from dit_eval.metrics.density_coverage import density_coverage
 from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.kid import kernel_distance
+from dit_eval.reference import write_reference
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.summary import GaussianStats
 from dit_eval.system import assets
@@ -419,22 +420,22 @@ def test_statistics_of_another_network_leave_the_images(files, dinov2, dinov2_re
 @pytest.mark.parametrize(
     ("network", "metric", "advice"),
     [
-        ("inception", "cmmd", "--extractor clip"),
-        ("digits", "fd-dinov2", "--extractor dinov2"),
-        ("dinov2", "fid", "--extractor inception"),
-        ("dinov2", "precision", "--extractor inception"),
-        ("clip", "kid", "--extractor inception"),
-        ("clip", "fd-dinov2", "--extractor dinov2"),
+        ("inception", "cmmd", "`network` clip"),
+        ("digits", "fd-dinov2", "`network` dinov2"),
+        ("dinov2", "fid", "`network` inception"),
+        ("dinov2", "precision", "`network` inception"),
+        ("clip", "kid", "`network` inception"),
+        ("clip", "fd-dinov2", "`network` dinov2"),
     ],
 )
 def test_a_metric_on_the_wrong_network_is_refused(files, network, metric, advice):
     sizes = dataclasses.make_dataclass("Sizes", ["name", "pool_dim", "spatial_dim"])(network, 128, None)
     with pytest.raises(ValueError, match=rf"{metric} is not defined on the features of {network}.*{advice}"):
-        check_request(
+        choose(
+            [metric],
             gen=open_batch(files["gen"], role="gen"),
             ref=open_batch(files["ref"], role="ref"),
-            sizes=sizes,
-            metrics=[metric],
+            network=sizes,
         )
 
 
@@ -486,7 +487,7 @@ TWO = """
 import sys
 import witness_goldens as given
 from dit_eval.system.dist import join
-from dit_eval.evaluation import evaluate
+from evaluating import evaluate
 from dit_eval.features.clip import ClipVision
 from dit_eval.features.dinov2 import DinoV2
 from dit_eval.features.vit import VitSize

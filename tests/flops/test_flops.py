@@ -20,7 +20,7 @@ import dit_eval.flops.counts
 import dit_eval.flops.operators
 from dit_eval.cli import main
 from dit_eval.flops.compute import Workload, gpu_hours, sampling_gflops, training_gflops
-from dit_eval.flops.count import count_flops, count_model, plan_gflops
+from dit_eval.flops.count import count_flops, count_model
 from dit_eval.flops.counts import Counts, FlopCount
 from dit_eval.flops.operators import einsum_macs
 from dit_eval.flops.printed import paper_rows
@@ -510,7 +510,7 @@ def test_a_plan_is_the_sum_of_its_parts():
     ]
     assert (plan[0].training, plan[0].sampling) == (2 * 10 * 4 * 3, 5 * 2 * 3 * 2)
     assert (plan[1].training, plan[1].sampling) == (0, 100 * 250)
-    assert plan_gflops(plan) == 240 + 60 + 25_000
+    assert sum(each.training + each.sampling for each in plan) == 240 + 60 + 25_000
 
 
 def test_gpu_hours_count_two_operations_for_each_multiply_add():
@@ -640,3 +640,30 @@ def test_no_warning_reaches_the_user():
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False, env=environment
     )
     assert (done.stdout.strip(), done.stderr) == ("357974016", "")
+
+
+def test_counts_are_kept_between_processes(tmp_path):
+    code = "from dit_eval.flops.kept import count_named; print(count_named('DiT-S/8').gflops)"
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(dit_eval.flops.count.__file__).parents[2]),
+        "DIT_EVAL_CACHE": str(tmp_path),
+    }
+    (first, second) = (
+        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    )
+    assert first == second == "0.358127616\n"
+    (kept,) = tmp_path.glob("gflops-*.json")
+    assert list(json.loads(kept.read_text(encoding="utf-8"))) == ['["DiT-S/8", null, null]']
+
+
+def test_compute_is_known_without_pytorch_and_counters_on_demand():
+    code = (
+        "import sys, dit_eval.flops as f\n"
+        "assert f.training_gflops(2.0, steps=10, batch_size=4) == 2.0 * 10 * 4 * f.TRAINING_FACTOR\n"
+        "assert 'torch' not in sys.modules\n"
+        "from dit_eval.flops import count_flops, count_model\n"
+        "assert callable(count_flops) and callable(count_model) and 'torch' in sys.modules\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(dit_eval.flops.count.__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dit_eval.diffusion.data import CorruptImage, list_images, read_image
-from dit_eval.images.open import open_images
+from dit_eval.images import open_images
 
 SIDE = 32
 NOISE = np.random.RandomState(0).randint(1, 256, (SIDE, SIDE, 3)).astype(np.uint8)

@@ -21,17 +21,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from evaluating import evaluate
 from PIL import Image
 
+import dit_eval
 from dit_eval.cli import main
 from dit_eval.diffusion.data import list_images
-from dit_eval.evaluation import evaluate, write_reference
+from dit_eval.images import READERS, from_batches, from_dataset, open_images
 from dit_eval.images import tar as sources
-from dit_eval.images.huggingface import from_dataset
 from dit_eval.images.listing import in_order
 from dit_eval.images.npz import open_batch
-from dit_eval.images.open import open_images
-from dit_eval.images.stream import from_batches
+from dit_eval.reference import write_reference
 from dit_eval.results.eval_result import EvalResult
 
 VALUES = ("fid", "sfid", "inception_score", "inception_score_order_free", "precision", "recall")
@@ -122,6 +122,35 @@ def expected(places, digits_ref, digits_extractor):
 
 def values(result):
     return {name: getattr(result, name) for name in VALUES}
+
+
+# ---- formats
+
+
+def test_readers_are_tried_in_order_and_the_first_that_recognises_a_path_opens_it(places, tmp_path):
+    (tmp_path / "saved").mkdir()
+    for name in ("state.json", "dataset_info.json"):
+        (tmp_path / "saved" / name).write_text("{}", encoding="utf-8")
+    chosen = {
+        path.name: next(reader.name for reader in READERS if reader.recognises(path))
+        for path in (*places.iterdir(), tmp_path / "saved", tmp_path / "nothing there.zip")
+    }
+    assert chosen == {
+        **{"saved": "saved dataset", "folder": "folder", "x.zip": "zip", "x.npz": "npz", "nothing there.zip": "npz"},
+        **{"x.tar": "tar", "x.tar.gz": "tar", "sorted.tgz": "tar"},
+    }
+    assert [reader.name for reader in READERS] == ["saved dataset", "folder", "zip", "tar", "npz"]
+
+
+def test_opening_an_npz_loads_neither_pillow_nor_torch(places):
+    code = (
+        "import sys; from dit_eval.images import open_images\n"
+        f"open_images({str(places / 'x.npz')!r}, role='gen').array()\n"
+        "sys.exit(','.join({'PIL', 'torch', 'datasets'} & set(sys.modules)) or 0)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(dit_eval.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # ---- the same images

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import dit_eval.paper
-from dit_eval.paper import GFLOPS_DECIMALS, load_table
+from dit_eval.paper import GFLOPS_DECIMALS, PRINTED_METRICS, load_table
 
 PRINTED = {  # typed from the paper a second time
     (1, "layers"): [12, 12, 24, 28],
@@ -71,3 +71,11 @@ def test_a_dash_is_unknown_and_no_note_is_empty_text():
 def test_an_unknown_table_says_which_there_are():
     with pytest.raises(ValueError, match="no table 9 here; known: 1, "):
         load_table(9)
+
+
+@pytest.mark.parametrize("number", [2, 3, 5])
+def test_the_printed_metrics_are_the_columns_of_the_tables(number):
+    columns = list(load_table(number).columns)
+    start = columns.index("fid")
+    assert tuple(columns[start : start + len(PRINTED_METRICS)]) == PRINTED_METRICS
+    assert columns[start + len(PRINTED_METRICS)] == "source"

@@ -13,10 +13,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from jinja2 import UndefinedError
 from markdown_it import MarkdownIt
+from matplotlib.text import Text
 from report_runs import (
     mini_gflops,
     mini_results,
@@ -34,7 +35,7 @@ from dit_eval.cli import main
 from dit_eval.flops.kept import Count, count_named, count_network
 from dit_eval.paper import load_later, load_notes, load_statements, load_table
 from dit_eval.report import page
-from dit_eval.report.figures.all import FIGURES
+from dit_eval.report.figures import FIGURES
 from dit_eval.report.figures.figure8 import fid_against_gflops
 from dit_eval.report.figures.figure13 import loss_curves
 from dit_eval.report.figures.style import PAPER, render_figure
@@ -50,6 +51,7 @@ from dit_eval.report.tables.paper import _metrics_table, _table4
 from dit_eval.report.tables.stated import stated_table
 from dit_eval.report.tables.table import DASH
 from dit_eval.report.tables.write import to_csv, to_html, to_latex, to_markdown
+from dit_eval.report.templating import render
 from dit_eval.report.words import model_name
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.lines import read_results
@@ -69,6 +71,7 @@ SUMS = {
     (5, "precision"): (2.48, 4.97), (5, "recall"): (1.71, 3.42),
     (6, "base_gflops"): (3988, 11494), (6, "upsampler_gflops"): (3138, 15058), (6, "total_gflops"): (7126, 26552),
 }  # fmt: skip
+OF_POINTS = [item for item in FIGURES if item.needs == "points"]
 COUNTED = {"counted", "gflops_counted", "params_counted", "params"}
 
 
@@ -112,12 +115,6 @@ def minis():
 @pytest.fixture(scope="module")
 def paper_tables():
     return {table.name: table for table in paper.paper_tables(published_points())}
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
 
 
 # The paper's numbers
@@ -298,7 +295,7 @@ def test_bubbles_and_panels_show_measured_runs_too(papers, together):
 
 def test_names_of_points_do_not_cover_each_other(papers, together, minis):
     for setting in (papers, settings(together)[0], minis):
-        for item in FIGURES:
+        for item in OF_POINTS:
             figure = item.draw(setting)
             if figure is None:
                 assert (item.name, setting.is_papers) == ("figure2-right", False)
@@ -309,7 +306,6 @@ def test_names_of_points_do_not_cover_each_other(papers, together, minis):
                 for i, a in enumerate(boxes):
                     for b in boxes[i + 1 :]:
                         assert not a.padded(-0.5).overlaps(b.padded(-0.5)), f"{item.name}: two names overlap"
-            plt.close(figure)
 
 
 def test_the_same_data_give_the_same_bytes(papers):
@@ -333,13 +329,13 @@ def test_loss_curves_come_from_the_log(tmp_path):
 
 def texts(figure):
     """Everything that is written in a figure."""
-    return [t.get_text() for t in figure.findobj(plt.Text) if t.get_visible() and t.get_text()]
+    return [t.get_text() for t in figure.findobj(Text) if t.get_visible() and t.get_text()]
 
 
 def test_a_family_in_miniature_has_every_figure(minis):
     """Its sizes, patches, steps and Gflops, and no word of the paper."""
     assert (minis.protocol, minis.image_size, minis.num_samples, minis.sampling_steps) == ("digits", 8, 500, 64)
-    written = {item.name: texts(item.draw(minis)) for item in FIGURES if item.name != "figure2-right"}
+    written = {item.name: texts(item.draw(minis)) for item in OF_POINTS if item.name != "figure2-right"}
     for name, words in written.items():
         assert not [w for w in words if "DiT" in w or "paper" in w or "(K)" in w or "patch 8" in w], name
         assert not [w for w in words if re.search(r"\b0\.0+ ", w)], name
@@ -538,6 +534,12 @@ def test_best_values_are_bold_and_only_they(paper_tables):
     assert to_html(table).count("<strong>") == len(bold)
 
 
+@pytest.mark.parametrize("name", ["table.md.j2", "table.tex.j2", "table.html.j2", "page.html.j2"])
+def test_a_template_that_misses_something_is_an_error(name):
+    with pytest.raises(UndefinedError, match="undefined"):
+        render(name, {})
+
+
 def test_csv_gives_the_table_back(paper_tables):
     rows = list(csv.DictReader(io.StringIO(to_csv(paper_tables["table3"]))))
     assert [row["FID ↓"] for row in rows] == load_table(3, printed=True)["fid"].tolist()
@@ -661,7 +663,7 @@ def quick_files(monkeypatch):
     real = page.report_files
 
     def files(**request):
-        monkeypatch.setattr(page, "_draw_setting", lambda *_: [])
+        monkeypatch.setattr(page, "FIGURES", ())
         monkeypatch.setattr(page, "count_network", rough_count)
         return real(**request)
 
@@ -716,6 +718,11 @@ def test_the_report_loads_without_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_a_program_that_draws_figures_keeps_its_own_backend():
+    code = "import sys, dit_eval.report.page, matplotlib; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_the_tables_in_reports_are_what_the_code_makes(paper_tables, papers):
     folder = Path(__file__).parents[2] / "reports" / "paper" / "tables"
     made = [
@@ -727,7 +734,7 @@ def test_the_tables_in_reports_are_what_the_code_makes(paper_tables, papers):
         assert (folder / f"{table.name}.tex").read_text(encoding="utf-8") == to_latex(table)
         assert (folder / f"{table.name}.csv").read_text(encoding="utf-8") == to_csv(table)
     drawn = {path.stem for path in (folder.parent / "figures").glob("*.pdf")}
-    assert drawn == {f.name for f in FIGURES}
+    assert drawn == {f.name for f in OF_POINTS}
 
 
 @pytest.fixture(scope="module")

@@ -15,16 +15,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
+from matplotlib.figure import Figure
 from report_runs import result, sample_run, start_browser, write_results
 
 from dit_eval.cli import main
 from dit_eval.flops.kept import Count
 from dit_eval.report import page
-from dit_eval.report.figures.figure7 import size_patch_grid
+from dit_eval.report.figures.figure7 import SeedImages, size_patch_grid
 from dit_eval.report.figures.figure13 import loss_curves
 from dit_eval.report.figures.samples import sample_grid_figure
 from dit_eval.report.figures.style import lettering
@@ -96,6 +96,15 @@ def write_losses(path):
     return path
 
 
+def outside_of_the_paper(figure):
+    """The same figure, but of the paper's own points: these hold no text of the results."""
+
+    def draw(needed):
+        return None if getattr(needed, "is_papers", False) else figure.draw(needed)
+
+    return dataclasses.replace(figure, draw=draw)
+
+
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
     """The page, the rows of the results file, and what lay in the folder around it before and after."""
@@ -109,17 +118,13 @@ def hostile(tmp_path_factory):
 
     (folder / "deep").mkdir()
     before = around()
-    draw = page._draw_setting
     with pytest.MonkeyPatch.context() as patch:
         # Figure 12 has no text that the others have not.
-        patch.setattr(page, "FIGURES", [f for f in page.FIGURES if f.name != "figure12"])
+        patch.setattr(page, "FIGURES", [outside_of_the_paper(f) for f in page.FIGURES if f.name != "figure12"])
         patch.setattr(page, "count_network", lambda network: Count(gflops=float(network["hidden_size"]), params_m=1.0))
-        # The paper's figures hold no text of these results; those of other protocols do.
-        patch.setattr(page, "_draw_setting", lambda setting, *more: [] if setting.is_papers else draw(setting, *more))
         written = page.write_report(
             out=folder / "deep" / "out", results=folder / "=1+1.jsonl", losses=folder / "losses.jsonl"
         )
-    plt.close("all")
     return written, rows, before, around()
 
 
@@ -314,7 +319,6 @@ def test_figures_hold_names_as_they_are(hostile, tmp_path):
     losses = read_losses(write_losses(tmp_path / "losses.jsonl"))
     (axis,) = loss_curves(losses).axes
     legend = [text.get_text() for text in axis.get_legend().get_texts()]
-    plt.close("all")
     assert len(legend) == len({*LINES, *OTHERS})
     assert {"<script>document.title='ran'</script>", " _hidden", r"\$\frac{1}{2}\$"} <= set(legend)
 
@@ -327,20 +331,18 @@ LETTERING = {
 
 @pytest.mark.parametrize("text", LETTERING)
 def test_matplotlib_draws_the_text_and_no_mathematics(text):
-    drawn = plt.figure().text(0, 0, lettering(text))._preprocess_math(lettering(text))
-    plt.close("all")
+    drawn = Figure().text(0, 0, lettering(text))._preprocess_math(lettering(text))
     assert drawn == (LETTERING[text], False)
 
 
 def test_grids_are_drawn_whatever_the_names():
     images = {"$x_{$-S/2": np.zeros((8, 8, 3), np.uint8), "$x_{$-B/2": np.zeros((8, 8, 3), np.uint8)}
     for figure in (
-        size_patch_grid(images, caption="$\\frac{ " + "long " * 1000),
+        size_patch_grid(SeedImages(images=images, caption="$\\frac{ " + "long " * 1000)),
         sample_grid_figure({name * 1000: [image] for name, image in images.items()}, columns=["$x_{$"], title="$_$"),
     ):
         figure.draw_without_rendering()
         assert max(figure.get_size_inches()) < 12
-        plt.close(figure)
 
 
 SLUGS = {
@@ -371,7 +373,7 @@ def run_report(*arguments):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(page, "_draw_setting", lambda *_: [])
+    monkeypatch.setattr(page, "FIGURES", [item for item in page.FIGURES if item.needs == "losses"])
 
 
 @pytest.mark.usefixtures("quick")

@@ -13,14 +13,15 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from evaluating import evaluate
 from PIL import Image
 from report_runs import badge, result, sample_run
 from seeded_inception import CONVS, seeded_weights
 
 from dit_eval.checks.classes import score_classes
-from dit_eval.checks.diagnose import diagnose, expectation
+from dit_eval.checks.diagnose import diagnose
+from dit_eval.checks.expectation import expectation
 from dit_eval.cli import main
-from dit_eval.evaluation import evaluate, write_reference
 from dit_eval.features.clip import ClipVision
 from dit_eval.features.dinov2 import DinoV2
 from dit_eval.features.inception import TorchInception
@@ -28,10 +29,11 @@ from dit_eval.features.inception_weights import convolutions_sha256, read_state_
 from dit_eval.features.network import FeatureBatch
 from dit_eval.flops import kept as tables
 from dit_eval.flops.kept import Count
+from dit_eval.images import open_images
 from dit_eval.images.npz import open_batch
-from dit_eval.images.open import open_images
 from dit_eval.images.stream import from_batches
-from dit_eval.metrics.choose import check_request
+from dit_eval.metrics.choose import choose
+from dit_eval.reference import write_reference
 from dit_eval.report.points import measured_points, published_points
 from dit_eval.report.setting import comparable, select, settings
 from dit_eval.report.tables.measured import measured_table
@@ -480,7 +482,7 @@ def test_fewer_images_than_dimensions_are_told(tmp_path, dim, least):
     )
 
     def told(gen, ref):
-        return [w for w in check_request(gen=gen, ref=ref, sizes=sizes, metrics=[metric])[1] if "singular" in w]
+        return [w for w in choose([metric], gen=gen, ref=ref, network=sizes).warnings if "singular" in w]
 
     assert told(few, enough) == [f"{dim:,} samples and {dim:,} feature dimensions: {advice}"]
     assert told(enough, few) == [f"{dim:,} reference images and {dim:,} feature dimensions: {advice}"]
@@ -492,7 +494,7 @@ def test_fid_and_sfid_are_told_of_in_one_line(tmp_path, digits_extractor):
     gen, few = (open_batch(tmp_path / "x.npz", role="gen", num_images=n) for n in (100, 50))
 
     def told(images):
-        found = check_request(gen=images, ref=gen, sizes=digits_extractor)[1]
+        found = choose(gen=images, ref=gen, network=digits_extractor).warnings
         return [w.partition(" is singular")[0] for w in found if "singular" in w and "samples" in w]
 
     assert told(gen) == ["100 samples and 112 feature dimensions: the covariance behind sFID"]
@@ -531,7 +533,7 @@ def test_every_network_tells_of_few_samples_in_words_of_its_own(tmp_path, digits
     x = open_batch(tmp_path / "x.npz", role="gen")
 
     def told(sizes):
-        return [w for w in check_request(gen=x, ref=x, sizes=sizes)[1] if "singular" not in w and "computed" not in w]
+        return [w for w in choose(gen=x, ref=x, network=sizes).warnings if "singular" not in w and "computed" not in w]
 
     assert told(digits_extractor) == [
         "300 samples: FID and sFID of the digits network grow as samples get fewer; compare at equal numbers only."

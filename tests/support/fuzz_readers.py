@@ -423,12 +423,18 @@ def result_seeds() -> list[bytes]:
     images = {"sha256": "1" * 64, "num_images": 16, "image_size": (64, 64), "statistics": "computed"}
     known = Estimate(value=2.5, standard_error=0.1, low=2.3, high=2.7)
     result = EvalResult(
-        **{"fid": 2.5, "sfid": None, "inception_score": 3.0, "precision": 0.5, "recall": 0.5, "num_samples": 16},
-        **{"num_reference": 16, "protocol": "adm-2021", "seconds": {"gen": 1.0}, "warnings": ("few",)},
+        scores={"fid": 2.5, "sfid": None, "inception_score": 3.0, "precision": 0.5, "recall": 0.5},
+        **{
+            "num_samples": 16,
+            "num_reference": 16,
+            "protocol": "adm-2021",
+            "seconds": {"gen": 1.0},
+            "warnings": ("few",),
+        },
         extractor=ExtractorInfo(name="inception", weights_sha256="2", backend="torch", precision="fp32", device="cpu"),
         gen=ImageSource(path="x.npz", run=SampleRun.from_json(json.dumps(_run())), **images),
         ref=ImageSource(path="ref.npz", **images),
-        uncertainty=Uncertainty(fid=known, fid_infinity=known),
+        uncertainty=Uncertainty(estimates={"fid": known, "fid_infinity": known}),
     )
     return [result.to_json().encode()]
 
@@ -563,7 +569,7 @@ def read_losses(path: Path) -> None:
 
 
 def read_images(path: Path) -> None:
-    from dit_eval.images.open import open_images
+    from dit_eval.images import open_images
 
     images = open_images(path, role="gen")
     images.sha256()

@@ -59,7 +59,10 @@ def result(run, fid, *, num_samples=50_000, protocol="adm-2021", path="synthetic
         "warnings": ("synthetic: invented for a test",),
         "badge": badge(num_samples) if protocol == "adm-2021" else None,
     }  # fmt: skip
-    return EvalResult(**defaults | changes)
+    given = defaults | changes
+    fields = {f.name for f in dataclasses.fields(EvalResult)}
+    scores = {name: given.pop(name) for name in list(given) if name not in fields}
+    return EvalResult(scores=scores, **given)
 
 
 def fid_of(gflops, training_steps, shift=1.0):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dit_eval.cli import main
 from dit_eval.features.provenance import checksums
-from dit_eval.images.open import open_images
+from dit_eval.images import open_images
 from dit_eval.system.assets import sha256_of
 from dit_eval.system.progress import Progress
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from evaluating import evaluate
 from PIL import Image, ImageFile
 
 from dit_eval.diffusion import trainer as training
 from dit_eval.diffusion.sampler import ImageSampler, usual_batch_size
-from dit_eval.evaluation import evaluate
 from dit_eval.features import vit
 from dit_eval.features.digits import DigitsExtractor
 from dit_eval.features.network import FeatureBatch

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
 
+from dit_eval.checks.expectation import Expectation
 from dit_eval.checks.pixels import PixelFacts
 from dit_eval.features.network import FeatureExtractor
-from dit_eval.images.open import ImageSet
+from dit_eval.images import ImageSet
 from dit_eval.results.eval_result import EvalResult
 
 Certainty = Literal["certain", "likely", "possible"]
-_NUM_SAMPLES, _NUM_REFERENCE = 50_000, 10_000  # of the published protocol
-_INCEPTION = (2048, 2023)  # dimensions of ADM's statistics
-_SIGMAS = 6.0  # a chance in a thousand million, so that the many things looked at do not add up to a false alarm
+INCEPTION_DIM = 2048  # of ADM's statistics of pool features
+SIGMAS = 6.0  # a chance in a thousand million, so that the many things looked at do not add up to a false alarm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,26 +67,33 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Expectation:
-    """A published number and the setting it was made with; what its source does not say is not in `setting`.
+class Seen:
+    """What a look at a case has seen; with the id and the effects of its cause, it is a `Finding`.
 
     Attributes
     ----------
-    name, source : what it is called here, where it is printed
-    setting : field of `SampleRun` -> value
-    metrics : metric -> published value
-    num_samples : images it was computed from; None: 50,000, unless the reference is of another network than Inception
+    certainty, found, advice, share : see `Finding`
     """
 
-    name: str
-    source: str
-    setting: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    num_samples: int | None = None
+    certainty: Certainty
+    found: str
+    advice: str
+    share: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Case:
+class Case:
+    """What findings are looked for in.
+
+    Attributes
+    ----------
+    gen, ref : the two sets
+    own, reference : facts about the pixels of gen, and of ref where it holds images
+    expect : what the number is compared with
+    result : the evaluation of these samples
+    extractor : the network that the statistics of ref should be of
+    """
+
     gen: ImageSet
     ref: ImageSet
     own: PixelFacts
@@ -102,4 +110,22 @@ class _Case:
     @property
     def of_inception(self) -> bool:
         """Whether the published protocol is meant: not with statistics of another network, such as digits."""
-        return self.ref.pool is None or self.ref.pool.dim == _INCEPTION[0]
+        return self.ref.pool is None or self.ref.pool.dim == INCEPTION_DIM
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cause:
+    """All that is known of one possible cause of a number that is off; `FINDINGS` has them in order.
+
+    Attributes
+    ----------
+    id : its name: in the output, in `explains` and in the measured effects
+    title : what it is, in a few words
+    look : yields what is seen of it in a case, most often nothing or one thing
+    explains : ids of its consequences, which are not reported beside it
+    """
+
+    id: str
+    title: str
+    look: Callable[[Case], Iterator[Seen]]
+    explains: tuple[str, ...] = ()

@@ -4,80 +4,103 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dit_eval.checks.findings.case import _NUM_REFERENCE, _NUM_SAMPLES, _SIGMAS, Finding
+from dit_eval.checks.expectation import PUBLISHED_SAMPLES
+from dit_eval.checks.findings.case import SIGMAS, Case, Cause, Seen
 from dit_eval.metrics.inception_score import SPLIT_SIZE
 
-if TYPE_CHECKING:
-    from dit_eval.checks.findings.case import _Case
+_REFERENCE_IMAGES = 10_000  # of ADM's files for 256 px and below
 
 
-def _numbers(case: _Case) -> Iterator[Finding]:
-    count = case.own.num_images
+def _expected_samples(case: Case) -> int | None:
     expected = case.expect.num_samples if case.expect else None
-    if expected is None and case.of_inception:
-        expected = _NUM_SAMPLES
-    if expected is not None and count != expected:
-        fewer = count < expected
-        yield Finding(
-            id="few-samples" if fewer else "more-samples",
-            certainty="certain",
-            found=f"{count:,} samples; the number to compare with is of {expected:,}",
-            advice=f"Draw the missing {expected - count:,}: FID and sFID grow as samples get fewer. Until then compare "
-            "only with numbers of as many (pass --expect-samples), or see `dit-eval evaluate --intervals`."
-            if fewer
-            else f"Pass --num-samples {expected} to `dit-eval evaluate`; more samples give a lower FID.",
-            # Half of the samples matter more than some that are missing.
-            share=min(1.0, abs(math.log(expected / count)) / math.log(100)),
+    return PUBLISHED_SAMPLES if expected is None and case.of_inception else expected
+
+
+def _few_samples(case: Case) -> Iterator[Seen]:
+    count, expected = case.own.num_images, _expected_samples(case)
+    if expected is not None and count < expected:
+        yield _other_number(
+            count,
+            expected,
+            f"Draw the missing {expected - count:,}: FID and sFID grow as samples get fewer. Until then compare "
+            "only with numbers of as many (pass --expect-samples), or see `dit-eval evaluate --intervals`.",
         )
+
+
+def _more_samples(case: Case) -> Iterator[Seen]:
+    count, expected = case.own.num_images, _expected_samples(case)
+    if expected is not None and count > expected:
+        advice = f"Pass --num-samples {expected} to `dit-eval evaluate`; more samples give a lower FID."
+        yield _other_number(count, expected, advice)
+
+
+def _other_number(count: int, expected: int, advice: str) -> Seen:
+    return Seen(
+        certainty="certain",
+        found=f"{count:,} samples; the number to compare with is of {expected:,}",
+        advice=advice,
+        # Half of the samples matter more than some that are missing.
+        share=min(1.0, abs(math.log(expected / count)) / math.log(100)),
+    )
+
+
+def _few_reference(case: Case) -> Iterator[Seen]:
     if not case.of_inception or case.reference is None:
         return
     images, size = case.reference.num_images, case.reference.size
-    usual = 1_000 if size == (512, 512) and case.expect else _NUM_REFERENCE
+    usual = 1_000 if size == (512, 512) and case.expect else _REFERENCE_IMAGES
     if images < usual and (case.expect is None or {"precision", "recall"} & set(case.expect.metrics)):
-        yield Finding(
-            id="few-reference",
+        yield Seen(
             certainty="certain",
             found=f"{case.ref.path} holds {images:,} images"
             + (", as ADM's file for 512 px does" if images == 1_000 and size == (512, 512) else "")
-            + f"; those for 256 px hold {_NUM_REFERENCE:,}",
+            + f"; those for 256 px hold {_REFERENCE_IMAGES:,}",
             advice="Compare precision and recall only with numbers against as many reference images: both depend on "
             "how many there are. FID and sFID use the stored statistics, and IS no reference.",
         )
 
 
-def _classes(case: _Case) -> Iterator[Finding]:
-    labels, run = case.gen.labels, case.gen.run
+def _reference_labels(case: Case) -> np.ndarray | None:
+    labels = case.ref.labels
+    return None if labels is None or labels.min() < 0 else labels
+
+
+def _num_classes(case: Case, labels: np.ndarray) -> int:
+    """The most that samples, reference, network or published model have."""
+    reference, run, expect = _reference_labels(case), case.gen.run, case.expect
+    return max(
+        int(labels.max()) + 1,
+        0 if reference is None else int(reference.max()) + 1,
+        0 if run is None else int(run.network.get("num_classes", 0)),
+        1000 if expect is not None and "model" in expect.setting else 0,
+    )
+
+
+def _classes(case: Case) -> Iterator[Seen]:
+    labels, reference = case.gen.labels, _reference_labels(case)
     if labels is None or labels.min() < 0:
         return
-    classes = int(labels.max()) + 1
-    if case.ref.labels is not None and case.ref.labels.min() >= 0:
-        classes = max(classes, int(case.ref.labels.max()) + 1)
-    if run is not None:
-        classes = max(classes, int(run.network.get("num_classes", 0)))
-    if case.expect is not None and "model" in case.expect.setting:
-        classes = max(classes, 1000)
+    classes = _num_classes(case, labels)
+    if len(labels) < 2 * classes:
+        return
     counts = np.bincount(labels, minlength=classes).astype(np.float64)
     target = np.full(classes, len(labels) / classes)
     spread = 1.0
-    if case.ref.labels is not None and case.ref.labels.min() >= 0:
-        theirs = np.bincount(case.ref.labels, minlength=classes)
+    if reference is not None:
+        theirs = np.bincount(reference, minlength=classes)
         # Both counts vary; and a class that the reference lacks says nothing.
         target = np.maximum(theirs / theirs.sum() * len(labels), 0.5)
         spread = 1 + len(labels) / theirs.sum()
-    if len(labels) < 2 * classes:
-        return
     chi2 = float(((counts - target) ** 2 / target).sum() / spread)
     freedom = classes - 1
     z = (chi2 - freedom) / math.sqrt(2 * freedom) if freedom else 0.0
     missing = int((counts == 0).sum())
-    if z > _SIGMAS and chi2 > 2 * freedom:
+    if z > SIGMAS and chi2 > 2 * freedom:
         share = float(np.abs(counts - target).sum() / 2 / len(labels))
-        yield Finding(
-            id="class-balance",
+        yield Seen(
             certainty="certain",
             found=f"classes are not drawn alike: {missing:,} of {classes:,} are missing, the commonest has "
             f"{counts.max():,.0f} of {len(labels):,} images; {share:.0%} of the samples would have to be of another",
@@ -86,46 +109,58 @@ def _classes(case: _Case) -> Iterator[Finding]:
         )
 
 
-def _order(case: _Case) -> Iterator[Finding]:
+def _order(case: Case) -> Iterator[Seen]:
     """Class order moves the Inception Score alone, and only of files with more than one split."""
-    count, labels = case.own.num_images, case.gen.labels
-    if count <= SPLIT_SIZE:
-        return
-    advice = (
-        f"ADM's Inception Score takes contiguous splits of {SPLIT_SIZE:,}, each of which must hold all classes: "
-        "shuffle the file (images and labels alike). `evaluate --json` has the order-free score as well; FID stays."
-    )
-    if labels is not None:
-        classes = len(np.unique(labels))
-        splits = [labels[k : k + SPLIT_SIZE] for k in range(0, count, SPLIT_SIZE)]
-        share = np.bincount(np.unique(labels, return_inverse=True)[1]) / count
-        held = np.array([len(np.unique(split)) for split in splits])
-        due = np.array([(1 - (1 - share) ** len(split)).sum() for split in splits])  # if the file were mixed
-        # In a mixed file the classes held differ from their expectation by a few; a fifth is far beyond that.
-        if (held / due).mean() < 0.8:
-            yield Finding(
-                id="order",
-                certainty="certain",
-                found=f"the file is class-ordered: a split of {SPLIT_SIZE:,} images holds {held.mean():,.0f} of "
-                f"{classes:,} classes on average; {due.mean():,.0f} if it were mixed",
-                advice=advice,
-            )
-        return
+    if case.own.num_images > SPLIT_SIZE:
+        yield from _order_of_pictures(case) if case.gen.labels is None else _order_of_labels(case.gen.labels)
+
+
+_MIX = (
+    f"ADM's Inception Score takes contiguous splits of {SPLIT_SIZE:,}, each of which must hold all classes: "
+    "shuffle the file (images and labels alike). `evaluate --json` has the order-free score as well; FID stays."
+)
+
+
+def _order_of_labels(labels: np.ndarray) -> Iterator[Seen]:
+    count, classes = len(labels), len(np.unique(labels))
+    splits = [labels[k : k + SPLIT_SIZE] for k in range(0, count, SPLIT_SIZE)]
+    share = np.bincount(np.unique(labels, return_inverse=True)[1]) / count
+    held = np.array([len(np.unique(split)) for split in splits])
+    due = np.array([(1 - (1 - share) ** len(split)).sum() for split in splits])  # if the file were mixed
+    # In a mixed file the classes held differ from their expectation by a few; a fifth is far beyond that.
+    if (held / due).mean() < 0.8:
+        yield Seen(
+            certainty="certain",
+            found=f"the file is class-ordered: a split of {SPLIT_SIZE:,} images holds {held.mean():,.0f} of "
+            f"{classes:,} classes on average; {due.mean():,.0f} if it were mixed",
+            advice=_MIX,
+        )
+
+
+def _order_of_pictures(case: Case) -> Iterator[Seen]:
+    """Without labels: neighbours in the file look alike, more than in ten shuffled orders."""
+    count = case.own.num_images
     cells = case.own.thumbnails.reshape(count, -1).astype(np.float64)
     cells = (cells - cells.mean(axis=0)) / np.maximum(cells.std(axis=0), 1e-3)
-
-    def alike(rows: np.ndarray) -> float:
-        return float((rows[1:] * rows[:-1]).mean())
-
     rng = np.random.RandomState(0)
-    mixed = np.array([alike(cells[rng.permutation(count)]) for _ in range(10)])
-    # Without labels: neighbours in the file look alike, more than in ten shuffled orders.
-    z = (alike(cells) - mixed.mean()) / max(mixed.std(ddof=1), 1e-9)
-    if z > 2 * _SIGMAS and alike(cells) > 0.02:
-        yield Finding(
-            id="order",
+    mixed = np.array([_alike(cells[rng.permutation(count)]) for _ in range(10)])
+    as_stored = _alike(cells)
+    z = (as_stored - mixed.mean()) / max(mixed.std(ddof=1), 1e-9)
+    if z > 2 * SIGMAS and as_stored > 0.02:
+        yield Seen(
             certainty="likely",
-            found=f"images look like their neighbours in the file (correlation {alike(cells):.3f}; in mixed order "
+            found=f"images look like their neighbours in the file (correlation {as_stored:.3f}; in mixed order "
             f"{mixed.mean():.3f}), as in a file in class order",
-            advice=advice,
+            advice=_MIX,
         )
+
+
+def _alike(rows: np.ndarray) -> float:
+    return float((rows[1:] * rows[:-1]).mean())
+
+
+CLASS_BALANCE = Cause(id="class-balance", title="classes that are not drawn alike", look=_classes)
+ORDER = Cause(id="order", title="a file in class order", look=_order)
+FEW_SAMPLES = Cause(id="few-samples", title="fewer samples than the published number is of", look=_few_samples)
+MORE_SAMPLES = Cause(id="more-samples", title="more samples than the published number is of", look=_more_samples)
+FEW_REFERENCE = Cause(id="few-reference", title="fewer reference images than ADM's", look=_few_reference)

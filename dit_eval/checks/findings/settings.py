@@ -3,110 +3,154 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from functools import partial
 
-from dit_eval.checks.findings.case import Finding
+from dit_eval.checks.findings.case import Case, Cause, Seen
+from dit_eval.results.eval_result import Badge
 
-if TYPE_CHECKING:
-    from dit_eval.checks.findings.case import Expectation, _Case
-
-# Field of the run -> (id, words, advice); the order is that in which they are told where no effect is measured.
+# Field of the run -> words, advice.
 _SETTINGS = {
-    "model": ("run-model", "model", "Draw from the model that was published."),
-    "image_size": ("run-model", "image size", "Draw at the published resolution."),
-    "cfg_scale": ("run-guidance", "guidance scale", "Draw again with the published guidance scale."),
-    "cfg_channels": ("run-guidance", "guided channels", "The published number guides the first three channels."),
-    "num_sampling_steps": ("run-steps", "sampling steps", "Draw again with the published number of steps."),
-    "sampler": ("run-sampler", "sampler", "Draw again with the published sampler."),
-    "weights": ("run-weights", "set of weights", "Draw from the averaged weights (EMA)."),
-    "vae": ("run-decoder", "decoder", "Decode with the published decoder; the paper's Table 5 compares three."),
-    "vae_tiling": ("run-decoder", "tiled decoding", "Decode whole latents; tiles change pixels near the seams."),
-    "rounding": ("run-rounding", "rounding to 8 bits", "Round as the published sampler did."),
-    "labels": ("run-labels", "labels", "Draw labels as published; balanced ones are not the published protocol."),
+    "model": ("model", "Draw from the model that was published."),
+    "image_size": ("image size", "Draw at the published resolution."),
+    "cfg_scale": ("guidance scale", "Draw again with the published guidance scale."),
+    "cfg_channels": ("guided channels", "The published number guides the first three channels."),
+    "num_sampling_steps": ("sampling steps", "Draw again with the published number of steps."),
+    "sampler": ("sampler", "Draw again with the published sampler."),
+    "weights": ("set of weights", "Draw from the averaged weights (EMA)."),
+    "vae": ("decoder", "Decode with the published decoder; the paper's Table 5 compares three."),
+    "vae_tiling": ("tiled decoding", "Decode whole latents; tiles change pixels near the seams."),
+    "rounding": ("rounding to 8 bits", "Round as the published sampler did."),
+    "labels": ("labels", "Draw labels as published; balanced ones are not the published protocol."),
 }
 
 
-def _run(case: _Case) -> Iterator[Finding]:
-    run = case.gen.run
-    if run is None:
+def _differs(case: Case, *, names: tuple[str, ...]) -> Iterator[Seen]:
+    """Where the run's settings of these names are not the published ones."""
+    run, expect = case.gen.run, case.expect
+    if run is None or expect is None:
         return
-    expected = case.expect.setting if case.expect else {}
-    for name, (finding, words, advice) in _SETTINGS.items():
+    for name in names:
         if name == "cfg_channels" and run.cfg_scale == 1.0:  # no guidance, no channels; that is told already
             continue
-        if name in expected and getattr(run, name) != expected[name]:
-            known = getattr(run, name) is not None
-            yield Finding(
-                id=finding,
-                certainty="certain" if known else "possible",
-                found=f"{words}: the samples say {getattr(run, name)!r}, {_name(case.expect)} has {expected[name]!r}",
+        value = getattr(run, name)
+        if name in expect.setting and value != expect.setting[name]:
+            words, advice = _SETTINGS[name]
+            yield Seen(
+                certainty="possible" if value is None else "certain",
+                found=f"{words}: the samples say {value!r}, {expect.name} has {expect.setting[name]!r}",
                 advice=advice,
             )
-    if not expected and run.weights == "model":
-        yield Finding(
-            id="run-weights",
+
+
+def _weights(case: Case) -> Iterator[Seen]:
+    yield from _differs(case, names=("weights",))
+    nothing_expected = case.expect is None or not case.expect.setting
+    if case.gen.run is not None and nothing_expected and case.gen.run.weights == "model":
+        yield Seen(
             certainty="certain",
             found="the samples are drawn from the trained weights, not from their average (EMA)",
             advice="Published numbers are of the averaged weights: draw again with `--weights ema`.",
         )
-    if run.precision != "fp32":
-        yield Finding(
-            id="run-precision",
+
+
+def _precision(case: Case) -> Iterator[Seen]:
+    if case.gen.run is not None and case.gen.run.precision != "fp32":
+        yield Seen(
             certainty="certain",
-            found=f"the samples were drawn in {run.precision}",
+            found=f"the samples were drawn in {case.gen.run.precision}",
             advice="DiT's README warns of TF32; its own figure in PyTorch is of float32. Draw again in fp32.",
         )
 
 
-def _name(expect: Expectation | None) -> str:
-    return expect.name if expect else "the published setting"
-
-
-def _result(case: _Case) -> Iterator[Finding]:
-    result = case.result
-    if result is None:
-        return
-    if result.extractor.name != "inception" and case.published:
-        yield Finding(
-            id="result-network",
+def _result_network(case: Case) -> Iterator[Seen]:
+    if case.result is not None and case.result.extractor.name != "inception" and case.published:
+        yield Seen(
             certainty="certain",
-            found=f"the result is of the {result.extractor.name} network; the published number is of Inception",
+            found=f"the result is of the {case.result.extractor.name} network; the published number is of Inception",
             advice="Score again with `dit-eval evaluate --extractor inception`.",
         )
-    if result.extractor.name == "inception" and result.extractor.precision != "fp32":
-        yield Finding(
-            id="result-precision",
+
+
+def _result_precision(case: Case) -> Iterator[Seen]:
+    if case.result is None:
+        return
+    extractor = case.result.extractor
+    if extractor.name == "inception" and extractor.precision != "fp32":
+        yield Seen(
             certainty="certain",
-            found=f"the result's features were computed in {result.extractor.precision}",
+            found=f"the result's features were computed in {extractor.precision}",
             advice="Score again with --precision fp32; published statistics are of fp32.",
         )
-    if result.distances != "adm-float16" and (result.precision is not None or result.recall is not None):
-        yield Finding(
-            id="result-distances",
+
+
+def _result_distances(case: Case) -> Iterator[Seen]:
+    result = case.result
+    if result is None or result.distances == "adm-float16":
+        return
+    if result.precision is not None or result.recall is not None:
+        yield Seen(
             certainty="certain",
             found=f"precision and recall are by {result.distances} distances; published ones by ADM's float16",
             advice="Score again with --distances adm-float16.",
         )
-    if result.extractor.name == "inception" and result.badge is not None and case.published:
-        if not result.badge.weights.as_published:
-            yield Finding(
-                id="result-weights",
-                certainty="likely",
-                found=f"the result's weights are not known to be the published ones ({result.badge.weights.reason})",
-                advice="Score again without --weights, which fetches the published file and checks it.",
-            )
-        if not result.badge.reference.as_published:
-            yield Finding(
-                id="result-reference",
-                certainty="likely",
-                found=f"the result's reference is not known to be ADM's ({result.badge.reference.reason})",
-                advice="Score again with --ref imagenet256 or the like, which fetches ADM's file by its name. Other "
-                "statistics of the same images have moved published FIDs by up to 0.2.",
-            )
-    if result.num_samples != case.own.num_images:
-        yield Finding(
-            id="result-samples",
+
+
+def _badge(case: Case) -> Badge | None:
+    """What the result says of itself, where it is of the published network and compared with a published number."""
+    result = case.result
+    return result.badge if result is not None and result.extractor.name == "inception" and case.published else None
+
+
+def _result_weights(case: Case) -> Iterator[Seen]:
+    badge = _badge(case)
+    if badge is not None and not badge.weights.as_published:
+        yield Seen(
+            certainty="likely",
+            found=f"the result's weights are not known to be the published ones ({badge.weights.reason})",
+            advice="Score again without --weights, which fetches the published file and checks it.",
+        )
+
+
+def _result_reference(case: Case) -> Iterator[Seen]:
+    badge = _badge(case)
+    if badge is not None and not badge.reference.as_published:
+        yield Seen(
+            certainty="likely",
+            found=f"the result's reference is not known to be ADM's ({badge.reference.reason})",
+            advice="Score again with --ref imagenet256 or the like, which fetches ADM's file by its name. Other "
+            "statistics of the same images have moved published FIDs by up to 0.2.",
+        )
+
+
+def _result_samples(case: Case) -> Iterator[Seen]:
+    if case.result is not None and case.result.num_samples != case.own.num_images:
+        yield Seen(
             certainty="certain",
-            found=f"the result is of {result.num_samples:,} samples, the file has {case.own.num_images:,}",
+            found=f"the result is of {case.result.num_samples:,} samples, the file has {case.own.num_images:,}",
             advice="Score the whole file, or diagnose the part that was scored.",
         )
+
+
+RESULT_NETWORK = Cause(id="result-network", title="a result of another network", look=_result_network)
+RESULT_PRECISION = Cause(id="result-precision", title="features of lower precision", look=_result_precision)
+RESULT_DISTANCES = Cause(id="result-distances", title="distances that are not ADM's", look=_result_distances)
+RESULT_WEIGHTS = Cause(id="result-weights", title="weights that are not the published ones", look=_result_weights)
+RESULT_REFERENCE = Cause(id="result-reference", title="a reference that is not ADM's", look=_result_reference)
+RESULT_SAMPLES = Cause(id="result-samples", title="a result of another number of samples", look=_result_samples)
+RUN_MODEL = Cause(
+    id="run-model", title="another model or image size", look=partial(_differs, names=("model", "image_size"))
+)
+RUN_GUIDANCE = Cause(
+    id="run-guidance", title="another guidance", look=partial(_differs, names=("cfg_scale", "cfg_channels"))
+)
+RUN_STEPS = Cause(
+    id="run-steps", title="another number of sampling steps", look=partial(_differs, names=("num_sampling_steps",))
+)
+RUN_SAMPLER = Cause(id="run-sampler", title="another sampler", look=partial(_differs, names=("sampler",)))
+RUN_WEIGHTS = Cause(id="run-weights", title="weights that are not averaged", look=_weights)
+RUN_DECODER = Cause(
+    id="run-decoder", title="another decoder, or tiles", look=partial(_differs, names=("vae", "vae_tiling"))
+)
+RUN_ROUNDING = Cause(id="run-rounding", title="another rounding to 8 bits", look=partial(_differs, names=("rounding",)))
+RUN_LABELS = Cause(id="run-labels", title="labels drawn by another rule", look=partial(_differs, names=("labels",)))
+RUN_PRECISION = Cause(id="run-precision", title="samples of lower precision", look=_precision)

@@ -1,1 +1,31 @@
-"""The figures, one a file."""
+"""The figures of the DiT paper, from published points and measured ones; one a file.
+
+Open markers are the paper's numbers, filled ones are measured. The paper prints end points and no curves, so lines
+join measured points only. To add a figure, write a file with its `PaperFigure`, and its line here.
+"""
+
+from __future__ import annotations
+
+from dit_eval.report.figures.compute import FIGURE9, FIGURE10
+from dit_eval.report.figures.figure import PaperFigure
+from dit_eval.report.figures.figure2 import FIGURE2_LEFT, FIGURE2_RIGHT
+from dit_eval.report.figures.figure5 import FIGURE5
+from dit_eval.report.figures.figure6 import FIGURE6
+from dit_eval.report.figures.figure7 import FIGURE7
+from dit_eval.report.figures.figure8 import FIGURE8
+from dit_eval.report.figures.figure12 import FIGURE12
+from dit_eval.report.figures.figure13 import FIGURE13
+
+# In the order of print.
+FIGURES: tuple[PaperFigure, ...] = (
+    FIGURE2_LEFT,
+    FIGURE2_RIGHT,
+    FIGURE5,
+    FIGURE6,
+    FIGURE7,
+    FIGURE8,
+    FIGURE9,
+    FIGURE10,
+    FIGURE12,
+    FIGURE13,
+)

@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dit_eval.report.figures.draw import _caption, _compute_panel, _is_crowded, _pad_y, _size_legend, _thin_ticks
+from dit_eval.report.figures.figure import PaperFigure
 from dit_eval.report.figures.labels import _place_labels
 from dit_eval.report.figures.select import _end_points, _extent, _last_of_each, _of_block, _prefix
 from dit_eval.report.figures.style import SOFT, new_figure, styled
@@ -56,49 +58,73 @@ def training_compute(setting: Setting) -> Figure | None:
 @styled
 def sampling_compute(setting: Setting) -> Figure | None:
     """Figure 10: FID against sampling compute per image, with the front that nothing measured beats."""
-    points = setting.sweep
-    unit = unit_for(points["sampling_tflops"].max())
-    points = points.assign(sampling_tflops=points["sampling_tflops"] * UNITS[unit])
-    measured = select(points, source="measured")
+    unit = unit_for(setting.sweep["sampling_tflops"].max())
+    points = setting.sweep.assign(sampling_tflops=setting.sweep["sampling_tflops"] * UNITS[unit])
+    published, measured = (select(points, source=source) for source in ("paper", "measured"))
     swept = measured.groupby("model")["sampling_steps"].nunique()
-    if select(points, source="paper").empty and (swept.empty or swept.max() < 2):
+    if published.empty and (swept.empty or swept.max() < 2):
         return None
-    published = select(points, source="paper")
     ends = pd.concat([published, _last_of_each(measured)])
     crowded = _is_crowded(ends)
     figure, axis = new_figure(7.0 if crowded else 3.5, 3.1)
     _compute_panel(axis, points, "sampling_tflops", "fid")
-    front = pareto_front(measured if len(measured) else points, "sampling_tflops")
-    if len(front) > 1:
-        xs = np.append(front["sampling_tflops"], points["sampling_tflops"].max() * 2)
-        ys = np.append(front["fid"], front["fid"].iloc[-1])
-        axis.step(xs, ys, where="post", color=SOFT, linewidth=0.9, linestyle=":", zorder=1)
+    _draw_front(axis, points, measured if len(measured) else points)
     axis.set_xlabel(f"Sampling compute per image ({unit}, log scale)")
     axis.set_ylabel(f"{fid_label(setting.sweep_samples)} ↓")
-    low, high = points["sampling_tflops"].min(), points["sampling_tflops"].max()
-    margin = 2.5 if high / low < 30 else 1.7
-    axis.set_xlim(low / margin, high * (margin if measured.empty else 6.0))
-    if not measured.empty:
-        _thin_ticks(axis)
-    _pad_y(axis, _extent(points, "fid"), 0.35 if len(points) < 5 else 0.1)
-    note = "the paper prints two points of its curves" if measured.empty else "dotted: measured Pareto front"
-    length = measured["training_steps"].max()
-    note += f"; {steps_text(length)} training steps" if not setting.is_papers and not math.isnan(length) else ""
-    _caption(figure, points, published="text on Figure 10", extra=note)
+    _scale_sampling(axis, points, with_measured=len(measured) > 0)
+    _caption(figure, points, published="text on Figure 10", extra=_note(setting, measured))
     if crowded:
         _size_legend(figure, points)
         return figure
-    names = [
-        f"{row.model.removeprefix('DiT-')}, {row.sampling_steps:.0f} steps"
-        if row.source == "paper"
-        else row.model.removeprefix("" if setting.is_papers else _prefix(points))
-        for row in ends.itertuples()
-    ]
+    prefix = "" if setting.is_papers else _prefix(points)
     _place_labels(
         axis,
         list(ends["sampling_tflops"]),
         list(ends["fid"]),
-        names,
+        [
+            f"{row.model.removeprefix('DiT-')}, {row.sampling_steps:.0f} steps"
+            if row.source == "paper"
+            else row.model.removeprefix(prefix)
+            for row in ends.itertuples()
+        ],
         obstacles=list(zip(points["sampling_tflops"], points["fid"], strict=True)),
     )
     return figure
+
+
+FIGURE9 = PaperFigure(
+    name="figure9",
+    title="Figure 9: training compute",
+    draw=training_compute,
+    about="Training compute is Gflops x batch size x training steps x 3.",
+)
+FIGURE10 = PaperFigure(
+    name="figure10",
+    title="Figure 10: sampling compute",
+    draw=sampling_compute,
+    about="Sampling compute is Gflops x sampling steps for one image, guidance not counted.",
+)
+
+
+def _draw_front(axis: Axes, points: pd.DataFrame, candidates: pd.DataFrame) -> None:
+    """The candidates that no other beats, as steps to the right end of the points."""
+    front = pareto_front(candidates, "sampling_tflops")
+    if len(front) > 1:
+        xs = np.append(front["sampling_tflops"], points["sampling_tflops"].max() * 2)
+        ys = np.append(front["fid"], front["fid"].iloc[-1])
+        axis.step(xs, ys, where="post", color=SOFT, linewidth=0.9, linestyle=":", zorder=1)
+
+
+def _scale_sampling(axis: Axes, points: pd.DataFrame, *, with_measured: bool) -> None:
+    low, high = points["sampling_tflops"].min(), points["sampling_tflops"].max()
+    margin = 2.5 if high / low < 30 else 1.7
+    axis.set_xlim(low / margin, high * (6.0 if with_measured else margin))  # room for names at the ends of curves
+    if with_measured:
+        _thin_ticks(axis)
+    _pad_y(axis, _extent(points, "fid"), 0.35 if len(points) < 5 else 0.1)
+
+
+def _note(setting: Setting, measured: pd.DataFrame) -> str:
+    length = measured["training_steps"].max()
+    note = "the paper prints two points of its curves" if measured.empty else "dotted: measured Pareto front"
+    return note if setting.is_papers or math.isnan(length) else f"{note}; {steps_text(length)} training steps"

@@ -16,7 +16,7 @@ from matplotlib.ticker import LogLocator
 from dit_eval.report.figures.labels import _HALO
 from dit_eval.report.figures.select import _prefix
 from dit_eval.report.figures.style import INK, PAPER, SOFT, lettering
-from dit_eval.report.points import METRICS
+from dit_eval.report.points import PAPERS_METRICS
 from dit_eval.report.sampling import compute_text
 from dit_eval.report.setting import select
 from dit_eval.report.words import PATCHES, SIZES
@@ -83,30 +83,27 @@ def _series(
     points: pd.DataFrame,
     x: str,
     y: str,
-    colour: str,
-    marker: str,
+    style: tuple[str, str],
     *,
     scale: float = 1.0,
     size: float = 5.0,
-    published: bool = True,
 ) -> None:
-    """A model's points; measured ones are joined by a line, one line for each seed."""
+    """A model's points in its colour and marker; measured ones are joined by a line, one line for each seed."""
+    colour, marker = style
     points = points[points[x].notna() & points[y].notna()].sort_values(x, kind="stable")
     measured = select(points, source="measured")
     for _, own in measured.groupby(["model", "block", "seed"], sort=True, dropna=False):
         axis.plot(own[x] * scale, own[y], color=colour, linewidth=1.3, zorder=2)
     for row in points.to_dict("records"):
         is_measured = row["source"] == "measured"
-        if is_measured or published:
-            _marker(axis, row[x] * scale, row[y], colour, marker, measured=is_measured, size=size)
-            _interval(axis, row[x] * scale, row, y)
+        _marker(axis, row[x] * scale, row[y], colour, marker, measured=is_measured, size=size)
+        _interval(axis, row[x] * scale, row, y)
 
 
 def _compute_panel(axis: Axes, points: pd.DataFrame, x: str, y: str, *, size: float = 5.5) -> None:
     axis.set_xscale("log")
     for _, own in points.groupby("model", sort=False):
-        colour, marker = _style(next(own.itertuples()))
-        _series(axis, own, x, y, colour, marker, size=size)
+        _series(axis, own, x, y, _style(next(own.itertuples())), size=size)
 
 
 def _pad_y(axis: Axes, values: Iterable[float], share: float, *, bottom: float | None = None) -> None:
@@ -168,7 +165,7 @@ def _caption(figure: Figure, points: pd.DataFrame, *, published: str, extra: str
         parts.append(f"open: paper ({published})")
     if "measured" in sources:
         parts.append("filled: measured")
-    if points[[f"{metric}_low" for metric in METRICS]].notna().any(axis=None):
+    if points[[f"{metric.key}_low" for metric in PAPERS_METRICS]].notna().any(axis=None):
         parts.append("bars: 95 % intervals")
     _footer(figure, "; ".join([*parts, *([extra] if extra else [])]))
 

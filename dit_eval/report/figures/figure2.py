@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dit_eval.paper import load_table
@@ -19,6 +21,7 @@ from dit_eval.report.figures.draw import (
     _pad_y,
     _style,
 )
+from dit_eval.report.figures.figure import PaperFigure
 from dit_eval.report.figures.labels import _place_labels
 from dit_eval.report.figures.select import _at_common_training, _extent, _of_block, _prefix
 from dit_eval.report.figures.style import INK, PAPER, SOFT, lettering, new_figure, styled
@@ -40,16 +43,8 @@ def fid_by_model(setting: Setting) -> Figure | None:
     bubble = _BUBBLE if setting.is_papers else _LARGEST_BUBBLE / points["gflops"].max()
     both = len(set(points["source"])) > 1
     for row in points.sort_values("gflops", ascending=False).itertuples():
-        measured = row.source == "measured"
-        x = sizes.index(row.size) + (0.2 if measured and both else 0.0)
-        colour = PATCH_COLOURS[int(row.patch)]
-        area = max(bubble * row.gflops, 14.0)
-        if measured:
-            axis.scatter(x, row.fid, s=area, color=colour, edgecolor=INK, linewidth=0.8, zorder=3)
-            _interval(axis, x, row._asdict(), "fid")
-        else:
-            axis.scatter(x, row.fid, s=area, color=colour, alpha=0.25, linewidth=0, zorder=2)
-            axis.scatter(x, row.fid, s=area, facecolor="none", edgecolor=colour, linewidth=1.2, zorder=3)
+        x = sizes.index(row.size) + (0.2 if row.source == "measured" and both else 0.0)
+        _bubble(axis, x, row, area=max(bubble * row.gflops, 14.0))
     axis.set_xticks(range(len(sizes)), [lettering(f"{_prefix(points)}{size}") for size in sizes])
     axis.set_xlim(-0.5, len(sizes) - 0.45)
     _pad_y(axis, _extent(points, "fid"), 0.12)
@@ -120,3 +115,31 @@ def against_unets(setting: Setting) -> Figure | None:
     _caption(figure, pd.concat([published, measured]), published="Tables 2 and 6")
     _place_labels(axis, xs, ys, names, obstacles=lines, reach=reach)
     return figure
+
+
+FIGURE2_LEFT = PaperFigure(
+    name="figure2-left",
+    title="Figure 2, left: FID by model",
+    draw=fid_by_model,
+    about="Each bubble is a model; its area shows Gflops.",
+    claim="Larger models and smaller patches both lower FID; Gflops are what they share.",
+)
+FIGURE2_RIGHT = PaperFigure(
+    name="figure2-right",
+    title="Figure 2, right: against diffusion U-Nets",
+    draw=against_unets,
+    about="A dotted line leads from a model without guidance to the same model with it; the evaluations of "
+    "guidance, two for each step, are not counted, as in the paper.",
+    claim="DiT-XL/2 needs few Gflops for its FID.",
+)
+
+
+def _bubble(axis: Axes, x: float, row: Any, *, area: float) -> None:
+    """A model at its FID: filled if measured, pale with a rim if published."""
+    colour = PATCH_COLOURS[int(row.patch)]
+    if row.source == "measured":
+        axis.scatter(x, row.fid, s=area, color=colour, edgecolor=INK, linewidth=0.8, zorder=3)
+        _interval(axis, x, row._asdict(), "fid")
+    else:
+        axis.scatter(x, row.fid, s=area, color=colour, alpha=0.25, linewidth=0, zorder=2)
+        axis.scatter(x, row.fid, s=area, facecolor="none", edgecolor=colour, linewidth=1.2, zorder=3)

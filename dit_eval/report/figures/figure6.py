@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dit_eval.report.figures.draw import PATCH_COLOURS, _caption, _pad_y, _series, _size_legend, _style
+from dit_eval.report.figures.figure import PaperFigure
 from dit_eval.report.figures.labels import _figure_of
 from dit_eval.report.figures.select import (
     _common_steps,
@@ -37,13 +39,8 @@ def training_curves(setting: Setting) -> Figure | None:
     sizes = [s for s in SIZES if s in set(points["size"])]
     figure = new_figure(7.0, 4.9, columns=0)
     grid = figure.add_gridspec(2, len(patches) * len(sizes))
-    labelled = "paper" if "paper" in set(points["source"]) else "measured"
-    if labelled == "measured":
+    if "paper" not in set(points["source"]):
         _size_legend(figure, points, patch_colours=True)
-    scale = _step_scale(points)
-    end = scale * _common_steps(points)
-    measured = select(points, source="measured")["training_steps"] * scale
-    farthest = max([end, *measured])
     panels = [
         [(f"patch size {p}", select(points, patch=p), "size") for p in patches],
         [(f"{_prefix(points)}{s}", select(points, size=s), "patch") for s in sizes],
@@ -52,29 +49,47 @@ def training_curves(setting: Setting) -> Figure | None:
         width = grid.ncols // len(contents)
         for number, (title, subset, by) in enumerate(contents):
             axis = figure.add_subplot(grid[line, number * width : (number + 1) * width])
-            xs, ys, names = [], [], []
-            for _, own in subset[subset["training_steps"] * scale <= farthest].groupby(by, sort=False):
-                colour, marker = _style(next(own.itertuples()))
-                if by == "patch":
-                    colour = PATCH_COLOURS[int(own["patch"].iloc[0])]
-                _series(axis, own, "training_steps", "fid", colour, marker, scale=scale)
-                ends = select(own, source=labelled)
-                for row in (ends if labelled == "paper" else _last_of_each(ends)).itertuples():
-                    xs.append(row.training_steps * scale)
-                    ys.append(row.fid)
-                    names.append(f"{row.size if by == 'size' else f'/{row.patch:.0f}'}  {row.fid:.1f}")
             axis.set_title(lettering(title), fontsize=8)
-            axis.set_xlim(0, 1.62 * farthest)
-            axis.set_xticks(np.linspace(0, farthest, 3), [f"{x:g}" for x in np.linspace(0, farthest, 3)])
-            _pad_y(axis, _extent(points, "fid"), 0.08, bottom=0)
-            _stack_labels(axis, xs, ys, names)
-            axis.set_xlabel(_step_label(points))
+            _panel(axis, points, subset, by)
             if number == 0:
                 axis.set_ylabel(f"{fid_label(setting.num_samples)} ↓")
             else:
                 axis.tick_params(labelleft=False)
     _caption(figure, points, published="Table 4", extra=_end_points(points))
     return figure
+
+
+FIGURE6 = PaperFigure(
+    name="figure6",
+    title="Figure 6: training by size and by patch",
+    draw=training_curves,
+    about="Above, sizes at each patch size; below, patch sizes at each size.",
+    claim="Whatever is held fixed, the model with more Gflops ends lower.",
+)
+
+
+def _panel(axis: Axes, points: pd.DataFrame, subset: pd.DataFrame, by: str) -> None:
+    """Curves of a subset of the figure's points, one for each size or each patch size, named where they end."""
+    labelled = "paper" if "paper" in set(points["source"]) else "measured"
+    scale = _step_scale(points)
+    measured = select(points, source="measured")["training_steps"] * scale
+    farthest = max([scale * _common_steps(points), *measured])
+    xs, ys, names = [], [], []
+    for _, own in subset[subset["training_steps"] * scale <= farthest].groupby(by, sort=False):
+        colour, marker = _style(next(own.itertuples()))
+        if by == "patch":
+            colour = PATCH_COLOURS[int(own["patch"].iloc[0])]
+        _series(axis, own, "training_steps", "fid", (colour, marker), scale=scale)
+        ends = select(own, source=labelled)
+        for row in (ends if labelled == "paper" else _last_of_each(ends)).itertuples():
+            xs.append(row.training_steps * scale)
+            ys.append(row.fid)
+            names.append(f"{row.size if by == 'size' else f'/{row.patch:.0f}'}  {row.fid:.1f}")
+    axis.set_xlim(0, 1.62 * farthest)
+    axis.set_xticks(np.linspace(0, farthest, 3), [f"{x:g}" for x in np.linspace(0, farthest, 3)])
+    _pad_y(axis, _extent(points, "fid"), 0.08, bottom=0)
+    _stack_labels(axis, xs, ys, names)
+    axis.set_xlabel(_step_label(points))
 
 
 def _stack_labels(axis: Axes, xs: Sequence[float], ys: Sequence[float], names: Sequence[str]) -> None:

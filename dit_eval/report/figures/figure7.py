@@ -2,50 +2,145 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dit_eval.images.npz import open_batch
 from dit_eval.report.figures.draw import _footer
+from dit_eval.report.figures.figure import PaperFigure
 from dit_eval.report.figures.style import SOFT, lettering, new_figure, styled
+from dit_eval.report.points import shown_protocol
+from dit_eval.report.setting import Setting
 from dit_eval.report.words import PATCHES, SIZES, model_name
+from dit_eval.results.eval_result import EvalResult
+from dit_eval.results.sample_run import SampleRun
+from dit_eval.system.text import named
 
 
-@styled
-def size_patch_grid(images: Mapping[str, np.ndarray], *, caption: str) -> Figure | None:
-    """Figure 7: one image of each model, larger models downwards, smaller patches to the right.
+@dataclass(frozen=True, kw_only=True)
+class SeedImages:
+    """One image of each model of a family, all drawn from one noise and label.
+
+    Attributes
+    ----------
+    images : model name -> uint8 (H, W, 3)
+    caption : how they were drawn
+    """
+
+    images: Mapping[str, np.ndarray]
+    caption: str
+
+
+def images_of_one_seed(setting: Setting, results: Iterable[EvalResult], folder: Path) -> SeedImages | None:
+    """Image 0 of each model of a family whose samples are still there, from runs that differ in the network only.
 
     Parameters
     ----------
-    images : model name -> uint8 (H, W, 3); models of one family, all drawn from one noise and label
-    caption : how they were drawn
+    folder : of the results file; paths of samples count from there too
+
+    Returns
+    -------
+    SeedImages
+        Of the runs with the most models; None with fewer than two.
     """
-    cells, prefix = {}, ""
-    for model, image in images.items():
-        name = model_name(model)
-        if name is not None:
-            cells[name.size, name.patch] = image
-            prefix = f"{name.family}-"
+    groups: dict[str, dict[str, np.ndarray]] = {}
+    for result in results:
+        run = result.gen.run
+        if run is None or not _shown_in(setting, result, run):
+            continue
+        path = _samples_of(result, folder)
+        image = None if path is None else _first_image(path, run)
+        if image is not None:
+            groups.setdefault(_conditions(run), {})[run.model] = image
+    key = max(groups, key=lambda k: len(groups[k]), default="")
+    if len(groups.get(key, ())) < 2:
+        return None
+    return SeedImages(images=groups[key], caption=f"measured: image 0 of each model's samples ({key})")
+
+
+@styled
+def size_patch_grid(found: SeedImages) -> Figure | None:
+    """Figure 7: one image of each model, larger models downwards, smaller patches to the right."""
+    names = {model: name for model in found.images if (name := model_name(model)) is not None}
+    cells = {(name.size, name.patch): found.images[model] for model, name in names.items()}
     if not cells:
         return None
-    sizes = [s for s in SIZES if any(key[0] == s for key in cells)]
-    patches = [p for p in PATCHES if any(key[1] == p for key in cells)]
+    prefix = f"{[*names.values()][-1].family}-"
+    sizes = [s for s in SIZES if s in {size for size, _ in cells}]
+    patches = [p for p in PATCHES if p in {patch for _, patch in cells}]
     figure, rows = new_figure(1.25 * len(patches) + 0.7, 1.25 * len(sizes) + 0.7, columns=len(patches), rows=len(sizes))
     for r, size in enumerate(sizes):
         for c, patch in enumerate(patches):
-            axis = rows[r][c]
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.spines[:].set_visible(False)
-            if (size, patch) in cells:
-                image = cells[size, patch]
-                axis.imshow(image, interpolation="nearest" if image.shape[0] < 64 else "antialiased")
-            else:
-                axis.text(0.5, 0.5, "not\nmeasured", transform=axis.transAxes, ha="center", va="center", color=SOFT)
+            _cell(rows[r][c], cells.get((size, patch)))
             if r == 0:
-                axis.set_title(f"patch size {patch}", fontsize=8)
+                rows[r][c].set_title(f"patch size {patch}", fontsize=8)
             if c == 0:
-                axis.set_ylabel(lettering(f"{prefix}{size}"), fontsize=8)
-    _footer(figure, caption)
+                rows[r][c].set_ylabel(lettering(f"{prefix}{size}"), fontsize=8)
+    _footer(figure, found.caption)
     return figure
+
+
+FIGURE7 = PaperFigure(
+    name="figure7",
+    title="Figure 7: one noise and label through every model",
+    draw=size_patch_grid,
+    about="Model size grows downwards, patches get smaller to the right.",
+    needs="images",
+    missing="Figure 7 (a grid of samples) needs sample files of several models with one seed, in their places.",
+    may_be_wide=False,
+)
+
+
+def _cell(axis: Axes, image: np.ndarray | None) -> None:
+    axis.set_xticks([])
+    axis.set_yticks([])
+    spines: Any = axis.spines
+    spines[:].set_visible(False)
+    if image is not None:
+        axis.imshow(image, interpolation="nearest" if image.shape[0] < 64 else "antialiased")
+    else:
+        axis.text(0.5, 0.5, "not\nmeasured", transform=axis.transAxes, ha="center", va="center", color=SOFT)
+
+
+def _shown_in(setting: Setting, result: EvalResult, run: SampleRun) -> bool:
+    """Whether this is a model of a setting's grid: of its protocol and size, with the common block design."""
+    if shown_protocol(result) != setting.protocol or run.image_size != setting.image_size:
+        return False
+    name = model_name(run.model)
+    return (
+        name is not None
+        and run.network.get("block") == "adaln-zero"
+        and (name.family == "DiT" or not setting.is_papers)
+    )
+
+
+def _samples_of(result: EvalResult, folder: Path) -> Path | None:
+    # `isfile` takes a name that no file can have for one that is not there.
+    texts = (result.gen.path, named(result.gen.path))
+    return next((p for text in texts for p in (Path(text), folder / text) if os.path.isfile(p)), None)
+
+
+def _first_image(path: Path, run: SampleRun) -> np.ndarray | None:
+    """Image 0 of a sample file; None if it is no longer the file that was evaluated."""
+    try:
+        batch = open_batch(path, role="gen")
+    except (ValueError, OSError):
+        return None
+    return next(iter(batch.batches(1)))[0] if batch.run == run and batch.num_images else None
+
+
+def _conditions(run: SampleRun) -> str:
+    """All that the runs of one grid have in common, in words."""
+    name = model_name(run.model)
+    family = name.family if name is not None else ""
+    guidance = "no guidance" if run.cfg_scale == 1.0 else f"guidance {run.cfg_scale:g}"
+    sampling = f"{run.sampler.upper()} {run.num_sampling_steps} steps, {guidance}"
+    training = f", {run.training_steps:,} training steps" if run.training_steps else ""
+    return f"{family}, {sampling}, seed {run.global_seed}, {run.labels} labels{training}"

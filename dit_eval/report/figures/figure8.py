@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dit_eval.report.figures.draw import _caption, _interval, _marker, _style, _thin_ticks
+from dit_eval.report.figures.figure import PaperFigure
 from dit_eval.report.figures.labels import _HALO, _place_labels
 from dit_eval.report.figures.select import _at_common_training, _of_block, _prefix
 from dit_eval.report.figures.style import SOFT, new_figure, styled
@@ -56,3 +57,12 @@ def fid_against_gflops(setting: Setting) -> Figure | None:
         obstacles=list(zip(points["gflops"], points["fid"], strict=True)),
     )
     return figure
+
+
+FIGURE8 = PaperFigure(
+    name="figure8",
+    title="Figure 8: FID against Gflops",
+    draw=fid_against_gflops,
+    about="r is the correlation of FID with the logarithm of Gflops, computed from the points that are drawn.",
+    claim="FID falls nearly linearly with the logarithm of Gflops.",
+)

@@ -36,39 +36,60 @@ def _place_labels(
     """
     figure = _figure_of(axis)
     figure.draw_without_rendering()  # fixes the layout, so that sizes in pixels are known
-    pixel = figure.dpi / 72
-    marks = axis.transData.transform(np.array([*zip(xs, ys, strict=True), *obstacles], dtype=float))
-    radius = 3.0 * pixel
-    taken = [Bbox.from_extents(x - radius, y - radius, x + radius, y + radius) for x, y in marks]
-    legend = axis.get_legend()
-    taken += [box for line in axis.lines for box in _along(line)]
-    taken += [legend.get_window_extent()] if legend is not None else []
-    taken += [text.get_window_extent() for text in axis.texts if text.get_text()]
-    frame = axis.get_window_extent()
+    taken = _in_the_way(axis, [*zip(xs, ys, strict=True), *obstacles])
     for number, (x, y, name) in enumerate(zip(xs, ys, map(lettering, names), strict=True)):
         near = reach[number] if reach else 6.0
-        best: tuple[float, Text] | None = None
-        for away in (near, near + 4.0, near + 9.0):
-            for dx, dy, ha, va in _AROUND:
-                text = axis.annotate(
-                    name, (x, y), (away * dx, away * dy), textcoords="offset points", fontsize=7, ha=ha, va=va
-                )
-                text.set_in_layout(False)
-                text.set_path_effects([_HALO])
-                box = text.get_window_extent().padded(2.0 * pixel, 0.6 * pixel)
-                covered = sum(_overlap(box, other) for other in taken) + _outside(box, frame)
-                if best is None or covered < best[0]:
-                    if best is not None:
-                        best[1].remove()
-                    best = (covered, text)
-                else:
-                    text.remove()
-                if covered == 0.0:
-                    break
-            if best is not None and best[0] == 0.0:
-                break
-        if best is not None:
-            taken.append(best[1].get_window_extent().padded(2.0 * pixel, 0.6 * pixel))
+        places = [
+            (away * dx, away * dy, ha, va) for away in (near, near + 4.0, near + 9.0) for dx, dy, ha, va in _AROUND
+        ]
+        text = _least_covered(axis, name, (x, y), places, taken)
+        taken.append(_room_of(text, figure))
+
+
+def _in_the_way(axis: Axes, points: Sequence[tuple[float, float]]) -> list[Bbox]:
+    """What a name should not cover, in pixels: points, curves, the legend, other texts."""
+    radius = 3.0 * _figure_of(axis).dpi / 72
+    marks = axis.transData.transform(np.array(points, dtype=float))
+    taken = [Bbox.from_extents(x - radius, y - radius, x + radius, y + radius) for x, y in marks]
+    taken += [box for line in axis.lines for box in _along(line)]
+    legend = axis.get_legend()
+    taken += [legend.get_window_extent()] if legend is not None else []
+    return taken + [text.get_window_extent() for text in axis.texts if text.get_text()]
+
+
+def _least_covered(
+    axis: Axes,
+    name: str,
+    point: tuple[float, float],
+    places: Sequence[tuple[float, float, str, str]],
+    taken: Sequence[Bbox],
+) -> Text:
+    """The name at the first place that is free, else at the one where it covers least."""
+    figure, frame = _figure_of(axis), axis.get_window_extent()
+    kept, least = None, np.inf
+    for x, y, ha, va in places:
+        text = axis.annotate(name, point, (x, y), textcoords="offset points", fontsize=7, ha=ha, va=va)
+        text.set_in_layout(False)
+        text.set_path_effects([_HALO])
+        box = _room_of(text, figure)
+        covered = sum(_overlap(box, other) for other in taken) + _outside(box, frame)
+        if kept is not None and covered >= least:
+            text.remove()
+            continue
+        if kept is not None:
+            kept.remove()
+        kept, least = text, covered
+        if covered == 0.0:
+            break
+    if kept is None:
+        raise ValueError("Expected places for a name, got none.")
+    return kept
+
+
+def _room_of(text: Text, figure: Figure) -> Bbox:
+    """The box of a text in pixels, with a margin."""
+    pixel = figure.dpi / 72
+    return text.get_window_extent().padded(2.0 * pixel, 0.6 * pixel)
 
 
 def _figure_of(axis: Axes) -> Figure:

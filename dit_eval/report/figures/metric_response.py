@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from dit_eval.report.figures.style import blank_figure
 from dit_eval.results.eval_result import EvalResult
 
 # Okabe & Ito's colours and a marker each: told apart by colour-blind readers and in grey.
@@ -31,7 +31,8 @@ def metric_response_figure(
     levels : names of the levels, on the horizontal axis
     title, source : above the panels and below them; the source says what the points are
     """
-    figure, axes = plt.subplots(1, len(_PANELS), figsize=(13.5, 3.4), layout="constrained")
+    figure = blank_figure(13.5, 3.4, layout="constrained")
+    axes = figure.subplots(1, len(_PANELS))
     for axis, (metric, label) in zip(axes, _PANELS, strict=True):
         for (name, results), (colour, marker) in zip(curves.items(), _STYLES, strict=False):
             values = [getattr(result, metric) for result in results]

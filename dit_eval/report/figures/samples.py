@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from dit_eval.report.figures.style import lettering
+from dit_eval.report.figures.style import blank_figure, lettering
 
 
 def sample_grid_figure(
@@ -35,7 +34,7 @@ def sample_grid_figure(
     margin = 0.07 * max(map(len, names)) + 0.1  # inches, for the row names
     top = 0.3 * bool(columns) + 0.35 * bool(title) + 0.05
     width, height = margin + across * cell, top + len(stacks) * cell
-    figure = plt.figure(figsize=(width, height))
+    figure = blank_figure(width, height)
     for r, images in enumerate(stacks):
         for c, image in enumerate(images):
             left, bottom = (margin + c * cell) / width, 1 - (top + (r + 1) * cell) / height

@@ -6,18 +6,17 @@ import functools
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import matplotlib
-import matplotlib.pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
 from dit_eval.system.files import atomic_file
 from dit_eval.system.text import shown
 
-matplotlib.use("Agg")
-# Ink of the figures of `paper_figures`, and what stands in its place on a dark page.
+# Ink of the figures, and what stands in its place on a dark page.
 INK, SOFT, GRID, PAPER = "#1a1a1a", "#5c5c5c", "#dcdcdc", "#ffffff"
 _DARK = {INK: "#ececec", SOFT: "#a8adb5", GRID: "#363b44", PAPER: "#171a20", "#882255": "#d4699c", "#0072b2": "#58a6d8"}
 _FONT = "DejaVu Sans"  # comes with matplotlib, so that every machine draws the same
@@ -78,9 +77,16 @@ def lettering(text: str, *, longest: int = 40) -> str:
     return drawn.replace("$", r"\$")
 
 
+def blank_figure(width: float, height: float, *, layout: Literal["constrained"] | None = None) -> Figure:
+    """A figure of a size in inches, drawn by Agg whatever the program uses: pyplot and its choice are left alone."""
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def new_figure(width: float, height: float, *, columns: int = 1, rows: int = 1) -> Any:
     """A figure of a size in inches, with its axes: one, a row, or rows; without axes if `columns` is 0."""
-    figure = plt.figure(figsize=(width, height), layout="constrained")
+    figure = blank_figure(width, height, layout="constrained")
     if columns == 0:
         return figure
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -102,13 +108,12 @@ def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(target) as file:
             figure.savefig(file, format=target.suffix[1:], dpi=160, metadata=metadata)
-    plt.close(figure)
     return written
 
 
 @styled
 def render_figure(figure: Figure) -> dict[str, bytes]:
-    """The figure as "png" (300 dpi, white), "pdf" and "svg", and close it.
+    """The figure as "png" (300 dpi, white), "pdf" and "svg".
 
     The same data give the same bytes: no date, no random names. The SVG follows the reader's light or dark page.
     """
@@ -118,7 +123,6 @@ def render_figure(figure: Figure) -> dict[str, bytes]:
         background = "none" if ending == "svg" else PAPER
         figure.savefig(target, format=ending, dpi=300, facecolor=background, metadata=metadata)
         rendered[ending] = target.getvalue()
-    plt.close(figure)
     rendered["svg"] = _following_the_page(rendered["svg"].decode()).encode()
     return rendered
 

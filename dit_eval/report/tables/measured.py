@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
-from dit_eval.report.points import METRICS, WITNESSES
+from dit_eval.report.points import ADDITIONAL_METRICS, PAPERS_METRICS
 from dit_eval.report.setting import select
 from dit_eval.report.tables.paper import _as_published
 from dit_eval.report.tables.table import (
@@ -33,32 +35,35 @@ def measured_table(points: pd.DataFrame) -> Table:
         Column(key="num_samples", title="N"),
         *_metric_columns(best=False),
         Column(key="fid_infinity", title="FID at infinite N ↓"),
-        *_metric_columns(WITNESSES, best=False),
+        *_metric_columns(ADDITIONAL_METRICS, best=False),
         Column(key="gflops", title="Gflops"),
         Column(key="params_m", title="Params (M)"),
         Column(key="protocol", title="Protocol", text=True),
         Column(key="badge", title="As published", text=True),
     )
-    rows = []
-    for row in select(points, source="measured").to_dict("records"):
-        steps = "" if _missing(row["sampling_steps"]) else f" {row['sampling_steps']:.0f}"
-        sampling = DASH if _missing(row["sampler"]) else f"{row['sampler'].upper()}{steps}"
-        cells = _metric_cells(row, digits=3) | {
-            "model": row["model"] + ("" if row["block"] in (None, "adaln-zero") else f" {row['block']}"),
-            "sampling": sampling,
-            "cfg_scale": _number(row["cfg_scale"], 2),
-            "decoder": row["decoder"] or DASH,
-            "fid_infinity": _number(row["fid_infinity"], 3),
-            **{key: _small_number(row[key], 3) for key in WITNESSES},
-            "gflops": _small_number(row["gflops"], 3),
-            "params_m": _small_number(row["params_m"], 2),
-            "protocol": row["protocol"] or DASH,
-            "badge": _as_published(row),
-        }
-        cells |= {k: _number(row[k], 0) for k in ("image_size", "training_steps", "seed", "num_samples")}
-        rows.append(Row(cells=cells, source=row["origin"], measured=True))
+    rows = [
+        Row(cells=_cells(row), source=row["origin"], measured=True)
+        for row in select(points, source="measured").to_dict("records")
+    ]
     about = "Numbers of different N, protocol or reference do not compare. Gflops and parameters are counted."
-    if any(" ± " in row.cells[key] for row in rows for key in METRICS):
+    if any(" ± " in row.cells[metric.key] for row in rows for metric in PAPERS_METRICS):
         about += " Behind ±: the standard error over draws of N images."
     columns = tuple(c for c in columns if c.key == "model" or any(row.cells[c.key] != DASH for row in rows))
     return Table(name="measured", title="Measured results", columns=columns, rows=tuple(rows), about=about)
+
+
+def _cells(row: dict[str, Any]) -> dict[str, str]:
+    steps = "" if _missing(row["sampling_steps"]) else f" {row['sampling_steps']:.0f}"
+    cells = _metric_cells(row, decimals=3) | {
+        "model": row["model"] + ("" if row["block"] in (None, "adaln-zero") else f" {row['block']}"),
+        "sampling": DASH if _missing(row["sampler"]) else f"{row['sampler'].upper()}{steps}",
+        "cfg_scale": _number(row["cfg_scale"], 2),
+        "decoder": row["decoder"] or DASH,
+        "fid_infinity": _number(row["fid_infinity"], 3),
+        "gflops": _small_number(row["gflops"], 3),
+        "params_m": _small_number(row["params_m"], 2),
+        "protocol": row["protocol"] or DASH,
+        "badge": _as_published(row),
+    }
+    cells |= {metric.key: _small_number(row[metric.key], 3) for metric in ADDITIONAL_METRICS}
+    return cells | {key: _number(row[key], 0) for key in ("image_size", "training_steps", "seed", "num_samples")}

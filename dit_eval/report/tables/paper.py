@@ -34,7 +34,7 @@ def paper_tables(points: pd.DataFrame) -> list[Table]:
 
     Parameters
     ----------
-    points : see `data`; the published ones are not needed
+    points : see `points.COLUMNS`; the published ones are not needed
     """
     measured = select(points, source="measured")
     measured = measured[measured["fid"].notna()]

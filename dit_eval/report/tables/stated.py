@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import pandas as pd
+
 from dit_eval.flops.kept import count_named
 from dit_eval.paper import load_statements, load_table
 from dit_eval.report.sampling import correlation
@@ -26,41 +28,14 @@ _COUNTED_STATEMENTS = {
 
 def stated_table(setting: Setting) -> Table:
     """What text and captions of the paper state in numbers, and the same computed here."""
-    statements = load_statements()
-    computed: dict[str, str] = {}
-    for name, (model, image_size, block) in _COUNTED_STATEMENTS.items():
-        computed[name] = f"{count_named(model, image_size, block).gflops:.2f}"
-    for name, image_size in (("gflops-admu-256", 256), ("gflops-admu-512", 512)):
-        base, upsampler = (load_table(6).query(f"model == 'ADM-U' and image_size == {image_size}").iloc[0][k]
-                           for k in ("base", "upsampler"))  # fmt: skip
-        computed[name] = f"{count_named(base).gflops + count_named(upsampler).gflops:.2f}"
-    sampling = {}
-    for name, key in (("fig10-l2-compute", "DiT-L/2"), ("fig10-xl2-compute", "DiT-XL/2")):
-        sampling[key] = count_named(key, 256).gflops * statements.loc[name, "sampling_steps"] / 1000
-        computed[name] = f"{sampling[key]:.2f}"
-    computed["fig10-ratio"] = f"{sampling['DiT-L/2'] / sampling['DiT-XL/2']:.2f}"
-    published = select(setting.scaling, source="paper", origin="Table 4", block="adaln-zero", training_steps=400_000.0)
-    fit = correlation(published["gflops"], published["fid"])
-    computed["correlation"] = "" if fit is None else f"{fit[0]:.5f}"
-    gflops = {b: count_named("DiT-XL/2", 256, b).gflops for b in ("in-context", "cross-attention")}
-    computed["block-overhead"] = f"{100 * (gflops['cross-attention'] / gflops['in-context'] - 1):.1f}"
+    computed = _counted() | _sampling_computes() | _correlation(setting)
     printed = load_statements(printed=True)["value"]
     rows = []
-    for name, row in statements.iterrows():
-        subject = " ".join(part for part in (row["model"], _BLOCKS.get(row["block"], row["block"])) if part)
-        details = [subject] if subject else []
-        if not math.isnan(row["image_size"]) and row["quantity"] == "Gflops":
-            details.append(f"{row['image_size']:.0f} px")
-        if not math.isnan(row["training_steps_k"]) and row["quantity"].startswith("FID"):
-            details.append(f"{row['training_steps_k']:.0f}K training steps")
-        if not math.isnan(row["sampling_steps"]) and row["sampling_steps"] != 250:
-            details.append(f"{row['sampling_steps']:.0f} sampling steps")
-        if row["cfg_scale"] > 1:
-            details.append(f"guidance {row['cfg_scale']:g} on {row['cfg_channels']:.0f} channels")
+    for name, row in load_statements().iterrows():
         unit = f" {row['unit']}" if row["unit"] else ""
         cells = {
             "quantity": row["quantity"],
-            "of": ", ".join(details) or DASH,
+            "of": ", ".join(_conditions(row)) or DASH,
             "printed": printed[str(name)] + unit,
             "computed": computed.get(str(name), DASH),
             "note": row["note"] or DASH,
@@ -75,3 +50,49 @@ def stated_table(setting: Setting) -> Table:
     )
     about = "A dash stands where the number needs a training or samples, which a report does not make."
     return Table(name="stated", title="Numbers of text and captions", columns=columns, rows=tuple(rows), about=about)
+
+
+def _counted() -> dict[str, str]:
+    """Gflops of models, of models with their upsampler, and how many more cross-attention takes, by statement."""
+    found = {name: f"{count_named(*model).gflops:.2f}" for name, model in _COUNTED_STATEMENTS.items()}
+    table6 = load_table(6)
+    for name, image_size in (("gflops-admu-256", 256), ("gflops-admu-512", 512)):
+        row = table6[(table6["model"] == "ADM-U") & (table6["image_size"] == image_size)].iloc[0]
+        found[name] = f"{count_named(row['base']).gflops + count_named(row['upsampler']).gflops:.2f}"
+    least, most = (count_named("DiT-XL/2", 256, block).gflops for block in ("in-context", "cross-attention"))
+    return found | {"block-overhead": f"{100 * (most / least - 1):.1f}"}
+
+
+def _sampling_computes() -> dict[str, str]:
+    """Tflops of the two points of Figure 10, and their ratio."""
+    steps = load_statements()["sampling_steps"]
+    large, largest = (
+        count_named(model, 256).gflops * steps[name] / 1000
+        for model, name in (("DiT-L/2", "fig10-l2-compute"), ("DiT-XL/2", "fig10-xl2-compute"))
+    )
+    return {
+        "fig10-l2-compute": f"{large:.2f}",
+        "fig10-xl2-compute": f"{largest:.2f}",
+        "fig10-ratio": f"{large / largest:.2f}",
+    }
+
+
+def _correlation(setting: Setting) -> dict[str, str]:
+    published = select(setting.scaling, source="paper", origin="Table 4", block="adaln-zero", training_steps=400_000.0)
+    fit = correlation(published["gflops"], published["fid"])
+    return {"correlation": "" if fit is None else f"{fit[0]:.5f}"}
+
+
+def _conditions(row: pd.Series) -> list[str]:
+    """What a statement is of, in words."""
+    subject = " ".join(part for part in (row["model"], _BLOCKS.get(row["block"], row["block"])) if part)
+    details = [subject] if subject else []
+    if not math.isnan(row["image_size"]) and row["quantity"] == "Gflops":
+        details.append(f"{row['image_size']:.0f} px")
+    if not math.isnan(row["training_steps_k"]) and row["quantity"].startswith("FID"):
+        details.append(f"{row['training_steps_k']:.0f}K training steps")
+    if not math.isnan(row["sampling_steps"]) and row["sampling_steps"] != 250:
+        details.append(f"{row['sampling_steps']:.0f} sampling steps")
+    if row["cfg_scale"] > 1:
+        details.append(f"guidance {row['cfg_scale']:g} on {row['cfg_channels']:.0f} channels")
+    return details

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
+from dit_eval.metrics.metric import Metric
 from dit_eval.paper import load_notes
-from dit_eval.report.points import METRICS
+from dit_eval.report.points import PAPERS_METRICS
 from dit_eval.report.sampling import UNITS
+from dit_eval.report.words import better_arrow
 from dit_eval.results.eval_result import PROTOCOL
 
 DASH = "-"
 PAPER_TITLE = "Peebles and Xie, Scalable Diffusion Models with Transformers, arXiv 2212.09748v2"
-_DECIMALS = {"fid": 2, "sfid": 2, "inception_score": 2, "precision": 2, "recall": 2}
+_METRIC_DECIMALS = 2  # of every metric that the paper prints
 _BLOCKS = {"adaln": "adaLN", "adaln-zero": "adaLN-Zero"}
 
 
@@ -82,18 +84,18 @@ class Table:
         return [number for number in range(len(self.notes)) if number not in on_rows]
 
 
-def _metric_columns(metrics: Mapping[str, tuple[str, str]] = METRICS, *, best: bool = True) -> tuple[Column, ...]:
+def _metric_columns(metrics: Iterable[Metric] = PAPERS_METRICS, *, best: bool = True) -> tuple[Column, ...]:
+    extreme = {"lower": "min", "higher": "max"}
     return tuple(
-        Column(key=key, title=f"{title} {'↓' if way == 'min' else '↑'}", best=way if best else None)
-        for key, (title, way) in metrics.items()
+        Column(key=m.key, title=f"{m.label} {better_arrow(m.better)}", best=extreme[m.better] if best else None)
+        for m in metrics
     )
 
 
-def _metric_cells(row: dict[str, Any], *, digits: int = 0) -> dict[str, str]:
-    """Each metric, with its standard error behind ± where the point has one."""
+def _metric_cells(row: dict[str, Any], *, decimals: int = _METRIC_DECIMALS) -> dict[str, str]:
+    """Each metric of the paper, with its standard error behind ± where the point has one."""
     cells = {}
-    for key in METRICS:
-        decimals = max(_DECIMALS[key], digits)
+    for key in (metric.key for metric in PAPERS_METRICS):
         cells[key] = _number(row[key], decimals)
         if not _missing(row.get(f"{key}_error")):
             cells[key] += f" ± {_small_number(row[f'{key}_error'], decimals)}"
@@ -143,9 +145,7 @@ def _left_apart(measured: pd.DataFrame) -> str:
 
 
 def _best_cells(rows: tuple[Row, ...], columns: tuple[Column, ...]) -> Iterable[tuple[int, str]]:
-    for column in columns:
-        if column.best is None:
-            continue
+    for column in (column for column in columns if column.best is not None):
         values: dict[tuple[bool, str], list[tuple[float, int]]] = {}  # published rows keep their own best
         for index, row in enumerate(rows):
             if row.cells[column.key] != DASH:
@@ -174,7 +174,3 @@ def _small_number(value: Any, decimals: int) -> str:
 
 def _compute(tflops: float, unit: str) -> str:
     return f"{tflops * UNITS[unit]:.3g}"
-
-
-def _letter(number: int) -> str:
-    return chr(ord("a") + number)

@@ -1,0 +1,106 @@
+"""`Metric`: all that the package knows of one metric. Importing this loads no NumPy and no PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dit_eval.results.eval_result import Estimate
+    from dit_eval.summary import FeatureSummary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a metric takes of samples and reference.
+
+    Attributes
+    ----------
+    moments : whose mean and covariance it compares: "pool" or "spatial" features; None if it compares none. Statistics
+        that a reference file stores stand for its images
+    ref_images : whether it compares the features of single reference images
+    class_probs : whether it takes the classifier's probabilities of the samples
+    least_gen, least_ref : fewest images of each side
+    because : what it does with so many, for the message where they are too few
+    """
+
+    moments: Literal["pool", "spatial"] | None = None
+    ref_images: bool = False
+    class_probs: bool = False
+    least_gen: int = 0
+    least_ref: int = 0
+    because: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """What metrics are computed from.
+
+    Attributes
+    ----------
+    gen, ref : features of the samples and of the reference, as far as the chosen metrics need them
+    gen_labels : int64 (N,), or None where the samples have none
+    distances : rule of the precision and recall distances, "adm-float16" or "float32"
+    device : where PyTorch computes
+    """
+
+    gen: FeatureSummary
+    ref: FeatureSummary
+    gen_labels: np.ndarray | None = None
+    distances: Literal["adm-float16", "float32"] = "adm-float16"
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Values by key, of a metric or of several that are computed together, and warnings about them."""
+
+    values: dict[str, float]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A metric.
+
+    Attributes
+    ----------
+    key : of its value in results: `result.scores["fid"]`, or `result.fid`, and the column of tables
+    name : by which a user asks for it
+    label : how texts and tables call it
+    better : whether lower or higher values are better
+    digits : decimals in the printed result
+    counted : whether the number of samples belongs to its name, as in FID-50K
+    networks : feature networks on which it is defined, its home first. Networks that no metric names, such as the
+        digits' or one's own, give what Inception gives
+    by_default : networks that give it without being asked
+    needs : of samples and reference
+    protocol : whose definition it is, with its settings; None of ADM's five, which the result's protocol is about
+    details : further keys of the values that `score` returns
+    other_names : what users of other programs call it, for suggestions
+    few_samples, few_reference : the warning where a set has fewer images than the published numbers are of, from the
+        number and the network; None if there is nothing to warn of. Metrics with one function share the warning
+    score : its value. Metrics that are computed together have the same function, which is then called once
+    interval : standard errors and intervals, from the value; a text is the reason why there is none. None for a metric
+        that has no estimator
+    """
+
+    key: str
+    name: str
+    label: str
+    better: Literal["lower", "higher"]
+    networks: tuple[str, ...]
+    by_default: tuple[str, ...]
+    needs: Needs
+    score: Callable[[Sides], Scores]
+    digits: int = 4
+    counted: bool = False
+    protocol: str | None = None
+    details: tuple[str, ...] = ()
+    other_names: tuple[str, ...] = ()
+    few_samples: Callable[[int, str], str | None] | None = None
+    few_reference: Callable[[int, str], str | None] | None = None
+    interval: Callable[[float, Sides], dict[str, Estimate | str]] | None = None
