@@ -87,6 +87,11 @@ class Engine(Protocol):
     """What starts tasks: `dit_eval.study.local.LocalEngine` or `dit_eval.study.slurm.SlurmEngine`."""
 
     @property
+    def interval(self) -> float:
+        """Seconds between two looks at the tasks."""
+        ...
+
+    @property
     def outstanding(self) -> set[str]:
         """Keys of the tasks that were submitted and are not reported as ended."""
         ...
