@@ -51,6 +51,7 @@ def _add_study(commands: Any) -> None:
         help="tasks at once (default: as many as cores or GPUs allow; 16 with --engine slurm)",
     )
     run.add_argument("--device", default="auto", help="cpu or cuda, where tasks run (default: GPUs if there are any)")
+    run.set_defaults(options={"train": "--data"})  # what messages call it
     status = action("status", _study_status, "show each task of a study: state, cost, time left")
     status.add_argument("--json", action="store_true", help="print one JSON object")
     report = action("report", _study_report, "draw the paper's figures from a study's results")
@@ -75,6 +76,7 @@ def _study_run(arguments: argparse.Namespace) -> None:
         raise ValueError("--out DIR is missing: the folder of the study.")
     _check_destination("--out", arguments.out, folder=True)
     from dit_eval.study.folder import Study
+    from dit_eval.study.run import run_study
     from dit_eval.study.sources import check_study, find_sources
 
     study = Study(plan, arguments.out)
@@ -91,11 +93,11 @@ def _study_run(arguments: argparse.Namespace) -> None:
     _say(_format_cost(plan, study.missing()))
     with Progress("tasks", time_left=False) as progress, ExitStack() as stack:  # the study knows the time left better
         engine, workers = _study_engine(arguments, study, stack)
-        count = study.run(
+        count = run_study(
+            study,
             engine,
             sources,
             workers=workers,
-            interval=1.0 if arguments.engine == "local" else 5.0,
             on_note=progress.note,
             on_progress=lambda done, total, left: progress.update(
                 plan.name, done, total, "" if left is None else f"about {duration(left)} left"
@@ -201,12 +203,13 @@ def _study_work(arguments: argparse.Namespace) -> None:
         end_with(os.getppid())  # torchrun, which gives its processes sessions of their own, may be killed
     with join() as world:
         from dit_eval.study.folder import Study
+        from dit_eval.study.tasks import work
 
         study = Study.open(arguments.plan)
         task = study.plan.task(arguments.key)
         world.share_cores(study.plan.resources(task).threads)
         with Progress("images" if task in study.plan.cells else "steps") as progress:
-            study.work(arguments.key, world=world, on_progress=partial(progress.update, task.name))
+            work(study, arguments.key, world=world, on_progress=partial(progress.update, task.name))
 
 
 def _format_plan(plan: Plan) -> str:

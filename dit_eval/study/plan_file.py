@@ -165,15 +165,19 @@ def _data(table: Table, folder: Path) -> Data:
         raise table.error("image_size", f"expected a multiple of {LATENT_FACTOR}, for latents; got {data.image_size}")
     if pixels and data.channels not in (1, 3):
         raise table.error("channels", f"expected 1 or 3, as images have; got {data.channels}")
-    table.check_choice("extractor", data.extractor, [network.name for network in NETWORKS])
-    network = network_named(data.extractor)
-    table.check_choice("backend", data.backend, [backend.name for backend in network.backends])
-    if data.metrics is not None:
-        try:
-            check_metrics(data.metrics, network.name)
-        except ValueError as error:
-            raise table.error("metrics", str(error)) from None
+    _check_network(table, data)
     return data
+
+
+def _check_network(table: Table, data: Data) -> None:
+    """That there is the feature network of `[data]`, and that it has the backend and gives the metrics."""
+    table.check_choice("extractor", data.extractor, [network.name for network in NETWORKS])
+    backends = network_named(data.extractor).backends
+    table.check_choice("backend", data.backend, [backend.name for backend in backends])
+    try:
+        check_metrics(data.metrics, data.extractor)
+    except ValueError as error:
+        raise table.error("metrics", str(error)) from None
 
 
 def _configs(models: Table, data: Data) -> dict[str, DiTConfig]:
@@ -243,20 +247,24 @@ def _combinations(table: Table, tasks: Expansion) -> Combinations:
     """A `[[cells]]`, whose models and steps there are; "all" models are the plan's own, or else the paper's."""
     latents = tasks.data.space == "latent"
     these = Combinations(**table.read(each for each in settings_of(Combinations) if latents or each.name != "vaes"))
-    own = tuple(name for name in tasks.configs if name not in DIT_NAMES)
     if these.models == ("all",) and tasks.configs:
+        own = tuple(name for name in tasks.configs if name not in DIT_NAMES)
         these = dataclasses.replace(these, models=own or tuple(tasks.configs))
     _check_models(table, these.models, tasks.configs)
-    for spacing in these.sampling_steps:
-        try:
-            respaced_timesteps(str(spacing))
-        except ValueError as error:
-            raise table.error("sampling_steps", str(error)) from None
+    _check_spacings(table, these.sampling_steps)
     if max(these.cfg_scales) > 1.0 and not tasks.rules.label_dropout:
         raise table.error("cfg_scales", "guidance needs [training] label_dropout above 0")
     if these.size + len(tasks.cells) > _MAX_CELLS:
         raise table.error(None, f"{these.size:,} combinations; a plan may have {_MAX_CELLS:,} cells")
     return these
+
+
+def _check_spacings(table: Table, spacings: Iterable[int | str]) -> None:
+    for spacing in spacings:
+        try:
+            respaced_timesteps(str(spacing))
+        except ValueError as error:
+            raise table.error("sampling_steps", str(error)) from None
 
 
 def _check_models(table: Table, models: Iterable[str], configs: Mapping[str, DiTConfig]) -> None:

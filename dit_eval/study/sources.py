@@ -64,7 +64,7 @@ def find_sources(
     data = _found(plan, "training data", "`train`", train or plan.data.train)
     reference = _found(plan, "reference batch", "`ref`", ref or plan.data.ref)
     network, decoders = _weights_of_network(plan, weights), _decoders(plan)
-    away = [source for source in (reference, network, *decoders.values()) if source is not None and _is_away(source)]
+    away = [source for source in (reference, network, *decoders.values()) if _is_away(source)]
     note = on_note or (lambda _: None)
     if away and not _is_away(data):
         _check_tasks(plan, _here(data, note), device)
@@ -118,9 +118,9 @@ def _here(source: str | Asset, on_note: Callable[[str], None]) -> str:
     return os.path.abspath(fetch(source))
 
 
-def _is_away(source: str | Asset) -> bool:
+def _is_away(source: str | Asset | None) -> bool:
     """Whether it is a public file that has to be fetched."""
-    return not isinstance(source, str) and source.url is not None and not source.path.is_file()
+    return isinstance(source, Asset) and source.url is not None and not source.path.is_file()
 
 
 def check_study(plan: Plan, sources: Sources) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,7 +23,9 @@ from dit_eval.results.lines import read_results
 from dit_eval.study.folder import Study
 from dit_eval.study.pace import work_gflops
 from dit_eval.study.plan_file import embedded_plans, load_plan, parse_plan
+from dit_eval.study.run import run_study
 from dit_eval.study.sources import check_study, find_sources
+from dit_eval.study.tasks import work
 
 SMALL_VAE = vae._CONFIG | {"block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4, "sample_size": 64}
 PLANS = ("paper-256", "paper-512")
@@ -168,7 +171,7 @@ def test_the_plan_runs_with_tiny_widths(name, material, tmp_path, monkeypatch):
     sources = find_sources(plan, train=str(material / "latents"), ref=str(material / "ref.npz"), device="cpu")
     check_study(plan, sources)
     study = Study(plan, tmp_path / "study")
-    count = study.run(InlineEngine(study.work, logs=None), sources, interval=0.0)
+    count = run_study(study, InlineEngine(partial(work, study)), sources)
 
     results = read_results(study.results)
     assert count == len(results) == len(plan.cells)

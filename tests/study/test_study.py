@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,7 +31,9 @@ from dit_eval.results.lines import read_results
 from dit_eval.study.engine import Outcome
 from dit_eval.study.folder import Study
 from dit_eval.study.plan_file import load_plan
+from dit_eval.study.run import run_study
 from dit_eval.study.sources import Sources, feature_network, find_sources
+from dit_eval.study.tasks import work
 from dit_eval.system.assets import asset
 
 PLAN = """\
@@ -567,7 +570,7 @@ def odd_files(tmp_path_factory):
     ],
 )
 def test_mistakes_are_found_before_anything_runs(odd_files, tmp_path, capsys, monkeypatch, changes, options, said):
-    monkeypatch.setattr("dit_eval.study.folder.Study.work", lambda *_: pytest.fail("a task ran"))
+    monkeypatch.setattr("dit_eval.study.tasks.work", lambda *_, **__: pytest.fail("a task ran"))
     plan = plan_file(tmp_path, *changes)
     code, output, error = run(capsys, *command(plan, tmp_path / "out"), *(o.format(odd_files) for o in options))
     assert (code, output) == (2, ""), error
@@ -692,7 +695,7 @@ class OtherJobs(InlineEngine):
     """An engine that still has a job of a plan as it was."""
 
     def __init__(self, work):
-        super().__init__(work, logs=None)
+        super().__init__(work)
         self._left = 3
 
     @property
@@ -708,8 +711,8 @@ def test_jobs_of_an_earlier_plan_do_not_disturb(whole, copy, monkeypatch):
     plan = load_plan(whole.plan)
     (copy / "done" / f"{plan.cells[0].key}.json").unlink()
     study = Study(plan, copy)
-    engine = OtherJobs(study.work)
-    assert study.run(engine, find_sources(plan, device="cpu"), interval=0.0) == 8
+    engine = OtherJobs(partial(work, study))
+    assert run_study(study, engine, find_sources(plan, device="cpu")) == 8
     assert not engine.outstanding
     same_study(whole.folder, copy)
 
