@@ -125,8 +125,6 @@ def _study_engine(arguments: argparse.Namespace, study: Study, stack: ExitStack)
 
 
 def _study_status(arguments: argparse.Namespace) -> None:
-    import dataclasses
-
     from dit_eval.study.folder import Study
     from dit_eval.study.plan_file import load_plan
 
@@ -143,7 +141,7 @@ def _study_status(arguments: argparse.Namespace) -> None:
                 "gflops": row.gflops,
                 "seconds_left": row.seconds_left,
                 "reason": row.reason,
-                "result": dataclasses.asdict(row.result) if row.result else None,
+                "result": row.result.to_dict() if row.result else None,
             }
             for row in rows
         ]

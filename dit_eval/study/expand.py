@@ -17,6 +17,7 @@ from msgspec import Meta
 from dit_eval.diffusion.recipe import Recipe, Schedule
 from dit_eval.flops.kept import count_network
 from dit_eval.models.config import BlockDesign, DiTConfig
+from dit_eval.models.names import DIT_NAMES
 from dit_eval.results.settings import SamplingSettings
 from dit_eval.study.plan import Cell, Data, Training
 
@@ -75,6 +76,12 @@ class Expansion:
     keep_samples: bool
     trainings: dict[str, Training] = field(default_factory=dict)
     cells: dict[str, Cell] = field(default_factory=dict)
+
+    @property
+    def all_models(self) -> tuple[str, ...]:
+        """The plan's own models, or else the paper's."""
+        own = tuple(name for name in self.configs if name not in DIT_NAMES)
+        return own or tuple(self.configs)
 
     def add(self, these: Combinations) -> None:
         """All combinations, in the order of their lists."""

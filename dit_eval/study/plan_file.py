@@ -157,16 +157,19 @@ def _data(table: Table, folder: Path) -> Data:
     """`[data]`. A path in it starts at the plan's folder."""
     pixels = table.values.get("space") != "latent"
     values = table.read(each for each in settings_of(Data) if pixels or each.name != "channels")
-    for key in ("train", "ref"):
-        if (text := values.get(key)) and (folder / text).exists():
-            values[key] = os.fspath(folder / text)
     data = Data(**values)
+    data = dataclasses.replace(data, train=_located(folder, data.train), ref=_located(folder, data.ref))
     if not pixels and data.image_size % LATENT_FACTOR:
         raise table.error("image_size", f"expected a multiple of {LATENT_FACTOR}, for latents; got {data.image_size}")
     if pixels and data.channels not in (1, 3):
         raise table.error("channels", f"expected 1 or 3, as images have; got {data.channels}")
     _check_network(table, data)
     return data
+
+
+def _located(folder: Path, text: str | None) -> str | None:
+    """A path as seen from here, if it is one that starts at the plan's folder; else the text as it is."""
+    return os.fspath(folder / text) if text and (folder / text).exists() else text
 
 
 def _check_network(table: Table, data: Data) -> None:
@@ -247,9 +250,8 @@ def _combinations(table: Table, tasks: Expansion) -> Combinations:
     """A `[[cells]]`, whose models and steps there are; "all" models are the plan's own, or else the paper's."""
     latents = tasks.data.space == "latent"
     these = Combinations(**table.read(each for each in settings_of(Combinations) if latents or each.name != "vaes"))
-    if these.models == ("all",) and tasks.configs:
-        own = tuple(name for name in tasks.configs if name not in DIT_NAMES)
-        these = dataclasses.replace(these, models=own or tuple(tasks.configs))
+    if these.models == ("all",):
+        these = dataclasses.replace(these, models=tasks.all_models or these.models)
     _check_models(table, these.models, tasks.configs)
     _check_spacings(table, these.sampling_steps)
     if max(these.cfg_scales) > 1.0 and not tasks.rules.label_dropout:

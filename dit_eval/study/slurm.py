@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_eval.study.engine import Outcome, Resources
-from dit_eval.study.slurm_job import Exit, JobTask, exit_file
+from dit_eval.study.slurm_job import JobTask, code_of_failure, read_exits
 from dit_eval.system.files import atomic_file
 
 if TYPE_CHECKING:
@@ -196,17 +196,15 @@ class SlurmEngine:
 
     def _ended(self, array: _Array, key: str, state: str | None) -> Outcome:
         """How a task has ended that is not in the queue; `state` is Slurm's last word on it."""
-        files = [exit_file(self._folder, array.name, array.keys[key], node) for node in range(array.nodes)]
-        ends = [end for file in files if (end := Exit.read(file)) is not None]
+        ends = read_exits(self._folder, array.name, array.keys[key], array.nodes)
         whole = len(ends) == array.nodes
         if whole and all(end.code == 0 for end in ends):
             return Outcome(state="done", reason="exit code 0", code=0)
-        if state in _OWN_END:
-            # Of several nodes, the first to fail takes the others down.
-            if own := [end.code for end in ends if end.failed]:
-                return Outcome(state="failed", reason=f"exit code {own[0]}", code=own[0])
-            if not whole and self._may_come(key):
-                return Outcome(state="running", reason=_NO_RECORD)
+        code = code_of_failure(ends)
+        if state in _OWN_END and code is not None:
+            return Outcome(state="failed", reason=f"exit code {code}", code=code)
+        if state in _OWN_END and not whole and self._may_come(key):
+            return Outcome(state="running", reason=_NO_RECORD)
         killed = next((end.reason for end in ends if end.reason), "it left no exit code")
         return Outcome(state="lost", reason=f"{state or 'no longer known to Slurm'}: {killed}")
 

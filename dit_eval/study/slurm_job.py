@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,11 +30,6 @@ class Exit:
     code: int | None
     told: bool
     reason: str
-
-    @property
-    def failed(self) -> bool:
-        """Whether it ended by itself, and badly."""
-        return not self.told and self.code is not None and self.code > 0
 
     @classmethod
     def of(cls, code: int, told: list[int]) -> Exit:
@@ -58,8 +54,19 @@ class Exit:
             file.write(json.dumps(asdict(self)).encode())
 
 
-def exit_file(folder: Path, name: str, index: int, node: int) -> Path:
-    """Where a task of an array leaves on a node how it has ended."""
+def code_of_failure(ends: Iterable[Exit]) -> int | None:
+    """The exit code of the first node whose command ended by itself, and badly; it takes the other nodes down."""
+    codes = (end.code for end in ends if not end.told and end.code is not None)
+    return next((code for code in codes if code > 0), None)
+
+
+def read_exits(folder: Path, name: str, index: int, nodes: int) -> list[Exit]:
+    """How a task of an array has ended, on those of its nodes that have left a record."""
+    found = (Exit.read(_exit_file(folder, name, index, node)) for node in range(nodes))
+    return [end for end in found if end is not None]
+
+
+def _exit_file(folder: Path, name: str, index: int, node: int) -> Path:
     return folder / name / f"exit-{index}-{node}.json"
 
 
@@ -76,7 +83,7 @@ class JobTask:
 
     def __call__(self) -> None:
         node = int(os.environ.get("SLURM_PROCID", 0))
-        record = exit_file(self.folder, self.name, self.index, node)
+        record = _exit_file(self.folder, self.name, self.index, node)
         record.unlink(missing_ok=True)  # of an earlier start
         # Slurm's warning of the end reaches all processes of the job; submitit's handler is to act on it, in this one.
         warning = _warning()

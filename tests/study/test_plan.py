@@ -1,5 +1,6 @@
 """Plans: what they mean, what they cost, and where they are wrong, to the line and the key."""
 
+import dataclasses
 import math
 import re
 import tomllib
@@ -11,6 +12,8 @@ from dit_eval.diffusion.spacing import respaced_timesteps
 from dit_eval.features import NETWORKS
 from dit_eval.flops.compute import gpu_hours, sampling_gflops, training_gflops
 from dit_eval.models.names import DIT_NAMES
+from dit_eval.results.settings import SamplingSettings
+from dit_eval.study.expand import recorded
 from dit_eval.study.pace import predicted_hours, work_gflops
 from dit_eval.study.plan import PlanError
 from dit_eval.study.plan_file import embedded_plans, load_plan, parse_plan
@@ -309,6 +312,39 @@ def test_a_plan_asks_for_any_network_and_its_metrics():
     assert data('extractor = "dinov2"\nmetrics = ["fd-dinov2", "kid"]').metrics == ("fd-dinov2", "kid")
     assert data('extractor = "clip"\nmetrics = "cmmd"').metrics == ("cmmd",)
     assert data("").extractor == "inception"
+
+
+def test_every_option_of_sampling_is_a_key_of_plans():
+    decided_elsewhere = {
+        "weights", "image_size", "num_classes", "block", "num_sampling_steps", "cfg_scale", "global_seed",
+    }  # fmt: skip
+    found = mistake(changed(LATENTS, ("[[cells]]", "[sampling]\nsize = 3\n\n[[cells]]")))
+    known = set(found.partition("known here: ")[2].rstrip(".").split(", "))
+    names = {"num_images": "num_samples", "compiled": "compile"}
+    options = {each.name for each in dataclasses.fields(SamplingSettings)} - decided_elsewhere
+    assert known == {names.get(name, name) for name in options} | {"keep_samples"}
+
+
+def test_options_of_later_editions_enter_keys_where_they_are_asked_for():
+    def with_tiling(value):
+        return parse_plan(changed(LATENTS, ("[[cells]]", f"[sampling]\nvae_tiling = {value}\n\n[[cells]]")), PATH)
+
+    usual = parse_plan(LATENTS, PATH)
+    assert keys(with_tiling("false")) == keys(usual)
+    tiled = with_tiling("true")
+    assert all(cell.sampling.vae_tiling for cell in tiled.cells)
+    assert keys(tiled)[0] == keys(usual)[0]
+    assert not set(keys(tiled)[1]) & set(keys(usual)[1])
+
+
+def test_what_a_finished_cell_says_of_itself_has_the_names_of_the_first_edition():
+    cell = parse_plan(LATENTS, PATH).cells[-1]
+    assert list(recorded(cell)) == [
+        "key", "training", "model", "config", "gflops", "training_steps", "num_samples", "num_sampling_steps",
+        "sampler", "cfg_scale", "cfg_channels", "labels", "rounding", "vae", "precision", "compile", "seed", "keep_samples",
+    ]  # fmt: skip
+    assert recorded(cell)["vae"] == "mse"
+    assert recorded(plan_of().cells[0])["vae"] is None
 
 
 def test_the_usual_backend_and_metrics_leave_the_keys():
