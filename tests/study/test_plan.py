@@ -341,7 +341,8 @@ def test_what_a_finished_cell_says_of_itself_has_the_names_of_the_first_edition(
     cell = parse_plan(LATENTS, PATH).cells[-1]
     assert list(recorded(cell)) == [
         "key", "training", "model", "config", "gflops", "training_steps", "num_samples", "num_sampling_steps",
-        "sampler", "cfg_scale", "cfg_channels", "labels", "rounding", "vae", "precision", "compile", "seed", "keep_samples",
+        "sampler", "cfg_scale", "cfg_channels", "labels", "rounding", "vae", "precision", "compile", "seed",
+        "keep_samples",
     ]  # fmt: skip
     assert recorded(cell)["vae"] == "mse"
     assert recorded(plan_of().cells[0])["vae"] is None
