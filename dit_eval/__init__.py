@@ -22,22 +22,27 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from dit_eval.images.huggingface import from_dataset as from_dataset
     from dit_eval.images.stream import from_batches as from_batches
     from dit_eval.metrics import METRICS as METRICS
+    from dit_eval.models import MODELS as MODELS
     from dit_eval.reference import stats as stats
     from dit_eval.results.eval_result import EvalResult as EvalResult
     from dit_eval.results.lines import append_result as append_result
     from dit_eval.results.lines import read_results as read_results
     from dit_eval.results.sample_run import SampleRun as SampleRun
     from dit_eval.results.settings import EvaluationSettings as EvaluationSettings
+    from dit_eval.results.settings import SamplingSettings as SamplingSettings
+    from dit_eval.sampling import sample as sample
     from dit_eval.system.where import Where as Where
 
 __version__ = "0.1.0"
 
 _PLACES = {
     "METRICS": "dit_eval.metrics",
+    "MODELS": "dit_eval.models",
     "NETWORKS": "dit_eval.features",
     "EvalResult": "dit_eval.results.eval_result",
     "EvaluationSettings": "dit_eval.results.settings",
     "SampleRun": "dit_eval.results.sample_run",
+    "SamplingSettings": "dit_eval.results.settings",
     "Where": "dit_eval.system.where",
     "append_result": "dit_eval.results.lines",
     "count_flops": "dit_eval.flops.count",
@@ -47,6 +52,7 @@ _PLACES = {
     "load_network": "dit_eval.features.load",
     "open_images": "dit_eval.images",
     "read_results": "dit_eval.results.lines",
+    "sample": "dit_eval.sampling",
     "stats": "dit_eval.reference",
 }
 __all__ = ["__version__", *_PLACES]

@@ -15,6 +15,8 @@ from dit_eval.images.npz import open_batch
 from dit_eval.metrics.inception_score import inception_score
 from dit_eval.metrics.manifold import _has_float16_products, precision_recall
 
+pytestmark = pytest.mark.parity
+
 GOLDENS = Path(__file__).parent / "goldens"
 ADM = json.loads((GOLDENS / "adm.json").read_text())
 SIZES = (64, 256)

@@ -16,18 +16,10 @@ from dit_eval.results.eval_result import EvalResult
 from dit_eval.system import assets
 
 NAMES = [
-    *("METRICS", "NETWORKS", "EvalResult", "EvaluationSettings", "SampleRun", "Where", "__version__", "append_result"),
-    *(
-        "count_flops",
-        "evaluate",
-        "from_batches",
-        "from_dataset",
-        "load_network",
-        "open_images",
-        "read_results",
-        "stats",
-    ),
-]
+    "METRICS", "MODELS", "NETWORKS", "EvalResult", "EvaluationSettings", "SampleRun", "SamplingSettings",
+    "Where", "__version__", "append_result", "count_flops", "evaluate", "from_batches", "from_dataset",
+    "load_network", "open_images", "read_results", "sample", "stats",
+]  # fmt: skip
 
 
 def test_the_public_names():

@@ -300,6 +300,7 @@ def test_a_dry_run_of_an_evaluation_refuses_what_the_evaluation_would(digits_fil
         assert said in error
 
 
+@pytest.mark.processes
 def test_two_processes_predict_their_share(digits_file, digits_ref, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dit_eval"]
     done = subprocess.run(

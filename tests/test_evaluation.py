@@ -300,6 +300,7 @@ def by_torchrun(processes, *arguments):
 
 
 @pytest.mark.parametrize(("processes", "batch_size", "compressed"), [(2, 64, False), (3, 200, True)])
+@pytest.mark.processes
 def test_several_processes_give_the_result_of_one(
     result, sample_file, digits_ref, tmp_path, processes, batch_size, compressed
 ):
@@ -318,6 +319,7 @@ def test_several_processes_give_the_result_of_one(
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
+@pytest.mark.processes
 def test_more_processes_than_batches(result, sample_file, digits_ref, tmp_path):
     arguments = [sample_file, "--ref", digits_ref, "--extractor", "digits", "--batch-size", 500]
     process = by_torchrun(2, *arguments, "--json", tmp_path / "result.json", "--no-results")
@@ -325,12 +327,14 @@ def test_more_processes_than_batches(result, sample_file, digits_ref, tmp_path):
     assert_same(EvalResult.from_json((tmp_path / "result.json").read_text()), result, rel=1e-9)
 
 
+@pytest.mark.processes
 def test_a_mistake_of_several_processes_is_told_once(sample_file, tmp_path):
     process = by_torchrun(2, sample_file, "--ref", tmp_path / "missing.npz", "--extractor", "digits")
     assert process.returncode != 0
     assert process.stderr.count("no such file") == 1
 
 
+@pytest.mark.processes
 def test_inception_by_two_processes(tmp_path, digits, inception_files, torch_inception):
     # ADM's network and protocol: 22 images in batches of 8, against statistics made by one process.
     images = np.repeat(np.repeat(digits.images[:22], 4, 1), 4, 2)

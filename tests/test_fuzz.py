@@ -4,6 +4,8 @@ import planted_readers
 import pytest
 from fuzz_readers import READERS, case_bytes, fuzz
 
+pytestmark = pytest.mark.slow
+
 SOME = {reader.name: reader for reader in READERS}
 
 

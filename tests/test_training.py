@@ -267,6 +267,7 @@ def test_micro_batches_and_threads_change_nothing_but_rounding(data, tmp_path):
 
 
 @pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"compile": True}])
+@pytest.mark.slow
 def test_bf16_and_compiled_stay_near(data, tmp_path, monkeypatch, settings):
     # The tracing and the gradients of torch.compile, without the half minute that its C++ compiler takes.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
@@ -491,16 +492,8 @@ def forks(tmp_path_factory):
     forks.close()
 
 
-@pytest.mark.parametrize(
-    "at",
-    [
-        "model-0000005.safetensors",
-        "state.safetensors",
-        "model-0000009.safetensors",
-        "ema-0000009.safetensors",
-        "log.jsonl",
-    ],
-)
+# Each other file, in-process: tests/system/test_run_folder.py.
+@pytest.mark.parametrize("at", ["state.safetensors"])
 def test_killed_while_a_file_is_written(forks, whole, tmp_path, capsys, at):
     out = tmp_path / "run"
     assert forks(command(out), die_in="replace", at=at)["statuses"] == [-9]
@@ -509,7 +502,7 @@ def test_killed_while_a_file_is_written(forks, whole, tmp_path, capsys, at):
     same_run(whole, out)
 
 
-@pytest.mark.parametrize("kill_after", [0.0, 0.005, 0.02])
+@pytest.mark.parametrize("kill_after", [0.005])
 def test_killed_anywhere(forks, whole, tmp_path, capsys, kill_after):
     out = tmp_path / "run"
     for watched in ("/ema-0000005*", "/ema-0000009*"):
@@ -529,6 +522,7 @@ def near(whole, out):
         assert one == pytest.approx(other, rel=1e-5)
 
 
+@pytest.mark.processes
 def test_two_processes_by_torchrun_train_the_same(whole, tmp_path):
     out = tmp_path / "run"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
 from dit_eval.cli.extractor import _check_extractor, _extractor
-from dit_eval.cli.options import (
+from dit_eval.cli.options import EVERYDAY, Option
+from dit_eval.cli.output import _File, _header, _say, _tell_json
+from dit_eval.cli.shared import (
     _FEATURES,
-    _IMAGES,
-    _add_extractor_options,
+    IMAGES,
+    NetworkOptions,
+    NumSamples,
     _check_destination,
-    _file,
-    _folder,
-    _json_file,
     _network_line,
     _open_images,
     _reference_path,
+    grid_file,
+    is_folder,
+    json_file,
 )
-from dit_eval.cli.output import _File, _header, _say, _tell_json
 from dit_eval.system.progress import Progress
 from dit_eval.system.text import shown
 
@@ -28,40 +30,29 @@ if TYPE_CHECKING:
     from dit_eval.images import ImageSet
 
 
-def _add_classes(commands: Any) -> None:
-    classes = commands.add_parser(
-        "classes",
-        help="find the classes that are worst",
-        description="Compare each class of the samples with the same class of the reference: numbers of images, and a "
-        "kernel distance (KID's) of their features, which needs no covariance. Both sides need labels.",
-    )
-    classes.add_argument("samples", type=Path, metavar="SAMPLES", help=f"generated images with labels: {_IMAGES}")
-    classes.add_argument("--ref", required=True, help="as of `dit-eval evaluate`, with labels")
-    _add_extractor_options(classes)
-    classes.add_argument("--num-samples", type=int, metavar="N", help="use the first N samples")
-    classes.add_argument("--worst", type=int, default=10, metavar="K", help="classes to show (default: %(default)s)")
-    classes.add_argument(
-        "--grid",
-        type=_file(".png", ".pdf"),
-        metavar="GRID.png",
-        help="also draw the worst classes beside the reference: GRID.png and GRID.pdf",
-    )
-    classes.add_argument(
-        "--images", type=int, default=6, metavar="N", help="of a side in a row of the grid (default: %(default)s)"
-    )
-    classes.add_argument(
-        "--cache", type=_folder, metavar="DIR", help="keep features here, and take those of `dit-eval evaluate`"
-    )
-    classes.add_argument(
-        "--json",
-        type=_json_file,
-        metavar="FILE|-",
-        help="also write the scores of all classes as one JSON object; - prints only that",
-    )
-    classes.set_defaults(run=_classes)
+@dataclass(frozen=True, kw_only=True)
+class Classes(NetworkOptions):
+    """Compare each class of the samples with the same class of the reference; both sides need labels.
+
+    Example: dit-eval classes samples.npz --ref imagenet256 --grid worst.png
+
+    Compared are numbers of images, and a kernel distance (KID's) of their features, which needs no covariance.
+    """
+
+    samples: Annotated[Path, Option(f"generated images with labels: {IMAGES}", name="SAMPLES")]
+    ref: Annotated[str, Option("as of `dit-eval evaluate`, with labels")]
+    num_samples: NumSamples = None
+    worst: Annotated[int, Option("classes to show", metavar="K", group=EVERYDAY)] = 10
+    grid: Annotated[Path | None, grid_file("the worst classes beside the reference")] = None
+    images: Annotated[int, Option("of a side in a row of the grid")] = 6
+    cache: Annotated[
+        Path | None,
+        Option("keep features here, and take those of `dit-eval evaluate`", metavar="DIR", check=is_folder),
+    ] = None
+    json: Annotated[str | None, json_file("the scores of all classes")] = None
 
 
-def _classes(arguments: argparse.Namespace) -> None:
+def classes(arguments: Classes) -> None:
     if arguments.worst < 1 or arguments.images < 1:
         raise ValueError(f"--worst {arguments.worst}, --images {arguments.images}: needed at least 1 of each.")
     gen = _open_images(arguments.samples, "gen", arguments.num_samples)
@@ -100,7 +91,7 @@ def _classes(arguments: argparse.Namespace) -> None:
 
 
 def _draw_classes(
-    report: ClassReport, gen: ImageSet, ref: ImageSet, arguments: argparse.Namespace, path: Path
+    report: ClassReport, gen: ImageSet, ref: ImageSet, arguments: Classes, path: Path
 ) -> tuple[Path, Path]:
     import numpy as np
 

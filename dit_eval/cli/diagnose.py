@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Group
 
 from dit_eval.cli.extractor import _check_extractor, _extractor
-from dit_eval.cli.options import (
-    _IMAGES,
-    _add_extractor_options,
+from dit_eval.cli.options import EVERYDAY, Option
+from dit_eval.cli.output import _tell_json
+from dit_eval.cli.shared import (
+    NetworkOptions,
+    NumSamples,
+    Samples,
     _check_destination,
-    _json_file,
     _open_images,
     _reference_path,
+    json_file,
 )
-from dit_eval.cli.output import _tell_json
 from dit_eval.system.progress import Progress
 
 if TYPE_CHECKING:
@@ -35,54 +39,60 @@ _PUBLISHED = {
 }
 
 
-def _add_diagnose(commands: Any) -> None:
-    diagnose = commands.add_parser(
-        "diagnose",
-        help="find out why a number is not the published one",
-        description="Look at samples, reference, run and result for what may be wrong, and rank it, with the measured "
-        "effect of each. Exits with 0 whether or not something is found.",
-    )
-    diagnose.add_argument("samples", type=Path, metavar="SAMPLES", help=f"generated images: {_IMAGES}")
-    diagnose.add_argument("--ref", required=True, help="as of `dit-eval evaluate`")
-    published = diagnose.add_argument_group("what the number is compared with")
-    published.add_argument("--expect", metavar="NAME", help="a published result, such as dit-xl-2-cfg1.5")
-    for option, metric in _PUBLISHED.items():
-        published.add_argument(f"--expect-{option}", type=float, metavar="X", help=f"published {metric}")
-    published.add_argument(
-        "--expect-samples", type=int, metavar="N", help="samples that the published number is of (default: 50,000)"
-    )
-    diagnose.add_argument(
-        "--results",
-        type=Path,
-        metavar="FILE",
-        help="take the result of these samples from here (default: results.jsonl, if it is there)",
-    )
-    diagnose.add_argument("--num-samples", type=int, metavar="N", help="use the first N samples")
-    diagnose.add_argument(
-        "--network",
-        action="store_true",
-        help="also pass 256 reference images through the network, to see whether the statistics are of it",
-    )
-    _add_extractor_options(diagnose)
-    diagnose.add_argument(
-        "--json",
-        type=_json_file,
-        metavar="FILE|-",
-        help="also write the findings as one JSON object; - prints only that",
-    )
-    diagnose.set_defaults(run=_diagnose)
+PUBLISHED = Group("what the number is compared with", sort_key=2)
 
 
-def _diagnose(arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Diagnose(NetworkOptions):
+    """Look at samples, reference, run and result for what may be wrong, and rank it, with the measured effect of each.
+
+    Example: dit-eval diagnose samples.npz --ref imagenet256 --expect-fid 2.27
+
+    Exits with 0 whether or not something is found.
+    """
+
+    samples: Samples
+    ref: Annotated[str, Option("as of `dit-eval evaluate`")]
+    expect: Annotated[
+        str | None, Option("a published result, such as dit-xl-2-cfg1.5", metavar="NAME", group=EVERYDAY)
+    ] = None
+    expect_fid: Annotated[float | None, Option("published fid", group=PUBLISHED)] = None
+    expect_sfid: Annotated[float | None, Option("published sfid", group=PUBLISHED)] = None
+    expect_is: Annotated[float | None, Option("published inception_score", group=PUBLISHED)] = None
+    expect_precision: Annotated[float | None, Option("published precision", group=PUBLISHED)] = None
+    expect_recall: Annotated[float | None, Option("published recall", group=PUBLISHED)] = None
+    expect_samples: Annotated[
+        int | None, Option("samples that the published number is of (default: 50,000)", group=PUBLISHED)
+    ] = None
+    results: Annotated[
+        Path | None,
+        Option(
+            "take the result of these samples from here (default: results.jsonl, if it is there)",
+            metavar="FILE",
+            group=EVERYDAY,
+        ),
+    ] = None
+    num_samples: NumSamples = None
+    through_network: Annotated[
+        bool,
+        Option(
+            "also pass 256 reference images through the network, to see whether the statistics are of it",
+            name="--network",
+        ),
+    ] = False
+    json: Annotated[str | None, json_file("the findings")] = None
+
+
+def diagnose(arguments: Diagnose) -> None:
     gen = _open_images(arguments.samples, "gen", arguments.num_samples)
     _check_destination("--json", arguments.json)
-    if arguments.network:
+    if arguments.through_network:
         _check_extractor(arguments)
     ref = _open_images(_reference_path(arguments.ref), "ref")
     from dit_eval.checks.diagnose import diagnose
 
     expect = _expectation(arguments)
-    extractor = _extractor(arguments) if arguments.network else None
+    extractor = _extractor(arguments) if arguments.through_network else None
     with Progress(names={"ref": "ref images", "gen": "gen images"}) as progress:
         result = _result_of(arguments, gen, progress)
         diagnosis = diagnose(
@@ -97,7 +107,7 @@ def _diagnose(arguments: argparse.Namespace) -> None:
     _tell_json(arguments.json, diagnosis.to_json(), _format_diagnosis(diagnosis))
 
 
-def _expectation(arguments: argparse.Namespace) -> Expectation | None:
+def _expectation(arguments: Diagnose) -> Expectation | None:
     import dataclasses
 
     from dit_eval.checks.expectation import Expectation, expectation
@@ -119,7 +129,7 @@ def _expectation(arguments: argparse.Namespace) -> Expectation | None:
     return expect
 
 
-def _result_of(arguments: argparse.Namespace, gen: ImageSet, progress: Progress) -> EvalResult | None:
+def _result_of(arguments: Diagnose, gen: ImageSet, progress: Progress) -> EvalResult | None:
     """The latest result of these very samples in the file of results."""
     from dit_eval.results.lines import read_results
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
-from dit_eval.cli.options import _add_on_corrupt, _check_destination, _folder
+from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import _fetch, _header, _note
+from dit_eval.cli.shared import DeviceEach, OnCorrupt, _check_destination, is_folder
 from dit_eval.system.dist import World, join
 from dit_eval.system.files import Watch
 from dit_eval.system.progress import Progress
@@ -21,30 +22,26 @@ if TYPE_CHECKING:
     from dit_eval.diffusion.data import ImageFolder
 
 
-def _add_encode(commands: Any) -> None:
-    encode = commands.add_parser(
-        "encode",
-        help="encode a folder of images to the latents that a DiT trains on",
-        description="Encode each image of a folder, and its mirror image, to the mean and standard deviation of its "
-        "posterior, on one process or many (torchrun). The same command goes on after a crash.",
-    )
-    encode.add_argument("folder", type=Path, metavar="FOLDER", help="images, or a folder of them for each class")
-    encode.add_argument("--out", type=_folder, required=True, metavar="LATENTS", help="a folder; for `train --data`")
-    encode.add_argument("--image-size", type=int, default=256, metavar="PX", help="centre crop (default: %(default)s)")
-    encode.add_argument(
-        "--vae",
-        default="ema",
-        metavar="ema|mse|original|FILE",
-        help="all three have one encoder (default: %(default)s)",
-    )
-    encode.add_argument("--half", action="store_true", help="store float16: half the size, rounded")
-    _add_on_corrupt(encode)
-    encode.add_argument("--num-workers", type=int, default=4, metavar="N", help="threads that read (default: 4)")
-    encode.add_argument("--device", default="auto", help="cpu or cuda (default: a GPU per process if there are any)")
-    encode.set_defaults(run=_encode)
+@dataclass(frozen=True, kw_only=True)
+class Encode:
+    """Encode each image of a folder, and its mirror image, to the mean and standard deviation of its posterior.
+
+    Example: dit-eval encode images --out latents --image-size 256
+
+    On one process or many (torchrun). The same command goes on after a crash.
+    """
+
+    folder: Annotated[Path, Option("images, or a folder of them for each class", name="FOLDER")]
+    out: Annotated[Path, Option("a folder; for `train --data`", metavar="LATENTS", check=is_folder)]
+    image_size: Annotated[int, Option("centre crop", metavar="PX", group=EVERYDAY)] = 256
+    vae: Annotated[str, Option("all three have one encoder", metavar="ema|mse|original|FILE")] = "ema"
+    half: Annotated[bool, Option("store float16: half the size, rounded")] = False
+    on_corrupt: OnCorrupt = "refuse"
+    num_workers: Annotated[int, Option("threads that read")] = 4
+    device: DeviceEach = "auto"
 
 
-def _encode(arguments: argparse.Namespace) -> None:
+def encode(arguments: Encode) -> None:
     with join() as world:
         _header(f"encode: images of {arguments.folder}, into {arguments.out}")
         from dit_eval.encoding import Encoder, EncodingSettings, encode
@@ -90,7 +87,7 @@ def _encode(arguments: argparse.Namespace) -> None:
             sys.stdout.write(f"{arguments.out}: {kept:,} images and their mirror images, {classes}{left_out}\n")
 
 
-def _encode_setup(arguments: argparse.Namespace, watch: Watch) -> tuple[ImageFolder, Path, str]:
+def _encode_setup(arguments: Encode, watch: Watch) -> tuple[ImageFolder, Path, str]:
     """Images, autoencoder and its SHA-256: everything a user may have got wrong."""
     from dit_eval.diffusion.data import list_images
     from dit_eval.diffusion.latents import check_latents_folder

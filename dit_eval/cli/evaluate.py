@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from dit_eval.cli.extractor import _check_extractor, _extractor
-from dit_eval.cli.options import _FEATURES, _check_destination, _network_line, _open_images, _reference_path
+from dit_eval.cli.options import EVERYDAY, Option, Panel
 from dit_eval.cli.output import _File, _format_cost_of_run, _header, _say, _tell_json
+from dit_eval.cli.shared import (
+    _FEATURES,
+    Cache,
+    NetworkOptions,
+    NumSamples,
+    Samples,
+    _check_destination,
+    _network_line,
+    _open_images,
+    _reference_path,
+    has_ending,
+    json_file,
+)
+from dit_eval.metrics import names_in_words
+from dit_eval.results.settings import EvaluationSettings
 from dit_eval.system.dist import World, join
 from dit_eval.system.progress import Progress
 
@@ -17,7 +31,49 @@ if TYPE_CHECKING:
     from dit_eval.results.eval_result import EvalResult
 
 
-def _evaluate(arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(NetworkOptions):
+    """Score a sample batch against a reference batch, by ADM's protocol.
+
+    Example: dit-eval evaluate samples.npz --ref imagenet256
+
+    SAMPLES are an npz (arr_0, uint8 NHWC); a folder, .zip, .tar or .tar.gz of PNGs, in the order of their names (2.png
+    before 10.png); or a saved Hugging Face dataset.
+    """
+
+    samples: Samples
+    ref: Annotated[
+        str,
+        Option("an npz, images as SAMPLES, or a name: imagenet64, 128, 256 or 512, or digits"),
+    ]
+    settings: Annotated[
+        EvaluationSettings,
+        Panel(
+            options={
+                "metrics": Option(
+                    f"{names_in_words()}: some of them (default: the first five, ADM's; of dinov2 and clip all)",
+                    read=str.lower,
+                    group=EVERYDAY,
+                ),
+                "intervals": Option(group=EVERYDAY),
+            },
+            left_out=("num_images", "batch_size"),  # the one names more than there is in a dry run, the other is above
+        ),
+    ]
+    num_samples: NumSamples = None
+    results: Annotated[Path, Option("append to FILE", metavar="FILE", group=EVERYDAY, check=has_ending(".jsonl"))] = (
+        Path("results.jsonl")
+    )
+    no_results: Annotated[bool, Option("append to no file")] = False
+    json: Annotated[str | None, json_file("the result")] = None
+    cache: Cache = None
+    dry_run: Annotated[
+        bool,
+        Option("predict time and memory from a short trial; --num-samples may then be more than are drawn yet"),
+    ] = False
+
+
+def evaluate(arguments: Evaluate) -> None:
     with join() as world:
         # Mistakes are told once, by process 0.
         setup = world.first_then_all(lambda: _evaluation_setup(arguments, world))
@@ -36,7 +92,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             _tell_result(arguments, result)
 
 
-def _evaluation_setup(arguments: argparse.Namespace, world: World) -> dict[str, Any]:
+def _evaluation_setup(arguments: Evaluate, world: World) -> dict[str, Any]:
     """Files, request and extractor: everything a user may have got wrong, in the order of what it costs to find out."""
     count = arguments.num_samples
     if arguments.dry_run and count is not None:  # what is not drawn yet can be predicted from what is
@@ -49,17 +105,10 @@ def _evaluation_setup(arguments: argparse.Namespace, world: World) -> dict[str, 
     _header(_network_line(arguments))
     from dit_eval.metrics.choose import check_metrics, choose
     from dit_eval.reference import check_named_size
-    from dit_eval.results.settings import EvaluationSettings
 
     network = _check_extractor(arguments, world)
-    check_metrics(arguments.metrics, network.name)
-    settings = EvaluationSettings(
-        metrics=None if arguments.metrics is None else tuple(arguments.metrics),
-        distances=arguments.distances,
-        intervals=arguments.intervals,
-        batch_size=arguments.batch_size,
-        allow_size_mismatch=arguments.allow_size_mismatch,
-    )
+    check_metrics(arguments.settings.metrics, network.name)
+    settings = replace(arguments.settings, batch_size=arguments.batch_size)
     if not settings.allow_size_mismatch:
         check_named_size(arguments.ref, gen)
     ref = _open_images(_reference_path(arguments.ref), "ref")
@@ -67,7 +116,7 @@ def _evaluation_setup(arguments: argparse.Namespace, world: World) -> dict[str, 
     return {"gen": gen, "ref": ref, "network": _extractor(arguments, world), "settings": settings}
 
 
-def _check_evaluation_destinations(arguments: argparse.Namespace) -> None:
+def _check_evaluation_destinations(arguments: Evaluate) -> None:
     _check_destination("--json", arguments.json)
     if arguments.dry_run:
         return
@@ -79,7 +128,7 @@ def _check_evaluation_destinations(arguments: argparse.Namespace) -> None:
             raise ValueError(f"--json {arguments.json}: the file of --results, which it would replace. Name another.")
 
 
-def _tell_evaluation_cost(arguments: argparse.Namespace, setup: dict[str, Any], world: World) -> None:
+def _tell_evaluation_cost(arguments: Evaluate, setup: dict[str, Any], world: World) -> None:
     from dit_eval.cost import evaluation_cost
     from dit_eval.metrics.choose import choose
 
@@ -99,7 +148,7 @@ def _tell_evaluation_cost(arguments: argparse.Namespace, setup: dict[str, Any], 
     _tell_json(arguments.json, cost.to_json(), _format_cost_of_run(what, cost))
 
 
-def _tell_result(arguments: argparse.Namespace, result: EvalResult) -> None:
+def _tell_result(arguments: Evaluate, result: EvalResult) -> None:
     for warning in result.warnings:
         _say(f"warning: {warning}")
     from dit_eval.results.lines import append_result

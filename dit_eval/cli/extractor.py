@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING
 
 from dit_eval.cli.output import _fetch, _header
@@ -10,15 +9,17 @@ from dit_eval.features.load import check_network, load_network
 from dit_eval.system.dist import World
 
 if TYPE_CHECKING:
+    from dit_eval.cli.shared import NetworkOptions
+    from dit_eval.cli.verify import Verify
     from dit_eval.features.network import FeatureExtractor, Network
 
 
-def _check_extractor(arguments: argparse.Namespace, world: World | None = None) -> Network:
+def _check_extractor(arguments: NetworkOptions | Verify, world: World | None = None) -> Network:
     """What is known of the network, if its options are right: before any images are opened and anything is fetched."""
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size {arguments.batch_size}: needed at least 1.")
     return check_network(
-        arguments.extractor,
+        arguments.network,
         weights=arguments.weights,
         backend=arguments.backend,
         precision=arguments.precision,
@@ -27,13 +28,13 @@ def _check_extractor(arguments: argparse.Namespace, world: World | None = None) 
     )
 
 
-def _extractor(arguments: argparse.Namespace, world: World | None = None) -> FeatureExtractor:
+def _extractor(arguments: NetworkOptions | Verify, world: World | None = None) -> FeatureExtractor:
     """The network, loaded; its weights are fetched if none are given."""
     _check_extractor(arguments, world)
     device = (world or World()).device(arguments.device)
     _header(f"device  {device}")
     return load_network(
-        arguments.extractor,
+        arguments.network,
         weights=arguments.weights,
         backend=arguments.backend,
         precision=arguments.precision,

@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from dit_eval.cli.options import _check_destination
+from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import _header, _tell_json
+from dit_eval.cli.shared import _check_destination, json_file
 from dit_eval.system.progress import Progress
 
 if TYPE_CHECKING:
     from dit_eval.flops.printed import ComplexityRow
 
 
-def _flops(arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Flops:
+    """Count multiply-adds of one forward pass (batch 1, no guidance) in three conventions.
+
+    Example: dit-eval flops DiT-XL/2 ADM-256
+
+    `paper`: multiply-adds and one for each normalised element; `fvcore`: what fvcore bills; `mac`: multiply-adds alone.
+    """
+
+    models: Annotated[
+        tuple[str, ...],
+        Option("DiT-XL/2 and so on, ADM-256, ADM-U-256-upsampler, LDM-4 and so on", name="MODEL", several="words"),
+    ] = ()
+    all: Annotated[bool, Option("every model of Tables 1, 4 and 6", group=EVERYDAY)] = False
+    image_size: Annotated[int | None, Option("of a DiT (default: 256)", metavar="PIXELS", group=EVERYDAY)] = None
+    block: Annotated[
+        str | None, Option("of a DiT: adaln-zero (default), adaln, cross-attention or in-context", metavar="DESIGN")
+    ] = None
+    convention: Annotated[
+        Literal["paper", "fvcore", "mac"], Option("the one that is compared with the published figure")
+    ] = "paper"
+    json: Annotated[str | None, json_file("the rows")] = None
+
+
+def flops(arguments: Flops) -> None:
     if bool(arguments.models) == arguments.all:
         raise ValueError("Name the models to count, such as DiT-XL/2 or ADM-256, or pass --all; one of the two.")
     if arguments.all and (arguments.image_size or arguments.block):
@@ -25,7 +50,7 @@ def _flops(arguments: argparse.Namespace) -> None:
     from dit_eval.flops.counts import FlopCount
     from dit_eval.flops.printed import counted_row, paper_rows
 
-    options = {"image_size": arguments.image_size, "block": arguments.block}
+    options: dict[str, Any] = {"image_size": arguments.image_size, "block": arguments.block}
     for name in arguments.models:
         check_model(name, **options)
     counts: list[FlopCount] = []
@@ -61,34 +86,12 @@ def _format_flops(rows: list[ComplexityRow], operators: list[Any], convention: A
     """The rows as people read them, a block for each of the paper's tables, remarks below."""
     lines: list[str] = []
     remarks: list[str] = []
-    named = bool(operators)
-    for number in [None] if named else sorted({row.table for row in rows if row.table}):
-        block = [row for row in rows if named or row.table == number]
-        lines += [f"Table {number}"] if number else []
-        head = ("model", "px", "block", "params M", "printed", "Gflops", "paper", "fvcore", "mac", "difference")
-        table: list[tuple[str, ...]] = [head]
-        marks = [""]
-        for row in block:
-            found = row.remarks(convention)
-            if found:
-                remarks.append(f"{row.model} {row.image_size}: {' '.join(found)}")
-            marks.append(f"  {'x' if row.agrees(convention) is False else ' '} [{len(remarks)}]" if found else "")
-            table.append(
-                (
-                    row.model,
-                    str(row.image_size),
-                    row.block or "-",
-                    f"{row.params / 1e6:.2f}",
-                    "-" if row.published_params_m is None else str(row.published_params_m),
-                    "-" if row.published is None else f"{row.published:.{row.decimals}f}",
-                    *(f"{row.gflops(name):.4f}" for name in ("paper", "fvcore", "mac")),
-                    "-" if (difference := row.difference(convention)) is None else f"{difference:+.4f}",
-                )
-            )
-        for cells, mark in zip(table, marks, strict=True):
-            model, size, design, *numbers = cells
-            lines.append(f"  {model:<20}{size:>4}  {design:<16}" + "".join(f"{n:>11}" for n in numbers) + mark)
-        lines.append("")
+    if operators:
+        lines += [*_block(rows, convention, remarks), ""]
+    else:
+        for number in sorted({row.table for row in rows if row.table}):
+            block = [row for row in rows if row.table == number]
+            lines += [f"Table {number}", *_block(block, convention, remarks), ""]
     for row, parts in zip(rows, operators, strict=False):  # none with --all
         lines.append(f"{row.model}, {row.image_size} px, by operator")
         lines += [f"  {name:<32} {counts.gflops(convention):>14.6f}" for name, counts in parts.items()]
@@ -101,3 +104,34 @@ def _format_flops(rows: list[ComplexityRow], operators: list[Any], convention: A
     )
     lines.append("x: the printed digits are not reached" if any("  x [" in line for line in lines) else "")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _block(rows: list[ComplexityRow], convention: Any, remarks: list[str]) -> list[str]:
+    """A head and a line for each row; what is to be said of rows goes to the remarks, and its number behind the row."""
+    head = ("model", "px", "block", "params M", "printed", "Gflops", "paper", "fvcore", "mac", "difference")
+    table: list[tuple[str, ...]] = [head]
+    marks = [""]
+    for row in rows:
+        found = row.remarks(convention)
+        if found:
+            remarks.append(f"{row.model} {row.image_size}: {' '.join(found)}")
+        marks.append(f"  {'x' if row.agrees(convention) is False else ' '} [{len(remarks)}]" if found else "")
+        table.append(_cells(row, convention))
+    lines = []
+    for (model, size, design, *numbers), mark in zip(table, marks, strict=True):
+        lines.append(f"  {model:<20}{size:>4}  {design:<16}" + "".join(f"{n:>11}" for n in numbers) + mark)
+    return lines
+
+
+def _cells(row: ComplexityRow, convention: Any) -> tuple[str, ...]:
+    difference = row.difference(convention)
+    return (
+        row.model,
+        str(row.image_size),
+        row.block or "-",
+        f"{row.params / 1e6:.2f}",
+        "-" if row.published_params_m is None else str(row.published_params_m),
+        "-" if row.published is None else f"{row.published:.{row.decimals}f}",
+        *(f"{row.gflops(name):.4f}" for name in ("paper", "fvcore", "mac")),
+        "-" if difference is None else f"{difference:+.4f}",
+    )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from dit_eval.cli.options import _check_destination
+from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import _say
+from dit_eval.cli.shared import Force, _check_destination, has_ending
 from dit_eval.system.files import refuse_existing
 from dit_eval.system.text import shown
 
@@ -19,7 +20,24 @@ if TYPE_CHECKING:
     from dit_eval.images.npz import ImageBatch
 
 
-def _grid(arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Draw images of sample files as a PNG and a PDF beside it: one file in a square, several in a row each.
+
+    Example: dit-eval grid mine.npz theirs.npz --out grid.png
+    """
+
+    samples: Annotated[tuple[Path, ...], Option(name="SAMPLES.npz", several="words")]
+    out: Annotated[
+        Path,
+        Option("both are written: .png and .pdf", metavar="GRID.png", check=has_ending(".png", ".pdf")),
+    ]
+    first: Annotated[int, Option("index of the first image", metavar="I", group=EVERYDAY)] = 0
+    count: Annotated[int | None, Option("images of each file (default: 36; 8 of several files)", group=EVERYDAY)] = None
+    force: Force = False
+
+
+def grid(arguments: Grid) -> None:
     from dit_eval.report.figures.style import picture_files
 
     refuse_existing(picture_files(arguments.out), force=arguments.force)
@@ -39,19 +57,28 @@ def _draw_grid(samples: Sequence[Path], out: Path, *, first: int, count: int) ->
     short = [path for path, batch in batches.items() if batch.num_images < first + count]
     if short:
         raise ValueError(f"{short[0]}: {batches[short[0]].num_images:,} images; needed {first + count:,}.")
-    rows, labels, seeds = {}, set(), set()
+    rows = {}
     for path, batch in batches.items():
         name = batch.run.summary() if batch.run and len(samples) > 1 else shown(path)
         rows[name if name not in rows else f"{name} ({shown(path)})"] = _some_images(batch, first, count)
-        labels.add(None if batch.labels is None else tuple(batch.labels[first : first + count]))
-        seeds.add(batch.run.global_seed if batch.run else None)
-    aligned = len(labels) == 1 and len(seeds) == 1 and None not in labels | seeds
-    if len(samples) > 1 and not aligned:
-        _say("warning: these files differ in seed or labels, or do not say: a column is not one noise and one class")
-    common = next(iter(labels)) if len(labels) == 1 else None
-    columns = [f"class {label}" for label in common] if common else None
+    columns = _classes_of_columns([*batches.values()], first, count)
     png, pdf = save_figure(sample_grid_figure(rows, columns=columns), out)
     sys.stdout.write(f"{png} {pdf}\n")
+
+
+def _classes_of_columns(batches: Sequence[ImageBatch], first: int, count: int) -> list[str] | None:
+    """The class of each column, if it has one; a warning if a column is not one noise and one class."""
+    labels = {_some_labels(batch, first, count) for batch in batches}
+    seeds = {batch.run.global_seed if batch.run else None for batch in batches}
+    aligned = len(labels) == 1 and len(seeds) == 1 and None not in labels | seeds
+    if len(batches) > 1 and not aligned:
+        _say("warning: these files differ in seed or labels, or do not say: a column is not one noise and one class")
+    common = next(iter(labels)) if len(labels) == 1 else None
+    return [f"class {label}" for label in common] if common else None
+
+
+def _some_labels(batch: ImageBatch, first: int, count: int) -> tuple[int, ...] | None:
+    return None if batch.labels is None else tuple(batch.labels[first : first + count])
 
 
 def _some_images(batch: ImageBatch, first: int, count: int) -> np.ndarray:

@@ -1,166 +1,257 @@
-"""Options that several commands share."""
+"""Options from a frozen dataclass: each field is one, and so is each field of the settings dataclasses in it.
+
+A command states its options once, as the fields of a dataclass. `Form` gives cyclopts a flat view of them and makes the
+dataclass of what cyclopts has read. Words become values here: cyclopts takes "1.5" and "0x10" for integers, "none" for
+None and JSON for lists.
+"""
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, MISSING, Field, dataclass, field, fields
+from types import GenericAlias, UnionType
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from dit_eval.cli.output import USER_ERROR, _fetch, _header, _say
-from dit_eval.features import INCEPTION, NETWORKS
-from dit_eval.metrics import names_in_words
-from dit_eval.system.dist import World
-from dit_eval.system.files import check_ending, check_folder, check_folder_name, check_target
-from dit_eval.system.text import size_text
+from cyclopts import App, Group, Parameter, Token
+from cyclopts.argument import ArgumentCollection
+from msgspec import Meta
 
-if TYPE_CHECKING:
-    from dit_eval.images.encoded import ImageFiles
-    from dit_eval.images.npz import ImageBatch
+from dit_eval.system.text import did_you_mean
 
+ARGUMENTS = Group("arguments", sort_key=0)
+EVERYDAY = Group("everyday options", sort_key=1)
+OTHER = Group("other options", sort_key=9)
+
+_EXPECTED = {int: "whole number", float: "number"}
 _T = TypeVar("_T")
-_METRICS = names_in_words()
-_FEATURES = {"ref": "ref features", "gen": "gen features"}
-_IMAGES = (
-    "an npz (arr_0, uint8 NHWC); a folder, .zip, .tar or .tar.gz of PNGs, in the order of their names (2.png before "
-    "10.png); or a saved Hugging Face dataset"
-)
 
 
-def _check_destination(
-    option: str, path: str | Path | None, *, append: bool = False, folder: bool = False, instead: str = ""
-) -> None:
-    """That what an option names can be written; asked before the work. None and "-" name nothing.
+@dataclass(frozen=True)
+class Option:
+    """What a field is on the command line; stands in ``Annotated`` beside its type.
 
-    Raises
-    ------
-    ValueError
-        With what is in the way, and what to do.
+    Attributes
+    ----------
+    help : what it is for; if empty, the description of the type's ``msgspec.Meta``
+    name : if it is not the field's; a name without hyphens makes an argument, which has no option before it
+    metavar : what stands for the value in the help
+    group : where it stands in the help; what a command cannot do without comes first whatever this says
+    read : makes a value of a word, or says in a ValueError what was expected; by default the type does
+    check : says in a ValueError what is wrong with the value; the user reads its text alone
+    several : how a tuple is written: with "commas" in one word, as "words" in a row, or the option "again" for each
+    choices : the values that there are, where they are known only when the program runs; else a ``Literal`` says it
     """
-    if path is None or path == "-":
-        return
-    try:
-        if folder:
-            check_folder(Path(path))
-        else:
-            check_target(Path(path), append=append)
-    except OSError as error:
-        what = "a folder" if folder else "a file in a folder"
-        raise ValueError(f"{option} {error}. Name {what} that you can write in{instead}.") from None
+
+    help: str = ""
+    _: KW_ONLY
+    name: str = ""
+    metavar: str = ""
+    group: Group = OTHER
+    read: Callable[[str], Any] | None = None
+    check: Callable[[Any], None] | None = None
+    several: Literal["commas", "words", "again"] = "commas"
+    choices: tuple[str, ...] = ()
 
 
-def _open_images(path: Path, role: Literal["gen", "ref"], num_images: int | None = None) -> ImageBatch | ImageFiles:
-    """Open a set of images, and say what it is."""
-    # At once: to load NumPy takes a moment, and to list an archive a while.
-    _header(f"{role}  {path}" + (f", {size_text(path.stat().st_size)}" if path.is_file() else ""))
-    from dit_eval.images import open_images
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """How the fields of a settings dataclass are shown; stands in ``Annotated`` beside the class.
 
-    images = open_images(path, role=role, num_images=num_images)
-    size = "x".join(str(side) for side in reversed(images.image_size or ()))
-    what = f"{images.num_images:,} images of {size} px" if images.num_images else "no images"
-    if images.num_images < images.num_stored:
-        what = f"the first {images.num_images:,} of {images.num_stored:,} images of {size} px"
-    _header(f"{role}  {what}{', with statistics' if images.pool or images.spatial else ''}")
-    return images
+    Attributes
+    ----------
+    group : where the fields stand in the help
+    options : of fields of which more is to be said than their names, types and descriptions
+    left_out : fields that are no options of this command
+    """
 
-
-def _file(*endings: str) -> Callable[[str], Path]:
-    """The type of an option that names a file to write; its ending is looked at before anything is done."""
-
-    def path(text: str) -> Path:
-        return _checked(lambda: check_ending(Path(text), *endings), Path(text))
-
-    return path
+    group: Group = OTHER
+    options: Mapping[str, Option] = field(default_factory=dict)
+    left_out: Sequence[str] = ()
 
 
-def _json_file(text: str) -> str:
-    """The type of --json: a file to write, or "-"."""
-    return text if text == "-" else _checked(lambda: check_ending(Path(text), ".json"), text)
+class Form(Generic[_T]):
+    """The options of a command, as cyclopts is to know them.
+
+    Attributes
+    ----------
+    options : the dataclass
+    names : what each field is called on the command line
+    app : cyclopts's view of it
+    """
+
+    def __init__(self, options: type[_T]) -> None:
+        self.options = options
+        self.names: dict[str, str] = {}
+        self.app = App(help_flags=(), version_flags=())
+        self._settings: dict[str, tuple[type, list[str]]] = {}  # of a field: its class, and the fields that are shown
+        found = self._parameters()
+        found.sort(key=lambda parameter: parameter.kind)  # arguments come first
+
+        def view() -> None:
+            """Stand for the command."""
+
+        view.__signature__ = inspect.Signature(found)  # type: ignore[attr-defined]
+        view.__annotations__ = {parameter.name: parameter.annotation for parameter in found}
+        self.app.default(view)
+
+    def arguments(self) -> ArgumentCollection:
+        """The arguments and options, in order."""
+        return self.app.assemble_argument_collection(parse_docstring=False)
+
+    def fill(self, values: Mapping[str, Any]) -> _T:
+        """The dataclass, of the values of those fields that are given."""
+        left = dict(values)
+        for name, (cls, shown) in self._settings.items():
+            left[name] = cls(**{each: left.pop(each) for each in shown if each in left})
+        return self.options(**left)
+
+    def _parameters(self) -> list[inspect.Parameter]:
+        found = []
+        hints = get_type_hints(self.options, include_extras=True)
+        for item in fields(self.options):  # type: ignore[arg-type]
+            hint = hints[item.name]
+            panel = next(iter(_beside(hint, Panel)), None)
+            if panel is None:
+                found.append(self._parameter(item, hint, next(iter(_beside(hint, Option)), Option())))
+                continue
+            cls, _ = _base(hint)
+            inner = get_type_hints(cls, include_extras=True)
+            shown = [each for each in fields(cls) if each.name not in panel.left_out]
+            for each in shown:
+                option = panel.options.get(each.name, Option())
+                found.append(self._parameter(each, inner[each.name], option, group=panel.group))
+            self._settings[item.name] = cls, [each.name for each in shown]
+        return found
+
+    def _parameter(self, item: Field[Any], hint: Any, option: Option, group: Group = OTHER) -> inspect.Parameter:
+        """A field as a parameter that cyclopts can read."""
+        reader = Reader.of(hint, option)
+        name = self.names[item.name] = option.name or f"--{item.name.replace('_', '-')}"
+        default = inspect.Parameter.empty if item.default is MISSING else item.default
+        is_argument = not name.startswith("-")
+        told = Parameter(
+            name=name,
+            help=option.help or _description(hint),
+            metavar=option.metavar or {int: "N", float: "X"}.get(reader.base, item.name.upper().replace("_", "-")),
+            group=ARGUMENTS if is_argument else _group(option, group, required=item.default is MISSING),
+            converter=None if reader.base is bool else reader,
+            validator=_Check(option.check) if option.check else None,
+            consume_multiple=(1, None) if option.several == "words" else None,
+            show_default=_shown_default(default),
+            negative=(),  # no --no-FLAG, no --empty-LIST
+            allow_repeating=True,  # the last value holds
+            json_list=False,
+            json_dict=False,
+        )
+        kind = inspect.Parameter.POSITIONAL_ONLY if is_argument else inspect.Parameter.KEYWORD_ONLY
+        annotation: Any = Annotated[reader.whole, told]
+        return inspect.Parameter(item.name, kind, default=default, annotation=annotation)
 
 
-def _folder(text: str) -> Path:
-    """The type of an option that names a folder to write."""
-    return _checked(lambda: check_folder_name(Path(text)), Path(text))
+def _group(option: Option, of_panel: Group, *, required: bool) -> Group:
+    if option.group is not OTHER:
+        return option.group
+    return EVERYDAY if required else of_panel
 
 
-def _checked(check: Callable[[], None], value: _T) -> _T:
-    """The value; a mistake is told as `main` tells it, since argparse would put its usage above it."""
-    try:
-        check()
-    except (ValueError, OSError) as error:  # a name that is too long, a folder that may not be entered
-        if World.from_environment().rank == 0:
-            _say(f"dit-eval: error: {error}")
-        sys.exit(USER_ERROR)
-    return value
+def _description(hint: Any) -> str:
+    return next((meta.description for meta in _beside(hint, Meta) if meta.description), "")
 
 
-def _add_on_corrupt(parser: Any) -> None:
-    parser.add_argument(
-        "--on-corrupt",
-        choices=("skip", "refuse"),
-        default="refuse",
-        help="an image that cannot be read: stop at it (default), or leave it out; it is named either way",
-    )
+def _shown_default(default: Any) -> str | bool:
+    if default is None or default == () or isinstance(default, bool) or default is inspect.Parameter.empty:
+        return False
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
-def _integers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"invalid: {text!r}; expected integers with commas between, such as 100,200."
-        ) from None
+def _beside(hint: Any, cls: type[_T]) -> list[_T]:
+    """What stands beside a type in ``Annotated``, and inside it, as in ``Annotated[int, Meta(ge=1)] | None``."""
+    if get_origin(hint) is Literal:
+        return []
+    inner = [item for part in get_args(hint) for item in _beside(part, cls)]
+    return [item for item in getattr(hint, "__metadata__", ()) if isinstance(item, cls)] + inner
 
 
-def _networks_in_words() -> str:
-    """The feature networks and what they serve, the usual one first."""
-    first, *others, last = (network.about for network in NETWORKS)
-    return f"{first} (default), {', '.join(others)}, or {last}"
+def _base(hint: Any) -> tuple[Any, bool]:
+    """The type of one value, without None and what stands beside it, and whether there are several of it."""
+    origin = get_origin(hint)
+    if origin is Annotated:
+        return _base(get_args(hint)[0])
+    if origin in (Union, UnionType):
+        return _base(next(part for part in get_args(hint) if part is not type(None)))
+    if origin is tuple:
+        return _base(get_args(hint)[0])[0], True
+    return hint, False
 
 
-def _add_extractor_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--extractor",
-        choices=tuple(network.name for network in NETWORKS),
-        default="inception",
-        help=f"feature network: {_networks_in_words()}",
-    )
-    parser.add_argument(
-        "--weights", type=Path, metavar="FILE", help="weights of the network (default: fetched into the cache)"
-    )
-    parser.add_argument(
-        "--backend",
-        choices=tuple(backend.name for backend in INCEPTION.backends),
-        default="torch",
-        help="program that runs Inception",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=INCEPTION.backends[0].precisions,
-        default="fp32",
-        help="of the Inception network; only fp32 compares with published numbers (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=64,
-        metavar="B",
-        help="images in memory at a time; each core of a CPU takes 4 or 8 of them (default: %(default)s)",
-    )
-    parser.set_defaults(options={"network": "--extractor"})  # what a message of the library calls it
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
-    parser.set_defaults(options={"network": "--extractor"})  # what messages call it
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """Makes a value of the words of an option; a ValueError says what was expected.
+
+    Attributes
+    ----------
+    base : the type of one value
+    many : whether the whole is a tuple of them
+    several, read : as of `Option`
+    """
+
+    base: Any
+    many: bool
+    several: str
+    read: Callable[[str], Any] | None
+
+    @classmethod
+    def of(cls, hint: Any, option: Option) -> Reader:
+        """The reader of a field by its type."""
+        base, many = _base(hint)
+        if option.choices:
+            base = Literal[option.choices]
+        return cls(base=base, many=many, several=option.several, read=option.read)
+
+    @property
+    def whole(self) -> Any:
+        """The type of what it makes."""
+        return GenericAlias(tuple, (self.base, ...)) if self.many else self.base
+
+    def __call__(self, _: type, tokens: Sequence[Token]) -> Any:
+        words = [token.value for token in tokens]
+        if not self.many:
+            return self._one(words[-1])
+        if self.several != "commas":
+            return tuple(map(self._one, words))
+        try:
+            return tuple(self._one(word.strip()) for word in words[-1].split(",") if word.strip())
+        except ValueError:
+            expected = f"{_EXPECTED[self.base]}s with commas between, such as 100,200."
+            raise ValueError(f"invalid: {words[-1]!r}; expected {expected}") from None
+
+    def _one(self, word: str) -> Any:
+        if self.read is not None:
+            return self.read(word)
+        if get_origin(self.base) is Literal:
+            return _choice(word, get_args(self.base))
+        try:
+            return self.base(word)
+        except ValueError:
+            raise ValueError(f"expected a {_EXPECTED[self.base]}, got {word!r}") from None
 
 
-def _reference_path(ref: str) -> Path:
-    """A path, or the name of a public reference batch (fetched when it is not here yet)."""
-    from dit_eval.system.assets import find_reference
+def _choice(word: str, known: Sequence[str]) -> str:
+    if word not in known:
+        raise ValueError(f"unknown choice {word!r}; known: {', '.join(known)}.{did_you_mean(word, known)}")
+    return word
 
-    return find_reference(ref, bring=_fetch)
 
+@dataclass(frozen=True)
+class _Check:
+    """A check as cyclopts calls it; it calls it for defaults, too."""
 
-def _network_line(arguments: argparse.Namespace) -> str:
-    """The network as it is asked for; its device is known once PyTorch is loaded."""
-    runs = "" if arguments.extractor != "inception" else f" on {arguments.backend}, {arguments.precision}"
-    return f"network  {arguments.extractor}{runs}: loading"
+    check: Callable[[Any], None]
+
+    def __call__(self, _: type, value: Any) -> None:
+        if value is not None:
+            try:
+                self.check(value)
+            except OSError as error:  # a name that is too long, a folder that may not be entered
+                raise ValueError(str(error)) from None

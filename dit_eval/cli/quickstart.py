@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
-from dit_eval.cli.options import _check_destination
+from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import _header, _say
+from dit_eval.cli.shared import _check_destination, is_folder
 
 
-def _quickstart(arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Quickstart:
+    """Draw digits from a DiT; score them beside real, blurred, noisy and class-collapsed ones; then a small study.
+
+    Example: dit-eval quickstart
+
+    The study trains four small DiTs and shows what more compute buys.
+    """
+
+    out: Annotated[Path, Option("the folder to write", metavar="DIR", group=EVERYDAY, check=is_folder)] = Path(
+        "quickstart"
+    )
+    no_study: Annotated[bool, Option("leave out the scaling study, the longest part", group=EVERYDAY)] = False
+
+
+def quickstart(arguments: Quickstart) -> None:
     _check_destination("--out", arguments.out, folder=True)
     _header(f"quickstart: into {arguments.out}")
     from dit_eval.quickstart import quickstart

@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
-from dit_eval.cli.options import _check_destination
+from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import _header, _say
+from dit_eval.cli.shared import _check_destination, is_folder
 
 
-def _report(arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write the paper's tables and figures into a folder, as files and as one page, index.html.
+
+    Example: dit-eval report --results results.jsonl --out report
+
+    Your own results and losses stand beside the paper's.
+    """
+
+    results: Annotated[
+        Path | None,
+        Option("results.jsonl of `dit-eval evaluate` (default: the paper alone)", metavar="FILE", group=EVERYDAY),
+    ] = None
+    losses: Annotated[
+        tuple[Path, ...],
+        Option(
+            'folders or log.jsonl of `dit-eval train`; or other loss logs: lines as {"model": .., "step": .., '
+            '"loss": ..}, where "model" may be left out',
+            metavar="RUN",
+            several="words",
+            group=EVERYDAY,
+        ),
+    ] = ()
+    out: Annotated[Path, Option("the folder to write", metavar="DIR", group=EVERYDAY, check=is_folder)] = Path("report")
+    force: Annotated[bool, Option("write over an earlier report", group=EVERYDAY)] = False
+    skip_bad_lines: Annotated[bool, Option("leave out lines that are no result, with a warning, and go on")] = False
+
+
+def report(arguments: Report) -> None:
     _check_destination("--out", arguments.out, folder=True)
     _header(f"report: into {arguments.out}")
     from dit_eval.report.page import write_report

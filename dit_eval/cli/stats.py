@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
 from dit_eval.cli.extractor import _extractor
-from dit_eval.cli.options import _check_destination, _network_line, _open_images
+from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import _File, _header, _say, _tell
+from dit_eval.cli.shared import (
+    IMAGES,
+    Force,
+    NetworkOptions,
+    _check_destination,
+    _network_line,
+    _open_images,
+    has_ending,
+)
 from dit_eval.system.files import refuse_existing
 from dit_eval.system.progress import Progress
 
 
-def _stats(arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Stats(NetworkOptions):
+    """Make a reference batch: statistics over all images, and some images for precision and recall.
+
+    Example: dit-eval stats real_images --out reference.npz
+    """
+
+    images: Annotated[Path, Option(f"real images, all of one size: {IMAGES}", name="IMAGES")]
+    out: Annotated[Path, Option("the file to write", metavar="REFERENCE.npz", check=has_ending(".npz"))]
+    num_images: Annotated[int, Option("images to keep, evenly spaced", group=EVERYDAY)] = 10_000
+    force: Force = False
+
+
+def stats(arguments: Stats) -> None:
     refuse_existing([arguments.out], force=arguments.force)
     images = _open_images(arguments.images, "gen")
     if arguments.out.exists() and arguments.out.samefile(arguments.images):

@@ -2,67 +2,103 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from dit_eval.cli.options import _check_destination, _folder
+from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import _header, _say
+from dit_eval.cli.shared import _check_destination, is_folder
 from dit_eval.system.dist import World, join
 from dit_eval.system.progress import Progress
 from dit_eval.system.text import duration
 
 if TYPE_CHECKING:
     from dit_eval.study.engine import Engine
-    from dit_eval.study.folder import Study
+    from dit_eval.study.folder import Study, TaskStatus
     from dit_eval.study.plan import Plan
 
 
-def _add_study(commands: Any) -> None:
-    study = commands.add_parser(
-        "study",
-        help="run a scaling study from a plan: train, sample, evaluate, report",
-        description="Run a scaling study from a plan: train its models, sample them, score the samples, draw figures.",
-    )
-    actions = study.add_subparsers(dest="action", required=True, metavar="ACTION")
-
-    def action(name: str, run: Any, text: str) -> Any:
-        command = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        command.add_argument("plan", metavar="PLAN", help="a TOML file, or the name of an embedded plan")
-        command.set_defaults(run=run)
-        return command
-
-    run = action("run", _study_run, "do what is missing of a study, in a folder that survives interruptions")
-    run.add_argument("--out", type=_folder, metavar="DIR", help="folder of the study")
-    run.add_argument("--dry-run", action="store_true", help="check the plan, print its tasks and cost, do nothing")
-    run.add_argument("--data", metavar="LATENTS|NPZ|DIR", help="training data, in place of the plan's")
-    run.add_argument("--ref", metavar="NPZ|NAME", help="reference batch, in place of the plan's")
-    run.add_argument("--weights", metavar="FILE", help="of the Inception network (default: fetched into the cache)")
-    run.add_argument("--engine", choices=("local", "slurm"), default="local", help="default: %(default)s")
-    run.add_argument(
-        "--jobs",
-        type=int,
-        metavar="N",
-        help="tasks at once (default: as many as cores or GPUs allow; 16 with --engine slurm)",
-    )
-    run.add_argument("--device", default="auto", help="cpu or cuda, where tasks run (default: GPUs if there are any)")
-    run.set_defaults(options={"train": "--data"})  # what messages call it
-    status = action("status", _study_status, "show each task of a study: state, cost, time left")
-    status.add_argument("--json", action="store_true", help="print one JSON object")
-    report = action("report", _study_report, "draw the paper's figures from a study's results")
-    for command in (status, report):
-        command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the study")
-    action("show", _study_show, "print a plan, to start one of your own from")
-    work = action("work", _study_work, "do one task of a study; what engines start, under torchrun or alone")
-    work.add_argument("key", metavar="TASK")
+_Plan = Annotated[str, Option("a TOML file, or the name of an embedded plan", name="PLAN")]
+_Out = Annotated[Path, Option("folder of the study", metavar="DIR")]
 
 
-def _study_run(arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Do what is missing of a study: train its models, sample them, score the samples.
+
+    Example: dit-eval study run digits --out study
+
+    The folder of the study survives interruptions: the same command goes on.
+    """
+
+    plan: _Plan
+    out: Annotated[Path | None, Option("folder of the study", metavar="DIR", group=EVERYDAY, check=is_folder)] = None
+    dry_run: Annotated[bool, Option("check the plan, print its tasks and cost, do nothing", group=EVERYDAY)] = False
+    train: Annotated[
+        str | None, Option("training data, in place of the plan's", name="--data", metavar="LATENTS|NPZ|DIR")
+    ] = None
+    ref: Annotated[str | None, Option("reference batch, in place of the plan's", metavar="NPZ|NAME")] = None
+    weights: Annotated[
+        str | None, Option("of the Inception network (default: fetched into the cache)", metavar="FILE")
+    ] = None
+    engine: Annotated[Literal["local", "slurm"], Option("where tasks run")] = "local"
+    jobs: Annotated[
+        int | None, Option("tasks at once (default: as many as cores or GPUs allow; 16 with --engine slurm)")
+    ] = None
+    device: Annotated[str, Option("cpu or cuda, where tasks run (default: GPUs if there are any)")] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Show each task of a study: state, cost, time left.
+
+    Example: dit-eval study status digits --out study
+    """
+
+    plan: _Plan
+    out: _Out
+    json: Annotated[bool, Option("print one JSON object", group=EVERYDAY)] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Draw the paper's figures from a study's results.
+
+    Example: dit-eval study report digits --out study
+    """
+
+    plan: _Plan
+    out: _Out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """Print a plan, to start one of your own from.
+
+    Example: dit-eval study show digits > my_plan.toml
+    """
+
+    plan: _Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Do one task of a study; what engines start, under torchrun or alone.
+
+    Example: dit-eval study work study digits-S/4
+    """
+
+    plan: _Plan
+    key: Annotated[str, Option(name="TASK")]
+
+
+def study_run(arguments: Run) -> None:
     _header(f"study: plan {arguments.plan}" + ("" if arguments.out is None else f", in {arguments.out}"))
     from dit_eval.study.plan_file import load_plan
 
@@ -83,7 +119,7 @@ def _study_run(arguments: argparse.Namespace) -> None:
     study.check_folder()
     sources = find_sources(
         plan,
-        train=arguments.data,
+        train=arguments.train,
         ref=arguments.ref,
         weights=arguments.weights,
         device=arguments.device,
@@ -108,7 +144,7 @@ def _study_run(arguments: argparse.Namespace) -> None:
     )
 
 
-def _study_engine(arguments: argparse.Namespace, study: Study, stack: ExitStack) -> tuple[Engine, int]:
+def _study_engine(arguments: Run, study: Study, stack: ExitStack) -> tuple[Engine, int]:
     """Where the study's tasks run, and how many at once."""
     resources = [study.plan.resources(task) for task in study.plan.tasks]
     if arguments.engine == "slurm":
@@ -124,7 +160,7 @@ def _study_engine(arguments: argparse.Namespace, study: Study, stack: ExitStack)
     return stack.enter_context(engine), limit
 
 
-def _study_status(arguments: argparse.Namespace) -> None:
+def study_status(arguments: Status) -> None:
     from dit_eval.study.folder import Study
     from dit_eval.study.plan_file import load_plan
 
@@ -132,45 +168,58 @@ def _study_status(arguments: argparse.Namespace) -> None:
     study.check_begun()
     rows = study.status()
     if arguments.json:
-        tasks = [
-            {
-                "key": row.task.key,
-                "name": row.task.name,
-                "state": row.state,
-                "done_share": row.done_share,
-                "gflops": row.gflops,
-                "seconds_left": row.seconds_left,
-                "reason": row.reason,
-                "result": row.result.to_dict() if row.result else None,
-            }
-            for row in rows
-        ]
-        sys.stdout.write(json.dumps({"tasks": tasks}, ensure_ascii=False) + "\n")
-        return
-    table = [("task", "state", "Gflops", "time left", "FID")]
-    for row in rows:
-        state = row.state if row.state in ("done", "waiting", "ready") else f"{row.state} {row.done_share:.0%}"
-        left = "" if row.state == "done" else "?" if row.seconds_left is None else duration(row.seconds_left)
-        fid = f"{row.result.fid:.3f}" if row.result and row.result.fid is not None else ""
-        table.append((row.task.name, state, f"{row.gflops:,.0f}", left, fid))
+        sys.stdout.write(_status_json(rows) + "\n")
+    else:
+        sys.stdout.write(_format_status(rows))
+
+
+def _status_json(rows: list[TaskStatus]) -> str:
+    tasks = [
+        {
+            "key": row.task.key,
+            "name": row.task.name,
+            "state": row.state,
+            "done_share": row.done_share,
+            "gflops": row.gflops,
+            "seconds_left": row.seconds_left,
+            "reason": row.reason,
+            "result": row.result.to_dict() if row.result else None,
+        }
+        for row in rows
+    ]
+    return json.dumps({"tasks": tasks}, ensure_ascii=False)
+
+
+def _format_status(rows: list[TaskStatus]) -> str:
+    """A line for each task, a line that counts them, and why those failed that did."""
+    table = [("task", "state", "Gflops", "time left", "FID"), *map(_status_cells, rows)]
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    lines = []
     for name, state, *numbers in table:
         cells = [f"{text:>{width}}" for text, width in zip(numbers, widths[2:], strict=True)]
-        sys.stdout.write("  ".join([f"{name:<{widths[0]}}", f"{state:<{widths[1]}}", *cells]).rstrip() + "\n")
+        lines.append("  ".join([f"{name:<{widths[0]}}", f"{state:<{widths[1]}}", *cells]).rstrip())
+    lines.append(_status_in_all(rows))
+    lines += [f"failed: {row.task.name}: {row.reason}" for row in rows if row.reason]
+    return "\n".join(lines) + "\n"
+
+
+def _status_in_all(rows: list[TaskStatus]) -> str:
     states = [row.state for row in rows]
     counts = {state: states.count(state) for state in ("done", "running", "failed")}
     known = [row.seconds_left for row in rows if row.seconds_left is not None]
     seconds = sum(known) if len(known) == len(rows) else 0.0
     total = f", about {duration(seconds)} of one worker left" if seconds else ""
-    sys.stdout.write(
-        f"{counts['done']} of {len(rows)} done, {counts['running']} running, {counts['failed']} failed{total}\n"
-    )
-    for row in rows:
-        if row.reason:
-            sys.stdout.write(f"failed: {row.task.name}: {row.reason}\n")
+    return f"{counts['done']} of {len(rows)} done, {counts['running']} running, {counts['failed']} failed{total}"
 
 
-def _study_report(arguments: argparse.Namespace) -> None:
+def _status_cells(row: TaskStatus) -> tuple[str, ...]:
+    state = row.state if row.state in ("done", "waiting", "ready") else f"{row.state} {row.done_share:.0%}"
+    left = "" if row.state == "done" else "?" if row.seconds_left is None else duration(row.seconds_left)
+    fid = f"{row.result.fid:.3f}" if row.result and row.result.fid is not None else ""
+    return row.task.name, state, f"{row.gflops:,.0f}", left, fid
+
+
+def study_report(arguments: Report) -> None:
     from dit_eval.report.law import measured_laws
     from dit_eval.report.page import write_report
     from dit_eval.study.folder import Study
@@ -188,13 +237,13 @@ def _study_report(arguments: argparse.Namespace) -> None:
     sys.stdout.write(f"{page}\n")
 
 
-def _study_show(arguments: argparse.Namespace) -> None:
+def study_show(arguments: Show) -> None:
     from dit_eval.study.plan_file import load_plan
 
     sys.stdout.write(load_plan(arguments.plan).text)
 
 
-def _study_work(arguments: argparse.Namespace) -> None:
+def study_work(arguments: Work) -> None:
     if World.from_environment().size > 1:
         from dit_eval.study.local import end_with
 

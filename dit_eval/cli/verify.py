@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from dit_eval.cli.extractor import _extractor
-from dit_eval.cli.options import _FEATURES, _check_destination, _folder, _json_file, _open_images
+from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import _fetch, _header, _NotWritten, _say, _tell_json
+from dit_eval.cli.shared import _FEATURES, NETWORK, Cache, Device, _check_destination, _open_images, json_file
 from dit_eval.system.dist import World
 from dit_eval.system.progress import Progress
 from dit_eval.system.where import Where
@@ -18,34 +19,40 @@ if TYPE_CHECKING:
     from dit_eval.checks.verify import Verification
 
 
-def _add_verify(commands: Any) -> None:
-    verify = commands.add_parser(
-        "verify",
-        help="check that this installation gives ADM's numbers",
-        description="Score published sample batches and compare with the published numbers; or, with --offline, go "
-        "through the whole chain on a golden set that is made here. Exits with code 1 if a number is off.",
-    )
-    verify.add_argument("--offline", action="store_true", help="without download, in about a minute")
-    verify.add_argument(
-        "--golden",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="adm-g-u-256 or adm-g-128 (default: both); the files are large",
-    )
-    verify.add_argument("--weights", type=Path, metavar="FILE", help="of Inception (default: fetched into the cache)")
-    verify.add_argument("--batch-size", type=int, default=64, metavar="B", help="default: %(default)s")
-    verify.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
-    verify.add_argument(
-        "--cache", type=_folder, metavar="DIR", help="keep features here; a second run skips the network"
-    )
-    verify.add_argument(
-        "--json", type=_json_file, metavar="FILE|-", help="also write the checks as one JSON object; - prints only that"
-    )
-    verify.set_defaults(run=_verify, extractor="inception", backend="torch", precision="fp32")
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Score published sample batches and compare with the published numbers; exit with code 1 if a number is off.
+
+    Example: dit-eval verify --offline
+
+    With --offline it goes through the whole chain on a golden set that is made here.
+    """
+
+    offline: Annotated[bool, Option("without download, in about a minute", group=EVERYDAY)] = False
+    golden: Annotated[
+        tuple[str, ...],
+        Option(
+            "adm-g-u-256 or adm-g-128 (default: both); the files are large",
+            metavar="NAME",
+            several="again",
+            group=EVERYDAY,
+        ),
+    ] = ()
+    weights: Annotated[
+        Path | None, Option("of Inception (default: fetched into the cache)", metavar="FILE", group=NETWORK)
+    ] = None
+    batch_size: Annotated[int, Option("images in memory at a time", metavar="B", group=NETWORK)] = 64
+    device: Device = "auto"
+    cache: Cache = None
+    json: Annotated[str | None, json_file("the checks")] = None
+
+    # What published numbers are of.
+    network: ClassVar[str] = "inception"
+    backend: ClassVar[str] = "torch"
+    precision: ClassVar[str] = "fp32"
 
 
-def _verify(arguments: argparse.Namespace) -> None:
+def verify(arguments: Verify) -> None:
     if arguments.offline and (arguments.golden or arguments.weights or arguments.cache):
         raise ValueError("--offline makes its own images and weights; drop --golden, --weights and --cache.")
     _check_destination("--json", arguments.json)
@@ -64,13 +71,13 @@ def _verify(arguments: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def _verify_offline(arguments: argparse.Namespace) -> list[Verification]:
+def _verify_offline(arguments: Verify) -> list[Verification]:
     from dit_eval.checks.verify import verify_offline
 
     return [verify_offline(device=World().device(arguments.device), on_step=_say)]
 
 
-def _verify_published(arguments: argparse.Namespace) -> list[Verification]:
+def _verify_published(arguments: Verify) -> list[Verification]:
     from dit_eval.checks.verify import goldens, verify_published
     from dit_eval.system.assets import asset
 

@@ -2,15 +2,52 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from dataclasses import dataclass
+from typing import Annotated
 
+from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import _fetch
 from dit_eval.system.text import size_text
 
+_Name = Annotated[str, Option("a name that `dit-eval weights list` shows", name="name")]
 
-def _weights_list(arguments: argparse.Namespace) -> None:
+
+@dataclass(frozen=True, kw_only=True)
+class List:
+    """List the public files: address, file, path here, size, SHA-256.
+
+    Example: dit-eval weights list
+
+    A machine without network can be brought a file from its address to its path.
+    """
+
+    json: Annotated[bool, Option("print one JSON object", group=EVERYDAY)] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetch:
+    """Download a public file into the cache; it goes on where it stopped, and is checked.
+
+    Example: dit-eval weights fetch inception
+    """
+
+    name: _Name
+    url: Annotated[str | None, Option("another address of the same file (a mirror)", group=EVERYDAY)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Check a file in the cache.
+
+    Example: dit-eval weights verify inception
+    """
+
+    name: _Name
+
+
+def weights_list(arguments: List) -> None:
     from dit_eval.system.assets import assets, cache_dir, sha256_of
 
     files, lines = [], []
@@ -47,13 +84,13 @@ def _weights_list(arguments: argparse.Namespace) -> None:
     sys.stdout.write("\n".join([*lines, f"cache: {cache_dir()} (set DIT_EVAL_CACHE to move it)"]) + "\n")
 
 
-def _weights_fetch(arguments: argparse.Namespace) -> None:
+def weights_fetch(arguments: Fetch) -> None:
     from dit_eval.system.assets import asset
 
     sys.stdout.write(f"{_fetch(asset(arguments.name), arguments.url)}\n")
 
 
-def _weights_verify(arguments: argparse.Namespace) -> None:
+def weights_verify(arguments: Verify) -> None:
     from dit_eval.system.assets import asset, verify
 
     item = asset(arguments.name)

@@ -241,35 +241,39 @@ def fetch(item: Asset, *, url: str | None = None, on_progress: Callable[[int, in
     except OSError as error:
         raise OSError(f"{error}. Set DIT_EVAL_CACHE to a folder that you can write in.") from None
     target.parent.mkdir(parents=True, exist_ok=True)
-    official = url in (None, item.url)
-    # A mirror's bytes must not be continued by the official ones, and be noted as those.
-    partial = target.with_name(target.name + (".part" if official else ".mirror.part"))
     with FileLock(f"{target}.lock"):
-        if target.is_file():  # another process brought it meanwhile
-            return target
-        try:
-            _download(url or item.url, partial, on_progress)
-        except OSError as error:  # urllib's errors and timeouts are OSErrors
-            raise ConnectionError(
-                f"{item.name} could not be downloaded from {url or item.url} ({error}). On a machine without network, "
-                f"download it elsewhere and put it at {target}, or pass its path."
-            ) from None
-        found = sha256_of(partial)
-        if item.sha256 is not None and found != item.sha256:
-            partial.unlink()
-            raise ValueError(
-                f"What {url or item.url} sent is not {item.name}: its SHA-256 is {found}, needed {item.sha256}. "
-                "It was deleted; is there a proxy or a login page in between?"
-            )
-        size = partial.stat().st_size
-        item.record_path.unlink(missing_ok=True)  # of an earlier file
-        os.replace(partial, target)
-        if official and item.sha256 is None:
-            time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            record = {"url": item.url, "size": size, "sha256": found, "time": time}
-            with atomic_file(item.record_path) as file:
-                file.write(json.dumps(record).encode() + b"\n")
+        if not target.is_file():  # another process may have brought it meanwhile
+            _bring(item, url or item.url, on_progress)
     return target
+
+
+def _bring(item: Asset, url: str, on_progress: Callable[[int, int | None], None] | None) -> None:
+    """Download a file, check it, and put it in its place."""
+    official = url == item.url
+    # A mirror's bytes must not be continued by the official ones, and be noted as those.
+    partial = item.path.with_name(item.path.name + (".part" if official else ".mirror.part"))
+    try:
+        _download(url, partial, on_progress)
+    except OSError as error:  # urllib's errors and timeouts are OSErrors
+        raise ConnectionError(
+            f"{item.name} could not be downloaded from {url} ({error}). On a machine without network, "
+            f"download it elsewhere and put it at {item.path}, or pass its path."
+        ) from None
+    found = sha256_of(partial)
+    if item.sha256 is not None and found != item.sha256:
+        partial.unlink()
+        raise ValueError(
+            f"What {url} sent is not {item.name}: its SHA-256 is {found}, needed {item.sha256}. "
+            "It was deleted; is there a proxy or a login page in between?"
+        )
+    size = partial.stat().st_size
+    item.record_path.unlink(missing_ok=True)  # of an earlier file
+    os.replace(partial, item.path)
+    if official and item.sha256 is None:
+        time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        record = {"url": item.url, "size": size, "sha256": found, "time": time}
+        with atomic_file(item.record_path) as file:
+            file.write(json.dumps(record).encode() + b"\n")
 
 
 def fetch_aloud(item: Asset, *, url: str | None = None) -> Path:
@@ -296,11 +300,11 @@ def _download(url: str, partial: Path, on_progress: Callable[[int, int | None], 
         have = have if resumed else 0
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
+        report = on_progress or (lambda *_: None)
         with open(partial, "ab" if resumed else "wb") as file:
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
                 have += len(chunk)
-                if on_progress:
-                    on_progress(have, total)
+                report(have, total)
     if total is not None and have < total:
         raise ConnectionError(f"the connection closed after {have:,} of {total:,} bytes; run it again to go on")

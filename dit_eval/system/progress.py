@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -104,10 +104,12 @@ class Progress:
             if not self._terminal and not done and total is not None:
                 return
             changed, self._phase = phase != self._phase, phase
-            due = self._told_at is None or now - self._told_at >= (_OFTEN if self._terminal else _SELDOM)
-            if due or changed or ended:
+            if ended or changed or self._is_due(now):
                 self._told_at = now
                 self._tell(phase, remark)
+
+    def _is_due(self, now: float) -> bool:
+        return self._told_at is None or now - self._told_at >= (_OFTEN if self._terminal else _SELDOM)
 
     def _tell(self, phase: str, remark: str) -> None:
         text = self._text(phase, remark, bar=self._terminal)
@@ -119,31 +121,36 @@ class Progress:
             self._write(text + "\n")
 
     def _text(self, phase: str, remark: str, *, bar: bool) -> str:
-        own = self._phases[phase]
-        together = [own] if phase in self._in_bytes else self._counted()
+        own, in_bytes = self._phases[phase], phase in self._in_bytes
+        together = [own] if in_bytes else self._counted()
         done = sum(each.done for each in together)
         total = None if any(each.total is None for each in together) else sum(each.total or 0 for each in together)
-        unit = "bytes" if phase in self._in_bytes else self._unit
         name = self._names.get(phase, phase)
         if own.total is None and not own.done:
             return f"{name} {remark}".rstrip()
-        if unit == "bytes":
-            amounts = f"{size_text(done)}{f' of {size_text(total)}' if total else ''}"
-        else:
-            amounts = f"{done:,}{f' of {total:,}' if total else ''} {unit}"
-        parts = [f"{done / total:.0%}" if total else "", amounts]
-        spent, worked = (sum(getattr(each, key) for each in together) for key in ("seconds", "worked"))
-        if worked and spent:
-            rate = worked / spent
-            parts.append(f"{size_text(round(rate))}/s" if unit == "bytes" else f"{_short(rate)} {unit}/s")
-            left = 0.0 if total is None or not self._time_left else (total - done) / rate
-            if left >= 1:
-                parts.append(f"about {duration(left)} left")
-        text = ", ".join(part for part in (*parts, remark) if part)
+        amounts = self._amounts(done, total, in_bytes=in_bytes)
+        text = ", ".join(part for part in (*amounts, *self._pace(together, done, total, in_bytes), remark) if part)
         if bar and total:
             filled = _BAR * done // total
             return f"{name} [{'#' * filled}{'.' * (_BAR - filled)}] {text}"
         return f"{name}: {text}"
+
+    def _amounts(self, done: int, total: int | None, *, in_bytes: bool) -> tuple[str, str]:
+        """The share that is done, empty while nobody knows the whole; how much is done of how much."""
+        share = f"{done / total:.0%}" if total else ""
+        if in_bytes:
+            return share, f"{size_text(done)}{f' of {size_text(total)}' if total else ''}"
+        return share, f"{done:,}{f' of {total:,}' if total else ''} {self._unit}"
+
+    def _pace(self, together: Sequence[_Phase], done: int, total: int | None, in_bytes: bool) -> list[str]:
+        """Rate and time left, as far as work was seen."""
+        worked, spent = sum(each.worked for each in together), sum(each.seconds for each in together)
+        if not (worked and spent):
+            return []
+        rate = worked / spent
+        said = [f"{size_text(round(rate))}/s" if in_bytes else f"{_short(rate)} {self._unit}/s"]
+        left = 0.0 if total is None or not self._time_left else (total - done) / rate
+        return said + ([f"about {duration(left)} left"] if left >= 1 else [])
 
     def _counted(self) -> list[_Phase]:
         """Phases that count together; one that has no numbers, such as "metrics", does not."""

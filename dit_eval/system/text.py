@@ -29,15 +29,22 @@ def nearest(word: str, known: Iterable[str], *, also: Mapping[str, str] | None =
     if wanted in names or len(wanted) < 2:
         return names.get(wanted)
     plain = [*reversed(names)]
+    near = _with_the_word(wanted, plain) or _most_alike(wanted, plain)
+    return None if near is None else names[near]
+
+
+def _with_the_word(wanted: str, plain: list[str]) -> str | None:
+    """The shortest name that begins with a word or holds it; else the longest that the word begins with."""
     begin = [name for name in plain if name.startswith(wanted)]
-    within = [name for name in plain if wanted in name]
-    if begin or within:
-        return names[min(begin or within, key=len)]
-    if longer := [name for name in plain if wanted.startswith(name) and 2 * len(name) >= len(wanted)]:
-        return names[max(longer, key=len)]
+    holders = begin or [name for name in plain if wanted in name]
+    longer = [name for name in plain if wanted.startswith(name) and 2 * len(name) >= len(wanted)]
+    return min(holders, key=len) if holders else max(longer, key=len, default=None)
+
+
+def _most_alike(wanted: str, plain: list[str]) -> str | None:
     alike = {name: difflib.SequenceMatcher(None, name, wanted).ratio() for name in plain}
     best = max(alike, key=lambda name: alike[name], default="")
-    return names[best] if alike.get(best, 0.0) >= _ALIKE else None
+    return best if alike.get(best, 0.0) >= _ALIKE else None
 
 
 def did_you_mean(word: str, known: Iterable[str], *, also: Mapping[str, str] | None = None) -> str:

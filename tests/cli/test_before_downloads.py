@@ -12,7 +12,7 @@ from small_vae import SMALL, random_vae
 
 from dit_eval import cli
 from dit_eval.images.npz import open_batch
-from dit_eval.models import dit
+from dit_eval.models import names
 from dit_eval.models.config import named_config
 from dit_eval.models.dit import DiT
 
@@ -54,7 +54,7 @@ def refused(capsys, addresses, said, *arguments):
 @pytest.fixture
 def small(monkeypatch):
     """DiT-S as a network that is made and saved at once, for images of 64 px."""
-    monkeypatch.setitem(dit.SIZES, "S", (2, 32, 2))
+    monkeypatch.setitem(names.SIZES, "S", (2, 32, 2))
     torch.manual_seed(0)
     return named_config("DiT-S/2", image_size=64)
 

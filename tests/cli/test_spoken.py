@@ -1,12 +1,10 @@
 """The library speaks of parameters, the command line of options."""
 
-from argparse import Namespace
-
 import pytest
 
 from dit_eval.cli.spoken import in_options
 
-ARGUMENTS = Namespace(run=print, out="here", save_at=(), lr=0.1, options={"learning_rate": "--lr"})
+OPTIONS = {"out": "--out", "save_at": "--save-at", "learning_rate": "--lr"}
 
 
 @pytest.mark.parametrize(
@@ -22,4 +20,4 @@ ARGUMENTS = Namespace(run=print, out="here", save_at=(), lr=0.1, options={"learn
     ],
 )
 def test_parameters_become_options_of_the_command(text, said):
-    assert in_options(text, ARGUMENTS) == said
+    assert in_options(text, OPTIONS) == said

@@ -32,6 +32,7 @@ def test_pb_and_pth_of_the_same_weights_give_identical_features(inception_files,
 
 
 @pytest.mark.parametrize(("name", "crop"), [("gen-64", (64, 64)), ("gen-256", (256, 256)), ("gen-256", (200, 77))])
+@pytest.mark.parity
 def test_torch_and_tensorflow_agree(inception_files, torch_inception, name, crop):
     from dit_eval.features.tensorflow import TensorflowInception
 
@@ -54,6 +55,7 @@ def test_features_do_not_depend_on_the_batch(torch_inception):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (256, 256), (299, 299), (512, 512), (200, 77), (1, 1)])
+@pytest.mark.parity
 def test_the_resize_is_that_of_tensorflow_1(size):
     import tensorflow as tf
 
@@ -114,6 +116,7 @@ def test_an_impossible_precision_is_named_before_the_weights_are_read(tmp_path):
         TorchInception(weights=tmp_path / "absent.pth", precision="fp8")
 
 
+@pytest.mark.parity
 def test_constants_are_read_as_tensorflow_reads_them(inception_files):
     import tensorflow as tf
 
@@ -191,6 +194,7 @@ def test_a_file_that_is_not_the_network_is_named(tmp_path, inception_files, caps
     assert "a pickle ran" not in capsys.readouterr().out
 
 
+@pytest.mark.parity
 def test_the_tensorflow_backend_asks_for_the_graph(inception_files):
     from dit_eval.features.tensorflow import TensorflowInception
 
@@ -198,6 +202,7 @@ def test_the_tensorflow_backend_asks_for_the_graph(inception_files):
         TensorflowInception(weights=inception_files.pth)
 
 
+@pytest.mark.parity
 def test_tensorflow_runs_in_float32_and_leaves_its_switch():
     import tensorflow as tf
 

@@ -504,6 +504,7 @@ with join() as world:
 """
 
 
+@pytest.mark.processes
 def test_two_processes_give_the_result_of_one(files, dinov2, clip, weights, tmp_path):
     (tmp_path / "two.py").write_text(TWO)
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", tmp_path / "two.py"]

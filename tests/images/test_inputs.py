@@ -227,6 +227,7 @@ def test_names_are_ordered_by_numbers_and_folder_by_folder():
     assert sorted(["9" * 6000, "1" + "0" * 6000], key=in_order)[0][0] == "9", "longer than Python's integers from text"
 
 
+@pytest.mark.processes
 def test_two_processes_share_a_folder_and_a_compressed_tar(places, tmp_path, digits_extractor):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dit_eval"]
     options = ["--extractor", "digits", "--no-results", "--json", tmp_path / "two.json", "--device", "cpu"]

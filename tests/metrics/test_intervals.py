@@ -424,6 +424,7 @@ def test_results_keep_their_intervals_and_old_ones_are_read(scored, tmp_path):
         EvalResult.from_json(json.dumps(line))
 
 
+@pytest.mark.processes
 def test_two_processes_give_the_intervals_of_one(scored, sample_file, digits_ref, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dit_eval"]
     process = subprocess.run(

@@ -556,6 +556,7 @@ def test_markdown_renders_as_tables(paper_tables):
 @pytest.mark.skipif(
     shutil.which("pdflatex") is None and not os.environ.get("CI"), reason="needs pdflatex (texlive-latex-recommended)"
 )
+@pytest.mark.tex
 def test_latex_compiles(paper_tables, papers, together, minis, tmp_path):
     hard = dataclasses.replace(
         result(sample_run(), 9.0), gen=dataclasses.replace(result(None, 1.0).gen, path="50%_a&b#c$d{e}^~\\x, é↓<1>.npz")
@@ -811,6 +812,7 @@ def test_the_law_is_told_where_its_points_are(mini_page):
     assert "paper points" not in own
 
 
+@pytest.mark.browser
 def test_the_browser_finds_nothing_wrong(written, tmp_path):
     """No error, every image drawn, tables that sort, room on a phone, dark mode, print; the page alone, off line."""
     from selenium.webdriver.common.by import By

@@ -201,6 +201,7 @@ def test_the_page_has_no_element_that_is_not_its_own(hostile):
     assert all(character.isprintable() or character == "\n" for character in index.text)
 
 
+@pytest.mark.browser
 def test_a_page_that_held_a_script_would_not_run_it(hostile, tmp_path):
     """The policy of the page names its own script; a browser refuses any other, and all that is fetched."""
     written, *_ = hostile
@@ -290,6 +291,7 @@ def test_a_formula_is_a_text_and_a_number_stays_a_number(text):
 @pytest.mark.skipif(
     shutil.which("pdflatex") is None and not os.environ.get("CI"), reason="needs pdflatex (texlive-latex-recommended)"
 )
+@pytest.mark.tex
 def test_latex_takes_no_text_for_a_command(hostile, tmp_path):
     written, *_ = hostile
     # Table 2 has measured rows in italics, the others plain ones, at whose beginning a bracket or a star stands.

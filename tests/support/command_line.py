@@ -6,14 +6,17 @@ language of ``goldens/command_line.json``, so that another parser changes this f
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dit_eval.cli import _parser
+from cyclopts.argument import Argument
 
-KINDS = {int: "integer", float: "number"}
+from dit_eval.cli.app import COMMANDS, Call, follow
+from dit_eval.cli.options import Reader
+
+KINDS = {bool: "flag", int: "integer", float: "number"}
+FLAG = Reader(base=bool, many=False, several="", read=None)
 
 
 def commands() -> dict[str, dict[str, Any]]:
@@ -24,72 +27,49 @@ def commands() -> dict[str, dict[str, Any]]:
     (else the last one holds); ``required``; ``default``; ``choices``, or none. A command of commands lists their
     names. The order of commands and options is not part of it.
     """
-    return dict(_listed("", _parser()))
+    return {name: _listed(follow(name.split())) for name in ("", *COMMANDS)}
 
 
 def parse(words: Sequence[str]) -> dict[str, Any]:
     """What a right command line means: the command, and the value of every argument and option of it by its name."""
-    found = _parser().parse_args(words)
-    name = " ".join(word for word in (found.command, getattr(found, "action", None)) if word)
-    parser = next(parser for command, parser in _parsers("", _parser()) if command == name)
-    values = {_name(action): _plain(getattr(found, action.dest)) for action in _shown(parser)}
-    return {"command": name, **values}
+    call = follow(words)
+    _, plain = call.syntax.read(call.words)
+    _, bound, _ = call.form.app.parse_args(plain, exit_on_error=False, print_error=False)
+    arguments = {argument.field_info.name: argument for argument in call.form.arguments()}
+    values = {argument.name: bound.arguments.get(name, _default(argument)) for name, argument in arguments.items()}
+    return {"command": call.name, **{name: _plain(value) for name, value in values.items()}}
 
 
-def _parsers(name: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    yield name, parser
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for word, command in action.choices.items():
-                yield from _parsers(f"{name} {word}".strip(), command)
-
-
-def _listed(name: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, dict[str, Any]]]:
-    for command, of in _parsers(name, parser):
-        subcommands = [a for a in of._actions if isinstance(a, argparse._SubParsersAction)]
-        entries = [_entry(action) for action in _shown(of)]
-        yield (
-            command,
-            {
-                "commands": sorted(word for action in subcommands for word in action.choices),
-                "arguments": [entry for entry in entries if "name" in entry],
-                "options": {entry["spellings"][0]: entry for entry in entries if "spellings" in entry},
-            },
-        )
-
-
-def _shown(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """Arguments and options; not --help and --version, which the exit codes hold, nor the commands."""
-    apart = (argparse._SubParsersAction, argparse._HelpAction, argparse._VersionAction)
-    return [action for action in parser._actions if not isinstance(action, apart)]
-
-
-def _name(action: argparse.Action) -> str:
-    return action.option_strings[0] if action.option_strings else str(action.metavar or action.dest)
-
-
-def _entry(action: argparse.Action) -> dict[str, Any]:
-    flag = isinstance(action, argparse._StoreTrueAction)
-    many = (
-        isinstance(action.type, type(_plain))
-        and action.default in (None, ())
-        and action.type.__name__
-        in (
-            "<lambda>",
-            "_integers",
-        )
-    )
-    kind = "flag" if flag else "list" if many else KINDS.get(action.type, "text")  # type: ignore[arg-type]
-    named = {"spellings": sorted(action.option_strings)} if action.option_strings else {"name": _name(action)}
+def _listed(call: Call) -> dict[str, Any]:
+    options = {name: _entry(option) for name, option in call.syntax.options.items() if option}
     return {
-        **named,
-        "kind": kind,
-        "values": "0" if flag else {"*": "0+", "+": "1+"}.get(str(action.nargs), "1"),
-        "repeatable": isinstance(action, (argparse._AppendAction, argparse._ExtendAction)),
-        "required": action.required if action.option_strings else action.nargs != "*",
-        "default": _plain(action.default),
-        "choices": None if action.choices is None else [str(choice) for choice in action.choices],
+        "commands": sorted(call.syntax.commands),
+        "arguments": [_entry(argument) for argument in call.syntax.arguments],
+        "options": options,
     }
+
+
+def _entry(argument: Argument) -> dict[str, Any]:
+    positional, reader = argument.index is not None, argument.parameter.converter or FLAG
+    several = reader.several if reader.many else ""
+    kind = "list" if several == "commas" else KINDS.get(reader.base, "text")
+    count = "0" if kind == "flag" else "1+" if several == "words" else "1"
+    if positional and several and not argument.required:
+        count = "0+"
+    choices = argument.get_choices(force=True)
+    return {
+        **({"name": argument.name} if positional else {"spellings": sorted(argument.names)}),
+        "kind": kind,
+        "values": count,
+        "repeatable": several in ("words", "again") and not positional,
+        "required": argument.required,
+        "default": _plain(_default(argument)),
+        "choices": None if choices is None else [*choices],
+    }
+
+
+def _default(argument: Argument) -> Any:
+    return None if argument.required else argument.field_info.default
 
 
 def _plain(value: Any) -> Any:

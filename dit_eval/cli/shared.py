@@ -1,0 +1,157 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Group
+
+from dit_eval.cli.options import EVERYDAY, Option
+from dit_eval.cli.output import _fetch, _header
+from dit_eval.features import INCEPTION, NETWORKS
+from dit_eval.system.files import check_ending, check_folder, check_folder_name, check_target
+from dit_eval.system.text import size_text
+
+if TYPE_CHECKING:
+    from dit_eval.images.encoded import ImageFiles
+    from dit_eval.images.npz import ImageBatch
+
+_FEATURES = {"ref": "ref features", "gen": "gen features"}
+IMAGES = "an npz, a folder or archive of PNGs, or a saved Hugging Face dataset"
+NETWORK = Group("feature network", sort_key=3)
+
+
+def has_ending(*endings: str) -> Callable[[str | Path], None]:
+    """A check of the name of a file to write, made before anything is done; "-" is stdout."""
+
+    def check(path: str | Path) -> None:
+        if path != "-":
+            check_ending(Path(path), *endings)
+
+    return check
+
+
+def is_folder(path: Path) -> None:
+    """Check the name of a folder to write."""
+    check_folder_name(path)
+
+
+def json_file(what: str) -> Option:
+    """The option --json, for what it writes."""
+    words = f"also write {what} as one JSON object; - prints only that"
+    return Option(words, metavar="FILE|-", check=has_ending(".json"))
+
+
+def grid_file(what: str) -> Option:
+    """The option --grid, for what it draws."""
+    return Option(f"also draw {what}: GRID.png and GRID.pdf", metavar="GRID.png", check=has_ending(".png", ".pdf"))
+
+
+def _networks_in_words() -> str:
+    """The feature networks and what they serve, the usual one first."""
+    first, *others, last = (network.about for network in NETWORKS)
+    return f"{first} (default), {', '.join(others)}, or {last}"
+
+
+Samples = Annotated[Path, Option(f"generated images: {IMAGES}", name="SAMPLES")]
+NumSamples = Annotated[int | None, Option("use the first N samples", group=EVERYDAY)]
+Cache = Annotated[
+    Path | None, Option("keep features here; a second run skips the network", metavar="DIR", check=is_folder)
+]
+Device = Annotated[str, Option("cpu, cuda, cuda:1, ... (default: a GPU if there is one)", group=NETWORK)]
+DeviceEach = Annotated[str, Option("cpu or cuda (default: a GPU per process if there are any)")]
+Force = Annotated[bool, Option("write over an earlier file", group=EVERYDAY)]
+OnCorrupt = Annotated[
+    Literal["skip", "refuse"],
+    Option("an image that cannot be read: stop at it (default), or leave it out; it is named either way"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """Which feature network, and how it runs."""
+
+    network: Annotated[
+        str,
+        Option(
+            f"feature network: {_networks_in_words()}",
+            name="--extractor",
+            choices=tuple(network.name for network in NETWORKS),
+            group=EVERYDAY,
+        ),
+    ] = INCEPTION.name
+    weights: Annotated[
+        Path | None, Option("of the network (default: fetched into the cache)", metavar="FILE", group=NETWORK)
+    ] = None
+    backend: Annotated[
+        str,
+        Option(
+            "program that runs Inception", choices=tuple(backend.name for backend in INCEPTION.backends), group=NETWORK
+        ),
+    ] = "torch"
+    precision: Annotated[
+        str,
+        Option(
+            "of the Inception network; only fp32 compares with published numbers",
+            choices=INCEPTION.backends[0].precisions,
+            group=NETWORK,
+        ),
+    ] = "fp32"
+    batch_size: Annotated[
+        int,
+        Option("images in memory at a time; each core of a CPU takes 4 or 8 of them", metavar="B", group=NETWORK),
+    ] = 64
+    device: Device = "auto"
+
+
+def _check_destination(
+    option: str, path: str | Path | None, *, append: bool = False, folder: bool = False, instead: str = ""
+) -> None:
+    """That what an option names can be written; asked before the work. None and "-" name nothing.
+
+    Raises
+    ------
+    ValueError
+        With what is in the way, and what to do.
+    """
+    if path is None or path == "-":
+        return
+    try:
+        if folder:
+            check_folder(Path(path))
+        else:
+            check_target(Path(path), append=append)
+    except OSError as error:
+        what = "a folder" if folder else "a file in a folder"
+        raise ValueError(f"{option} {error}. Name {what} that you can write in{instead}.") from None
+
+
+def _open_images(path: Path, role: Literal["gen", "ref"], num_images: int | None = None) -> ImageBatch | ImageFiles:
+    """Open a set of images, and say what it is."""
+    # At once: to load NumPy takes a moment, and to list an archive a while.
+    _header(f"{role}  {path}" + (f", {size_text(path.stat().st_size)}" if path.is_file() else ""))
+    from dit_eval.images import open_images
+
+    images = open_images(path, role=role, num_images=num_images)
+    size = "x".join(str(side) for side in reversed(images.image_size or ()))
+    what = f"{images.num_images:,} images of {size} px" if images.num_images else "no images"
+    if images.num_images < images.num_stored:
+        what = f"the first {images.num_images:,} of {images.num_stored:,} images of {size} px"
+    _header(f"{role}  {what}{', with statistics' if images.pool or images.spatial else ''}")
+    return images
+
+
+def _reference_path(ref: str) -> Path:
+    """A path, or the name of a public reference batch (fetched when it is not here yet)."""
+    from dit_eval.system.assets import find_reference
+
+    return find_reference(ref, bring=_fetch)
+
+
+def _network_line(arguments: NetworkOptions) -> str:
+    """The network as it is asked for; its device is known once PyTorch is loaded."""
+    runs = "" if arguments.network != INCEPTION.name else f" on {arguments.backend}, {arguments.precision}"
+    return f"network  {arguments.network}{runs}: loading"
