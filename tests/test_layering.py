@@ -41,7 +41,6 @@ ONLY_IN = {
               "cost.py", "checks/golden.py", "cli/", "system/"},
     "fvcore": {"flops/operators.py"},
     "jinja2": {"report/templating.py"},
-    "cyclopts": {"cli/"},
     "PIL": {"diffusion/data.py", "images/", "features/clip.py", "features/vit.py"},
     "diffusers": {"models/vae.py"},
     "submitit": {"study/slurm.py", "study/slurm_job.py"},
