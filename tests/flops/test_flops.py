@@ -24,8 +24,7 @@ from dit_eval.flops.count import count_flops, count_model
 from dit_eval.flops.counts import Counts, FlopCount
 from dit_eval.flops.operators import einsum_macs
 from dit_eval.flops.printed import paper_rows
-from dit_eval.models.dit import SIZES
-from dit_eval.models.names import DIT_NAMES, UNET_NAMES
+from dit_eval.models.names import DIT_NAMES, SIZES, UNET_NAMES
 from dit_eval.models.unet import UNETS, UNet
 from dit_eval.paper import load_table
 

@@ -16,8 +16,7 @@ from dit_eval.cli import main
 from dit_eval.flops.count import count_model
 from dit_eval.images.npz import write_batch
 from dit_eval.models import vae
-from dit_eval.models.dit import PATCH_SIZES, SIZES
-from dit_eval.models.names import DIT_NAMES
+from dit_eval.models.names import DIT_NAMES, PATCH_SIZES, SIZES
 from dit_eval.paper import load_table
 from dit_eval.results.lines import read_results
 from dit_eval.study.folder import Study
