@@ -25,6 +25,7 @@ from dit_eval.results.settings import SamplingSettings
 from dit_eval.sampling import sample
 from dit_eval.study.folder import Study
 from dit_eval.study.plan_file import load_plan
+from dit_eval.study.run import run_study
 from dit_eval.study.sources import check_study, find_sources
 from dit_eval.study.tasks import local_engine
 from dit_eval.system.assets import asset
@@ -171,9 +172,9 @@ def _run_study(out: Path, on_step: Callable[[str], None]) -> Study:
     study, sources = Study(plan, out / "study"), find_sources(plan, device="cpu")
     check_study(plan, sources)
     on_step(f"study: {len(plan.trainings)} trainings, {len(plan.cells)} cells")
-    engine, workers = local_engine(study, device="cpu")
+    engine, workers = local_engine(study, device="cpu", interval=0.2)
     with engine:
-        study.run(engine, sources, workers=workers, interval=0.2, on_note=on_step)
+        run_study(study, engine, sources, workers=workers, on_note=on_step)
     return study
 
 

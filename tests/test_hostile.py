@@ -261,7 +261,7 @@ HOSTILE = {
     "plan: a name that moves the cursor": (
         PLAN,
         plan(lambda text: text.replace(b'name = "small"', b'name = "\\u001b]0;evil\\u0007"')),
-        r"name: found '\\x1b\]0;evil\\x07'; needed characters that can be printed",
+        r"name: expected characters that can be printed; got '\\x1b\]0;evil\\x07'",
     ),
     "plan: a key of kilobytes": (
         PLAN, plan(lambda text: text.replace(b"depth = 1\n", b"depth = 1\n" + b"a" * 9000 + b" = 1\n")), r"aaa\.\.\.: ",

@@ -43,7 +43,7 @@ ONLY_IN = {
     "jinja2": {"report/templating.py"},
     "PIL": {"diffusion/data.py", "images/", "features/clip.py", "features/vit.py"},
     "diffusers": {"models/vae.py"},
-    "submitit": {"study/slurm.py"},
+    "submitit": {"study/slurm.py", "study/slurm_job.py"},
     "torch.distributed": {"system/dist.py"},
     "pandas": {"paper/__init__.py", "report/"},
 }  # fmt: skip
@@ -116,6 +116,7 @@ LIGHT = (
     "dit_eval.paper",
     "dit_eval.summary",
     "dit_eval.flops.kept",
+    "dit_eval.study.plan_file",
 )
 
 

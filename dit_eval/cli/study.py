@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
@@ -41,7 +40,9 @@ class Run:
     plan: _Plan
     out: Annotated[Path | None, Option("folder of the study", metavar="DIR", group=EVERYDAY, check=is_folder)] = None
     dry_run: Annotated[bool, Option("check the plan, print its tasks and cost, do nothing", group=EVERYDAY)] = False
-    data: Annotated[str | None, Option("training data, in place of the plan's", metavar="LATENTS|NPZ|DIR")] = None
+    train: Annotated[
+        str | None, Option("training data, in place of the plan's", name="--data", metavar="LATENTS|NPZ|DIR")
+    ] = None
     ref: Annotated[str | None, Option("reference batch, in place of the plan's", metavar="NPZ|NAME")] = None
     weights: Annotated[
         str | None, Option("of the Inception network (default: fetched into the cache)", metavar="FILE")
@@ -111,13 +112,14 @@ def study_run(arguments: Run) -> None:
         raise ValueError("--out DIR is missing: the folder of the study.")
     _check_destination("--out", arguments.out, folder=True)
     from dit_eval.study.folder import Study
+    from dit_eval.study.run import run_study
     from dit_eval.study.sources import check_study, find_sources
 
     study = Study(plan, arguments.out)
     study.check_folder()
     sources = find_sources(
         plan,
-        train=arguments.data,
+        train=arguments.train,
         ref=arguments.ref,
         weights=arguments.weights,
         device=arguments.device,
@@ -127,11 +129,11 @@ def study_run(arguments: Run) -> None:
     _say(_format_cost(plan, study.missing()))
     with Progress("tasks", time_left=False) as progress, ExitStack() as stack:  # the study knows the time left better
         engine, workers = _study_engine(arguments, study, stack)
-        count = study.run(
+        count = run_study(
+            study,
             engine,
             sources,
             workers=workers,
-            interval=1.0 if arguments.engine == "local" else 5.0,
             on_note=progress.note,
             on_progress=lambda done, total, left: progress.update(
                 plan.name, done, total, "" if left is None else f"about {duration(left)} left"
@@ -181,7 +183,7 @@ def _status_json(rows: list[TaskStatus]) -> str:
             "gflops": row.gflops,
             "seconds_left": row.seconds_left,
             "reason": row.reason,
-            "result": dataclasses.asdict(row.result) if row.result else None,
+            "result": row.result.to_dict() if row.result else None,
         }
         for row in rows
     ]
@@ -248,12 +250,13 @@ def study_work(arguments: Work) -> None:
         end_with(os.getppid())  # torchrun, which gives its processes sessions of their own, may be killed
     with join() as world:
         from dit_eval.study.folder import Study
+        from dit_eval.study.tasks import work
 
         study = Study.open(arguments.plan)
         task = study.plan.task(arguments.key)
         world.share_cores(study.plan.resources(task).threads)
         with Progress("images" if task in study.plan.cells else "steps") as progress:
-            study.work(arguments.key, world=world, on_progress=partial(progress.update, task.name))
+            work(study, arguments.key, world=world, on_progress=partial(progress.update, task.name))
 
 
 def _format_plan(plan: Plan) -> str:

@@ -6,7 +6,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
+
+from msgspec import Meta
+
+from dit_eval.system.settings import check_settings
 
 State = Literal["pending", "running", "done", "failed", "lost"]
 _OURS = {
@@ -18,24 +22,25 @@ _OURS = {
 class Resources:
     """What one task needs.
 
-    Attributes
-    ----------
-    nodes, processes : machines, and processes on each; torchrun starts them if there is more than one in all
-    minutes : time limit of a start; a task that meets it is put back in the queue, and goes on where it was
-    slurm : further options of sbatch as submitit names them, without prefix: partition, account, qos, gpus_per_node,
-        cpus_per_task, mem, constraint, setup, srun_args, additional_parameters and so on
+    More than one process in all is started by torchrun. A task that meets its time limit is put back in the queue, and
+    goes on where it was. `slurm` names options without prefix: partition, account, qos, gpus_per_node, cpus_per_task,
+    mem, constraint, setup, srun_args, additional_parameters and so on.
+
+    Raises
+    ------
+    ValueError
+        If a value is of another type or out of its bounds, or an option of Slurm is one that is fixed.
     """
 
-    nodes: int = 1
-    processes: int = 1
-    minutes: int = 1440
-    slurm: Mapping[str, Any] = field(default_factory=dict)
+    nodes: Annotated[int, Meta(ge=1, description="machines")] = 1
+    processes: Annotated[int, Meta(ge=1, description="processes on each machine")] = 1
+    minutes: Annotated[int, Meta(ge=1, description="time limit of a start")] = 1440
+    slurm: Annotated[Mapping[str, Any], Meta(description="further options of sbatch, as submitit names them")] = field(
+        default_factory=dict
+    )
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "processes", "minutes"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} of a task is {value!r}; give a whole number, 1 or more.")
+        check_settings(self)
         if taken := sorted(_OURS & set(self.slurm)):
             raise ValueError(
                 f"Option {taken[0]!r} of Slurm is not free; nodes, processes, minutes and the limit are given by those "
@@ -80,6 +85,11 @@ def torchrun(command: Sequence[str], resources: Resources, *, meeting: Sequence[
 
 class Engine(Protocol):
     """What starts tasks: `dit_eval.study.local.LocalEngine` or `dit_eval.study.slurm.SlurmEngine`."""
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two looks at the tasks."""
+        ...
 
     @property
     def outstanding(self) -> set[str]:

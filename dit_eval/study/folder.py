@@ -6,47 +6,32 @@ import dataclasses
 import json
 import os
 import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from filelock import FileLock
 
-from dit_eval.diffusion.labels import draw_labels
-from dit_eval.diffusion.recipe import Execution
-from dit_eval.diffusion.sampler import ImageSampler
-from dit_eval.evaluation import score
-from dit_eval.images.npz import open_batch
-from dit_eval.models.checkpoints import load_dit
-from dit_eval.models.vae import Autoencoder
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.lines import read_lines
 from dit_eval.results.parse import json_text
-from dit_eval.results.sample_run import RunFiles, SampleRun
-from dit_eval.results.settings import EvaluationSettings
-from dit_eval.sampling import images_drawn, sample_npz
-from dit_eval.study.pace import _Pace, work_gflops
+from dit_eval.sampling import images_drawn
+from dit_eval.study.expand import recorded
+from dit_eval.study.pace import Pace, work_gflops
 from dit_eval.study.plan import Cell, Plan, Task, Training, label
 from dit_eval.study.plan_file import parse_plan
-from dit_eval.study.sources import Sources, feature_network, sampling_settings, training_data, training_run
+from dit_eval.study.sources import Sources, training_data
 from dit_eval.system.assets import sha256_of
 from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
-from dit_eval.system.files import Watch, atomic_file, check_target
+from dit_eval.system.files import atomic_file
 from dit_eval.system.run_folder import claim, is_claimed, remove_partial
-from dit_eval.system.where import Where
-from dit_eval.training import steps_done, train, weights_of_step
-
-if TYPE_CHECKING:
-    from dit_eval.study.engine import Engine
+from dit_eval.training import steps_done, weights_of_step
 
 State = Literal["done", "running", "ready", "waiting", "failed"]
-_ATTEMPTS = 3  # starts of a task that the system kills; one that fails by itself is not started again
 _PATIENCE = 30.0  # seconds that a task waits for a process of an earlier run to let go of it
 
 
@@ -70,10 +55,6 @@ class TaskStatus:
     seconds_left: float | None
     result: EvalResult | None = None
     reason: str | None = None
-
-
-class StudyFailed(ValueError):
-    """Some tasks failed; the message names them. What was finished is kept."""
 
 
 class Study:
@@ -125,7 +106,7 @@ class Study:
 
     def is_done(self, task: Task) -> bool:
         if isinstance(task, Cell):
-            return self._done_file(task).exists()
+            return self.done_file(task).exists()
         folder = self.training_folder(task.key)
         return steps_done(folder) >= task.steps[-1] and all(weights_of_step(folder, s).exists() for s in task.steps)
 
@@ -163,7 +144,7 @@ class Study:
 
     def result(self, cell: Cell) -> EvalResult | None:
         """What a cell gave; None if it is not done."""
-        path = self._done_file(cell)
+        path = self.done_file(cell)
         return EvalResult.from_json(json.dumps(_read_json(path)["result"])) if path.exists() else None
 
     def status(self) -> list[TaskStatus]:
@@ -211,202 +192,12 @@ class Study:
                         file.write((json.dumps({"model": name, **line}) + "\n").encode())
         return len(results)
 
-    def run(
-        self,
-        engine: Engine,
-        sources: Sources,
-        *,
-        workers: int = 1,
-        interval: float = 1.0,
-        on_note: Callable[[str], None] | None = None,
-        on_progress: Callable[[int, int, float | None], None] | None = None,
-    ) -> int:
-        """Do what is missing; the number of results.
-
-        Parameters
-        ----------
-        engine : where tasks run
-        workers : tasks at once, for the time left
-        interval : seconds between two looks at them
-        on_note : called with a line for each finished cell, and for what goes wrong
-        on_progress : called with tasks done, tasks in all, and seconds left (None if unknown)
-
-        Raises
-        ------
-        ValueError
-            If another process runs this study.
-        FileExistsError
-            If the folder holds files of others under a study's names.
-        StudyFailed
-            If tasks failed; all others are done.
-        """
-        note = on_note or (lambda _: None)
-        self.check_folder()
-        with self._alone():
-            self._refuse_other(sources)
-            self._begin(sources)
-            attempts: Counter[str] = Counter()
-            failures: dict[str, str] = {}
-            done = {task.key for task in self.plan.tasks if self.is_done(task)}
-            total, known = len(self.plan.tasks), {task.key for task in self.plan.tasks}
-            if done:
-                note(f"{self.folder}: going on; {len(done)} of {total} tasks are done already")
-            self.collect()
-            while True:
-                for key, outcome in engine.poll().items():
-                    if key not in known:  # a job of the plan as it was; it finds that out itself
-                        continue
-                    task, reason = self.plan.task(key), outcome.reason
-                    if outcome.state == "done" and not self.is_done(task):
-                        reason = "it ended well and left no result; is the folder on a shared file system?"
-                    elif outcome.state not in ("failed", "lost"):
-                        continue
-                    again = outcome.state != "failed" and attempts[key] < _ATTEMPTS
-                    note(f"{'started again' if again else 'failed'}: {task.name}: {reason}")
-                    if not again:
-                        failures[key] = reason
-                missing = self.missing()
-                finished = {task.key for task in self.plan.tasks} - {task.key for task in missing}
-                if finished - done:
-                    self.collect()
-                    for number, key in enumerate(sorted(finished - done), start=len(done) + 1):
-                        note(self._told(self.plan.task(key), number, total))
-                    done = finished
-                if on_progress:
-                    on_progress(len(done), total, self._seconds_left(missing, workers))
-                barred = engine.outstanding | failures.keys()
-                ready = [task for task in missing if task.key not in barred and self.is_ready(task)]
-                if ready:
-                    attempts.update(task.key for task in ready)
-                    engine.submit({task.key: self.plan.resources(task) for task in ready}, self.command)
-                elif not engine.outstanding:
-                    break
-                time.sleep(interval)
-            self._tidy()
-            count = self.collect()
-            with atomic_file(self.folder / "failures.json") as file:
-                file.write(json.dumps(failures, indent=1).encode())
-        if failures:
-            lines = [f"  {self.plan.task(key).name}: {reason}" for key, reason in failures.items()]
-            kept = total - len(self.missing())
-            raise StudyFailed(
-                f"{len(failures)} tasks failed, {kept} of {total} are done and kept.\n" + "\n".join(lines) + "\n"
-                "Run the same command again when the reason is gone; it does only what is missing."
-            )
-        return count
-
-    def work(
-        self, key: str, *, world: World | None = None, on_progress: Callable[[int, int], None] | None = None
-    ) -> None:
-        """Do one task; called by every process of it.
-
-        Parameters
-        ----------
-        on_progress : called in process 0 with steps or images done, and their number
-
-        Raises
-        ------
-        ValueError
-            If the plan has no such task, another process is at it, or it cannot be done.
-        OSError
-            If what it finds cannot be written; before the work, as far as that can be told.
-        """
-        world, task = world or World(), self.plan.task(key)
-        with self._held(task, world):
-            if world.from_first(lambda: self.is_done(task)):
-                return
-            world.from_first(lambda: check_target(self._done_file(task)))
-            if isinstance(task, Training):
-                self._train(task, world, on_progress)
-            else:
-                self._measure(task, world, on_progress)
-
-    def _train(self, run: Training, world: World, on_progress: Callable[[int, int], None] | None) -> None:
-        resources, folder = self.plan.resources(run), self.training_folder(run.key)
-        before, begin = world.from_first(lambda: steps_done(folder)), time.perf_counter()
-        lost = [s for s in run.steps if s <= before and not weights_of_step(folder, s).exists()]
-        if lost:
-            raise ValueError(
-                f"{folder} has done {before:,} steps and did not keep the weights after {lost[0]:,}. Remove the folder "
-                "to train again, or take that step out of the plan."
-            )
-        data = world.first_then_all(lambda: training_data(self.plan, self.sources))
-        train(
-            folder,
-            training_run(run, data, save_at=[step for step in run.steps if step > before]),
-            execution=Execution(
-                device=world.device(self.sources.device),
-                micro_batch=resources.micro_batch,
-                num_workers=resources.num_workers,
-            ),
-            world=world,
-            on_progress=(lambda done, total, _: on_progress(done, total)) if on_progress else None,
-        )
-        if world.rank == 0:
-            share = 1.0 - before / run.steps[-1]
-            self._write_done(run, {"training": time.perf_counter() - begin}, share=share)
-
-    def _measure(self, cell: Cell, world: World, on_progress: Callable[[int, int], None] | None) -> None:
-        device, out = world.device(self.sources.device), self.samples(cell)
-        before, begin = world.from_first(lambda: images_drawn(out)), time.perf_counter()
-        checkpoint = self.checkpoint(cell)
-        watch = Watch(checkpoint, *([] if cell.vae is None else [self.sources.decoders[cell.vae]]))
-        decoder = None if cell.vae is None else Path(self.sources.decoders[cell.vae])
-        training = next(run for run in self.plan.trainings if run.key == cell.training)
-        files = RunFiles(
-            model=cell.model,
-            network=dataclasses.asdict(cell.config),
-            image_size=cell.config.image_size,
-            checkpoint=checkpoint.name,
-            checkpoint_sha256=sha256_of(checkpoint),
-            weights="ema",
-            vae=cell.vae,
-            vae_sha256=None if decoder is None else sha256_of(decoder),
-            training_steps=cell.training_steps,
-            training_batch_size=training.recipe.batch_size,
-        )
-        run = SampleRun.of(sampling_settings(cell), files, device=device)
-        decode = None if decoder is None else Autoencoder(decoder, device=device).decode
-        model = load_dit(checkpoint, cell.config).to(device)
-        watch.check()
-        sample_npz(
-            out,
-            sampler=ImageSampler(model, run, decode=decode),
-            labels=draw_labels(
-                "balanced" if cell.labels == "balanced" else "random",
-                num_images=cell.num_samples,
-                num_classes=cell.config.num_classes,
-                seed=cell.seed,
-            ),
-            batch_size=self.plan.resources(cell).batch_size,
-            world=world,
-            on_progress=on_progress,
-        )
-        drawn = time.perf_counter()
-        result = score(
-            gen=open_batch(out, role="gen"),
-            ref=open_batch(self.sources.ref, role="ref"),
-            network=feature_network(self.plan, self.sources, device=device),
-            settings=EvaluationSettings(metrics=self.plan.data.metrics),
-            # A cell is scored once; features of 50,000 images take 800 MB.
-            where=Where(cache=self.folder / "cache", cache_gen=False, world=world),
-        )
-        if world.rank == 0:
-            # Paths as seen from the folder, so that it can be moved, and so that two runs give the same results.
-            gen = dataclasses.replace(result.gen, path=out.relative_to(self.folder).as_posix())
-            ref = dataclasses.replace(result.ref, path=Path(result.ref.path).name)
-            seconds = {"sampling": drawn - begin, "evaluation": time.perf_counter() - drawn}
-            result = dataclasses.replace(result, gen=gen, ref=ref)
-            self._write_done(cell, seconds, share=1.0 - before / cell.num_samples, result=result)
-            if not cell.keep_samples:
-                out.unlink()
-
-    def _write_done(
+    def note_done(
         self, task: Task, seconds: dict[str, float], *, share: float, result: EvalResult | None = None
     ) -> None:
         """Note that a task is finished, in this process `share` of it, and how long that took."""
         about: dict[str, Any] = {
-            "task": dataclasses.asdict(task),
+            "task": recorded(task),
             "gflops": work_gflops(task),
             "share": share,
             "seconds": {phase: round(value, 3) for phase, value in seconds.items()},
@@ -414,25 +205,51 @@ class Study:
         }
         if result is not None:
             about["result"] = result.to_dict()
-        path = self._done_file(task)
+        path = self.done_file(task)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
             file.write(json_text(about).encode())
 
-    def _refuse_other(self, sources: Sources) -> None:
-        """Refuse files other than those of finished tasks; of files that are named at run time, keys know nothing."""
+    def begin(self, sources: Sources) -> None:
+        """Write down what is asked for, for the processes that will do it.
+
+        Raises
+        ------
+        ValueError
+            If what is done was done with other files; of files that are named at run time, keys know nothing.
+        """
+        self._refuse_other_measures(sources)
+        self._refuse_other_data(sources)
+        for name, text in (
+            ("plan.toml", self.plan.text),
+            ("study.json", json.dumps({"sources": dataclasses.asdict(sources), "environment": environment()})),
+        ):
+            with atomic_file(self.folder / name) as file:
+                file.write(text.encode())
+        self.note_failures({})
+        (self.folder / "locks").mkdir(exist_ok=True)
+
+    def note_failures(self, reasons: Mapping[str, str]) -> None:
+        """Keep why tasks failed, by their keys, until the study is run again."""
+        with atomic_file(self.folder / "failures.json") as file:
+            file.write(json.dumps(reasons, indent=1).encode())
+
+    def _refuse_other_measures(self, sources: Sources) -> None:
         results = [result for cell in self.plan.cells if (result := self.result(cell))]
-        if results:
-            ref = sha256_of(Path(sources.ref))
-            network = None if sources.weights is None else sha256_of(Path(sources.weights))
-            for result in results:
-                other = "another reference" if result.ref.sha256 != ref else ""
-                if network is not None and result.extractor.weights_sha256 != network:
-                    other = f"other weights of the network {self.plan.data.extractor}"
-                if other:
-                    raise ValueError(f"{self.folder}: {result.gen.path} was scored with {other}. Name another `out`.")
-        runs = [self.training_folder(run.key) for run in self.plan.trainings]
-        begun = [run / "run.json" for run in runs if (run / "run.json").exists()]
+        if not results:
+            return
+        ref = sha256_of(Path(sources.ref))
+        network = None if sources.weights is None else sha256_of(Path(sources.weights))
+        for result in results:
+            other = "another reference" if result.ref.sha256 != ref else ""
+            if network is not None and result.extractor.weights_sha256 != network:
+                other = f"other weights of the network {self.plan.data.extractor}"
+            if other:
+                raise ValueError(f"{self.folder}: {result.gen.path} was scored with {other}. Name another `out`.")
+
+    def _refuse_other_data(self, sources: Sources) -> None:
+        runs = [self.training_folder(run.key) / "run.json" for run in self.plan.trainings]
+        begun = [path for path in runs if path.exists()]
         identity = json.loads(json.dumps(training_data(self.plan, sources).identity)) if begun else {}
         for path in begun:
             if _read_json(path)["data"] != identity:
@@ -440,19 +257,8 @@ class Study:
                     f"{path.parent} is of another run: its data are not {sources.train}. Name another `out`."
                 )
 
-    def _begin(self, sources: Sources) -> None:
-        """Write down what is asked for, for the processes that will do it."""
-        for name, text in (
-            ("plan.toml", self.plan.text),
-            ("study.json", json.dumps({"sources": dataclasses.asdict(sources), "environment": environment()})),
-            ("failures.json", "{}"),
-        ):
-            with atomic_file(self.folder / name) as file:
-                file.write(text.encode())
-        (self.folder / "locks").mkdir(exist_ok=True)
-
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
         """Keep a second `run` away from the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / "lock")
@@ -466,7 +272,7 @@ class Study:
         finally:
             lock.release()
 
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
         """Remove what killed processes left; called when no task runs, since those write such files."""
         for folder in (self.folder, self.folder / "done", self.folder / "cache"):
             remove_partial(folder)
@@ -475,7 +281,7 @@ class Study:
                 self.samples(cell).unlink(missing_ok=True)
 
     @contextmanager
-    def _held(self, task: Task, world: World) -> Iterator[None]:
+    def held(self, task: Task, world: World) -> Iterator[None]:
         """Keep other processes away from a task. Those of a run that was just killed may take a moment to end."""
         lock = FileLock(self._lock_file(task))
         busy = f"{task.name}: another process has been at it for {_PATIENCE:.0f} s."
@@ -489,7 +295,8 @@ class Study:
     def _lock_file(self, task: Task) -> Path:
         return self.folder / "locks" / f"{task.key}.lock"
 
-    def _done_file(self, task: Task) -> Path:
+    def done_file(self, task: Task) -> Path:
+        """Notes that a task is finished: how long it took, and what a cell gave."""
         return self.folder / "done" / f"{task.key}.json"
 
     def _share(self, task: Task) -> float:
@@ -500,19 +307,20 @@ class Study:
         latest = max([steps_done(self.training_folder(task.key)), *(line["step"] for line in lines[-1:])])
         return min(1.0, latest / task.steps[-1])
 
-    def _pace(self) -> _Pace:
-        done = [(task, _read_json(path)) for task in self.plan.tasks if (path := self._done_file(task)).exists()]
-        return _Pace(done, self.plan.speed)
+    def _pace(self) -> Pace:
+        done = [(task, _read_json(path)) for task in self.plan.tasks if (path := self.done_file(task)).exists()]
+        return Pace(done, self.plan.speed)
 
-    def _seconds_left(self, missing: list[Task], workers: int) -> float | None:
+    def seconds_left(self, missing: list[Task], workers: int) -> float | None:
+        """Estimated time for the missing tasks with so many workers; None while no speed is known."""
         pace = self._pace()
         left = [pace.seconds(task, 1.0 - self._share(task)) for task in missing]
         known = [seconds for seconds in left if seconds is not None]
         return max(sum(known) / workers, max(known, default=0.0)) if len(known) == len(left) else None
 
-    def _told(self, task: Task, count: int, total: int) -> str:
+    def told(self, task: Task, count: int, total: int) -> str:
         """A line on a finished task."""
-        path = self._done_file(task)
+        path = self.done_file(task)
         seconds = sum(_read_json(path)["seconds"].values()) if path.exists() else None
         line = f"[{count:>{len(str(total))}}/{total}] {task.name}"
         result = self.result(task) if isinstance(task, Cell) else None

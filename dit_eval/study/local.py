@@ -29,9 +29,13 @@ class LocalEngine:
     logs : folder for what tasks of several processes print
     limit : workers
     gpus : GPUs that the workers share, each at least one if there are as many
+    interval : seconds between two looks at the tasks
     """
 
-    def __init__(self, work: Callable[[str], None], *, logs: Path, limit: int = 1, gpus: int = 0) -> None:
+    def __init__(
+        self, work: Callable[[str], None], *, logs: Path, limit: int = 1, gpus: int = 0, interval: float = 1.0
+    ) -> None:
+        self.interval = interval
         self._work, self._logs = work, logs
         each = gpus // limit
         self._free = [
@@ -67,7 +71,7 @@ class LocalEngine:
         """
         for key, resources in tasks.items():
             if resources.nodes > 1:
-                raise ValueError(f"{key} needs {resources.nodes} machines; use --engine slurm, or another plan.")
+                raise ValueError(f"{key} needs {resources.nodes} machines; use `engine` slurm, or take another plan.")
             several = resources.nodes * resources.processes > 1
             self._waiting[key] = torchrun(command(key), resources) if several else None
         self._start()
@@ -126,60 +130,67 @@ class _Slot:
 
 
 def _serve(pipe: Connection, work: Callable[[str], None], parent: int, gpus: str | None) -> None:
-    """The life of a worker: a task at a time; the answer is why it failed, or nothing."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the workers
-    signal.signal(signal.SIGTERM, lambda *_: _end_with_children())
-    end_with(parent)
+    """The life of a worker process."""
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
-    while True:
+    worker = _Worker(work)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the workers
+    signal.signal(signal.SIGTERM, lambda *_: worker.end())
+    end_with(parent, end=worker.end)
+    worker.serve(pipe)
+
+
+class _Worker:
+    """Does a task at a time, in this process or in a program of several processes, which it takes down with it."""
+
+    def __init__(self, work: Callable[[str], None]) -> None:
+        self._work = work
+        self._program: subprocess.Popen[bytes] | None = None
+
+    def serve(self, pipe: Connection) -> None:
+        """Answer each task with why it failed, or with nothing, until nobody asks any more."""
+        while True:
+            try:
+                key, command, log = pipe.recv()
+            except EOFError:
+                return
+            try:
+                if command is None:
+                    self._work(key)
+                else:
+                    self._run(command, log)
+                pipe.send("")
+            except Exception as error:
+                pipe.send(str(error) or type(error).__name__)
+
+    def end(self) -> None:
+        """End this process at once, and its program."""
+        if self._program is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._program.pid, signal.SIGKILL)
+        os._exit(1)
+
+    def _run(self, command: Sequence[str], log: Path) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "ab") as file:
+            self._program = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
         try:
-            key, command, log = pipe.recv()
-        except EOFError:
-            return
-        try:
-            if command is None:
-                work(key)
-            else:
-                _run(command, log)
-            pipe.send("")
-        except Exception as error:
-            pipe.send(str(error) or type(error).__name__)
+            code = self._program.wait()
+        finally:
+            self._program = None
+        if code:
+            raise RuntimeError(f"{_exit_words(code)}; see {log}")
 
 
-_children: list[subprocess.Popen[bytes]] = []  # of this worker
-
-
-def _run(command: Sequence[str], log: Path) -> None:
-    """Run a program of several processes to its end."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "ab") as file:
-        child = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
-    _children.append(child)
-    try:
-        code = child.wait()
-    finally:
-        _children.remove(child)
-    if code:
-        raise RuntimeError(f"{_exit_words(code)}; see {log}")
-
-
-def end_with(parent: int) -> None:
-    """Have this process end, and the program that it runs, when its parent has ended, however that did."""
+def end_with(parent: int, *, end: Callable[[], object] = lambda: os._exit(1)) -> None:
+    """Have this process end when its parent has ended, however that did; `end` is how."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.2)
-        _end_with_children()
+        end()
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _end_with_children() -> None:
-    for child in list(_children):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-    os._exit(1)
 
 
 def _exit_words(code: int | None) -> str:

@@ -8,20 +8,14 @@ from dit_eval.flops.compute import gpu_hours
 from dit_eval.study.plan import Cell, Plan, Speed, Task, Training
 
 
-class _Pace:
+class Pace:
     """Seconds that tasks take, from those that are finished."""
 
     def __init__(self, done: list[tuple[Task, dict[str, Any]]], speed: Speed | None) -> None:
         self._speed = speed
         self._rates: dict[tuple[str, str | None], float] = {}  # Gflops per second, by kind and model
-        for models in (False, True):
-            sums: dict[tuple[str, str | None], list[float]] = {}
-            for task, about in done:
-                phase = "training" if isinstance(task, Training) else "sampling"
-                entry = sums.setdefault((phase, task.model if models else None), [0.0, 0.0])
-                entry[0] += about["gflops"] * about["share"]
-                entry[1] += about["seconds"][phase]
-            self._rates |= {key: work / taken for key, (work, taken) in sums.items() if work > 0 and taken > 0}
+        for by_model in (False, True):
+            self._rates |= _rates(done, by_model=by_model)
         evaluations = [about["seconds"]["evaluation"] for task, about in done if isinstance(task, Cell)]
         self._evaluation = sum(evaluations) / len(evaluations) if evaluations else 0.0
 
@@ -34,6 +28,17 @@ class _Pace:
         if rate is None:
             return None
         return work_gflops(task) * share / rate + (self._evaluation if isinstance(task, Cell) else 0.0)
+
+
+def _rates(done: list[tuple[Task, dict[str, Any]]], *, by_model: bool) -> dict[tuple[str, str | None], float]:
+    """Gflops per second of each kind of task; of each model of it, or of all together."""
+    sums: dict[tuple[str, str | None], list[float]] = {}
+    for task, about in done:
+        phase = "training" if isinstance(task, Training) else "sampling"
+        entry = sums.setdefault((phase, task.model if by_model else None), [0.0, 0.0])
+        entry[0] += about["gflops"] * about["share"]
+        entry[1] += about["seconds"][phase]
+    return {key: work / taken for key, (work, taken) in sums.items() if work > 0 and taken > 0}
 
 
 def work_gflops(task: Task) -> float:

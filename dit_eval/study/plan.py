@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from dit_eval.diffusion.recipe import Recipe
 from dit_eval.diffusion.spacing import respaced_timesteps
 from dit_eval.flops.compute import Workload
-from dit_eval.models.config import DiTConfig
+from dit_eval.models.config import LATENT_FACTOR, DiTConfig
+from dit_eval.results.settings import SamplingSettings
 from dit_eval.study.engine import Resources
 from dit_eval.system.text import did_you_mean
+
+LATENT_CHANNELS = 4  # of the Stable Diffusion autoencoder
 
 
 class PlanError(ValueError):
@@ -21,29 +26,30 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """What the models of a plan learn, and what their samples are measured against.
+    """What the models of a plan learn, and what their samples are measured against: `[data]`.
 
-    Attributes
-    ----------
-    train : latents, npz or folder of images; name of an embedded batch; None if it is given when the plan runs
-    ref : reference npz, or a name of `dit-eval weights list`; None as above
-    space : "latent" or "pixel"
-    image_size : side of the images in pixels
-    channels : of pixels, 1 or 3
-    num_classes : K
-    extractor, backend : the feature network, and the program that runs it
-    metrics : what cells are scored by; None for all that the network gives unasked
+    Where `train` and `ref` are None, they are given when the plan runs. Latents have 4 channels, which no plan says.
     """
 
-    train: str | None
-    ref: str | None
-    space: Literal["latent", "pixel"]
-    image_size: int
-    channels: int
-    num_classes: int
-    extractor: str
-    backend: str = "torch"
-    metrics: tuple[str, ...] | None = None
+    train: Annotated[str, Meta(description="latents, npz, folder of images, or an embedded batch")] | None = None
+    ref: Annotated[str, Meta(description="reference npz, or a name of `dit-eval weights list`")] | None = None
+    space: Annotated[Literal["latent", "pixel"], Meta(description="what the models work on")]
+    image_size: Annotated[int, Meta(ge=1, description="side of the images in pixels")]
+    channels: Annotated[int, Meta(ge=1, description="of pixels, 1 or 3")] = 3
+    num_classes: Annotated[int, Meta(ge=1, description="K")]
+    extractor: Annotated[str, Meta(description="the feature network")] = "inception"
+    backend: Annotated[str, Meta(description="the program that runs it")] = "torch"
+    metrics: Annotated[tuple[str, ...], Meta(description="names of metrics")] | None = None
+
+    @property
+    def input_channels(self) -> int:
+        """Of what the models take."""
+        return LATENT_CHANNELS if self.space == "latent" else self.channels
+
+    @property
+    def input_size(self) -> int:
+        """Side of what the models take."""
+        return self.image_size // (LATENT_FACTOR if self.space == "latent" else 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +62,7 @@ class Training:
     model, config, recipe : see there
     steps : after which weights are kept, rising; the last is the length of the run
     gflops : of one forward pass at batch 1 (1e9 multiply-adds)
-    save_every, log_every : see `dit_eval.training.train`
+    save_every, log_every : see `dit_eval.diffusion.recipe.Schedule`
     """
 
     key: str
@@ -86,9 +92,7 @@ class Cell:
     key : names its files; changes with everything that changes the result
     training : the run that its weights come from, by key
     training_steps : after which they are taken
-    num_samples, num_sampling_steps, sampler, cfg_scale, cfg_channels, labels, rounding, vae, precision, compile :
-        as in `dit_eval.results.SampleRun`
-    seed : of sampling, and of the training
+    sampling : how images are drawn; its seed is also that of the training
     keep_samples : whether the sample file stays when it is scored
     """
 
@@ -98,18 +102,25 @@ class Cell:
     config: DiTConfig
     gflops: float
     training_steps: int
-    num_samples: int
-    num_sampling_steps: str
-    sampler: Literal["ddpm", "ddim"]
-    cfg_scale: float
-    cfg_channels: int | None
-    labels: str
-    rounding: Literal["dit", "truncate"]
-    vae: str | None
-    precision: Literal["fp32", "tf32", "bf16"]
-    compile: bool
-    seed: int
+    sampling: SamplingSettings
     keep_samples: bool
+
+    @property
+    def num_samples(self) -> int:
+        return self.sampling.num_images
+
+    @property
+    def num_sampling_steps(self) -> str:
+        return str(self.sampling.num_sampling_steps)
+
+    @property
+    def vae(self) -> str | None:
+        """The decoder, by the plan's name; None in pixel space."""
+        return self.sampling.vae if self.config.space == "latent" else None
+
+    @property
+    def seed(self) -> int:
+        return self.sampling.global_seed
 
     @property
     def name(self) -> str:
@@ -118,7 +129,7 @@ class Cell:
             f"{self.training_steps:,} steps of training",
             f"{self.num_sampling_steps} of sampling",
         ]
-        words += [] if self.cfg_scale == 1.0 else [f"cfg {self.cfg_scale:g}"]
+        words += [] if self.sampling.cfg_scale == 1.0 else [f"cfg {self.sampling.cfg_scale:g}"]
         words += [] if self.vae is None else [f"decoder {self.vae}"]
         return ", ".join([*words, f"{self.num_samples:,} images"])
 
@@ -128,7 +139,7 @@ class Cell:
             gflops=self.gflops,
             num_samples=self.num_samples,
             num_sampling_steps=len(respaced_timesteps(self.num_sampling_steps)),
-            guided=self.cfg_scale != 1.0,
+            guided=self.sampling.cfg_scale != 1.0,
         )
 
 
@@ -137,20 +148,12 @@ Task = Training | Cell
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResources(Resources):
-    """What a task gets to run on, and how it uses that; none of it changes results by more than rounding.
+    """What a task gets to run on, and how it uses that; none of it changes results by more than rounding."""
 
-    Attributes
-    ----------
-    threads : of each process on a CPU; None for its share of the cores
-    batch_size : images at once in a process while sampling
-    micro_batch : images at once in a process while training; None for its share of the batch
-    num_workers : threads that read training batches ahead
-    """
-
-    threads: int | None = None
-    batch_size: int = 32
-    micro_batch: int | None = None
-    num_workers: int = 4
+    threads: Annotated[int, Meta(ge=1, description="of each process on a CPU; its share of the cores")] | None = None
+    batch_size: Annotated[int, Meta(ge=1, description="images at once in a process while sampling")] = 32
+    micro_batch: Annotated[int, Meta(ge=1, description="images at once in a process while training")] | None = None
+    num_workers: Annotated[int, Meta(ge=0, description="threads that read training batches ahead")] = 4
 
     @property
     def size(self) -> int:
@@ -160,18 +163,24 @@ class TaskResources(Resources):
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """How fast a plan's devices are taken to be, for hours before anything was measured.
+    """How fast a plan's devices are taken to be, for hours before anything was measured: `[cost]`."""
 
-    Attributes
-    ----------
-    device : what one device is, in words
-    tflops : 1e12 floating-point operations per second that one reaches (a multiply-add is two)
-    source : where that number comes from
-    """
+    device: Annotated[str, Meta(description="what one device is, in words")]
+    tflops: Annotated[float, Meta(gt=0, description="1e12 operations a second that one reaches; a multiply-add is two")]
+    source: Annotated[str, Meta(description="where that number comes from")]
 
-    device: str
-    tflops: float
-    source: str
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What some tasks get: `[[resources]]`. None stands for all kinds of tasks, all models."""
+
+    task: Annotated[Literal["training", "cell"], Meta(description="kind of task")] | None = None
+    models: Annotated[tuple[str, ...], Meta(description="names of models")] | None = None
+    resources: Mapping[str, Any]
+
+    def fits(self, task: Task) -> bool:
+        kind = "training" if isinstance(task, Training) else "cell"
+        return self.task in (None, kind) and (self.models is None or task.model in self.models)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +195,7 @@ class Plan:
     trainings: tuple[Training, ...]
     cells: tuple[Cell, ...]
     speed: Speed | None
-    rules: tuple[tuple[str | None, tuple[str, ...] | None, Mapping[str, Any]], ...]
+    rules: tuple[Rule, ...]
 
     @property
     def tasks(self) -> list[Task]:
@@ -203,11 +212,11 @@ class Plan:
 
     def resources(self, task: Task) -> TaskResources:
         """What a task gets: every `[[resources]]` that fits it, later ones over earlier ones."""
-        kind = "training" if isinstance(task, Training) else "cell"
         values: dict[str, Any] = {}
-        for which, models, rule in self.rules:
-            if which in (None, kind) and (models is None or task.model in models):
-                values |= {**rule, "slurm": {**values.get("slurm", {}), **rule["slurm"]}}
+        for rule in self.rules:
+            if rule.fits(task):
+                slurm = {**values.get("slurm", {}), **rule.resources.get("slurm", {})}
+                values |= {**rule.resources, "slurm": slurm}
         return TaskResources(**values)
 
 

@@ -9,37 +9,48 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dit_eval.study.engine import Outcome, Resources, torchrun
+from dit_eval.study.engine import Outcome, Resources
+from dit_eval.study.slurm_job import JobTask, code_of_failure, read_exits
 from dit_eval.system.files import atomic_file
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor
-    from submitit.core.utils import DelayedSubmission
-
-    from dit_eval.study.engine import State
 
 # Words of squeue. Every other one is of a job that has ended.
 _PENDING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 _RUNNING = {"CONFIGURING", "COMPLETING", "RESIZING", "RUNNING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED"}
 # Ends of which the command's own exit may be the cause, and its record on the way over a network file system.
 _OWN_END = {None, "COMPLETED", "FAILED"}
-_RECORD_DELAY = 30.0  # seconds for that
-_SUBMIT_DELAY = 60.0  # seconds from a submission until its job is in the queue, or will never be
-_SILENCE = 600.0  # seconds without a word of the controller before that is an error
-_GRACE = 40.0  # seconds to end for a command that is told to; torchrun takes up to 30 to end its processes
+_NO_RECORD = "ended, its exit code is not there yet"
 _MAX_ARRAY = 1000  # tasks; Slurm's MaxArraySize is 1001 unless a site has chosen another
 _MAX_TIMEOUTS = 100  # how often a task that runs into its time limit is put back in the queue
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delays:
+    """How long, in seconds, nothing is concluded from what is not there.
+
+    Attributes
+    ----------
+    record : from the end of a task until its record is there, over a network file system
+    submit : from a submission until its job is in the queue, or will never be
+    answer : of the controller to one question
+    silence : without a word of the controller before that is an error
+    """
+
+    record: float = 30.0
+    submit: float = 60.0
+    answer: float = 300.0
+    silence: float = 600.0
 
 
 class SlurmEngine:
@@ -54,6 +65,8 @@ class SlurmEngine:
     ----------
     folder : where the record, the jobs' logs and their exit codes go; on a file system that all nodes see
     limit : tasks running at once, 1 or more
+    interval : seconds between two looks at the tasks; the controller is asked once for each
+    delays : see there
 
     Raises
     ------
@@ -65,7 +78,8 @@ class SlurmEngine:
         Without Slurm's programs.
     """
 
-    def __init__(self, folder: Path, *, limit: int) -> None:
+    def __init__(self, folder: Path, *, limit: int, interval: float = 5.0, delays: Delays = Delays()) -> None:
+        self.interval, self._delays = interval, delays
         if limit < 1:
             raise ValueError(f"The limit on tasks at once is {limit}; give 1 or more.")
         _submitit()
@@ -146,11 +160,7 @@ class SlurmEngine:
             }
         outcomes = {key: Outcome(state="pending", reason="the limit on tasks at once") for key in self._waiting}
         for array in self._arrays:
-            for key, index in list(array.keys.items()):
-                outcomes[key] = self._judge(array, key, index, queue.get((array.name, index)))
-                if outcomes[key].state in ("done", "failed", "lost"):
-                    del array.keys[key]
-                    self._ended_at.pop(key, None)
+            outcomes |= self._news(array, queue)
         self._arrays = [array for array in self._arrays if array.keys]
         try:
             self._share_out()
@@ -159,73 +169,84 @@ class SlurmEngine:
             self._waiting = {}
         return outcomes
 
-    def _judge(self, array: _Array, key: str, index: int, queued: _Queued | None) -> Outcome:
+    def _news(self, array: _Array, queue: Mapping[tuple[str, int], _Queued]) -> dict[str, Outcome]:
+        """How the tasks of an array are doing; those that have ended leave it."""
+        outcomes = {}
+        for key, index in list(array.keys.items()):
+            outcome = outcomes[key] = self._judge(array, key, queue.get((array.name, index)))
+            if outcome.state in ("done", "failed", "lost"):
+                del array.keys[key]
+            if outcome.state != "running" or outcome.reason != _NO_RECORD:
+                self._ended_at.pop(key, None)
+        return outcomes
+
+    def _judge(self, array: _Array, key: str, queued: _Queued | None) -> Outcome:
         if queued is not None:
             array.job = queued.job  # of a submission whose answer nobody heard
+        index = array.keys[key]
         job = None if array.job is None else f"{array.job}_{index}" if array.size > 1 else array.job
         log = None if job is None else self._folder / f"{job}_0_log.out"
-
-        def outcome(state: State, reason: str, code: int | None = None) -> Outcome:
-            return Outcome(state=state, reason=reason, code=code, job=job, log=log)
-
         # Slurm's word goes first: a task that is in the queue again has left an exit record of its last start.
-        if queued is not None and queued.state in _PENDING | _RUNNING:
-            self._ended_at.pop(key, None)
-            if queued.state in _PENDING:
-                return outcome("pending", queued.reason)
-            return outcome("running", "")
-        if array.job is None and time.time() < array.submitted + _SUBMIT_DELAY:
-            return outcome("pending", "being submitted")
-        exits = [_Exit.read(_exit_file(self._folder, array.name, index, node)) for node in range(array.nodes)]
-        ends = [each for each in exits if each is not None]
-        if len(ends) == array.nodes and all(each.code == 0 for each in ends):
-            return outcome("done", "exit code 0", 0)
-        state = None if queued is None else queued.state
-        if state in _OWN_END:
-            # Of several nodes, the first to fail takes the others down.
-            if own := [each for each in ends if not each.told and each.code is not None and each.code > 0]:
-                return outcome("failed", f"exit code {own[0].code}", own[0].code)
-            first_seen = self._ended_at.setdefault(key, time.monotonic())
-            if len(ends) < array.nodes and time.monotonic() < first_seen + _RECORD_DELAY:
-                return outcome("running", "ended, its exit code is not there yet")
-        killed = next((each.reason for each in ends if each.reason), "it left no exit code")
-        return outcome("lost", f"{state or 'no longer known to Slurm'}: {killed}")
+        outcome = _in_queue(queued)
+        if outcome is None and array.job is None and time.time() < array.submitted + self._delays.submit:
+            outcome = Outcome(state="pending", reason="being submitted")
+        if outcome is None:
+            outcome = self._ended(array, key, None if queued is None else queued.state)
+        return replace(outcome, job=job, log=log)
+
+    def _ended(self, array: _Array, key: str, state: str | None) -> Outcome:
+        """How a task has ended that is not in the queue; `state` is Slurm's last word on it."""
+        ends = read_exits(self._folder, array.name, array.keys[key], array.nodes)
+        whole = len(ends) == array.nodes
+        if whole and all(end.code == 0 for end in ends):
+            return Outcome(state="done", reason="exit code 0", code=0)
+        code = code_of_failure(ends)
+        if state in _OWN_END and code is not None:
+            return Outcome(state="failed", reason=f"exit code {code}", code=code)
+        if state in _OWN_END and not whole and self._may_come(key):
+            return Outcome(state="running", reason=_NO_RECORD)
+        killed = next((end.reason for end in ends if end.reason), "it left no exit code")
+        return Outcome(state="lost", reason=f"{state or 'no longer known to Slurm'}: {killed}")
+
+    def _may_come(self, key: str) -> bool:
+        """Whether the record of a task that has ended may be on its way."""
+        first_seen = self._ended_at.setdefault(key, time.monotonic())
+        return time.monotonic() < first_seen + self._delays.record
 
     def _queue(self) -> dict[tuple[str, int], _Queued] | None:
         """What Slurm knows of this user's jobs, by name and place in the array; None if it does not answer."""
         if not self._arrays:
             return {}
-        query = ["--array", "--states=all", "--noheader", f"--user={os.getuid()}", "--format=%j|%F|%K|%T|%r"]
-        try:
-            asked = subprocess.run(
-                ["squeue", *query], capture_output=True, text=True, timeout=_SILENCE / 2, check=False
-            )
-            problem = asked.stderr.strip() if asked.returncode else None
-        except subprocess.TimeoutExpired:
-            problem = "no answer"
+        said, problem = self._ask()
         if problem is not None:
-            if time.monotonic() < self._heard + _SILENCE:
+            if time.monotonic() < self._heard + self._delays.silence:
                 return None
             raise OSError(
                 f"squeue, asked for the jobs, says: {problem}\nIs Slurm's controller up? Outstanding jobs go on."
             )
         self._heard = time.monotonic()
         queue = {}
-        for line in asked.stdout.splitlines():
+        for line in said.splitlines():
             name, job, index, state, reason = line.split("|", 4)
             queue[name, int(index) if index.isdigit() else 0] = _Queued(job=job, state=state, reason=reason)
         return queue
+
+    def _ask(self) -> tuple[str, str | None]:
+        """The answer of squeue, and what was wrong if it gave none."""
+        query = ["--array", "--states=all", "--noheader", f"--user={os.getuid()}", "--format=%j|%F|%K|%T|%r"]
+        try:
+            asked = subprocess.run(
+                ["squeue", *query], capture_output=True, text=True, timeout=self._delays.answer, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return "", "no answer"
+        return asked.stdout, asked.stderr.strip() if asked.returncode else None
 
     def _share_out(self) -> None:
         """Give the free part of the limit to arrays that could use more, then to tasks that wait."""
         free = self._limit - sum(min(array.throttle, len(array.keys)) for array in self._arrays)
         for array in self._arrays:
-            more = min(free, len(array.keys) - array.throttle)
-            if more > 0 and array.job is not None:
-                update = ["scontrol", "update", f"JobId={array.job}", f"ArrayTaskThrottle={array.throttle + more}"]
-                if subprocess.run(update, capture_output=True, check=False).returncode == 0:
-                    array.throttle += more
-                    free -= more
+            free -= self._widen(array, free)
         self._write()
         while free > 0 and self._waiting:
             resources, _ = next(iter(self._waiting.values()))
@@ -233,6 +254,17 @@ class SlurmEngine:
             alike = alike[:_MAX_ARRAY]
             self._submit(dict(alike), resources, min(free, len(alike)))
             free -= min(free, len(alike))
+
+    def _widen(self, array: _Array, free: int) -> int:
+        """Let more tasks of an array run at once, at most `free`; how many more."""
+        more = min(free, len(array.keys) - array.throttle)
+        if more <= 0 or array.job is None:
+            return 0
+        update = ["scontrol", "update", f"JobId={array.job}", f"ArrayTaskThrottle={array.throttle + more}"]
+        if subprocess.run(update, capture_output=True, check=False).returncode != 0:
+            return 0
+        array.throttle += more
+        return more
 
     def _submit(self, tasks: dict[str, list[str]], resources: Resources, throttle: int) -> None:
         name = f"dit-eval-{uuid.uuid4().hex[:16]}"
@@ -246,7 +278,7 @@ class SlurmEngine:
         self._write()
         executor = self._executor(resources, name, throttle)
         calls = [
-            _Task(folder=self._folder, name=name, index=index, resources=resources, command=tuple(tasks[key]))
+            JobTask(folder=self._folder, name=name, index=index, resources=resources, command=tuple(tasks[key]))
             for key, index in keys.items()
         ]  # fmt: skip
         try:
@@ -254,15 +286,19 @@ class SlurmEngine:
                 array.job = executor.submit_array(calls)[0].job_id.partition("_")[0]
         except Exception as error:  # submitit lets errors of its own and of subprocess through
             words = str(error)
-            if "timed out" in words.lower():  # then it may be in the queue all the same, and is looked for there
-                self._waiting = {key: task for key, task in self._waiting.items() if key not in keys}
-            else:
-                self._arrays.remove(array)
-                (self._folder / name).rmdir()
-            self._write()
+            # If nobody answered in time it may be in the queue all the same, and is looked for there.
+            self._settle(array, in_queue="timed out" in words.lower())
             said = next((line for line in words.splitlines() if "sbatch: error" in line), words.strip())
             raise OSError(f"sbatch refused {len(keys)} tasks ({resources}): {said}") from error
-        self._waiting = {key: task for key, task in self._waiting.items() if key not in keys}
+        self._settle(array, in_queue=True)
+
+    def _settle(self, array: _Array, *, in_queue: bool) -> None:
+        """Take the tasks of an array off the list of those that wait, or forget the array."""
+        if in_queue:
+            self._waiting = {key: task for key, task in self._waiting.items() if key not in array.keys}
+        else:
+            self._arrays.remove(array)
+            (self._folder / array.name).rmdir()
         self._write()
 
     def _executor(self, resources: Resources, name: str, throttle: int) -> SlurmExecutor:
@@ -322,113 +358,13 @@ class _Queued:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Exit:
-    """How a command has ended on one node: code None if by a signal; `told` if it was told to end."""
-
-    code: int | None
-    told: bool
-    reason: str
-
-    @classmethod
-    def read(cls, path: Path) -> _Exit | None:
-        try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return None
-
-    def write(self, path: Path) -> None:
-        with atomic_file(path) as file:
-            file.write(json.dumps(asdict(self)).encode())
-
-
-def _exit_file(folder: Path, name: str, index: int, node: int) -> Path:
-    return folder / name / f"exit-{index}-{node}.json"
-
-
-@dataclass(kw_only=True)
-class _Task:
-    """What submitit runs in a job, once on each node: the command in processes, and a record of how it ended."""
-
-    folder: Path
-    name: str
-    index: int
-    resources: Resources
-    command: tuple[str, ...]
-    process: subprocess.Popen[bytes] | None = None
-
-    def __call__(self) -> None:
-        node = int(os.environ.get("SLURM_PROCID", 0))
-        record = _exit_file(self.folder, self.name, self.index, node)
-        record.unlink(missing_ok=True)  # of an earlier start
-        # Slurm's warning of the end reaches all processes of the job; submitit's handler is to act on it, in this one.
-        warning = _warning()
-        process = subprocess.Popen(
-            torchrun(self.command, self.resources, meeting=self._meeting(node)),
-            start_new_session=True,
-            preexec_fn=lambda: signal.signal(warning, signal.SIG_IGN),
-        )
-        self.process = process
-        told: list[int] = []
-
-        def end(number: int, _: object) -> None:
-            told.append(number)
-            _end(process)
-
-        signal.signal(signal.SIGTERM, end)
-        code = process.wait()
-        if told or code < 0:
-            why = signal.Signals(told[0] if told else -code).name
-            # A command that had finished by then has done its work.
-            _Exit(code=0 if code == 0 else None, told=bool(told), reason=f"ended by {why}").write(record)
-        else:
-            _Exit(code=code, told=False, reason="" if code == 0 else f"exit code {code}").write(record)
-        if code != 0:
-            sys.exit(code if code > 0 else 128 - code)  # for Slurm's own books, and for srun to end the other nodes
-
-    def checkpoint(self) -> DelayedSubmission:
-        """Called by submitit before it puts the job back in the queue, at the time limit or pre-emption."""
-        from submitit.helpers import DelayedSubmission
-
-        if self.process is not None:
-            _end(self.process)
-            self.process = None
-        return DelayedSubmission(self)
-
-    def _meeting(self, node: int) -> list[str]:
-        if self.resources.nodes == 1:
-            return ["--standalone"]
-        import submitit
-
-        job = submitit.JobEnvironment()
-        # Two jobs on one node rarely have numbers that are 20,000 apart.
-        endpoint = f"{job.hostnames[0]}:{20_000 + int(job.raw_job_id) % 20_000}"
-        return [
-            f"--nnodes={self.resources.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}",
-            f"--rdzv-id={job.raw_job_id}", f"--rdzv-conf=is_host={int(node == 0)}",
-            f"--local-addr={os.environ['SLURMD_NODENAME']}",  # and not what /etc/hosts may have made of it
-        ]  # fmt: skip
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Tell a command and its process group to end; kill it if it does not, and what it leaves behind."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    deadline = time.monotonic() + _GRACE
-    with suppress(ChildProcessError):
-        # Not process.wait: this runs in a signal handler, in the middle of another one. It leaves the child to that.
-        while not os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.05)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def _warning() -> signal.Signals:
-    from submitit.core.job_environment import JobEnvironment
-
-    return signal.Signals[f"SIG{JobEnvironment.USR_SIG}"]
+def _in_queue(queued: _Queued | None) -> Outcome | None:
+    """How a task is doing that Slurm has in its queue; None if it has ended, or is not known."""
+    if queued is None or queued.state not in _PENDING | _RUNNING:
+        return None
+    if queued.state in _PENDING:
+        return Outcome(state="pending", reason=queued.reason)
+    return Outcome(state="running", reason="")
 
 
 @contextmanager

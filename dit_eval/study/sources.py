@@ -14,8 +14,7 @@ from dit_eval.features.load import check_network, load_network, network_named
 from dit_eval.features.network import FeatureExtractor, Network
 from dit_eval.images.npz import ImageBatch, open_batch
 from dit_eval.models.choose import choose_decoder
-from dit_eval.results.settings import SamplingSettings
-from dit_eval.study.plan import Cell, Plan, Training
+from dit_eval.study.plan import Plan, Training
 from dit_eval.system.assets import Asset, assets, fetch
 from dit_eval.system.dist import World
 from dit_eval.system.text import did_you_mean
@@ -62,10 +61,10 @@ def find_sources(
         If something is missing (the message says how to give it), or cannot be trained or drawn.
     """
     check_network(plan.data.extractor, backend=plan.data.backend, device="cpu")  # the device is another machine's
-    data = _found(plan, "training data", "--data", train or plan.data.train)
-    reference = _found(plan, "reference batch", "--ref", ref or plan.data.ref)
+    data = _found(plan, "training data", "`train`", train or plan.data.train)
+    reference = _found(plan, "reference batch", "`ref`", ref or plan.data.ref)
     network, decoders = _weights_of_network(plan, weights), _decoders(plan)
-    away = [source for source in (reference, network, *decoders.values()) if source is not None and _is_away(source)]
+    away = [source for source in (reference, network, *decoders.values()) if _is_away(source)]
     note = on_note or (lambda _: None)
     if away and not _is_away(data):
         _check_tasks(plan, _here(data, note), device)
@@ -95,9 +94,9 @@ def _weights_of_network(plan: Plan, weights: str | None) -> str | Asset | None:
     """The weights of the feature network; None where it carries its own."""
     public = network_named(plan.data.extractor).backend(plan.data.backend).weights
     if public is not None:
-        return _found(plan, f"weights of the network {plan.data.extractor}", "--weights", weights or public)
+        return _found(plan, f"weights of the network {plan.data.extractor}", "`weights`", weights or public)
     if weights is not None:
-        raise ValueError(f"--weights {weights}: the plan's extractor, {plan.data.extractor}, carries its own.")
+        raise ValueError(f"`weights` {weights}: the plan's extractor, {plan.data.extractor}, carries its own.")
     return None
 
 
@@ -119,9 +118,9 @@ def _here(source: str | Asset, on_note: Callable[[str], None]) -> str:
     return os.path.abspath(fetch(source))
 
 
-def _is_away(source: str | Asset) -> bool:
+def _is_away(source: str | Asset | None) -> bool:
     """Whether it is a public file that has to be fetched."""
-    return not isinstance(source, str) and source.url is not None and not source.path.is_file()
+    return isinstance(source, Asset) and source.url is not None and not source.path.is_file()
 
 
 def check_study(plan: Plan, sources: Sources) -> None:
@@ -167,7 +166,7 @@ def _check_tasks(plan: Plan, train: str, device: str) -> None:
             world=World(size=resources.size),
         )
     for cell in plan.cells:
-        check_sampling(sampling_settings(cell), cell.config, device=device)
+        check_sampling(cell.sampling, cell.config, device=device)
 
 
 def training_run(run: Training, data: TrainingData, *, save_at: Iterable[int]) -> TrainingRun:
@@ -186,23 +185,6 @@ def _open_training_data(plan: Plan, train: str) -> TrainingData:
         train,
         image_size=plan.data.image_size if plan.data.space == "pixel" else None,
         channels=1 if plan.data.channels == 1 else 3,
-    )
-
-
-def sampling_settings(cell: Cell) -> SamplingSettings:
-    """How a cell's samples are drawn."""
-    return SamplingSettings(
-        num_images=cell.num_samples,
-        num_sampling_steps=cell.num_sampling_steps,
-        cfg_scale=cell.cfg_scale,
-        cfg_channels=cell.cfg_channels,
-        sampler=cell.sampler,
-        vae=cell.vae or SamplingSettings.vae,
-        labels=cell.labels,
-        rounding=cell.rounding,
-        global_seed=cell.seed,
-        precision=cell.precision,
-        compiled=cell.compile,
     )
 
 

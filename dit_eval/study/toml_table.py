@@ -52,13 +52,16 @@ class Table:
             If the table holds another key, lacks one that has no default, or has a wrong value.
         """
         known = {setting.name: setting for setting in settings}
+        found = {}
         for name, setting in known.items():
-            if name not in self.values and setting.default is dataclasses.MISSING:
+            if name in self.values:
+                found[name] = self._converted(setting, self.values[name])
+            elif setting.default is dataclasses.MISSING:
                 raise self.error(name, f"missing; expected {_expected(setting)}")
         for key in self.values:
             if key not in known:
                 raise self.unknown(key, known)
-        return {key: self._converted(known[key], value) for key, value in self.values.items()}
+        return found
 
     def inner(self, key: str, values: Mapping[str, Any]) -> Table:
         """The table of a key."""
@@ -107,22 +110,23 @@ class Table:
         return tuple(dict.fromkeys(self._one(setting, item, each) for each in values))
 
     def _one(self, setting: Setting, hint: Any, value: Any) -> Any:
-        if isinstance(value, int) and abs(value) >> 63:
-            raise self.error(setting.name, "found a number of more than 64 bits")
         try:
             converted = msgspec.convert(value, hint, strict=True)
         except msgspec.ValidationError:
-            number = isinstance(value, int | float)
-            expected = expectation(hint, value) if number or _item(setting.type) is None else _expected(setting)
+            expected = expectation(hint, value) if choices(hint) else _expected(setting, value)
             near = _did_you_mean(value, choices(hint)) if isinstance(value, str) else ""
             raise self.error(setting.name, f"expected {expected}; got {_shown(value)}{near}") from None
+        if isinstance(converted, int) and abs(converted) >> 63:
+            raise self.error(setting.name, "expected a number of at most 64 bits")
         if isinstance(converted, float) and not math.isfinite(converted):
             raise self.error(setting.name, f"expected a finite number; got {converted}")
         return converted
 
 
-def _expected(setting: Setting) -> str:
-    return expectation(setting.type) if _item(setting.type) is None else setting.help
+def _expected(setting: Setting, value: Any = None) -> str:
+    if get_origin(setting.type) is list:
+        return f"tables, [[{setting.name}]]"
+    return expectation(setting.type, value) if _item(setting.type) is None else setting.help
 
 
 def _item(hint: Any) -> Any:

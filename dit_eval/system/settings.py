@@ -80,11 +80,20 @@ def expectation(hint: Any, value: Any = None) -> str:
     """What a type allows, in words; of a number that is out of bounds the bounds alone: "at least 1"."""
     if found := choices(hint):
         return f"one of {', '.join(map(str, found))}"
+    plain, bounds = _plain(hint), _bounds(hint)
+    if bounds and _is_number(value) and not (plain is int and isinstance(value, float)):
+        return bounds
+    if get_origin(plain) in (list, tuple) and (each := _bounds(get_args(plain)[0])):
+        bounds = f"each {each}"
+    return ", ".join([_kind(plain), *([bounds] if bounds else [])])
+
+
+def _bounds(hint: Any) -> str:
+    """The bounds of a number in words; nothing if it has none."""
     meta = _meta(hint)
-    bounds = [f"{_BOUNDS[key]} {bound:g}" for key in _BOUNDS if (bound := getattr(meta, key, None)) is not None]
-    if bounds and _is_number(value) and not (_plain(hint) is int and isinstance(value, float)):
-        return " and ".join(bounds)
-    return ", ".join([_kind(_plain(hint)), *([" and ".join(bounds)] if bounds else [])])
+    return " and ".join(
+        f"{_BOUNDS[key]} {bound:g}" for key in _BOUNDS if (bound := getattr(meta, key, None)) is not None
+    )
 
 
 def _kind(plain: Any, *, several: bool = False) -> str:

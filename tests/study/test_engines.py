@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dit_eval.study import slurm as engines
 from dit_eval.study.engine import Outcome, Resources, torchrun
-from dit_eval.study.slurm import SlurmEngine
+from dit_eval.study.slurm import Delays, SlurmEngine
 
 ONE = Resources(minutes=10)
 PATIENCE = 90
@@ -206,15 +205,14 @@ def test_a_second_engine_goes_on_with_the_jobs_of_a_killed_one(folder, tmp_path,
     assert SlurmEngine(folder, limit=2).outstanding == set()
 
 
-def test_a_submission_that_never_came_to_be_is_lost_after_a_while(folder, tmp_path, monkeypatch):
+def test_a_submission_that_never_came_to_be_is_lost_after_a_while(folder, tmp_path):
     first = subprocess.run(
         [sys.executable, "-c", ENGINE, str(folder), str(tmp_path), "before"], capture_output=True, check=False
     )
     assert first.returncode == -signal.SIGKILL, first.stderr
     engine = SlurmEngine(folder, limit=2)
     assert {outcome.reason for outcome in engine.poll().values()} == {"being submitted"}
-    monkeypatch.setattr(engines, "_SUBMIT_DELAY", 0.0)
-    monkeypatch.setattr(engines, "_RECORD_DELAY", 0.0)
+    engine = SlurmEngine(folder, limit=2, delays=Delays(submit=0.0, record=0.0))
     assert {outcome.state for outcome in engine.poll().values()} == {"lost"}
     assert engine.outstanding == set()
 
@@ -232,8 +230,7 @@ def test_jobs_that_slurm_has_forgotten_are_judged_by_their_record(folder, monkey
     assert {key: (o.state, o.code) for key, o in first.items()} == {
         "zero": ("done", 0), "five": ("failed", 5), "none": ("running", None),
     }  # fmt: skip
-    monkeypatch.setattr(engines, "_RECORD_DELAY", 0.0)
-    lost = engine.poll()
+    lost = SlurmEngine(folder, limit=3, delays=Delays(record=0.0)).poll()
     assert lost["none"].state == "lost"
     assert lost["none"].reason == "no longer known to Slurm: it left no exit code"
 
@@ -295,8 +292,8 @@ def test_torchrun_only_where_there_are_processes():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"nodes": 0}, "nodes of a task is 0"),
-        ({"minutes": 1.5}, "minutes of a task is 1.5"),
+        ({"nodes": 0}, "nodes: expected at least 1; got 0"),
+        ({"minutes": 1.5}, "minutes: expected an integer, at least 1; got 1.5"),
         ({"slurm": {"time": 3}}, "Option 'time' of Slurm is not free"),
     ],
 )
@@ -354,19 +351,25 @@ def program(folder, name, script):
     (folder / name).chmod(0o755)
 
 
-def test_a_controller_that_is_away_loses_nothing(any_engine, monkeypatch, tmp_path):
+def test_a_controller_that_is_away_loses_nothing(any_engine, tmp_path):
     program(tmp_path / "bin", "sbatch", "echo Submitted batch job 7")
     engine = any_engine(limit=1)
     engine.submit({"x": ONE, "y": Resources(minutes=3)}, lambda key: shell("true"))
-    program(tmp_path / "bin", "squeue", "echo squeue: error: Unable to contact slurm controller >&2; exit 1")
+    away, there = "echo squeue: error: Unable to contact slurm controller >&2; exit 1", "true"
+    program(tmp_path / "bin", "squeue", away)
     with pytest.raises(OSError, match="Unable to contact slurm controller\nIs Slurm's controller up"):
         engine.poll()
-    monkeypatch.setattr(engine, "_heard", time.monotonic())
+    program(tmp_path / "bin", "squeue", there)
+    assert engine.poll()["x"].state == "running", "its exit code may come"
+    program(tmp_path / "bin", "squeue", away)
     assert {outcome.reason for outcome in engine.poll().values()} == {"Slurm's controller does not answer"}
-    monkeypatch.setattr(engine, "_heard", time.monotonic() - 601)
-    with pytest.raises(OSError, match="Unable to contact"):
-        engine.poll()
     assert engine.outstanding == {"x", "y"}
+    impatient = any_engine(limit=1, delays=Delays(silence=0.0))
+    program(tmp_path / "bin", "squeue", there)
+    assert impatient.poll()["x"].state == "running"
+    program(tmp_path / "bin", "squeue", away)
+    with pytest.raises(OSError, match="Unable to contact"):
+        impatient.poll()
 
 
 def test_a_submission_without_an_answer_is_found_by_its_name(any_engine, tmp_path):
@@ -382,10 +385,9 @@ def test_a_submission_without_an_answer_is_found_by_its_name(any_engine, tmp_pat
         assert (outcome.state, outcome.job, outcome.reason) == ("pending", "7", "Resources")
 
 
-def test_a_refusal_while_polling_does_not_swallow_the_news(any_engine, monkeypatch, tmp_path):
-    monkeypatch.setattr(engines, "_RECORD_DELAY", 0.0)
+def test_a_refusal_while_polling_does_not_swallow_the_news(any_engine, tmp_path):
     program(tmp_path / "bin", "sbatch", "echo Submitted batch job 7")
-    engine = any_engine(limit=1)
+    engine = any_engine(limit=1, delays=Delays(record=0.0))
     engine.submit({"x": ONE, "y": Resources(minutes=3)}, lambda key: shell("true"))
     program(tmp_path / "bin", "sbatch", "echo sbatch: error: QOSMaxSubmitJobPerUserLimit >&2; exit 1")
     news = engine.poll()  # squeue knows nothing of x
@@ -406,11 +408,10 @@ def test_inside_a_job_the_options_of_that_job_are_not_taken_over(any_engine, mon
     assert os.environ["SLURM_CPUS_PER_TASK"] == "64"
 
 
-def test_what_an_array_leaves_of_the_limit_goes_to_the_next(any_engine, monkeypatch, tmp_path):
-    monkeypatch.setattr(engines, "_RECORD_DELAY", 0.0)
+def test_what_an_array_leaves_of_the_limit_goes_to_the_next(any_engine, tmp_path):
     programs = tmp_path / "bin"
     program(programs, "sbatch", "echo Submitted batch job 7")
-    engine = any_engine(limit=3)
+    engine = any_engine(limit=3, delays=Delays(record=0.0))
     engine.submit({"a0": ONE, "a1": ONE}, lambda key: shell("true"))
     program(programs, "sbatch", f"cp $1 {tmp_path}/script; echo Submitted batch job 8")
     engine.submit({f"b{i}": Resources(minutes=3) for i in range(4)}, lambda key: shell("true"))

@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from dit_eval.results.lines import read_results
 from dit_eval.study.folder import Study
 from dit_eval.study.pace import work_gflops
 from dit_eval.study.plan_file import embedded_plans, load_plan, parse_plan
+from dit_eval.study.run import run_study
 from dit_eval.study.sources import check_study, find_sources
+from dit_eval.study.tasks import work
 
 SMALL_VAE = vae._CONFIG | {"block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4, "sample_size": 64}
 PLANS = ("paper-256", "paper-512")
@@ -38,7 +41,7 @@ def one_thread():
 
 def settings(plan):
     return {
-        (c.model, c.config.block, c.training_steps, c.num_sampling_steps, c.cfg_scale, c.vae, c.num_samples)
+        (c.model, c.config.block, c.training_steps, c.num_sampling_steps, c.sampling.cfg_scale, c.vae, c.num_samples)
         for c in plan.cells
     }
 
@@ -84,7 +87,7 @@ def test_predicted_cost_is_that_of_the_paper(capsys):
     gflops = count_model("DiT-XL/2", image_size=256).total("paper") / 1e9
     run = next(run for run in plan.trainings if run.model == "DiT-XL/2" and run.config.block == "adaln-zero")
     assert work_gflops(run) == pytest.approx(3 * gflops * 256 * 7e6, rel=1e-12)
-    guided = next(c for c in plan.cells if c.cfg_scale == 1.25)
+    guided = next(c for c in plan.cells if c.sampling.cfg_scale == 1.25)
     assert work_gflops(guided) == pytest.approx(2 * gflops * 250 * 50_000, rel=1e-12)
     with pytest.raises(SystemExit) as exit_:
         main(["study", "run", "paper-256", "--dry-run"])
@@ -167,7 +170,7 @@ def test_the_plan_runs_with_tiny_widths(name, material, tmp_path, monkeypatch):
     sources = find_sources(plan, train=str(material / "latents"), ref=str(material / "ref.npz"), device="cpu")
     check_study(plan, sources)
     study = Study(plan, tmp_path / "study")
-    count = study.run(InlineEngine(study.work, logs=None), sources, interval=0.0)
+    count = run_study(study, InlineEngine(partial(work, study)), sources)
 
     results = read_results(study.results)
     assert count == len(results) == len(plan.cells)
@@ -176,7 +179,11 @@ def test_the_plan_runs_with_tiny_widths(name, material, tmp_path, monkeypatch):
         assert (run.model, run.network["block"], run.training_steps) == (
             cell.model, cell.config.block, cell.training_steps,
         )  # fmt: skip
-        assert (run.num_sampling_steps, run.cfg_scale, run.vae) == (cell.num_sampling_steps, cell.cfg_scale, cell.vae)
+        assert (run.num_sampling_steps, run.cfg_scale, run.vae) == (
+            cell.num_sampling_steps,
+            cell.sampling.cfg_scale,
+            cell.vae,
+        )
         assert (run.num_images, run.image_size, result.num_samples) == (cell.num_samples, SIDE, cell.num_samples)
         assert result.fid is not None
     assert {run.vae for run in runs} == {"ema", "mse", "original"}

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,7 +31,9 @@ from dit_eval.results.lines import read_results
 from dit_eval.study.engine import Outcome
 from dit_eval.study.folder import Study
 from dit_eval.study.plan_file import load_plan
+from dit_eval.study.run import run_study
 from dit_eval.study.sources import Sources, feature_network, find_sources
+from dit_eval.study.tasks import work
 from dit_eval.system.assets import asset
 
 pytestmark = pytest.mark.processes
@@ -348,7 +351,7 @@ def test_status_of_what_is_not_finished(whole, copy, tmp_path, capsys):
     assert not (tmp_path / "nowhere").exists()
     code, _, error = run(capsys, "study", "work", tmp_path / "nowhere", run_.key)
     assert (code, "no study there" in error) == (2, True)
-    with pytest.raises(FileNotFoundError, match=r"--ref Digits-Held_out: no such file .* mean 'digits-heldout'\?"):
+    with pytest.raises(FileNotFoundError, match=r"`ref` Digits-Held_out: no such file .* mean 'digits-heldout'\?"):
         find_sources(plan, ref="Digits-Held_out", device="cpu")
     code, _, error = run(capsys, "study", "work", copy, run_.key.upper())
     assert (code, f"Did you mean {run_.key!r}?" in error) == (2, True)
@@ -552,11 +555,11 @@ def odd_files(tmp_path_factory):
         ([("threads = 1", "threads = 1\nnodes = 2")], [], "use --engine slurm"),
         ([], ["--jobs", "0"], "--jobs 0: needed at least 1"),
         ([], ["--device", "gpu"], "--device gpu: not a device"),
-        ([("[10, 20]", "[10, 0]")], [], "line 31: cells[1].training_steps: found 0"),
+        ([("[10, 20]", "[10, 0]")], [], "line 31: cells[1].training_steps: expected integers of 1 or more; got 0"),
     ],
 )
 def test_mistakes_are_found_before_anything_runs(odd_files, tmp_path, capsys, monkeypatch, changes, options, said):
-    monkeypatch.setattr("dit_eval.study.folder.Study.work", lambda *_: pytest.fail("a task ran"))
+    monkeypatch.setattr("dit_eval.study.tasks.work", lambda *_, **__: pytest.fail("a task ran"))
     plan = plan_file(tmp_path, *changes)
     code, output, error = run(capsys, *command(plan, tmp_path / "out"), *(o.format(odd_files) for o in options))
     assert (code, output) == (2, ""), error
@@ -681,7 +684,7 @@ class OtherJobs(InlineEngine):
     """An engine that still has a job of a plan as it was."""
 
     def __init__(self, work):
-        super().__init__(work, logs=None)
+        super().__init__(work)
         self._left = 3
 
     @property
@@ -697,8 +700,8 @@ def test_jobs_of_an_earlier_plan_do_not_disturb(whole, copy, monkeypatch):
     plan = load_plan(whole.plan)
     (copy / "done" / f"{plan.cells[0].key}.json").unlink()
     study = Study(plan, copy)
-    engine = OtherJobs(study.work)
-    assert study.run(engine, find_sources(plan, device="cpu"), interval=0.0) == 8
+    engine = OtherJobs(partial(work, study))
+    assert run_study(study, engine, find_sources(plan, device="cpu")) == 8
     assert not engine.outstanding
     same_study(whole.folder, copy)
 

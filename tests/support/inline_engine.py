@@ -1,7 +1,5 @@
 """An engine that does a study's tasks in the process that asks for them, for tests that change or kill it there."""
 
-import time
-from types import SimpleNamespace
 from typing import ClassVar
 
 from dit_eval.study.engine import Outcome
@@ -12,7 +10,9 @@ class InlineEngine:
 
     done: ClassVar[list[str]] = []
 
-    def __init__(self, work, *, logs, limit=1, gpus=0):
+    interval = 0.0
+
+    def __init__(self, work, *, logs=None, limit=1, gpus=0, interval=0.0):
         self._work, self._waiting = work, []
 
     def __enter__(self):
@@ -42,8 +42,7 @@ class InlineEngine:
 
 
 def install(setattr):
-    """Have `dit-eval study run` use it, and not wait between two looks at its tasks."""
-    from dit_eval.study import folder, tasks
+    """Have `dit-eval study run` use it."""
+    from dit_eval.study import tasks
 
     setattr(tasks, "LocalEngine", InlineEngine)
-    setattr(folder, "time", SimpleNamespace(perf_counter=time.perf_counter, sleep=lambda seconds: None))

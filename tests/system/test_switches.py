@@ -27,6 +27,7 @@ from dit_eval.models import vae
 from dit_eval.models.config import DiTConfig, named_config
 from dit_eval.models.dit import DiT
 from dit_eval.results.sample_run import SampleRun
+from dit_eval.study import tasks
 from dit_eval.study.folder import Study
 from dit_eval.study.tasks import do_task
 from dit_eval.system import dist, switches
@@ -388,8 +389,8 @@ def test_threads_of_one_task_are_not_those_of_the_next(monkeypatch, tmp_path):
     # A worker of a study does one task after another; one without a number of its own takes what the worker began with.
     seen = []
     plan = SimpleNamespace(task=lambda key: key, resources=lambda task: SimpleNamespace(threads=task))
-    doing = SimpleNamespace(plan=plan, work=lambda _: seen.append(torch.get_num_threads()))
-    monkeypatch.setattr(Study, "open", lambda _: doing)
+    monkeypatch.setattr(Study, "open", lambda _: SimpleNamespace(plan=plan))
+    monkeypatch.setattr(tasks, "work", lambda *_: seen.append(torch.get_num_threads()))
     with using_threads(2):
         for threads in (3, None, 1, None):
             do_task(tmp_path, 1, threads)

@@ -1,0 +1,206 @@
+"""From what a plan says to its tasks: the combinations of cells, the trainings that they need, and their keys."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from dit_eval.diffusion.recipe import Recipe, Schedule
+from dit_eval.flops.kept import count_network
+from dit_eval.models.config import BlockDesign, DiTConfig
+from dit_eval.models.names import DIT_NAMES
+from dit_eval.results.settings import SamplingSettings
+from dit_eval.study.plan import Cell, Data, Training
+
+_LONGEST_NAME = 120  # characters of a file name that people read; file systems end at 255 bytes, endings included
+# What keys say of sampling, by the names that they have always had. Options that came later enter a key only where they
+# are not the usual ones, so that folders of earlier versions are gone on with.
+_KEYED = {
+    "num_images": "num_samples", "num_sampling_steps": "num_sampling_steps", "sampler": "sampler",
+    "cfg_scale": "cfg_scale", "cfg_channels": "cfg_channels", "labels": "labels", "rounding": "rounding", "vae": "vae",
+    "precision": "precision", "compiled": "compile",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRules:
+    """What a plan says of all its trainings."""
+
+    recipe: Recipe
+    label_dropout: float = 0.1
+    save_every: int = Schedule.save_every
+    log_every: int = Schedule.log_every
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combinations:
+    """A `[[cells]]`: every combination of these values is a cell. Each may be one value or a list."""
+
+    models: Annotated[tuple[str, ...], Meta(description='names of models, or "all"')]
+    blocks: Annotated[tuple[BlockDesign, ...], Meta(description="names of block designs")] = ("adaln-zero",)
+    training_steps: Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(description="integers of 1 or more")]
+    sampling_steps: Annotated[tuple[int | str, ...], Meta(description="numbers of steps")]
+    cfg_scales: Annotated[
+        tuple[Annotated[float, Meta(ge=1)], ...], Meta(description="guidance scales of 1.0 (no guidance) or more")
+    ] = (1.0,)
+    num_samples: Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(description="integers of 1 or more")] = ()
+    vaes: Annotated[tuple[str, ...], Meta(description="names of decoders")] = ()
+    seeds: Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(description="integers of 0 or more")] = (0,)
+
+    @property
+    def size(self) -> int:
+        """Number of cells."""
+        size = 1
+        for each in dataclasses.fields(self):
+            size *= max(1, len(getattr(self, each.name)))
+        return size
+
+
+@dataclass(kw_only=True)
+class Expansion:
+    """Collects the cells of a plan, and the trainings that they need."""
+
+    data: Data
+    configs: Mapping[str, DiTConfig]
+    rules: TrainingRules
+    sampling: SamplingSettings
+    keep_samples: bool
+    trainings: dict[str, Training] = field(default_factory=dict)
+    cells: dict[str, Cell] = field(default_factory=dict)
+
+    @property
+    def all_models(self) -> tuple[str, ...]:
+        """The plan's own models, or else the paper's."""
+        own = tuple(name for name in self.configs if name not in DIT_NAMES)
+        return own or tuple(self.configs)
+
+    def add(self, these: Combinations) -> None:
+        """All combinations, in the order of their lists."""
+        steps = [str(spacing) for spacing in these.sampling_steps]
+        counts = these.num_samples or (self.sampling.num_images,)
+        decoders = these.vaes or (self.sampling.vae,)
+        for model, block, seed in product(these.models, these.blocks, these.seeds):
+            run = self._training(model, block, seed, these.training_steps)
+            for length, spacing, scale, count, vae in product(
+                these.training_steps, steps, these.cfg_scales, counts, decoders
+            ):
+                sampling = dataclasses.replace(
+                    self.sampling,
+                    num_sampling_steps=spacing,
+                    cfg_scale=scale,
+                    cfg_channels=None if scale == 1.0 else self.sampling.cfg_channels,
+                    num_images=count,
+                    vae=vae,
+                    global_seed=seed,
+                )
+                self._cell(run, length, sampling)
+
+    def _training(self, model: str, block: BlockDesign, seed: int, lengths: tuple[int, ...]) -> Training:
+        config = dataclasses.replace(self.configs[model], block=block, label_dropout=self.rules.label_dropout)
+        recipe = dataclasses.replace(self.rules.recipe, global_seed=seed)
+        # Data given at run time are not part of the key; `train` itself refuses a folder of other data.
+        key = _key(
+            [model, block if block != "adaln-zero" else "", f"seed{seed}"],
+            {
+                "config": dataclasses.asdict(config),
+                "recipe": dataclasses.asdict(recipe),
+                "data": _name_of(self.data.train),
+            },
+        )
+        known = self.trainings.get(key)
+        self.trainings[key] = Training(
+            key=key,
+            model=model,
+            config=config,
+            recipe=recipe,
+            steps=tuple(sorted({*lengths, *(known.steps if known else ())})),
+            gflops=known.gflops if known else _count(config),
+            save_every=self.rules.save_every,
+            log_every=self.rules.log_every,
+        )
+        return self.trainings[key]
+
+    def _cell(self, run: Training, training_steps: int, sampling: SamplingSettings) -> None:
+        stem = run.key.rpartition("-")[0]
+        steps, scale = sampling.num_sampling_steps, sampling.cfg_scale
+        key = _key(
+            [stem, f"{training_steps:07d}", f"s{steps}", f"cfg{scale:g}"],
+            {
+                "training": run.key,
+                "training_steps": training_steps,
+                **_keyed_sampling(sampling, self.data),
+                **_keyed_measure(self.data),
+            },
+        )
+        self.cells.setdefault(
+            key,
+            Cell(
+                key=key,
+                training=run.key,
+                model=run.model,
+                config=run.config,
+                gflops=run.gflops,
+                training_steps=training_steps,
+                sampling=sampling,
+                keep_samples=self.keep_samples,
+            ),
+        )
+
+
+def recorded(task: Training | Cell) -> dict[str, Any]:
+    """A task as the file says it that notes its end: the names that such files have always had."""
+    record = dataclasses.asdict(task)
+    if isinstance(task, Cell):
+        sampling = record.pop("sampling")
+        keep_samples = record.pop("keep_samples")
+        record |= {name: sampling[ours] for ours, name in _KEYED.items()}
+        record |= {"vae": task.vae, "seed": task.seed, "keep_samples": keep_samples}
+    return record
+
+
+def _keyed_sampling(sampling: SamplingSettings, data: Data) -> dict[str, Any]:
+    """What a cell's key says of how images are drawn."""
+    values, usual = dataclasses.asdict(sampling), dataclasses.asdict(SamplingSettings())
+    keyed = {name: values.pop(ours) for ours, name in _KEYED.items()}
+    if data.space == "pixel":
+        keyed["vae"] = None
+    del values["global_seed"]  # part of the training's key
+    return keyed | {name: value for name, value in values.items() if value != usual[name]}
+
+
+def _keyed_measure(data: Data) -> dict[str, Any]:
+    """What a cell's key says of how samples are scored."""
+    keyed: dict[str, Any] = {"ref": _name_of(data.ref), "extractor": data.extractor}
+    if data.backend != "torch":
+        keyed["backend"] = data.backend
+    if data.metrics is not None:
+        keyed["metrics"] = sorted(data.metrics)
+    return keyed
+
+
+def _key(words: list[str], settings: Mapping[str, Any]) -> str:
+    """A file name: words that people can read, and a digest of everything."""
+    text = json.dumps(settings, sort_keys=True)
+    readable = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", word) for word in words if word)
+    return f"{readable[:_LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _name_of(location: str | None) -> str | None:
+    """What tells data apart in keys: the name without the folder, so that a study can be moved."""
+    return None if location is None else Path(location).name
+
+
+def _count(config: DiTConfig) -> float:
+    count = count_network(dataclasses.asdict(config))
+    if count is None:
+        raise RuntimeError(f"{config} cannot be counted.")
+    return count.gflops
