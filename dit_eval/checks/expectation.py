@@ -8,7 +8,6 @@ from typing import Any
 from dit_eval.system.text import did_you_mean
 
 PUBLISHED_SAMPLES = 50_000  # of the published protocol
-PUBLISHED_METRICS = ("fid", "sfid", "inception_score", "precision", "recall")  # of Tables 2 and 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +31,7 @@ class Expectation:
 
 def expectations() -> dict[str, Expectation]:
     """The paper's results with DiT-XL/2, with their settings (Tables 2 and 3 and the text around them)."""
-    from dit_eval.paper import load_table
+    from dit_eval.paper import PRINTED_METRICS, load_table
 
     known = {}
     for table, size in ((2, 256), (3, 512)):
@@ -50,7 +49,7 @@ def expectations() -> dict[str, Expectation]:
                     **{"num_sampling_steps": "250", "sampler": "ddpm", "vae": "ema", "weights": "ema"},
                     **{"labels": "random", "rounding": "dit", "vae_tiling": False},
                 },
-                metrics={metric: float(getattr(row, metric)) for metric in PUBLISHED_METRICS},
+                metrics={metric: float(getattr(row, metric)) for metric in PRINTED_METRICS},
                 num_samples=PUBLISHED_SAMPLES,
             )
     return known
