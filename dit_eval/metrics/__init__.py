@@ -32,5 +32,5 @@ METRICS: tuple[Metric, ...] = (
 def names_in_words() -> str:
     """The names of all metrics, those of Inception first, and with which network the others come."""
     homes = dict.fromkeys(metric.networks[0] for metric in METRICS)
-    groups = {home: ",".join(m.name for m in METRICS if m.networks[0] == home) for home in homes}
+    groups = {home: ", ".join(m.name for m in METRICS if m.networks[0] == home) for home in homes}
     return ", ".join(names if home == "inception" else f"with {home} {names}" for home, names in groups.items())
