@@ -320,6 +320,7 @@ def test_two_processes_predict_their_share(digits_file, digits_ref, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_memory_of_sampling_is_that_of_the_run(tmp_path):
     # A process of its own for each: the peak of a process never falls.
     code = """\

@@ -269,6 +269,7 @@ def test_peak_memory_is_not_that_of_the_program_that_launched_this_one():
     assert 1e6 < peak < large.nbytes / 2
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path, digits_ref):
     """2,000 images of 256 px are 393 MB; reading them must not leave them in memory."""
     noise = np.random.RandomState(2).randint(0, 256, (100, 256, 256, 3), dtype=np.uint8)

@@ -27,6 +27,9 @@ class Stats(NetworkOptions):
     """Make a reference batch: statistics over all images, and some images for precision and recall.
 
     Example: dit-eval stats real_images --out reference.npz
+
+    IMAGES are an npz (arr_0, uint8 NHWC); a folder, .zip, .tar or .tar.gz of PNGs, in the order of their names (2.png
+    before 10.png); or a saved Hugging Face dataset.
     """
 
     images: Annotated[Path, Option(f"real images, all of one size: {IMAGES}", name="IMAGES")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,6 +183,8 @@ _OTHERS = (
     *("kid", "kid_std", "density", "coverage", "fd_dinov2", "cmmd"),
 )
 
+_KEY = re.compile(r"[a-z][a-z0-9_]{0,59}")  # what a later metric may be called; it becomes a column of tables
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalResult:
@@ -315,6 +318,9 @@ def _check_scores(scores: dict[str, Any]) -> None:
 
     A metric that this version does not know is kept: the line may be of a later one.
     """
+    for name in scores:
+        if not _KEY.fullmatch(name):
+            raise TypeError(f"{name[:80]!r}: expected a metric's name")
     absent = [name for name in _FIRST if name not in scores]
     if absent:
         raise TypeError(f"{', '.join(absent)}: not there")

@@ -8,7 +8,10 @@ import math
 import re
 import types
 import typing
+from collections.abc import Iterator
 from typing import Any, TypeVar
+
+import msgspec
 
 from dit_eval.system.text import shown
 
@@ -55,8 +58,9 @@ def _checked(data: _Parsed) -> _Parsed:
     """A dataclass that was read from JSON, if each field is of its type; a TypeError otherwise."""
     kind: type = type(data)
     for name, hint in _hints(kind).items():
-        if not _is_of(getattr(data, name), hint):
-            raise TypeError(f"{name} is {repr(getattr(data, name))[:80]}, needed {_in_words(hint)}")
+        value = getattr(data, name)
+        if not _fits(value, hint):
+            raise TypeError(f"{name} is {repr(value)[:80]}, needed {_in_words(hint)}")
     return data
 
 
@@ -65,21 +69,22 @@ def _hints(kind: type) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 
-def _is_of(value: object, hint: Any) -> bool:
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return True
-    if origin is types.UnionType:
-        return any(_is_of(value, part) for part in parts)
-    if origin is tuple and parts[-1] is not ...:
-        return isinstance(value, tuple) and len(value) == len(parts) and all(map(_is_of, value, parts))
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_is_of(each, parts[0]) for each in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(_is_of(each, parts[1]) for each in value.values())
-    if hint in (int, float):
-        return is_number(value) and isinstance(value, int | hint)
-    return isinstance(value, hint)
+def _fits(value: object, hint: Any) -> bool:
+    try:
+        msgspec.convert(value, hint, strict=True)
+    except msgspec.ValidationError:
+        return False
+    return all(map(is_number, _numbers(value)))  # msgspec takes any size, infinities and NaN
+
+
+def _numbers(value: object) -> Iterator[object]:
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if isinstance(value, list | tuple):
+        for each in value:
+            yield from _numbers(each)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
 
 
 def _in_words(hint: Any) -> str:

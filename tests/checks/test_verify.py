@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from golden_sets import batch_arrays, image_set
 from seeded_inception import seeded_weights
 
-from dit_eval import evaluation as pipeline
 from dit_eval.checks import verify
 from dit_eval.checks.verify import (
     Check,
@@ -26,9 +25,9 @@ from dit_eval.checks.verify import (
 )
 from dit_eval.features import inception
 from dit_eval.images.npz import open_batch
-from dit_eval.metrics import frechet
-from dit_eval.metrics.inception_score import inception_score
-from dit_eval.metrics.manifold import precision_recall
+from dit_eval.metrics import frechet, manifold
+from dit_eval.metrics import inception_score as scores
+from dit_eval.metrics import precision_recall as neighbours
 from dit_eval.summary import RunningStats
 from dit_eval.system.assets import asset
 
@@ -67,6 +66,7 @@ class Broken(Kept):
         return self._after(self._extractor(self._before(images)))
 
 
+@pytest.mark.slow
 def test_the_healthy_one_passes(kept):
     verification = verify_offline(extractor=kept)
     assert verification.passed, verification.text()
@@ -150,6 +150,7 @@ def nchw(spatial):
         ("classes", "bias is added", {"after": changed("class_probs", biased)}),
     ],
 )
+@pytest.mark.slow
 def test_a_wrong_network_is_named(torch_inception, name, hint, broken):
     assert_fails(verify_offline(extractor=Broken(torch_inception, **broken)), name, hint)
 
@@ -159,8 +160,8 @@ def population(self):
     return replace(stats, sigma=stats.sigma * (self.num - 1) / self.num)
 
 
-FINALIZE, DISTANCE, MANIFOLD = RunningStats.finalize, frechet.frechet_distance, precision_recall
-SCORE = inception_score
+FINALIZE, DISTANCE, MANIFOLD = RunningStats.finalize, frechet.frechet_distance, manifold.precision_recall
+SCORE = scores.inception_score
 
 
 def distance_without_root(*, gen, ref):
@@ -173,15 +174,17 @@ def distance_without_root(*, gen, ref):
     ("name", "hint", "where", "what"),
     [
         ("covariance of pool", "divided by N;", (RunningStats, "finalize"), population),
-        ("fid", "square root of the product", (pipeline, "frechet_distance"), distance_without_root),
-        ("precision and recall", "swapped", (pipeline, "precision_recall"),
+        ("fid", "square root of the product", (frechet, "frechet_distance"), distance_without_root),
+        ("precision and recall", "swapped", (manifold, "precision_recall"),
          lambda *, gen, ref, **how: MANIFOLD(gen=ref, ref=gen, **how)),
-        ("precision and recall", "second neighbour", (pipeline, "_K"), 2),
-        ("precision and recall", "fourth neighbour", (pipeline, "_K"), 4),
+        ("precision and recall", "second neighbour", (neighbours, "NEIGHBOURS"), 2),
+        ("precision and recall", "fourth neighbour", (neighbours, "NEIGHBOURS"), 4),
         ("inception score", "all images at once", (verify, "inception_score"), partial(SCORE, split_size=10**6)),
-        ("inception score", "the Inception Score is off", (pipeline, "inception_score"), lambda p: SCORE(p) * 1.001),
+        ("inception score", "the Inception Score is off", (scores, "inception_score"),
+         lambda probs, **how: SCORE(probs, **how) * 1.001),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_a_wrong_pipeline_is_named(kept, monkeypatch, name, hint, where, what):
     monkeypatch.setattr(*where, what)
     assert_fails(verify_offline(extractor=kept), name, hint)

@@ -44,6 +44,7 @@ def test_torch_and_tensorflow_agree(inception_files, torch_inception, name, crop
         assert relative_error(getattr(ours, part), getattr(original, part)) < 1e-4
 
 
+@pytest.mark.slow
 def test_features_do_not_depend_on_the_batch(torch_inception):
     images = image_set("gen-64")[:9]  # more than a mini-batch of a CPU
     together = torch_inception(images)
@@ -80,6 +81,7 @@ def test_features_are_those_of_the_plain_network(inception_files, torch_inceptio
     assert relative_error(found.class_probs, torch.softmax(logits, 1).numpy()) < 1e-4
 
 
+@pytest.mark.slow
 def test_features_do_not_depend_on_the_number_of_threads(torch_inception):
     # So that one process with all cores and several with a share each give the same result.
     # With one thread these are mini-batches of 8, with three of 4.

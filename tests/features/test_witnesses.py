@@ -178,6 +178,7 @@ print(peak_memory_bytes() - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_blocks():
     # All distances of 14,000 images to each other would be 1.6 GB.
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)

@@ -376,8 +376,8 @@ def test_what_an_iterable_lacks_is_known_afterwards(images, digits_ref, digits_e
     assert found.fid is None
     assert found.precision is None
     assert found.inception_score == pytest.approx(1.0)
-    assert any(w.startswith("fid: not computed, few has 1 image") for w in found.warnings)
-    with pytest.raises(ValueError, match=r"precision: few holds 3 image\(s\); .*at least 4"):
+    assert any(w.startswith("fid: not computed, few holds 1 image") for w in found.warnings)
+    with pytest.raises(ValueError, match=r"precision: few holds 3 images; .*at least 4"):
         score(from_batches([images[:3]], name="few"), ref, digits_extractor, metrics=["precision"])
 
 

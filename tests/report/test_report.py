@@ -293,6 +293,7 @@ def test_bubbles_and_panels_show_measured_runs_too(papers, together):
     assert after > before + 5 * 12
 
 
+@pytest.mark.slow
 def test_names_of_points_do_not_cover_each_other(papers, together, minis):
     for setting in (papers, settings(together)[0], minis):
         for item in OF_POINTS:
@@ -779,6 +780,7 @@ def mini_page(tmp_path_factory):
     return written, dict(parts)
 
 
+@pytest.mark.slow
 def test_a_study_has_a_section_and_files_of_its_own(mini_page):
     written, sections = mini_page
     figures = {p.stem for p in (written.parent / "figures").iterdir()}

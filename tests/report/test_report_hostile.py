@@ -162,6 +162,7 @@ def visible(text):
     return "".join(escaped).replace("\\x85", "\\u0085").replace("\\xad", "\\u00ad")
 
 
+@pytest.mark.slow
 def test_nothing_is_written_outside_of_the_folder(hostile):
     written, _, before, after = hostile
     assert after == before

@@ -32,7 +32,7 @@ KEYS = (
     ("wrong", "said"),
     [
         ({"num_images": 0}, "0 images asked for"),
-        ({"num_images": "3"}, "num_images: expected int, got str"),
+        ({"num_images": "3"}, "num_images: expected an integer, at least 1; got '3'"),
         ({"cfg_scale": 0.5}, "Guidance scale 0.5: needed 1.0 or more"),
         ({"cfg_scale": float("nan")}, "Guidance scale nan"),
         ({"cfg_scale": float("inf")}, "Guidance scale inf"),
@@ -43,7 +43,7 @@ KEYS = (
         ({"precision": "fp16"}, "precision: .*'fp16'"),
         ({"rounding": "up"}, "rounding: .*'up'"),
         ({"image_size": 0}, "image_size: expected at least 1; got 0"),
-        ({"compiled": 1}, "compiled: expected bool"),
+        ({"compiled": 1}, "compiled: expected true or false; got 1"),
     ],
 )
 def test_wrong_settings_are_refused(wrong, said):

@@ -418,6 +418,7 @@ def drawn(model, run, threads, count, decode=None):
     return decoded[0], images
 
 
+@pytest.mark.slow
 def test_images_of_a_full_network_and_decoder_do_not_depend_on_the_threads(full_vae, monkeypatch, tmp_path):
     monkeypatch.setattr(vae, "_load", lambda *_: full_vae)
     autoencoder = vae.Autoencoder(tmp_path)
