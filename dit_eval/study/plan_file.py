@@ -180,7 +180,7 @@ def _check_network(table: Table, data: Data) -> None:
     try:
         check_metrics(data.metrics, data.extractor)
     except ValueError as error:
-        raise table.error("metrics", str(error)) from None
+        raise table.error("metrics", str(error).replace("`network`", "`extractor`")) from None
 
 
 def _configs(models: Table, data: Data) -> dict[str, DiTConfig]:

@@ -533,7 +533,7 @@ MISTAKES = [
         (('extractor = "digits"', 'extractor = "digits"\nmetrics = ["fid", "cmmd"]'),),
         "metrics",
         "data.metrics",
-        "cmmd is not defined on the features of digits",
+        "cmmd is not defined on the features of digits .* Pass `extractor` clip for cmmd",
     ),
     (
         (('extractor = "digits"', 'extractor = "digits"\nmetrics = "fdi"'),),
