@@ -109,16 +109,16 @@ class Interrupted:
     """The digits network; before its first batch, or after its last, something happens."""
 
     def __init__(self, extractor, happens, *, at):
-        self._extractor, self._happens, self._left = extractor, happens, at
+        self.load_extractor, self._happens, self._left = extractor, happens, at
 
     def __getattr__(self, name):
-        return getattr(self._extractor, name)
+        return getattr(self.load_extractor, name)
 
     def __call__(self, images):
         if self._left == 0:
             self._happens()
         self._left -= 1
-        return self._extractor(images)
+        return self.load_extractor(images)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -14,12 +14,12 @@ from dit_eval.cli.app import Call, follow
 from dit_eval.cli.output import (
     NOT_WRITTEN,
     USER_ERROR,
-    _any_text,
-    _flush_stdout,
-    _give_up_stdout,
-    _header,
-    _NotWritten,
-    _say,
+    NotWritten,
+    any_text,
+    flush_stdout,
+    give_up_stdout,
+    header,
+    say,
 )
 from dit_eval.cli.syntax import UsageError
 from dit_eval.system.dist import FirstProcessFailed, World
@@ -31,31 +31,31 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     0: done. 1: `verify` failed. 2: a mistake of the user, or a failure (one message, no traceback). 3: done, and the
     result is printed, but could not be written everywhere; warnings say where it is kept. 130: interrupted.
     """
-    with _any_text(sys.stdout), _any_text(sys.stderr):
+    with any_text(sys.stdout), any_text(sys.stderr):
         sys.exit(_exit_code(follow(sys.argv[1:] if argv is None else argv)))
 
 
 def _exit_code(call: Call) -> int:
     try:
         call()
-        _flush_stdout()
+        flush_stdout()
     except FirstProcessFailed:
         return USER_ERROR  # process 0 says why
-    except _NotWritten:
+    except NotWritten:
         return NOT_WRITTEN
     except BrokenPipeError:  # nobody reads stdout any more, as after `| head`
-        _give_up_stdout()
+        give_up_stdout()
         return NOT_WRITTEN
     except UsageError as error:  # the same in each process
-        _header(f"dit-eval: error: {error}")
+        header(f"dit-eval: error: {error}")
         return USER_ERROR
     except (ValueError, OSError, ModuleNotFoundError) as error:
         if os.environ.get("DIT_EVAL_TRACEBACK"):
             raise
         rank = World.from_environment().rank
-        _say(f"dit-eval: error{f' in process {rank}' if rank else ''}: {call.spoken(str(error))}")
+        say(f"dit-eval: error{f' in process {rank}' if rank else ''}: {call.spoken(str(error))}")
         return USER_ERROR
     except KeyboardInterrupt:
-        _say("dit-eval: interrupted")
+        say("dit-eval: interrupted")
         return 130
     return 0

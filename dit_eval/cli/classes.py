@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from dit_eval.cli.extractor import _check_extractor, _extractor
+from dit_eval.cli.extractor import check_extractor, load_extractor
 from dit_eval.cli.options import EVERYDAY, Option
-from dit_eval.cli.output import _File, _header, _say, _tell_json
+from dit_eval.cli.output import File, header, say, tell_json
 from dit_eval.cli.shared import (
-    _FEATURES,
+    FEATURES,
     IMAGES,
     NetworkOptions,
     NumSamples,
-    _check_destination,
-    _network_line,
-    _open_images,
-    _reference_path,
+    check_destination,
     grid_file,
     is_folder,
     json_file,
+    network_line,
+    open_role,
+    reference_path,
 )
 from dit_eval.system.progress import Progress
 from dit_eval.system.text import shown
@@ -55,21 +55,21 @@ class Classes(NetworkOptions):
 def classes(arguments: Classes) -> None:
     if arguments.worst < 1 or arguments.images < 1:
         raise ValueError(f"--worst {arguments.worst}, --images {arguments.images}: needed at least 1 of each.")
-    gen = _open_images(arguments.samples, "gen", arguments.num_samples)
-    _check_destination("--json", arguments.json)
-    _check_destination("--grid", arguments.grid)
-    _check_destination("--cache", arguments.cache, folder=True)
-    _check_extractor(arguments)
-    ref = _open_images(_reference_path(arguments.ref), "ref")
+    gen = open_role(arguments.samples, "gen", arguments.num_samples)
+    check_destination("--json", arguments.json)
+    check_destination("--grid", arguments.grid)
+    check_destination("--cache", arguments.cache, folder=True)
+    check_extractor(arguments)
+    ref = open_role(reference_path(arguments.ref), "ref")
     if arguments.grid and gen.image_size != ref.image_size:
         raise ValueError(
             f"{gen.path} and {ref.path} have images of different sizes, and --grid draws them side by side; drop it."
         )
-    _header(_network_line(arguments))
+    header(network_line(arguments))
     from dit_eval.checks.classes import score_classes
 
-    extractor = _extractor(arguments)
-    with Progress(names=_FEATURES) as progress:
+    extractor = load_extractor(arguments)
+    with Progress(names=FEATURES) as progress:
         report = score_classes(
             gen=gen,
             ref=ref,
@@ -80,14 +80,14 @@ def classes(arguments: Classes) -> None:
             on_note=progress.note,
         )
     for warning in report.warnings:
-        _say(f"warning: {warning}")
+        say(f"warning: {warning}")
 
     def draw(path: Path) -> None:
         for written in _draw_classes(report, gen, ref, arguments, path):
-            _say(f"written: {written}")
+            say(f"written: {written}")
 
-    files = [_File(option="--grid", path=arguments.grid, write=draw)] if arguments.grid else []
-    _tell_json(arguments.json, report.to_json(), report.text(arguments.worst), *files)
+    files = [File(option="--grid", path=arguments.grid, write=draw)] if arguments.grid else []
+    tell_json(arguments.json, report.to_json(), report.text(arguments.worst), *files)
 
 
 def _draw_classes(

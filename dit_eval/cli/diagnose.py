@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group
 
-from dit_eval.cli.extractor import _check_extractor, _extractor
+from dit_eval.cli.extractor import check_extractor, load_extractor
 from dit_eval.cli.options import EVERYDAY, Option
-from dit_eval.cli.output import _tell_json
+from dit_eval.cli.output import tell_json
 from dit_eval.cli.shared import (
     NetworkOptions,
     NumSamples,
     Samples,
-    _check_destination,
-    _open_images,
-    _reference_path,
+    check_destination,
     json_file,
+    open_role,
+    reference_path,
 )
 from dit_eval.system.progress import Progress
 
@@ -84,15 +84,15 @@ class Diagnose(NetworkOptions):
 
 
 def diagnose(arguments: Diagnose) -> None:
-    gen = _open_images(arguments.samples, "gen", arguments.num_samples)
-    _check_destination("--json", arguments.json)
+    gen = open_role(arguments.samples, "gen", arguments.num_samples)
+    check_destination("--json", arguments.json)
     if arguments.through_network:
-        _check_extractor(arguments)
-    ref = _open_images(_reference_path(arguments.ref), "ref")
+        check_extractor(arguments)
+    ref = open_role(reference_path(arguments.ref), "ref")
     from dit_eval.checks.diagnose import diagnose
 
     expect = _expectation(arguments)
-    extractor = _extractor(arguments) if arguments.through_network else None
+    extractor = load_extractor(arguments) if arguments.through_network else None
     with Progress(names={"ref": "ref images", "gen": "gen images"}) as progress:
         result = _result_of(arguments, gen, progress)
         diagnosis = diagnose(
@@ -104,7 +104,7 @@ def diagnose(arguments: Diagnose) -> None:
             batch_size=arguments.batch_size,
             on_progress=progress.update,
         )
-    _tell_json(arguments.json, diagnosis.to_json(), _format_diagnosis(diagnosis))
+    tell_json(arguments.json, diagnosis.to_json(), _format_diagnosis(diagnosis))
 
 
 def _expectation(arguments: Diagnose) -> Expectation | None:

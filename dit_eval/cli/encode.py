@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from dit_eval.cli.options import EVERYDAY, Option
-from dit_eval.cli.output import _fetch, _header, _note
-from dit_eval.cli.shared import DeviceEach, OnCorrupt, _check_destination, is_folder
+from dit_eval.cli.output import bring, header, say_note
+from dit_eval.cli.shared import DeviceEach, OnCorrupt, check_destination, is_folder
 from dit_eval.system.dist import World, join
 from dit_eval.system.files import Watch
 from dit_eval.system.progress import Progress
@@ -43,7 +43,7 @@ class Encode:
 
 def encode(arguments: Encode) -> None:
     with join() as world:
-        _header(f"encode: images of {arguments.folder}, into {arguments.out}")
+        header(f"encode: images of {arguments.folder}, into {arguments.out}")
         from dit_eval.encoding import Encoder, EncodingSettings, encode
 
         settings = world.from_first(
@@ -61,7 +61,7 @@ def encode(arguments: Encode) -> None:
         from dit_eval.models.vae import SCALE, Autoencoder
 
         device = world.device(arguments.device)
-        note = _note if world.rank == 0 else None
+        note = say_note if world.rank == 0 else None
         autoencoder = world.first_then_all(lambda: Autoencoder(vae, device=device, on_note=note))
         world.barrier()
         world.from_first(watch.check)  # of the checksum and of what all processes have loaded
@@ -101,8 +101,8 @@ def _encode_setup(arguments: Encode, watch: Watch) -> tuple[ImageFolder, Path, s
     check_latents_folder(arguments.out)
     decoder = choose_decoder(arguments.vae)
     folder = list_images(arguments.folder, image_size=arguments.image_size)
-    _check_destination("--out", arguments.out.absolute().parent, folder=True)
-    vae = decoder if isinstance(decoder, Path) else _fetch(decoder)
+    check_destination("--out", arguments.out.absolute().parent, folder=True)
+    vae = decoder if isinstance(decoder, Path) else bring(decoder)
     watch.see(vae)
     with Progress() as progress:
         return folder, vae, sha256_of(vae, partial(progress.update, "checksums"))

@@ -6,21 +6,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from dit_eval.cli.extractor import _check_extractor, _extractor
+from dit_eval.cli.extractor import check_extractor, load_extractor
 from dit_eval.cli.options import EVERYDAY, Option, Panel
-from dit_eval.cli.output import _File, _format_cost_of_run, _header, _say, _tell_json
+from dit_eval.cli.output import File, format_cost_of_run, header, say, tell_json
 from dit_eval.cli.shared import (
-    _FEATURES,
+    FEATURES,
     Cache,
     NetworkOptions,
     NumSamples,
     Samples,
-    _check_destination,
-    _network_line,
-    _open_images,
-    _reference_path,
+    check_destination,
     has_ending,
     json_file,
+    network_line,
+    open_role,
+    reference_path,
 )
 from dit_eval.metrics import names_in_words
 from dit_eval.results.settings import EvaluationSettings
@@ -84,7 +84,7 @@ def evaluate(arguments: Evaluate) -> None:
         from dit_eval.evaluation import score
         from dit_eval.system.where import Where
 
-        with Progress(names=_FEATURES) as progress:
+        with Progress(names=FEATURES) as progress:
             report = progress.update if world.rank == 0 else None
             where = Where(world=world, cache=arguments.cache, on_progress=report, on_note=progress.note)
             result = score(**setup, where=where)
@@ -99,31 +99,31 @@ def _evaluation_setup(arguments: Evaluate, world: World) -> dict[str, Any]:
         from dit_eval.images import open_images
 
         count = min(count, open_images(arguments.samples, role="gen").num_images or count)
-    gen = _open_images(arguments.samples, "gen", count)
+    gen = open_role(arguments.samples, "gen", count)
     if world.rank == 0:
         _check_evaluation_destinations(arguments)
-    _header(_network_line(arguments))
+    header(network_line(arguments))
     from dit_eval.metrics.choose import check_metrics, choose
     from dit_eval.reference import check_named_size
 
-    network = _check_extractor(arguments, world)
+    network = check_extractor(arguments, world)
     check_metrics(arguments.settings.metrics, network.name)
     settings = replace(arguments.settings, batch_size=arguments.batch_size)
     if not settings.allow_size_mismatch:
         check_named_size(arguments.ref, gen)
-    ref = _open_images(_reference_path(arguments.ref), "ref")
+    ref = open_role(reference_path(arguments.ref), "ref")
     choose(settings.metrics, gen=gen, ref=ref, network=network, allow_size_mismatch=settings.allow_size_mismatch)
-    return {"gen": gen, "ref": ref, "network": _extractor(arguments, world), "settings": settings}
+    return {"gen": gen, "ref": ref, "network": load_extractor(arguments, world), "settings": settings}
 
 
 def _check_evaluation_destinations(arguments: Evaluate) -> None:
-    _check_destination("--json", arguments.json)
+    check_destination("--json", arguments.json)
     if arguments.dry_run:
         return
-    _check_destination("--cache", arguments.cache, folder=True)
+    check_destination("--cache", arguments.cache, folder=True)
     if not arguments.no_results:
         instead = ", or pass --no-results to have the result printed only"
-        _check_destination("--results", arguments.results, append=True, instead=instead)
+        check_destination("--results", arguments.results, append=True, instead=instead)
         if arguments.json not in (None, "-") and Path(arguments.json).resolve() == arguments.results.resolve():
             raise ValueError(f"--json {arguments.json}: the file of --results, which it would replace. Name another.")
 
@@ -145,15 +145,15 @@ def _tell_evaluation_cost(arguments: Evaluate, setup: dict[str, Any], world: Wor
     if world.rank:
         return
     what = f"to score {arguments.num_samples or gen.num_images:,} samples"
-    _tell_json(arguments.json, cost.to_json(), _format_cost_of_run(what, cost))
+    tell_json(arguments.json, cost.to_json(), format_cost_of_run(what, cost))
 
 
 def _tell_result(arguments: Evaluate, result: EvalResult) -> None:
     for warning in result.warnings:
-        _say(f"warning: {warning}")
+        say(f"warning: {warning}")
     from dit_eval.results.lines import append_result
 
-    appended = _File(
+    appended = File(
         option="--results",
         path=arguments.results,
         write=lambda path: append_result(path, result),
@@ -161,4 +161,4 @@ def _tell_result(arguments: Evaluate, result: EvalResult) -> None:
         told=f"appended to {arguments.results}\n",
     )
     files = [] if arguments.no_results else [appended]
-    _tell_json(arguments.json, result.to_json(), f"{result.text()}\n", *files)
+    tell_json(arguments.json, result.to_json(), f"{result.text()}\n", *files)

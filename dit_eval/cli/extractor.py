@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dit_eval.cli.output import _fetch, _header
+from dit_eval.cli.output import bring, header
 from dit_eval.features.load import check_network, load_network
 from dit_eval.system.dist import World
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dit_eval.features.network import FeatureExtractor, Network
 
 
-def _check_extractor(arguments: NetworkOptions | Verify, world: World | None = None) -> Network:
+def check_extractor(arguments: NetworkOptions | Verify, world: World | None = None) -> Network:
     """What is known of the network, if its options are right: before any images are opened and anything is fetched."""
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size {arguments.batch_size}: needed at least 1.")
@@ -28,16 +28,16 @@ def _check_extractor(arguments: NetworkOptions | Verify, world: World | None = N
     )
 
 
-def _extractor(arguments: NetworkOptions | Verify, world: World | None = None) -> FeatureExtractor:
+def load_extractor(arguments: NetworkOptions | Verify, world: World | None = None) -> FeatureExtractor:
     """The network, loaded; its weights are fetched if none are given."""
-    _check_extractor(arguments, world)
+    check_extractor(arguments, world)
     device = (world or World()).device(arguments.device)
-    _header(f"device  {device}")
+    header(f"device  {device}")
     return load_network(
         arguments.network,
         weights=arguments.weights,
         backend=arguments.backend,
         precision=arguments.precision,
         device=device,
-        fetch=_fetch,
+        fetch=bring,
     )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from dit_eval.cli.options import EVERYDAY, Option
-from dit_eval.cli.output import _header, _tell_json
-from dit_eval.cli.shared import _check_destination, json_file
+from dit_eval.cli.output import header, tell_json
+from dit_eval.cli.shared import check_destination, json_file
 from dit_eval.system.progress import Progress
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def flops(arguments: Flops) -> None:
         raise ValueError("Name the models to count, such as DiT-XL/2 or ADM-256, or pass --all; one of the two.")
     if arguments.all and (arguments.image_size or arguments.block):
         raise ValueError("--all counts the paper's models as they are; drop --image-size and --block.")
-    _check_destination("--json", arguments.json)
-    _header(f"flops: counting {', '.join(arguments.models) or 'every model of Tables 1, 4 and 6'}")
+    check_destination("--json", arguments.json)
+    header(f"flops: counting {', '.join(arguments.models) or 'every model of Tables 1, 4 and 6'}")
     from dit_eval.flops.count import check_model, count_model
     from dit_eval.flops.counts import FlopCount
     from dit_eval.flops.printed import counted_row, paper_rows
@@ -68,7 +68,7 @@ def flops(arguments: Flops) -> None:
             rows = [counted_row(name, count(name, **options), **options) for name in arguments.models]
     operators = [] if arguments.all else [count.by_operator for count in counts]
     found = json.dumps(_flops_object(rows, operators, arguments.convention), ensure_ascii=False)
-    _tell_json(arguments.json, found, _format_flops(rows, operators, arguments.convention))
+    tell_json(arguments.json, found, _format_flops(rows, operators, arguments.convention))
 
 
 def _flops_object(rows: list[ComplexityRow], operators: list[Any], convention: Any) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from dit_eval.cli.options import EVERYDAY, Option
-from dit_eval.cli.output import _say
-from dit_eval.cli.shared import Force, _check_destination, has_ending
+from dit_eval.cli.output import say
+from dit_eval.cli.shared import Force, check_destination, has_ending
 from dit_eval.system.files import refuse_existing
 from dit_eval.system.text import shown
 
@@ -41,12 +41,12 @@ def grid(arguments: Grid) -> None:
     from dit_eval.report.figures.style import picture_files
 
     refuse_existing(picture_files(arguments.out), force=arguments.force)
-    _check_destination("--out", arguments.out)
+    check_destination("--out", arguments.out)
     count = arguments.count or (36 if len(arguments.samples) == 1 else 8)
-    _draw_grid(arguments.samples, arguments.out, first=arguments.first, count=count)
+    draw_grid(arguments.samples, arguments.out, first=arguments.first, count=count)
 
 
-def _draw_grid(samples: Sequence[Path], out: Path, *, first: int, count: int) -> None:
+def draw_grid(samples: Sequence[Path], out: Path, *, first: int, count: int) -> None:
     from dit_eval.images.npz import open_batch
     from dit_eval.report.figures.samples import sample_grid_figure
     from dit_eval.report.figures.style import save_figure
@@ -72,7 +72,7 @@ def _classes_of_columns(batches: Sequence[ImageBatch], first: int, count: int) -
     seeds = {batch.run.global_seed if batch.run else None for batch in batches}
     aligned = len(labels) == 1 and len(seeds) == 1 and None not in labels | seeds
     if len(batches) > 1 and not aligned:
-        _say("warning: these files differ in seed or labels, or do not say: a column is not one noise and one class")
+        say("warning: these files differ in seed or labels, or do not say: a column is not one noise and one class")
     common = next(iter(labels)) if len(labels) == 1 else None
     return [f"class {label}" for label in common] if common else None
 

@@ -25,7 +25,7 @@ USER_ERROR, NOT_WRITTEN = 2, 3
 
 
 @contextmanager
-def _any_text(stream: TextIO | None) -> Iterator[None]:
+def any_text(stream: TextIO | None) -> Iterator[None]:
     """Let a stream take any text: what its encoding has no character for becomes a backslash escape."""
     if not isinstance(stream, io.TextIOWrapper):
         yield
@@ -39,12 +39,12 @@ def _any_text(stream: TextIO | None) -> Iterator[None]:
             stream.reconfigure(errors=before)
 
 
-class _NotWritten(Exception):
+class NotWritten(Exception):
     """A result is printed, but could not be written everywhere; the user has been told."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _File:
+class File:
     """A file that a result goes into, once it is printed.
 
     Attributes
@@ -62,7 +62,7 @@ class _File:
     told: str = ""
 
 
-def _tell(text: str, *files: _File) -> None:
+def tell(text: str, *files: File) -> None:
     """Print a result, then write it into files; where one cannot be written, keep it elsewhere.
 
     Raises
@@ -81,12 +81,12 @@ def _tell(text: str, *files: _File) -> None:
             )
             if not (text or kept):
                 raise OSError(f"{what}, nor kept elsewhere. Make room and run the same command again.") from None
-            _say(f"warning: {what}. {kept}")
+            say(f"warning: {what}. {kept}")
             everywhere = False
         else:
             everywhere = _printed(file.told) and everywhere
     if not everywhere:
-        raise _NotWritten
+        raise NotWritten
 
 
 def _printed(text: str) -> bool:
@@ -99,14 +99,14 @@ def _printed(text: str) -> bool:
         sys.stdout.write(text)
         sys.stdout.flush()
     except (OSError, ValueError) as error:
-        _give_up_stdout()
-        _say(f"warning: stdout could not be written ({getattr(error, 'strerror', None) or error}). It was to show:")
-        _say(text.rstrip("\n"))
+        give_up_stdout()
+        say(f"warning: stdout could not be written ({getattr(error, 'strerror', None) or error}). It was to show:")
+        say(text.rstrip("\n"))
         return False
     return True
 
 
-def _flush_stdout() -> None:
+def flush_stdout() -> None:
     """Write what waits for stdout, so that a full disk is noticed here."""
     try:
         if sys.stdout is not None:
@@ -114,12 +114,12 @@ def _flush_stdout() -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        _give_up_stdout()
-        _say(f"warning: stdout could not be written ({error.strerror}).")
-        raise _NotWritten from None
+        give_up_stdout()
+        say(f"warning: stdout could not be written ({error.strerror}).")
+        raise NotWritten from None
 
 
-def _give_up_stdout() -> None:
+def give_up_stdout() -> None:
     """Drop what waits to be written, which would fail once more at the end of the process."""
     with suppress(AttributeError, OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -127,7 +127,7 @@ def _give_up_stdout() -> None:
         os.close(nowhere)
 
 
-def _kept(file: _File) -> str:
+def _kept(file: File) -> str:
     """Write a file into the folder for temporary files, and say where; else show what it holds, if that is a text."""
     try:
         folder = Path(tempfile.mkdtemp(prefix="dit-eval-"))
@@ -140,32 +140,32 @@ def _kept(file: _File) -> str:
     return f"It was to hold:\n{file.text.rstrip()}" if file.text else ""
 
 
-def _files_of_json(path: str | None, text: str) -> list[_File]:
+def _files_of_json(path: str | None, text: str) -> list[File]:
     """The file of `--json`, if one is named."""
     if path in (None, "-"):
         return []
-    return [_File(option="--json", path=Path(path), write=lambda target: _write_text(target, text), text=text)]
+    return [File(option="--json", path=Path(path), write=lambda target: _write_text(target, text), text=text)]
 
 
-def _tell_json(path: str | None, json_line: str, text: str, *files: _File) -> None:
+def tell_json(path: str | None, json_line: str, text: str, *files: File) -> None:
     """Print a result as text, or as JSON alone with `--json -`, then write it into files."""
     if path != "-":
-        _tell(text, *_files_of_json(path, f"{json_line}\n"), *files)
+        tell(text, *_files_of_json(path, f"{json_line}\n"), *files)
         return
     try:
         json_line.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:  # JSON has escapes of its own
         json_line = "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in json_line)
-    _tell(f"{json_line}\n", *(replace(file, told="") for file in files))
+    tell(f"{json_line}\n", *(replace(file, told="") for file in files))
 
 
-def _header(text: str) -> None:
+def header(text: str) -> None:
     """A line on what is about to be done, of one process."""
     if World.from_environment().rank == 0:
-        _say(text)
+        say(text)
 
 
-def _format_cost_of_run(what: str, cost: Cost) -> str:
+def format_cost_of_run(what: str, cost: Cost) -> str:
     """Predicted time, memory and disk, and what was tried for it."""
     by = "one process" if cost.processes == 1 else f"{cost.processes} processes"
 
@@ -189,7 +189,7 @@ def _format_cost_of_run(what: str, cost: Cost) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _fetch(item: Any, url: str | None = None) -> Path:
+def bring(item: Any, url: str | None = None) -> Path:
     from dit_eval.system.assets import fetch_aloud
 
     return fetch_aloud(item, url=url)
@@ -201,9 +201,9 @@ def _write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def _note(text: str) -> None:
-    _say(f"note: {text}")
+def say_note(text: str) -> None:
+    say(f"note: {text}")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     write_stderr(f"{text}\n")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 from dit_eval.cli.options import EVERYDAY, Option
-from dit_eval.cli.output import _header, _say
-from dit_eval.cli.shared import _check_destination, is_folder
+from dit_eval.cli.output import header, say
+from dit_eval.cli.shared import check_destination, is_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class Quickstart:
 
 
 def quickstart(arguments: Quickstart) -> None:
-    _check_destination("--out", arguments.out, folder=True)
-    _header(f"quickstart: into {arguments.out}")
+    check_destination("--out", arguments.out, folder=True)
+    header(f"quickstart: into {arguments.out}")
     from dit_eval.quickstart import quickstart
 
-    sys.stdout.write(quickstart(arguments.out, study=not arguments.no_study, on_step=_say))
+    sys.stdout.write(quickstart(arguments.out, study=not arguments.no_study, on_step=say))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 from dit_eval.cli.options import EVERYDAY, Option
-from dit_eval.cli.output import _header, _say
-from dit_eval.cli.shared import _check_destination, is_folder
+from dit_eval.cli.output import header, say
+from dit_eval.cli.shared import check_destination, is_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,8 @@ class Report:
 
 
 def report(arguments: Report) -> None:
-    _check_destination("--out", arguments.out, folder=True)
-    _header(f"report: into {arguments.out}")
+    check_destination("--out", arguments.out, folder=True)
+    header(f"report: into {arguments.out}")
     from dit_eval.report.page import write_report
 
     page = write_report(
@@ -50,7 +50,7 @@ def report(arguments: Report) -> None:
         results=arguments.results,
         losses=arguments.losses,
         force=arguments.force,
-        on_bad_line=(lambda line: _say(f"warning: left out {line}")) if arguments.skip_bad_lines else None,
-        on_step=_say,
+        on_bad_line=(lambda line: say(f"warning: left out {line}")) if arguments.skip_bad_lines else None,
+        on_step=say,
     )
     sys.stdout.write(f"{page}\n")

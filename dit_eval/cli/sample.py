@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group
 
-from dit_eval.cli.grid import _draw_grid
+from dit_eval.cli.grid import draw_grid
 from dit_eval.cli.options import EVERYDAY, Option, Panel
-from dit_eval.cli.output import _File, _format_cost_of_run, _header, _tell
-from dit_eval.cli.shared import DeviceEach, _check_destination, grid_file, has_ending
+from dit_eval.cli.output import File, format_cost_of_run, header, tell
+from dit_eval.cli.shared import DeviceEach, check_destination, grid_file, has_ending
 from dit_eval.results.settings import SamplingSettings
 from dit_eval.system.dist import World, join
 
@@ -81,7 +81,7 @@ class Sample:
 def sample(arguments: Sample) -> None:
     with join() as world:
         what = arguments.ckpt or arguments.model or "DiT-XL/2"
-        _header(f"sample: {arguments.settings.num_images:,} images of {what}, into {arguments.out}")
+        header(f"sample: {arguments.settings.num_images:,} images of {what}, into {arguments.out}")
         settings = arguments.settings
         choice = world.from_first(lambda: _choice(arguments, world))
         world.share_cores()
@@ -98,12 +98,12 @@ def sample(arguments: Sample) -> None:
 
             cost = sampling_cost(sampler=sampler, out=arguments.out, batch_size=size, world=world)
             if world.rank == 0:
-                sys.stdout.write(_format_cost_of_run(f"to draw {cost.images:,} images of {run.summary()}", cost))
+                sys.stdout.write(format_cost_of_run(f"to draw {cost.images:,} images of {run.summary()}", cost))
             return
         draw_samples(arguments.out, sampler=sampler, labels=labels, batch_size=size, world=world)
         if world.rank == 0:
             images = f"{run.num_images:,} images, {run.image_size} px"
-            _tell(f"{arguments.out}: {images}, {run.summary()}\n", *_sample_grid(arguments, min(36, run.num_images)))
+            tell(f"{arguments.out}: {images}, {run.summary()}\n", *_sample_grid(arguments, min(36, run.num_images)))
 
 
 def _choice(arguments: Sample, world: World) -> ModelChoice:
@@ -111,22 +111,22 @@ def _choice(arguments: Sample, world: World) -> ModelChoice:
     if arguments.per_proc_batch_size is not None and arguments.per_proc_batch_size < 1:
         raise ValueError(f"--per-proc-batch-size {arguments.per_proc_batch_size}: needed at least 1.")
     if not arguments.dry_run:
-        _check_destination("--out", arguments.out)
-        _check_destination("--grid", arguments.grid)
+        check_destination("--out", arguments.out)
+        check_destination("--grid", arguments.grid)
     from dit_eval.diffusion.load import choose_and_check
 
     device = world.device(arguments.device)
     return choose_and_check(arguments.model, arguments.ckpt, arguments.settings, device=device)
 
 
-def _sample_grid(arguments: Sample, count: int) -> list[_File]:
+def _sample_grid(arguments: Sample, count: int) -> list[File]:
     """The picture of `sample --grid`, if one is asked for."""
     if arguments.grid is None:
         return []
     return [
-        _File(
+        File(
             option="--grid",
             path=arguments.grid,
-            write=lambda path: _draw_grid([arguments.out], path, first=0, count=count),
+            write=lambda path: draw_grid([arguments.out], path, first=0, count=count),
         )
     ]

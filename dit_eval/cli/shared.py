@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Group
 
 from dit_eval.cli.options import EVERYDAY, Option
-from dit_eval.cli.output import _fetch, _header
+from dit_eval.cli.output import bring, header
 from dit_eval.features import INCEPTION, NETWORKS
 from dit_eval.system.files import check_ending, check_folder, check_folder_name, check_target
 from dit_eval.system.text import size_text
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dit_eval.images.encoded import ImageFiles
     from dit_eval.images.npz import ImageBatch
 
-_FEATURES = {"ref": "ref features", "gen": "gen features"}
+FEATURES = {"ref": "ref features", "gen": "gen features"}
 IMAGES = "an npz, a folder or archive of PNGs, or a saved Hugging Face dataset"
 NETWORK = Group("feature network", sort_key=3)
 
@@ -107,7 +107,7 @@ class NetworkOptions:
     device: Device = "auto"
 
 
-def _check_destination(
+def check_destination(
     option: str, path: str | Path | None, *, append: bool = False, folder: bool = False, instead: str = ""
 ) -> None:
     """That what an option names can be written; asked before the work. None and "-" name nothing.
@@ -129,10 +129,10 @@ def _check_destination(
         raise ValueError(f"{option} {error}. Name {what} that you can write in{instead}.") from None
 
 
-def _open_images(path: Path, role: Literal["gen", "ref"], num_images: int | None = None) -> ImageBatch | ImageFiles:
+def open_role(path: Path, role: Literal["gen", "ref"], num_images: int | None = None) -> ImageBatch | ImageFiles:
     """Open a set of images, and say what it is."""
     # At once: to load NumPy takes a moment, and to list an archive a while.
-    _header(f"{role}  {path}" + (f", {size_text(path.stat().st_size)}" if path.is_file() else ""))
+    header(f"{role}  {path}" + (f", {size_text(path.stat().st_size)}" if path.is_file() else ""))
     from dit_eval.images import open_images
 
     images = open_images(path, role=role, num_images=num_images)
@@ -140,18 +140,18 @@ def _open_images(path: Path, role: Literal["gen", "ref"], num_images: int | None
     what = f"{images.num_images:,} images of {size} px" if images.num_images else "no images"
     if images.num_images < images.num_stored:
         what = f"the first {images.num_images:,} of {images.num_stored:,} images of {size} px"
-    _header(f"{role}  {what}{', with statistics' if images.pool or images.spatial else ''}")
+    header(f"{role}  {what}{', with statistics' if images.pool or images.spatial else ''}")
     return images
 
 
-def _reference_path(ref: str) -> Path:
+def reference_path(ref: str) -> Path:
     """A path, or the name of a public reference batch (fetched when it is not here yet)."""
     from dit_eval.system.assets import find_reference
 
-    return find_reference(ref, bring=_fetch)
+    return find_reference(ref, bring=bring)
 
 
-def _network_line(arguments: NetworkOptions) -> str:
+def network_line(arguments: NetworkOptions) -> str:
     """The network as it is asked for; its device is known once PyTorch is loaded."""
     runs = "" if arguments.network != INCEPTION.name else f" on {arguments.backend}, {arguments.precision}"
     return f"network  {arguments.network}{runs}: loading"

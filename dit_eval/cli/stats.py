@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from dit_eval.cli.extractor import _extractor
+from dit_eval.cli.extractor import load_extractor
 from dit_eval.cli.options import EVERYDAY, Option
-from dit_eval.cli.output import _File, _header, _say, _tell
+from dit_eval.cli.output import File, header, say, tell
 from dit_eval.cli.shared import (
     IMAGES,
     Force,
     NetworkOptions,
-    _check_destination,
-    _network_line,
-    _open_images,
+    check_destination,
     has_ending,
+    network_line,
+    open_role,
 )
 from dit_eval.system.files import refuse_existing
 from dit_eval.system.progress import Progress
@@ -40,14 +40,14 @@ class Stats(NetworkOptions):
 
 def stats(arguments: Stats) -> None:
     refuse_existing([arguments.out], force=arguments.force)
-    images = _open_images(arguments.images, "gen")
+    images = open_role(arguments.images, "gen")
     if arguments.out.exists() and arguments.out.samefile(arguments.images):
         raise ValueError(f"--out {arguments.out}: the images are read from it; name another.")
-    _check_destination("--out", arguments.out)
-    _header(_network_line(arguments))
+    check_destination("--out", arguments.out)
+    header(network_line(arguments))
     from dit_eval.reference import make_reference
 
-    extractor = _extractor(arguments)
+    extractor = load_extractor(arguments)
     with Progress(names={"ref": "ref features"}) as progress:
         reference = make_reference(
             images=images,
@@ -57,6 +57,6 @@ def stats(arguments: Stats) -> None:
             on_progress=progress.update,
         )
     for warning in images.warnings:
-        _say(f"warning: {warning}")
+        say(f"warning: {warning}")
     kept = f"statistics of {images.num_images:,} images, {len(reference.kept):,} images kept"
-    _tell("", _File(option="--out", path=arguments.out, write=reference.write, told=f"{arguments.out}: {kept}\n"))
+    tell("", File(option="--out", path=arguments.out, write=reference.write, told=f"{arguments.out}: {kept}\n"))

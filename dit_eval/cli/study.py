@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from dit_eval.cli.options import EVERYDAY, Option
-from dit_eval.cli.output import _header, _say
-from dit_eval.cli.shared import _check_destination, is_folder
+from dit_eval.cli.output import header, say
+from dit_eval.cli.shared import check_destination, is_folder
 from dit_eval.system.dist import World, join
 from dit_eval.system.progress import Progress
 from dit_eval.system.text import duration
@@ -99,7 +99,7 @@ class Work:
 
 
 def study_run(arguments: Run) -> None:
-    _header(f"study: plan {arguments.plan}" + ("" if arguments.out is None else f", in {arguments.out}"))
+    header(f"study: plan {arguments.plan}" + ("" if arguments.out is None else f", in {arguments.out}"))
     from dit_eval.study.plan_file import load_plan
 
     plan = load_plan(arguments.plan)
@@ -110,7 +110,7 @@ def study_run(arguments: Run) -> None:
         return
     if arguments.out is None:
         raise ValueError("--out DIR is missing: the folder of the study.")
-    _check_destination("--out", arguments.out, folder=True)
+    check_destination("--out", arguments.out, folder=True)
     from dit_eval.study.folder import Study
     from dit_eval.study.run import run_study
     from dit_eval.study.sources import check_study, find_sources
@@ -123,10 +123,10 @@ def study_run(arguments: Run) -> None:
         ref=arguments.ref,
         weights=arguments.weights,
         device=arguments.device,
-        on_note=_say,
+        on_note=say,
     )
     check_study(plan, sources)
-    _say(_format_cost(plan, study.missing()))
+    say(_format_cost(plan, study.missing()))
     with Progress("tasks", time_left=False) as progress, ExitStack() as stack:  # the study knows the time left better
         engine, workers = _study_engine(arguments, study, stack)
         count = run_study(
@@ -230,7 +230,7 @@ def study_report(arguments: Report) -> None:
     if not study.collect():
         raise ValueError(f"{study.folder}: no cell is done; run the study first.")
     page = write_report(
-        out=study.folder / "report", results=study.results, losses=study.losses, force=True, on_step=_say
+        out=study.folder / "report", results=study.results, losses=study.losses, force=True, on_step=say
     )
     for setting, law in measured_laws(study.results).items():
         sys.stdout.write("\n".join([f"{setting}:", *(f"  {line}" for line in law.sentences(most=5))]) + "\n")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group
 
 from dit_eval.cli.options import EVERYDAY, Option, Panel
-from dit_eval.cli.output import _header, _say
-from dit_eval.cli.shared import DeviceEach, OnCorrupt, _check_destination, is_folder
+from dit_eval.cli.output import header, say
+from dit_eval.cli.shared import DeviceEach, OnCorrupt, check_destination, is_folder
 from dit_eval.diffusion.recipe import Recipe, Schedule
 from dit_eval.system.dist import World, join
 from dit_eval.system.progress import Progress
@@ -92,7 +92,7 @@ class Train:
 
 def train(arguments: Train) -> None:
     with join() as world:
-        _header(f"train: {arguments.schedule.steps:,} steps on {arguments.data}, in {arguments.out}")
+        header(f"train: {arguments.schedule.steps:,} steps on {arguments.data}, in {arguments.out}")
         world.share_cores()
         run, execution = world.first_then_all(lambda: _training_setup(arguments, world))
         from dit_eval.training import train
@@ -137,7 +137,7 @@ def _training_setup(arguments: Train, world: World) -> tuple[TrainingRun, Execut
     check_execution(recipe, execution, world)
     _check_training_model(arguments)
     if world.rank == 0:
-        _check_destination("--out", arguments.out, folder=True)
+        check_destination("--out", arguments.out, folder=True)
     data = _training_data(arguments, world)
     run = TrainingRun(config=_training_config(arguments, data), data=data, recipe=recipe, schedule=schedule)
     check_training(run, execution=execution, world=world)
@@ -194,7 +194,7 @@ def _readable(arguments: Train, data: TrainingData, world: World) -> TrainingDat
 
     if not isinstance(data, ImageFolder) or arguments.on_corrupt != "skip":
         return data
-    note = _say if world.rank == 0 else (lambda _: None)
+    note = say if world.rank == 0 else (lambda _: None)
     return data.without_corrupt(note, num_workers=arguments.num_workers)
 
 

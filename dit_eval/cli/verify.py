@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from dit_eval.cli.extractor import _extractor
+from dit_eval.cli.extractor import load_extractor
 from dit_eval.cli.options import EVERYDAY, Option
-from dit_eval.cli.output import _fetch, _header, _NotWritten, _say, _tell_json
-from dit_eval.cli.shared import _FEATURES, NETWORK, Cache, Device, _check_destination, _open_images, json_file
+from dit_eval.cli.output import NotWritten, bring, header, say, tell_json
+from dit_eval.cli.shared import FEATURES, NETWORK, Cache, Device, check_destination, json_file, open_role
 from dit_eval.system.dist import World
 from dit_eval.system.progress import Progress
 from dit_eval.system.where import Where
@@ -55,16 +55,16 @@ class Verify:
 def verify(arguments: Verify) -> None:
     if arguments.offline and (arguments.golden or arguments.weights or arguments.cache):
         raise ValueError("--offline makes its own images and weights; drop --golden, --weights and --cache.")
-    _check_destination("--json", arguments.json)
-    _check_destination("--cache", arguments.cache, folder=True)
-    _header(f"verify: {'the golden set that is made here' if arguments.offline else 'published sample batches'}")
+    check_destination("--json", arguments.json)
+    check_destination("--cache", arguments.cache, folder=True)
+    header(f"verify: {'the golden set that is made here' if arguments.offline else 'published sample batches'}")
     from dit_eval.checks.verify import report_json
 
     verifications = _verify_offline(arguments) if arguments.offline else _verify_published(arguments)
     passed = all(item.passed for item in verifications)
     try:
-        _tell_json(arguments.json, report_json(verifications), "\n".join(item.text() for item in verifications))
-    except _NotWritten:
+        tell_json(arguments.json, report_json(verifications), "\n".join(item.text() for item in verifications))
+    except NotWritten:
         if passed:
             raise
     if not passed:
@@ -74,7 +74,7 @@ def verify(arguments: Verify) -> None:
 def _verify_offline(arguments: Verify) -> list[Verification]:
     from dit_eval.checks.verify import verify_offline
 
-    return [verify_offline(device=World().device(arguments.device), on_step=_say)]
+    return [verify_offline(device=World().device(arguments.device), on_step=say)]
 
 
 def _verify_published(arguments: Verify) -> list[Verification]:
@@ -82,12 +82,12 @@ def _verify_published(arguments: Verify) -> list[Verification]:
     from dit_eval.system.assets import asset
 
     chosen = goldens(arguments.golden)
-    extractor = _extractor(arguments)
+    extractor = load_extractor(arguments)
     found = []
     for golden in chosen:
-        files = {role: _fetch(asset(name)) for role, name in (("gen", golden.gen), ("ref", golden.ref))}
-        gen, ref = _open_images(files["gen"], "gen"), _open_images(files["ref"], "ref")
-        with Progress(names=_FEATURES) as progress:
+        files = {role: bring(asset(name)) for role, name in (("gen", golden.gen), ("ref", golden.ref))}
+        gen, ref = open_role(files["gen"], "gen"), open_role(files["ref"], "ref")
+        with Progress(names=FEATURES) as progress:
             found.append(
                 verify_published(
                     golden,

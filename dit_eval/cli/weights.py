@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from dit_eval.cli.options import EVERYDAY, Option
-from dit_eval.cli.output import _fetch
+from dit_eval.cli.output import bring
 from dit_eval.system.text import size_text
 
 _Name = Annotated[str, Option("a name that `dit-eval weights list` shows", name="name")]
@@ -87,7 +87,7 @@ def weights_list(arguments: List) -> None:
 def weights_fetch(arguments: Fetch) -> None:
     from dit_eval.system.assets import asset
 
-    sys.stdout.write(f"{_fetch(asset(arguments.name), arguments.url)}\n")
+    sys.stdout.write(f"{bring(asset(arguments.name), arguments.url)}\n")
 
 
 def weights_verify(arguments: Verify) -> None:

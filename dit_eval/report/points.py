@@ -64,7 +64,7 @@ UNVERIFIED = f"{PROTOCOL}, not verified"  # of results whose badge does not bear
 _TEXT_COLUMNS = (
     *("source", "origin", "model", "family", "size", "block", "sampler", "decoder", "protocol", "badge", "note"),
 )
-_PAPERS_SIZES = (256, 512)  # pixels
+PAPERS_SIZES = (256, 512)  # pixels
 _LOSSES = ("loss", "mse", "vb")
 _LOSS_COLUMNS = ["model", "step", *_LOSSES]
 _LOGS = ("log.jsonl", "losses.jsonl")  # of a training, of a study
@@ -302,7 +302,7 @@ def _estimates(result: EvalResult) -> dict[str, float]:
 
 def _parts_of_name(model: str, protocol: str, image_size: float | None) -> dict[str, Any]:
     """Family, size and patch of a model. Where numbers compare with the paper's, a DiT-S is the paper's or none."""
-    beside_papers = protocol == PROTOCOL and image_size in _PAPERS_SIZES
+    beside_papers = protocol == PROTOCOL and image_size in PAPERS_SIZES
     name = None if beside_papers and not is_papers_model(model) else model_name(model)
     return {} if name is None else {"family": name.family, "size": name.size, "patch": name.patch}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from dit_eval.report.points import _PAPERS_SIZES
+from dit_eval.report.points import PAPERS_SIZES
 from dit_eval.results.eval_result import PROTOCOL
 
 
@@ -101,7 +101,7 @@ def comparable(points: pd.DataFrame) -> pd.DataFrame:
 
     N may differ; tables take 50,000 samples only, and each figure the number that the paper's has.
     """
-    return select(points, protocol=PROTOCOL, image_size=_PAPERS_SIZES)
+    return select(points, protocol=PROTOCOL, image_size=PAPERS_SIZES)
 
 
 def _setting(points: pd.DataFrame, protocol: str, image_size: int) -> Setting:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from dit_eval.results.parse import _NOT_OURS, _checked, is_number, json_text, parse_json
+from dit_eval.results.parse import NOT_OURS, checked, is_number, json_text, parse_json
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.system.text import reason
 
@@ -114,11 +114,11 @@ class Uncertainty:
         estimates = {name: value for name, value in data.items() if name not in ("missing", "method")}
         for name, value in estimates.items():
             try:
-                estimates[name] = None if value is None else _checked(Estimate(**value))
+                estimates[name] = None if value is None else checked(Estimate(**value))
             except TypeError as error:
                 raise TypeError(f"the estimate of {name}: {error}") from None
         others = {name: data[name] for name in ("missing", "method") if name in data}
-        return _checked(cls(estimates=estimates, **others))
+        return checked(cls(estimates=estimates, **others))
 
 
 NOT_PUBLISHED = "   not: "  # between the two halves of a badge's text
@@ -172,7 +172,7 @@ class Badge:
 
     @classmethod
     def _from_dict(cls, data: dict[str, Any]) -> Badge:
-        return _checked(cls(**{name: _checked(BadgePart(**part)) for name, part in data.items()}))
+        return checked(cls(**{name: checked(BadgePart(**part)) for name, part in data.items()}))
 
 
 # Scores that each line holds, null where there is none: the first stand at its head, the others behind its reference.
@@ -282,7 +282,7 @@ class EvalResult:
             data = parse_json(line)
             for role in ("gen", "ref"):
                 size, run = data[role]["image_size"], data[role].get("run")
-                data[role] = _checked(
+                data[role] = checked(
                     ImageSource(
                         **data[role]
                         | {
@@ -291,7 +291,7 @@ class EvalResult:
                         }
                     )
                 )
-            data["extractor"] = _checked(ExtractorInfo(**data["extractor"]))
+            data["extractor"] = checked(ExtractorInfo(**data["extractor"]))
             data["warnings"] = tuple(data["warnings"])
             if data.get("badge") is not None:
                 data["badge"] = Badge._from_dict(data["badge"])
@@ -300,8 +300,8 @@ class EvalResult:
             others = {f.name for f in dataclasses.fields(cls)} - {"scores"}
             scores = {name: data.pop(name) for name in list(data) if name not in others}
             _check_scores(scores)
-            return _checked(cls(scores=scores, **data))
-        except _NOT_OURS as error:
+            return checked(cls(scores=scores, **data))
+        except NOT_OURS as error:
             raise ValueError(f"Not an evaluation result ({reason(error)}): {line[:80]!r}") from None
 
 

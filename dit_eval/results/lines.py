@@ -11,7 +11,7 @@ from dit_eval.results.eval_result import EvalResult
 from dit_eval.system.files import check_plain, is_stream
 
 if TYPE_CHECKING:
-    from dit_eval.results.parse import _Parsed
+    from dit_eval.results.parse import Parsed
 
 
 def append_result(path: str | os.PathLike[str], result: EvalResult) -> None:
@@ -49,8 +49,8 @@ def read_results(path: str | os.PathLike[str], *, on_bad_line: Callable[[str], N
 
 
 def read_lines(
-    path: str | os.PathLike[str], parse: Callable[[str], _Parsed], *, on_bad_line: Callable[[str], None] | None = None
-) -> list[tuple[int, _Parsed]]:
+    path: str | os.PathLike[str], parse: Callable[[str], Parsed], *, on_bad_line: Callable[[str], None] | None = None
+) -> list[tuple[int, Parsed]]:
     """Each line of a JSON-lines file as `parse` understands it, with its number, from 1.
 
     Parameters

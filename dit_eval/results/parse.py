@@ -15,10 +15,10 @@ import msgspec
 
 from dit_eval.system.text import shown
 
-_Parsed = TypeVar("_Parsed")
+Parsed = TypeVar("Parsed")
 # What text that is not ours can raise while it is read: keys and types of every kind, numbers too long for an int, and
 # brackets within brackets.
-_NOT_OURS = (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError)
+NOT_OURS = (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError)
 
 
 def json_text(data: Any) -> str:
@@ -54,7 +54,7 @@ def is_number(value: object) -> bool:
     return isinstance(value, float) and math.isfinite(value)
 
 
-def _checked(data: _Parsed) -> _Parsed:
+def checked(data: Parsed) -> Parsed:
     """A dataclass that was read from JSON, if each field is of its type; a TypeError otherwise."""
     kind: type = type(data)
     for name, hint in _hints(kind).items():

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from dit_eval.results.parse import _NOT_OURS, _checked, json_text, parse_json
+from dit_eval.results.parse import NOT_OURS, checked, json_text, parse_json
 from dit_eval.results.settings import LABEL_RULES, SamplingSettings
 from dit_eval.system.environment import environment
 from dit_eval.system.text import reason
@@ -163,12 +163,12 @@ class SampleRun:
         """
         try:
             return cls._from_dict(parse_json(text))
-        except _NOT_OURS as error:
+        except NOT_OURS as error:
             raise ValueError(f"Not the description of a sampling run ({reason(error)}): {text[:80]!r}") from None
 
     @classmethod
     def _from_dict(cls, data: dict[str, Any]) -> SampleRun:
-        run = _checked(cls(**data | {"earlier_environments": tuple(data.get("earlier_environments", ()))}))
+        run = checked(cls(**data | {"earlier_environments": tuple(data.get("earlier_environments", ()))}))
         for field_ in dataclasses.fields(run):
             value = getattr(run, field_.name)
             if isinstance(value, str) and not value.isprintable():  # it is shown on terminals

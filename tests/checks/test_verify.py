@@ -38,15 +38,15 @@ class Kept:
     """The healthy extractor, which runs the network once on the same images."""
 
     def __init__(self, extractor):
-        self._extractor, self._found = extractor, {}
+        self.load_extractor, self._found = extractor, {}
 
     def __getattr__(self, name):
-        return getattr(self._extractor, name)
+        return getattr(self.load_extractor, name)
 
     def __call__(self, images):
         key = images.tobytes()
         if key not in self._found:
-            self._found[key] = self._extractor(images)
+            self._found[key] = self.load_extractor(images)
         return self._found[key]
 
 
@@ -63,7 +63,7 @@ class Broken(Kept):
         self._before, self._after = before, after
 
     def __call__(self, images):
-        return self._after(self._extractor(self._before(images)))
+        return self._after(self.load_extractor(self._before(images)))
 
 
 @pytest.mark.slow

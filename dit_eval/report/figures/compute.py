@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dit_eval.report.figures.draw import _caption, _compute_panel, _is_crowded, _pad_y, _size_legend, _thin_ticks
+from dit_eval.report.figures.draw import caption, compute_panel, is_crowded, pad_y, size_legend, thin_ticks
 from dit_eval.report.figures.figure import PaperFigure
-from dit_eval.report.figures.labels import _place_labels
-from dit_eval.report.figures.select import _end_points, _extent, _last_of_each, _of_block, _prefix
+from dit_eval.report.figures.labels import place_labels
+from dit_eval.report.figures.select import end_points, extent, last_of_each, of_block, prefix_of
 from dit_eval.report.figures.style import SOFT, new_figure, styled
 from dit_eval.report.sampling import UNITS, pareto_front, unit_for
 from dit_eval.report.setting import Setting, select
@@ -22,30 +22,30 @@ from dit_eval.report.words import fid_label, steps_text
 @styled
 def training_compute(setting: Setting) -> Figure | None:
     """Figure 9: FID against training compute."""
-    points = _of_block(setting.scaling)
+    points = of_block(setting.scaling)
     points = points[points["training_gflops"].notna()]
     if points.empty:
         return None
     published = select(points, source="paper")
-    labelled = published if len(published) else _last_of_each(points)
-    crowded = _is_crowded(labelled)
+    labelled = published if len(published) else last_of_each(points)
+    crowded = is_crowded(labelled)
     figure, axis = new_figure(7.0 if crowded else 3.5, 3.1)
-    _compute_panel(axis, points, "training_gflops", "fid")
+    compute_panel(axis, points, "training_gflops", "fid")
     axis.set_xlabel("Training compute (Gflops, log scale)")
     axis.set_ylabel(f"{fid_label(setting.num_samples)} ↓")
     axis.set_xlim(points["training_gflops"].min() / 3, points["training_gflops"].max() * 4)
-    _thin_ticks(axis)
-    _pad_y(axis, _extent(points, "fid"), 0.1, bottom=0)
-    _caption(figure, points, published="Table 4", extra=_end_points(points))
+    thin_ticks(axis)
+    pad_y(axis, extent(points, "fid"), 0.1, bottom=0)
+    caption(figure, points, published="Table 4", extra=end_points(points))
     if crowded:
-        _size_legend(figure, points)
+        size_legend(figure, points)
         return figure
     names = [
-        row.model.removeprefix(_prefix(points))
+        row.model.removeprefix(prefix_of(points))
         + (f" {row.training_steps / 1e6:.3g}M" if row.training_steps > 1e6 else "")
         for row in labelled.itertuples()
     ]
-    _place_labels(
+    place_labels(
         axis,
         list(labelled["training_gflops"]),
         list(labelled["fid"]),
@@ -64,20 +64,20 @@ def sampling_compute(setting: Setting) -> Figure | None:
     swept = measured.groupby("model")["sampling_steps"].nunique()
     if published.empty and (swept.empty or swept.max() < 2):
         return None
-    ends = pd.concat([published, _last_of_each(measured)])
-    crowded = _is_crowded(ends)
+    ends = pd.concat([published, last_of_each(measured)])
+    crowded = is_crowded(ends)
     figure, axis = new_figure(7.0 if crowded else 3.5, 3.1)
-    _compute_panel(axis, points, "sampling_tflops", "fid")
+    compute_panel(axis, points, "sampling_tflops", "fid")
     _draw_front(axis, points, measured if len(measured) else points)
     axis.set_xlabel(f"Sampling compute per image ({unit}, log scale)")
     axis.set_ylabel(f"{fid_label(setting.sweep_samples)} ↓")
     _scale_sampling(axis, points, with_measured=len(measured) > 0)
-    _caption(figure, points, published="text on Figure 10", extra=_note(setting, measured))
+    caption(figure, points, published="text on Figure 10", extra=_note(setting, measured))
     if crowded:
-        _size_legend(figure, points)
+        size_legend(figure, points)
         return figure
-    prefix = "" if setting.is_papers else _prefix(points)
-    _place_labels(
+    prefix = "" if setting.is_papers else prefix_of(points)
+    place_labels(
         axis,
         list(ends["sampling_tflops"]),
         list(ends["fid"]),
@@ -120,8 +120,8 @@ def _scale_sampling(axis: Axes, points: pd.DataFrame, *, with_measured: bool) ->
     margin = 2.5 if high / low < 30 else 1.7
     axis.set_xlim(low / margin, high * (6.0 if with_measured else margin))  # room for names at the ends of curves
     if with_measured:
-        _thin_ticks(axis)
-    _pad_y(axis, _extent(points, "fid"), 0.35 if len(points) < 5 else 0.1)
+        thin_ticks(axis)
+    pad_y(axis, extent(points, "fid"), 0.35 if len(points) < 5 else 0.1)
 
 
 def _note(setting: Setting, measured: pd.DataFrame) -> str:

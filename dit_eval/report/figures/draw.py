@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
-from dit_eval.report.figures.labels import _HALO
-from dit_eval.report.figures.select import _prefix
+from dit_eval.report.figures.labels import HALO
+from dit_eval.report.figures.select import prefix_of
 from dit_eval.report.figures.style import INK, PAPER, SOFT, lettering
 from dit_eval.report.points import PAPERS_METRICS
 from dit_eval.report.sampling import compute_text
@@ -25,7 +25,7 @@ from dit_eval.report.words import PATCHES, SIZES
 SIZE_COLOURS = {"S": "#E69F00", "B": "#56B4E9", "L": "#009E73", "XL": "#882255"}
 PATCH_COLOURS = {16: "#CC79A7", 8: "#E69F00", 4: "#009E73", 2: "#0072B2", 1: "#882255"}
 PATCH_MARKERS = {16: "P", 8: "s", 4: "^", 2: "o", 1: "v"}
-_PATCH_DASHES: dict[int, Any] = {16: (0, (1, 4)), 8: ":", 4: "--", 2: "-", 1: (0, (6, 1.5, 1, 1.5))}
+PATCH_DASHES: dict[int, Any] = {16: (0, (1, 4)), 8: ":", 4: "--", 2: "-", 1: (0, (6, 1.5, 1, 1.5))}
 BLOCK_STYLES = {
     "in-context": ("#E69F00", "s"),
     "cross-attention": ("#56B4E9", "^"),
@@ -36,26 +36,26 @@ _OTHER = ("#7A7A7A", "D")  # a network that is no DiT of the paper
 _CAPTION = 6.8  # point size of the line below a figure
 
 
-def _style(row: Any) -> tuple[str, str]:
+def style_of(row: Any) -> tuple[str, str]:
     """Colour and marker of a point: size and patch of a DiT."""
     if row.size in SIZE_COLOURS and row.patch in PATCH_MARKERS:
         return SIZE_COLOURS[row.size], PATCH_MARKERS[int(row.patch)]
     return _OTHER
 
 
-def _gflops_text(gflops: float) -> str:
+def gflops_text(gflops: float) -> str:
     return f"{gflops:.1f} Gflops" if gflops >= 1 else compute_text(gflops / 1000)
 
 
-def _params_text(params_m: float) -> str:
+def params_text(params_m: float) -> str:
     return f"{params_m:.0f} M" if params_m >= 10 else f"{params_m:.2g} M"
 
 
-def _block_name(block: str) -> str:
+def block_name(block: str) -> str:
     return {"adaln": "adaLN", "adaln-zero": "adaLN-Zero"}.get(block, block)
 
 
-def _marker(axis: Axes, x: float, y: float, colour: str, marker: str, *, measured: bool, size: float) -> None:
+def marker_of(axis: Axes, x: float, y: float, colour: str, marker: str, *, measured: bool, size: float) -> None:
     """Filled if measured, open if published."""
     axis.plot(
         [x],
@@ -70,7 +70,7 @@ def _marker(axis: Axes, x: float, y: float, colour: str, marker: str, *, measure
     )
 
 
-def _interval(axis: Axes, place: float, row: Mapping[Any, Any], metric: str, *, across: bool = False) -> None:
+def interval(axis: Axes, place: float, row: Mapping[Any, Any], metric: str, *, across: bool = False) -> None:
     """The 95 % interval of a point that has one, as a bar through its marker; `across` if the metric is along x."""
     low, high = row.get(f"{metric}_low", math.nan), row.get(f"{metric}_high", math.nan)
     if not (math.isnan(low) or math.isnan(high)):
@@ -78,7 +78,7 @@ def _interval(axis: Axes, place: float, row: Mapping[Any, Any], metric: str, *, 
         axis.plot(*((ends, places) if across else (places, ends)), color=INK, linewidth=0.9, zorder=5)
 
 
-def _series(
+def series(
     axis: Axes,
     points: pd.DataFrame,
     x: str,
@@ -96,30 +96,30 @@ def _series(
         axis.plot(own[x] * scale, own[y], color=colour, linewidth=1.3, zorder=2)
     for row in points.to_dict("records"):
         is_measured = row["source"] == "measured"
-        _marker(axis, row[x] * scale, row[y], colour, marker, measured=is_measured, size=size)
-        _interval(axis, row[x] * scale, row, y)
+        marker_of(axis, row[x] * scale, row[y], colour, marker, measured=is_measured, size=size)
+        interval(axis, row[x] * scale, row, y)
 
 
-def _compute_panel(axis: Axes, points: pd.DataFrame, x: str, y: str, *, size: float = 5.5) -> None:
+def compute_panel(axis: Axes, points: pd.DataFrame, x: str, y: str, *, size: float = 5.5) -> None:
     axis.set_xscale("log")
     for _, own in points.groupby("model", sort=False):
-        _series(axis, own, x, y, _style(next(own.itertuples())), size=size)
+        series(axis, own, x, y, style_of(next(own.itertuples())), size=size)
 
 
-def _pad_y(axis: Axes, values: Iterable[float], share: float, *, bottom: float | None = None) -> None:
+def pad_y(axis: Axes, values: Iterable[float], share: float, *, bottom: float | None = None) -> None:
     low, high = min(values), max(values)
     room = share * (high - low) or 0.1 * abs(high) or 1.0
     axis.set_ylim(low - room if bottom is None else bottom, high + room)
 
 
-def _thin_ticks(axis: Axes) -> None:
+def thin_ticks(axis: Axes) -> None:
     """On a log axis of few decades, name 2 and 5 between them instead of everything."""
     low, high = axis.get_xlim()
     if high / low < 100:
         axis.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
 
 
-def _handle(
+def handle(
     colour: str, marker: str, label: str, *, face: str | None = None, line: Any = "none", size: float = 6
 ) -> Line2D:
     label = lettering(label)
@@ -129,35 +129,35 @@ def _handle(
     return drawn
 
 
-def _legend(axis: Axes, handles: Sequence[Line2D], *, loc: Any, ncols: int = 1) -> None:
+def add_legend(axis: Axes, handles: Sequence[Line2D], *, loc: Any, ncols: int = 1) -> None:
     legend = axis.legend(
         handles=list(handles), loc=loc, ncols=ncols, fontsize=7, frameon=False, handletextpad=0.4, labelspacing=0.35
     )
     legend.set_in_layout(False)  # one that is larger than its panel leaves the panel its room
     for text in legend.get_texts():
-        text.set_path_effects([_HALO])
+        text.set_path_effects([HALO])
 
 
-def _is_crowded(labelled: pd.DataFrame) -> bool:
+def is_crowded(labelled: pd.DataFrame) -> bool:
     """Whether the measured curves of a panel are too many for a name at each, and a legend can tell them apart."""
     return len(labelled) > 8 and set(labelled["source"]) == {"measured"} and bool(labelled["size"].notna().all())
 
 
-def _size_legend(figure: Figure, points: pd.DataFrame, *, patch_colours: bool = False) -> None:
+def size_legend(figure: Figure, points: pd.DataFrame, *, patch_colours: bool = False) -> None:
     """Colours of the sizes and markers of the patch sizes, above the panels; in Figure 6 these have colours too."""
-    handles = [_handle(SIZE_COLOURS[s], "o", f"{_prefix(points)}{s}") for s in SIZES if s in set(points["size"])]
+    handles = [handle(SIZE_COLOURS[s], "o", f"{prefix_of(points)}{s}") for s in SIZES if s in set(points["size"])]
     for p in PATCHES:
         if p in set(points["patch"]) and patch_colours:
-            handles.append(_handle(PATCH_COLOURS[p], PATCH_MARKERS[p], f"patch {p}", line="-"))
+            handles.append(handle(PATCH_COLOURS[p], PATCH_MARKERS[p], f"patch {p}", line="-"))
         elif p in set(points["patch"]):
-            handles.append(_handle(SOFT, PATCH_MARKERS[p], f"patch {p}", face=PAPER))
+            handles.append(handle(SOFT, PATCH_MARKERS[p], f"patch {p}", face=PAPER))
     figure.legend(
         handles=handles, loc="outside upper center", ncols=len(handles), fontsize=7, frameon=False, handletextpad=0.3,
         columnspacing=1.4,
     )  # fmt: skip
 
 
-def _caption(figure: Figure, points: pd.DataFrame, *, published: str, extra: str = "") -> None:
+def caption(figure: Figure, points: pd.DataFrame, *, published: str, extra: str = "") -> None:
     """Below the figure: where its points come from."""
     sources = set(points["source"])
     parts = []
@@ -167,9 +167,9 @@ def _caption(figure: Figure, points: pd.DataFrame, *, published: str, extra: str
         parts.append("filled: measured")
     if points[[f"{metric.key}_low" for metric in PAPERS_METRICS]].notna().any(axis=None):
         parts.append("bars: 95 % intervals")
-    _footer(figure, "; ".join([*parts, *([extra] if extra else [])]))
+    footer(figure, "; ".join([*parts, *([extra] if extra else [])]))
 
 
-def _footer(figure: Figure, text: str) -> None:
+def footer(figure: Figure, text: str) -> None:
     width = int(figure.get_figwidth() * 72 / (0.6 * _CAPTION))
     figure.supxlabel(textwrap.fill(lettering(text, longest=400), width), fontsize=_CAPTION, color=SOFT, x=0.5)

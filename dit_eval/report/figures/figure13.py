@@ -11,14 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dit_eval.report.figures.draw import (
-    _PATCH_DASHES,
     BLOCK_STYLES,
     PATCH_COLOURS,
+    PATCH_DASHES,
     SIZE_COLOURS,
-    _block_name,
-    _footer,
-    _handle,
-    _legend,
+    add_legend,
+    block_name,
+    footer,
+    handle,
 )
 from dit_eval.report.figures.figure import PaperFigure
 from dit_eval.report.figures.style import new_figure, styled
@@ -48,7 +48,7 @@ def loss_curves(losses: pd.DataFrame) -> Figure | None:
     axes[0].set_ylabel("Training loss ↓")
     papers = any(curve.parts is not None and curve.parts.family == "DiT" for curve in curves)
     note = "; the paper prints no numbers of its loss curves" if papers else ""
-    _footer(figure, f"measured; bold: running mean of the log{note}")
+    footer(figure, f"measured; bold: running mean of the log{note}")
     return figure
 
 
@@ -76,9 +76,9 @@ class _Curve:
         """Colour, dashes and label; a network whose name has no parts gets the colour of its number."""
         if of_designs:
             block = self.block or "adaln-zero"
-            return BLOCK_STYLES[block][0], "-", f"{self.model} {_block_name(block)}"
+            return BLOCK_STYLES[block][0], "-", f"{self.model} {block_name(block)}"
         if self.parts is not None:
-            return SIZE_COLOURS[self.parts.size], _PATCH_DASHES[self.parts.patch], self.name
+            return SIZE_COLOURS[self.parts.size], PATCH_DASHES[self.parts.patch], self.name
         colours = list(PATCH_COLOURS.values())
         return colours[number % len(colours)], "-", self.name
 
@@ -92,10 +92,10 @@ def _panel(axis: Axes, curves: Sequence[_Curve], losses: pd.DataFrame, *, of_des
         mean = own["loss"].rolling(min(_WINDOW, max(1, len(own) // 20)), min_periods=1, center=True).mean()
         axis.plot(own["step"] * scale, own["loss"], color=colour, alpha=0.18, linewidth=0.6)
         axis.plot(own["step"] * scale, mean, linestyle=dash, color=colour, linewidth=1.3)
-        handles.append(_handle(colour, "", label, line=dash))
+        handles.append(handle(colour, "", label, line=dash))
     axis.set_xlim(left=0)
     axis.set_xlabel("Training steps (K)" if scale < 1 else "Training steps")
-    _legend(axis, handles, loc="upper right", ncols=1 + (len(handles) > 6))
+    add_legend(axis, handles, loc="upper right", ncols=1 + (len(handles) > 6))
 
 
 def _by_size(model: str) -> tuple[int, int, str]:

@@ -14,16 +14,16 @@ from dit_eval.paper import load_table
 from dit_eval.report.figures.draw import (
     PATCH_COLOURS,
     SIZE_COLOURS,
-    _caption,
-    _handle,
-    _interval,
-    _legend,
-    _pad_y,
-    _style,
+    add_legend,
+    caption,
+    handle,
+    interval,
+    pad_y,
+    style_of,
 )
 from dit_eval.report.figures.figure import PaperFigure
-from dit_eval.report.figures.labels import _place_labels
-from dit_eval.report.figures.select import _at_common_training, _extent, _of_block, _prefix
+from dit_eval.report.figures.labels import place_labels
+from dit_eval.report.figures.select import at_common_training, extent, of_block, prefix_of
 from dit_eval.report.figures.style import INK, PAPER, SOFT, lettering, new_figure, styled
 from dit_eval.report.setting import Setting, select
 from dit_eval.report.words import PATCHES, SIZES, fid_label, steps_text
@@ -35,7 +35,7 @@ _LARGEST_BUBBLE = 380.0  # points squared, where no model is the paper's
 @styled
 def fid_by_model(setting: Setting) -> Figure | None:
     """Figure 2, left: FID by model size and patch size at the shortest common training; bubble area is Gflops."""
-    points = _at_common_training(_of_block(setting.scaling))
+    points = at_common_training(of_block(setting.scaling))
     if points.empty:
         return None
     figure, axis = new_figure(3.5, 3.0)
@@ -45,14 +45,14 @@ def fid_by_model(setting: Setting) -> Figure | None:
     for row in points.sort_values("gflops", ascending=False).itertuples():
         x = sizes.index(row.size) + (0.2 if row.source == "measured" and both else 0.0)
         _bubble(axis, x, row, area=max(bubble * row.gflops, 14.0))
-    axis.set_xticks(range(len(sizes)), [lettering(f"{_prefix(points)}{size}") for size in sizes])
+    axis.set_xticks(range(len(sizes)), [lettering(f"{prefix_of(points)}{size}") for size in sizes])
     axis.set_xlim(-0.5, len(sizes) - 0.45)
-    _pad_y(axis, _extent(points, "fid"), 0.12)
+    pad_y(axis, extent(points, "fid"), 0.12)
     axis.set_ylabel(f"{fid_label(setting.num_samples)} ↓")
     axis.set_xlabel(f"Model, after {steps_text(points['training_steps'].iloc[0])} training steps")
-    handles = [_handle(PATCH_COLOURS[p], "o", f"patch size {p}") for p in PATCHES if p in set(points["patch"])]
-    _legend(axis, handles, loc="upper right")
-    _caption(figure, points, published="Table 4", extra="bubble area: Gflops")
+    handles = [handle(PATCH_COLOURS[p], "o", f"patch size {p}") for p in PATCHES if p in set(points["patch"])]
+    add_legend(axis, handles, loc="upper right")
+    caption(figure, points, published="Table 4", extra="bubble area: Gflops")
     return figure
 
 
@@ -97,23 +97,23 @@ def against_unets(setting: Setting) -> Figure | None:
     measured = select(setting.points, source="measured", num_samples=setting.num_samples)
     measured = measured[measured["gflops"].notna() & measured["fid"].notna()]
     for row in measured.itertuples():
-        colour, _ = _style(row)
+        colour, _ = style_of(row)
         if row.fid <= 1.3 * max(ys):
             axis.scatter(row.gflops, row.fid, s=34, color=colour, edgecolor=INK, linewidth=0.8, zorder=4)
-            _interval(axis, row.gflops, row._asdict(), "fid")
+            interval(axis, row.gflops, row._asdict(), "fid")
     axis.set_ylim(0, 18)
     axis.set_xlim(30, 2600)
     axis.set_xlabel("Gflops of the denoising network (log scale)")
     axis.set_ylabel("FID-50K ↓, ImageNet 256")
     handles = [
-        _handle(SIZE_COLOURS["XL"], "o", "DiT"),
-        _handle(SIZE_COLOURS["B"], "o", "diffusion U-Net"),
-        _handle(SOFT, "o", "without guidance", face=PAPER, size=5),
-        _handle(SOFT, "o", "with guidance, area: Gflops", face="#dddddd", size=9),
+        handle(SIZE_COLOURS["XL"], "o", "DiT"),
+        handle(SIZE_COLOURS["B"], "o", "diffusion U-Net"),
+        handle(SOFT, "o", "without guidance", face=PAPER, size=5),
+        handle(SOFT, "o", "with guidance, area: Gflops", face="#dddddd", size=9),
     ]
-    _legend(axis, handles, loc="upper right")
-    _caption(figure, pd.concat([published, measured]), published="Tables 2 and 6")
-    _place_labels(axis, xs, ys, names, obstacles=lines, reach=reach)
+    add_legend(axis, handles, loc="upper right")
+    caption(figure, pd.concat([published, measured]), published="Tables 2 and 6")
+    place_labels(axis, xs, ys, names, obstacles=lines, reach=reach)
     return figure
 
 
@@ -139,7 +139,7 @@ def _bubble(axis: Axes, x: float, row: Any, *, area: float) -> None:
     colour = PATCH_COLOURS[int(row.patch)]
     if row.source == "measured":
         axis.scatter(x, row.fid, s=area, color=colour, edgecolor=INK, linewidth=0.8, zorder=3)
-        _interval(axis, x, row._asdict(), "fid")
+        interval(axis, x, row._asdict(), "fid")
     else:
         axis.scatter(x, row.fid, s=area, color=colour, alpha=0.25, linewidth=0, zorder=2)
         axis.scatter(x, row.fid, s=area, facecolor="none", edgecolor=colour, linewidth=1.2, zorder=3)

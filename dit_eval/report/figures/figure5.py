@@ -10,16 +10,16 @@ from matplotlib.figure import Figure
 
 from dit_eval.report.figures.draw import (
     BLOCK_STYLES,
-    _block_name,
-    _caption,
-    _gflops_text,
-    _interval,
-    _marker,
-    _params_text,
-    _series,
+    block_name,
+    caption,
+    gflops_text,
+    interval,
+    marker_of,
+    params_text,
+    series,
 )
 from dit_eval.report.figures.figure import PaperFigure
-from dit_eval.report.figures.select import _common_steps, _end_points, _step_label, _step_scale
+from dit_eval.report.figures.select import common_steps, end_points, step_label, step_scale
 from dit_eval.report.figures.style import lettering, new_figure, styled
 from dit_eval.report.setting import Setting, select
 from dit_eval.report.words import fid_label, steps_text
@@ -32,7 +32,7 @@ def block_designs(setting: Setting) -> Figure | None:
     if designs.empty:
         return None
     measured = select(designs, source="measured")
-    steps = _common_steps(designs, each="block")
+    steps = common_steps(designs, each="block")
     ends = select(designs, training_steps=steps)
     order = [b for b in BLOCK_STYLES if b in set(ends["block"])]
     label = fid_label(setting.num_samples)
@@ -44,7 +44,7 @@ def block_designs(setting: Setting) -> Figure | None:
         right.set_ylabel(f"{label} ↓")
     _bars(left, ends, order)
     left.set_xlabel(f"{label} ↓ of {lettering(ends['model'].iloc[0])} at {steps_text(steps)} training steps")
-    _caption(figure, designs, published="Table 4", extra=_end_points(designs))
+    caption(figure, designs, published="Table 4", extra=end_points(designs))
     return figure
 
 
@@ -75,12 +75,12 @@ def _bars(axis: Axes, ends: pd.DataFrame, order: Sequence[str]) -> None:
         is_measured = row.source == "measured"
         y = len(order) - 1 - order.index(row.block) - (0.28 if is_measured and both else 0.0)
         axis.plot([0, row.fid], [y, y], color=colour, linewidth=1.6, alpha=0.5, zorder=1)
-        _marker(axis, row.fid, y, colour, marker, measured=is_measured, size=7)
-        _interval(axis, y, row._asdict(), "fid", across=True)
-        size = "" if is_measured and both else f"   {_gflops_text(row.gflops)}, {_params_text(row.params_m)}"
+        marker_of(axis, row.fid, y, colour, marker, measured=is_measured, size=7)
+        interval(axis, y, row._asdict(), "fid", across=True)
+        size = "" if is_measured and both else f"   {gflops_text(row.gflops)}, {params_text(row.params_m)}"
         text = f"{row.fid:.2f}{size}"
         axis.annotate(text, (row.fid, y), (7, 0), textcoords="offset points", va="center", fontsize=7)
-    axis.set_yticks(range(len(order)), [_block_name(b) for b in reversed(order)])
+    axis.set_yticks(range(len(order)), [block_name(b) for b in reversed(order)])
     axis.set_ylim(-0.7, len(order) - 0.4)
     widest = max(ends["fid"])
     axis.set_xlim(0, (1.95 if both else 2.3) * widest)
@@ -92,6 +92,6 @@ def _curves(axis: Axes, points: pd.DataFrame, order: Sequence[str]) -> None:
     """FID of each block design over training."""
     for block in order:
         own = select(points, block=block)
-        _series(axis, own, "training_steps", "fid", BLOCK_STYLES[block], scale=_step_scale(points))
-    axis.set_xlabel(_step_label(points))
+        series(axis, own, "training_steps", "fid", BLOCK_STYLES[block], scale=step_scale(points))
+    axis.set_xlabel(step_label(points))
     axis.set_xlim(left=0)

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dit_eval.images.npz import open_batch
-from dit_eval.report.figures.draw import _footer
+from dit_eval.report.figures.draw import footer
 from dit_eval.report.figures.figure import PaperFigure
 from dit_eval.report.figures.style import SOFT, lettering, new_figure, styled
 from dit_eval.report.points import shown_protocol
@@ -83,7 +83,7 @@ def size_patch_grid(found: SeedImages) -> Figure | None:
                 rows[r][c].set_title(f"patch size {patch}", fontsize=8)
             if c == 0:
                 rows[r][c].set_ylabel(lettering(f"{prefix}{size}"), fontsize=8)
-    _footer(figure, found.caption)
+    footer(figure, found.caption)
     return figure
 
 

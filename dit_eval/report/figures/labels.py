@@ -16,7 +16,7 @@ from matplotlib.transforms import Bbox
 from dit_eval.report.figures.style import PAPER, lettering
 
 
-def _place_labels(
+def place_labels(
     axis: Axes,
     xs: Sequence[float],
     ys: Sequence[float],
@@ -34,7 +34,7 @@ def _place_labels(
     obstacles : more points to keep clear of
     reach : least distance of each name from the middle of its point, in points; 6 if not given
     """
-    figure = _figure_of(axis)
+    figure = figure_of(axis)
     figure.draw_without_rendering()  # fixes the layout, so that sizes in pixels are known
     taken = _in_the_way(axis, [*zip(xs, ys, strict=True), *obstacles])
     for number, (x, y, name) in enumerate(zip(xs, ys, map(lettering, names), strict=True)):
@@ -48,7 +48,7 @@ def _place_labels(
 
 def _in_the_way(axis: Axes, points: Sequence[tuple[float, float]]) -> list[Bbox]:
     """What a name should not cover, in pixels: points, curves, the legend, other texts."""
-    radius = 3.0 * _figure_of(axis).dpi / 72
+    radius = 3.0 * figure_of(axis).dpi / 72
     marks = axis.transData.transform(np.array(points, dtype=float))
     taken = [Bbox.from_extents(x - radius, y - radius, x + radius, y + radius) for x, y in marks]
     taken += [box for line in axis.lines for box in _along(line)]
@@ -65,12 +65,12 @@ def _least_covered(
     taken: Sequence[Bbox],
 ) -> Text:
     """The name at the first place that is free, else at the one where it covers least."""
-    figure, frame = _figure_of(axis), axis.get_window_extent()
+    figure, frame = figure_of(axis), axis.get_window_extent()
     kept, least = None, np.inf
     for x, y, ha, va in places:
         text = axis.annotate(name, point, (x, y), textcoords="offset points", fontsize=7, ha=ha, va=va)
         text.set_in_layout(False)
-        text.set_path_effects([_HALO])
+        text.set_path_effects([HALO])
         box = _room_of(text, figure)
         covered = sum(_overlap(box, other) for other in taken) + _outside(box, frame)
         if kept is not None and covered >= least:
@@ -92,7 +92,7 @@ def _room_of(text: Text, figure: Figure) -> Bbox:
     return text.get_window_extent().padded(2.0 * pixel, 0.6 * pixel)
 
 
-def _figure_of(axis: Axes) -> Figure:
+def figure_of(axis: Axes) -> Figure:
     figure = axis.get_figure(root=True)
     if figure is None:
         raise ValueError("These axes belong to no figure.")
@@ -109,7 +109,7 @@ def _along(line: Line2D) -> list[Bbox]:
     return [Bbox.from_extents(x - 1.0, y - 1.0, x + 1.0, y + 1.0) for x, y in places]
 
 
-_HALO = withStroke(linewidth=2.0, foreground=PAPER)  # keeps a name readable where a line passes behind it
+HALO = withStroke(linewidth=2.0, foreground=PAPER)  # keeps a name readable where a line passes behind it
 _AROUND = (
     (1, 0, "left", "center"),
     (-1, 0, "right", "center"),

@@ -9,50 +9,50 @@ import pandas as pd
 from dit_eval.report.words import THOUSANDS_FROM
 
 
-def _prefix(points: pd.DataFrame) -> str:
+def prefix_of(points: pd.DataFrame) -> str:
     """What the names of these models begin with, such as "DiT-"; nothing if they are of several families."""
     families = points["family"].dropna().unique()
     return f"{families[0]}-" if len(families) == 1 else ""
 
 
-def _of_block(points: pd.DataFrame) -> pd.DataFrame:
+def of_block(points: pd.DataFrame) -> pd.DataFrame:
     """The points of the common block design; the others belong to Figure 5."""
     return points[points["block"].isin(["adaln-zero"])]
 
 
-def _common_steps(points: pd.DataFrame, *, each: str = "model") -> float:
+def common_steps(points: pd.DataFrame, *, each: str = "model") -> float:
     """The training length at which most models (or block designs) were evaluated, the longer one of two."""
     counts = points.groupby("training_steps")[each].nunique()
     return float(counts[counts == counts.max()].index.max()) if len(counts) else math.nan
 
 
-def _at_common_training(points: pd.DataFrame) -> pd.DataFrame:
+def at_common_training(points: pd.DataFrame) -> pd.DataFrame:
     """The points after one training length, the paper's 400K where it has points; DiTs of the paper only."""
     points = points[points["size"].notna()]
-    return points[points["training_steps"] == _common_steps(points)]
+    return points[points["training_steps"] == common_steps(points)]
 
 
-def _last_of_each(points: pd.DataFrame) -> pd.DataFrame:
+def last_of_each(points: pd.DataFrame) -> pd.DataFrame:
     """The point with the most compute of each model, to be labelled."""
     return points.sort_values(["training_gflops", "sampling_tflops"], kind="stable").drop_duplicates(
         "model", keep="last"
     )
 
 
-def _step_scale(points: pd.DataFrame) -> float:
+def step_scale(points: pd.DataFrame) -> float:
     """Training steps are shown in thousands, unless they are few."""
     return 1e-3 if points["training_steps"].max() >= THOUSANDS_FROM else 1.0
 
 
-def _step_label(points: pd.DataFrame) -> str:
-    return "Training steps (K)" if _step_scale(points) < 1 else "Training steps"
+def step_label(points: pd.DataFrame) -> str:
+    return "Training steps (K)" if step_scale(points) < 1 else "Training steps"
 
 
-def _end_points(points: pd.DataFrame) -> str:
+def end_points(points: pd.DataFrame) -> str:
     return "the paper prints end points, no curves" if "paper" in set(points["source"]) else ""
 
 
-def _extent(points: pd.DataFrame, metric: str) -> pd.Series:
+def extent(points: pd.DataFrame, metric: str) -> pd.Series:
     """All values that an axis of the metric has to show: the points and the ends of their intervals."""
     ends = [points[name] for name in (metric, f"{metric}_low", f"{metric}_high")]
     return pd.concat([values.dropna() for values in ends], ignore_index=True)

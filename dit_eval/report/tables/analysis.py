@@ -10,7 +10,7 @@ import pandas as pd
 from dit_eval.report.law import LEAST_MODELS, Law
 from dit_eval.report.sampling import PairVerdict, compare_pairs, compute_for_target, pareto_front, targets, unit_for
 from dit_eval.report.setting import Setting, select
-from dit_eval.report.tables.table import DASH, Column, Row, Table, _compute, _number
+from dit_eval.report.tables.table import DASH, Column, Row, Table, compute_cell, number_text
 from dit_eval.report.words import fid_label, steps_text
 
 
@@ -108,8 +108,8 @@ def _pairs_table(verdicts: list[PairVerdict], label: str, unit: str) -> Table:
                 "small_best": f"{v.small_best:.2f}",
                 "large_best": f"{v.large_best:.2f}",
                 "reaches": "yes" if v.reaches else "never",
-                "ahead_until": "nowhere" if v.ahead_until is None else _compute(v.ahead_until, unit),
-                "overtaken_at": DASH if v.overtaken_at is None else _compute(v.overtaken_at, unit),
+                "ahead_until": "nowhere" if v.ahead_until is None else compute_cell(v.ahead_until, unit),
+                "overtaken_at": DASH if v.overtaken_at is None else compute_cell(v.overtaken_at, unit),
                 "saving": DASH if v.saving is None else f"{v.saving:.1f}",
                 "points": f"{v.small_points} and {v.large_points}",
             },
@@ -138,7 +138,7 @@ def _front_table(points: pd.DataFrame, label: str, unit: str) -> Table:
             cells={
                 "model": row["model"],
                 "steps": f"{row['sampling_steps']:.0f}",
-                "tflops": _compute(row["sampling_tflops"], unit),
+                "tflops": compute_cell(row["sampling_tflops"], unit),
                 "fid": f"{row['fid']:.2f}",
             },
             source="paper, text on Figure 10" if row["source"] == "paper" else row["origin"],
@@ -169,9 +169,9 @@ def _targets_table(points: pd.DataFrame, label: str, unit: str) -> Table:
                     cells={
                         "target": f"{target:.2f}",
                         "model": row["model"],
-                        "tflops": _compute(row["tflops"], unit) if reached else "not reached",
-                        "steps": _number(row["sampling_steps"], 0),
-                        "fid": _number(row["fid"], 2),
+                        "tflops": compute_cell(row["tflops"], unit) if reached else "not reached",
+                        "steps": number_text(row["sampling_steps"], 0),
+                        "fid": number_text(row["fid"], 2),
                         "best_fid": f"{row['best_fid']:.2f}",
                         "points": f"{row['points']}",
                     },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dit_eval.paper import load_later
-from dit_eval.report.tables.table import DASH, Column, Row, Table, _metric_cells, _metric_columns, _number
+from dit_eval.report.tables.table import DASH, Column, Row, Table, metric_cells, metric_columns, number_text
 
 
 def later_tables() -> list[Table]:
@@ -15,15 +15,15 @@ def later_tables() -> list[Table]:
         Column(key="training", title="Training", text=True),
         Column(key="sampling", title="Sampling", text=True),
         Column(key="guidance", title="Guidance", text=True),
-        *_metric_columns(),
+        *metric_columns(),
     )
     made = []
     for image_size in (256, 512):
         notes: list[str] = []
         rows = []
         for row in later[later["image_size"] == image_size].to_dict("records"):
-            cells = _metric_cells(row) | {k: row[k] or DASH for k in ("model", "training", "sampling", "guidance")}
-            cells["params_m"] = _number(row["params_m"], 0)
+            cells = metric_cells(row) | {k: row[k] or DASH for k in ("model", "training", "sampling", "guidance")}
+            cells["params_m"] = number_text(row["params_m"], 0)
             marks: tuple[int, ...] = ()
             if row["note"]:
                 text = row["note"][0].upper() + row["note"][1:] + "."

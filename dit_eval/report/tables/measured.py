@@ -8,17 +8,17 @@ import pandas as pd
 
 from dit_eval.report.points import ADDITIONAL_METRICS, PAPERS_METRICS
 from dit_eval.report.setting import select
-from dit_eval.report.tables.paper import _as_published
+from dit_eval.report.tables.paper import as_published
 from dit_eval.report.tables.table import (
     DASH,
     Column,
     Row,
     Table,
-    _metric_cells,
-    _metric_columns,
-    _missing,
-    _number,
-    _small_number,
+    metric_cells,
+    metric_columns,
+    missing,
+    number_text,
+    small_number,
 )
 
 
@@ -33,9 +33,9 @@ def measured_table(points: pd.DataFrame) -> Table:
         Column(key="decoder", title="Decoder", text=True),
         Column(key="seed", title="Seed"),
         Column(key="num_samples", title="N"),
-        *_metric_columns(best=False),
+        *metric_columns(best=False),
         Column(key="fid_infinity", title="FID at infinite N ↓"),
-        *_metric_columns(ADDITIONAL_METRICS, best=False),
+        *metric_columns(ADDITIONAL_METRICS, best=False),
         Column(key="gflops", title="Gflops"),
         Column(key="params_m", title="Params (M)"),
         Column(key="protocol", title="Protocol", text=True),
@@ -53,17 +53,17 @@ def measured_table(points: pd.DataFrame) -> Table:
 
 
 def _cells(row: dict[str, Any]) -> dict[str, str]:
-    steps = "" if _missing(row["sampling_steps"]) else f" {row['sampling_steps']:.0f}"
-    cells = _metric_cells(row, decimals=3) | {
+    steps = "" if missing(row["sampling_steps"]) else f" {row['sampling_steps']:.0f}"
+    cells = metric_cells(row, decimals=3) | {
         "model": row["model"] + ("" if row["block"] in (None, "adaln-zero") else f" {row['block']}"),
-        "sampling": DASH if _missing(row["sampler"]) else f"{row['sampler'].upper()}{steps}",
-        "cfg_scale": _number(row["cfg_scale"], 2),
+        "sampling": DASH if missing(row["sampler"]) else f"{row['sampler'].upper()}{steps}",
+        "cfg_scale": number_text(row["cfg_scale"], 2),
         "decoder": row["decoder"] or DASH,
-        "fid_infinity": _number(row["fid_infinity"], 3),
-        "gflops": _small_number(row["gflops"], 3),
-        "params_m": _small_number(row["params_m"], 2),
+        "fid_infinity": number_text(row["fid_infinity"], 3),
+        "gflops": small_number(row["gflops"], 3),
+        "params_m": small_number(row["params_m"], 2),
         "protocol": row["protocol"] or DASH,
-        "badge": _as_published(row),
+        "badge": as_published(row),
     }
-    cells |= {metric.key: _small_number(row[metric.key], 3) for metric in ADDITIONAL_METRICS}
-    return cells | {key: _number(row[key], 0) for key in ("image_size", "training_steps", "seed", "num_samples")}
+    cells |= {metric.key: small_number(row[metric.key], 3) for metric in ADDITIONAL_METRICS}
+    return cells | {key: number_text(row[key], 0) for key in ("image_size", "training_steps", "seed", "num_samples")}

@@ -10,18 +10,18 @@ from dit_eval.flops.kept import count_named
 from dit_eval.paper import load_table
 from dit_eval.report.setting import comparable, select
 from dit_eval.report.tables.table import (
-    _BLOCKS,
+    BLOCKS,
     DASH,
     Column,
     Row,
-    _left_apart,
-    _metric_cells,
-    _metric_columns,
-    _missing,
-    _number,
-    _small_number,
-    _texts,
-    _with_notes,
+    left_apart,
+    metric_cells,
+    metric_columns,
+    missing,
+    number_text,
+    row_texts,
+    small_number,
+    with_notes,
 )
 from dit_eval.results.eval_result import NOT_PUBLISHED, PROTOCOL
 
@@ -38,7 +38,7 @@ def paper_tables(points: pd.DataFrame) -> list[Table]:
     """
     measured = select(points, source="measured")
     measured = measured[measured["fid"].notna()]
-    apart = {size: _left_apart(select(measured, image_size=size)) for size in (256, 512, (256, 512))}
+    apart = {size: left_apart(select(measured, image_size=size)) for size in (256, 512, (256, 512))}
     measured = comparable(measured)
     return [
         _table1(),
@@ -62,21 +62,21 @@ def _table1() -> Table:
     rows = []
     for row in load_table(1, printed=True).to_dict("records"):
         counted = {"counted": f"{count_named(row['model'] + '/4', 256).gflops:.2f}"}
-        rows.append((row["model"], Row(cells=_texts(row, columns, counted), source="paper, Table 1")))
-    return _with_notes("table1", "Table 1. DiT configurations", columns, rows, about=_COUNTED)
+        rows.append((row["model"], Row(cells=row_texts(row, columns, counted), source="paper, Table 1")))
+    return with_notes("table1", "Table 1. DiT configurations", columns, rows, about=_COUNTED)
 
 
 def _metrics_table(number: int, title: str, measured: pd.DataFrame, apart: str = "") -> Table:
-    columns = (Column(key="model", title="Model", text=True), *_metric_columns())
+    columns = (Column(key="model", title="Model", text=True), *metric_columns())
     rows = [
-        (row["model"], Row(cells=_texts(row, columns), source=f"paper, Table {number}"))
+        (row["model"], Row(cells=row_texts(row, columns), source=f"paper, Table {number}"))
         for row in load_table(number, printed=True).to_dict("records")
     ]
     kept, about = _fifty_thousand(measured)
     for row in kept.to_dict("records"):
-        cells = _metric_cells(row) | {"model": _run_name(row)}
+        cells = metric_cells(row) | {"model": _run_name(row)}
         rows.append(("", Row(cells=cells, source=row["origin"], measured=True)))
-    return _with_notes(f"table{number}", f"Table {number}. {title}", columns, rows, about=f"{about} {apart}".strip())
+    return with_notes(f"table{number}", f"Table {number}. {title}", columns, rows, about=f"{about} {apart}".strip())
 
 
 def _table4(measured: pd.DataFrame, apart: str = "") -> Table:
@@ -96,12 +96,12 @@ def _table4(measured: pd.DataFrame, apart: str = "") -> Table:
     rows = []
     for row in load_table(4, printed=True).to_dict("records"):
         count = count_named(row["model"], int(row["image_size"]), row["block"])
-        cells = _texts(
+        cells = row_texts(
             row,
             columns,
             {
                 "image_size": f"{row['image_size']}x{row['image_size']}",
-                "block": _BLOCKS.get(row["block"], row["block"]),
+                "block": BLOCKS.get(row["block"], row["block"]),
                 "gflops_counted": f"{count.gflops:.2f}",
                 "params_counted": f"{count.params_m:.0f}",
             },
@@ -115,34 +115,34 @@ def _table4(measured: pd.DataFrame, apart: str = "") -> Table:
             "model": row["model"],
             "image_size": "{0:.0f}x{0:.0f}".format(row["image_size"]),
             "gflops": DASH,
-            "gflops_counted": _small_number(row["gflops"], 2),
+            "gflops_counted": small_number(row["gflops"], 2),
             "params_m": DASH,
-            "params_counted": _small_number(row["params_m"], 0),
-            "training_steps_k": DASH if _missing(row["training_steps"]) else f"{row['training_steps'] / 1000:g}",
-            "batch_size": _number(row["batch_size"], 0),
+            "params_counted": small_number(row["params_m"], 0),
+            "training_steps_k": DASH if missing(row["training_steps"]) else f"{row['training_steps'] / 1000:g}",
+            "batch_size": number_text(row["batch_size"], 0),
             "learning_rate": DASH,
-            "block": _BLOCKS.get(row["block"], row["block"]) or DASH,
-            "fid_50k": _number(row["fid"], 2),
+            "block": BLOCKS.get(row["block"], row["block"]) or DASH,
+            "fid_50k": number_text(row["fid"], 2),
         }
         rows.append(("", Row(cells=cells, source=row["origin"], measured=True, group=f"{row['image_size']:.0f}")))
     about = f"{about} {apart}".strip() + f" {_COUNTED} Best values are sought at each resolution."
-    return _with_notes("table4", "Table 4. Every DiT model", columns, rows, about=about.strip())
+    return with_notes("table4", "Table 4. Every DiT model", columns, rows, about=about.strip())
 
 
 def _table5(measured: pd.DataFrame) -> Table:
-    columns = (Column(key="decoder", title="Decoder", text=True), *_metric_columns())
+    columns = (Column(key="decoder", title="Decoder", text=True), *metric_columns())
     rows = [
-        (row["decoder"], Row(cells=_texts(row, columns), source="paper, Table 5"))
+        (row["decoder"], Row(cells=row_texts(row, columns), source="paper, Table 5"))
         for row in load_table(5, printed=True).to_dict("records")
     ]
     same = select(measured, model="DiT-XL/2", image_size=256, cfg_scale=1.5, sampler="ddpm", sampling_steps=250)
     kept, about = _fifty_thousand(same[same["decoder"].notna()])
     for row in kept.to_dict("records"):
         rows.append(
-            ("", Row(cells=_metric_cells(row) | {"decoder": row["decoder"]}, source=row["origin"], measured=True))
+            ("", Row(cells=metric_cells(row) | {"decoder": row["decoder"]}, source=row["origin"], measured=True))
         )
     title = "Table 5. Decoder ablation, ImageNet 256x256, DiT-XL/2-G (cfg=1.5)"
-    return _with_notes("table5", title, columns, rows, about=about)
+    return with_notes("table5", title, columns, rows, about=about)
 
 
 def _table6() -> Table:
@@ -163,8 +163,8 @@ def _table6() -> Table:
             "counted": f"{sum(c.gflops for c in counts):.2f}",
             "params": f"{sum(c.params_m for c in counts):.1f}",
         }
-        rows.append((row["model"], Row(cells=_texts(row, columns, more), source="paper, Table 6")))
-    return _with_notes("table6", "Table 6. Gflops of diffusion U-Nets (denoising network only)", columns, rows,
+        rows.append((row["model"], Row(cells=row_texts(row, columns, more), source="paper, Table 6")))
+    return with_notes("table6", "Table 6. Gflops of diffusion U-Nets (denoising network only)", columns, rows,
                        about=_COUNTED)  # fmt: skip
 
 
@@ -187,24 +187,24 @@ def _fifty_thousand(measured: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     )
 
 
-def _as_published(row: dict[str, Any]) -> str:
+def as_published(row: dict[str, Any]) -> str:
     """The parts of a badge that are as published; what is not stands in the protocol and in N, beside it."""
     if not str(row["protocol"]).startswith(PROTOCOL):
         return DASH
-    return "not known" if _missing(row["badge"]) else str(row["badge"]).partition(NOT_PUBLISHED)[0]
+    return "not known" if missing(row["badge"]) else str(row["badge"]).partition(NOT_PUBLISHED)[0]
 
 
 def _run_name(row: dict[str, Any]) -> str:
     """A measured run as the paper would name it: DiT-XL/2-G (cfg=1.50), with what differs from its protocol."""
     name = str(row["model"])
-    if not _missing(row["cfg_scale"]) and row["cfg_scale"] != 1.0:
+    if not missing(row["cfg_scale"]) and row["cfg_scale"] != 1.0:
         name += f"-G (cfg={row['cfg_scale']:.2f})"
     if row["block"] not in (None, "adaln-zero"):
-        name += f", {_BLOCKS.get(row['block'], row['block'])}"
+        name += f", {BLOCKS.get(row['block'], row['block'])}"
     if row["decoder"] not in (None, "ft-EMA"):
         name += f", {row['decoder']} decoder"
-    if not _missing(row["training_steps"]):
+    if not missing(row["training_steps"]):
         name += f", {row['training_steps'] / 1000:g}K training steps"
-    if not _missing(row["sampling_steps"]) and (row["sampler"] != "ddpm" or row["sampling_steps"] != 250):
+    if not missing(row["sampling_steps"]) and (row["sampler"] != "ddpm" or row["sampling_steps"] != 250):
         name += f", {row['sampler'].upper()} {row['sampling_steps']:.0f} steps"
     return name

@@ -10,7 +10,7 @@ from dit_eval.flops.kept import count_named
 from dit_eval.paper import load_statements, load_table
 from dit_eval.report.sampling import correlation
 from dit_eval.report.setting import Setting, select
-from dit_eval.report.tables.table import _BLOCKS, DASH, Column, Row, Table
+from dit_eval.report.tables.table import BLOCKS, DASH, Column, Row, Table
 
 # Row of a figure's statement -> what our count says of it: model, image size, block.
 _COUNTED_STATEMENTS = {
@@ -85,7 +85,7 @@ def _correlation(setting: Setting) -> dict[str, str]:
 
 def _conditions(row: pd.Series) -> list[str]:
     """What a statement is of, in words."""
-    subject = " ".join(part for part in (row["model"], _BLOCKS.get(row["block"], row["block"])) if part)
+    subject = " ".join(part for part in (row["model"], BLOCKS.get(row["block"], row["block"])) if part)
     details = [subject] if subject else []
     if not math.isnan(row["image_size"]) and row["quantity"] == "Gflops":
         details.append(f"{row['image_size']:.0f} px")

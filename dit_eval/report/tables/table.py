@@ -19,7 +19,7 @@ from dit_eval.results.eval_result import PROTOCOL
 DASH = "-"
 PAPER_TITLE = "Peebles and Xie, Scalable Diffusion Models with Transformers, arXiv 2212.09748v2"
 _METRIC_DECIMALS = 2  # of every metric that the paper prints
-_BLOCKS = {"adaln": "adaLN", "adaln-zero": "adaLN-Zero"}
+BLOCKS = {"adaln": "adaLN", "adaln-zero": "adaLN-Zero"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class Table:
         return [number for number in range(len(self.notes)) if number not in on_rows]
 
 
-def _metric_columns(metrics: Iterable[Metric] = PAPERS_METRICS, *, best: bool = True) -> tuple[Column, ...]:
+def metric_columns(metrics: Iterable[Metric] = PAPERS_METRICS, *, best: bool = True) -> tuple[Column, ...]:
     extreme = {"lower": "min", "higher": "max"}
     return tuple(
         Column(key=m.key, title=f"{m.label} {better_arrow(m.better)}", best=extreme[m.better] if best else None)
@@ -92,17 +92,17 @@ def _metric_columns(metrics: Iterable[Metric] = PAPERS_METRICS, *, best: bool = 
     )
 
 
-def _metric_cells(row: dict[str, Any], *, decimals: int = _METRIC_DECIMALS) -> dict[str, str]:
+def metric_cells(row: dict[str, Any], *, decimals: int = _METRIC_DECIMALS) -> dict[str, str]:
     """Each metric of the paper, with its standard error behind ± where the point has one."""
     cells = {}
     for key in (metric.key for metric in PAPERS_METRICS):
-        cells[key] = _number(row[key], decimals)
-        if not _missing(row.get(f"{key}_error")):
-            cells[key] += f" ± {_small_number(row[f'{key}_error'], decimals)}"
+        cells[key] = number_text(row[key], decimals)
+        if not missing(row.get(f"{key}_error")):
+            cells[key] += f" ± {small_number(row[f'{key}_error'], decimals)}"
     return cells
 
 
-def _with_notes(
+def with_notes(
     name: str, title: str, columns: tuple[Column, ...], rows: Iterable[tuple[str, Row]], *, about: str = ""
 ) -> Table:
     """Give each row (with its key in the notes) the marks of its notes, numbered in the order of the rows."""
@@ -127,13 +127,13 @@ def _with_notes(
     return Table(name=name, title=title, columns=columns, rows=tuple(marked), about=about, notes=tuple(order))
 
 
-def _texts(row: dict[str, str], columns: Iterable[Column], more: dict[str, str] | None = None) -> dict[str, str]:
+def row_texts(row: dict[str, str], columns: Iterable[Column], more: dict[str, str] | None = None) -> dict[str, str]:
     """The printed cells of a published row; a dash where the paper prints one."""
     cells = row | (more or {})
     return {column.key: cells[column.key] or DASH for column in columns}
 
 
-def _left_apart(measured: pd.DataFrame) -> str:
+def left_apart(measured: pd.DataFrame) -> str:
     """A sentence on results of ADM's network that are not as published, which tables of the paper do not take."""
     out = sum(str(protocol).startswith(PROTOCOL) and protocol != PROTOCOL for protocol in measured["protocol"])
     if not out:
@@ -157,20 +157,20 @@ def _best_cells(rows: tuple[Row, ...], columns: tuple[Column, ...]) -> Iterable[
             yield from ((index, column.key) for value, index in group if value == best and len(group) > 1)
 
 
-def _missing(value: Any) -> bool:
+def missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _number(value: Any, decimals: int) -> str:
-    return DASH if _missing(value) else f"{value:.{decimals}f}"
+def number_text(value: Any, decimals: int) -> str:
+    return DASH if missing(value) else f"{value:.{decimals}f}"
 
 
-def _small_number(value: Any, decimals: int) -> str:
-    """As `_number`, with two digits that say something where it would have fewer."""
-    if _missing(value) or value <= 0 or round(value, decimals) >= 10 ** (1 - decimals):
-        return _number(value, decimals)
-    return _number(value, 1 - math.floor(math.log10(value)))
+def small_number(value: Any, decimals: int) -> str:
+    """As `number_text`, with two digits that say something where it would have fewer."""
+    if missing(value) or value <= 0 or round(value, decimals) >= 10 ** (1 - decimals):
+        return number_text(value, decimals)
+    return number_text(value, 1 - math.floor(math.log10(value)))
 
 
-def _compute(tflops: float, unit: str) -> str:
+def compute_cell(tflops: float, unit: str) -> str:
     return f"{tflops * UNITS[unit]:.3g}"
