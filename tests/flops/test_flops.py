@@ -63,6 +63,7 @@ def golden():
 # The tables
 
 
+@pytest.mark.slow
 def test_table_4_is_reached_but_for_two_rows(rows):
     table = [row for row in rows if row.table == 4]
     dits = [row for row in table if row.block == "adaln-zero"]

@@ -158,6 +158,7 @@ def material(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", PLANS)
+@pytest.mark.slow
 def test_the_plan_runs_with_tiny_widths(name, material, tmp_path, monkeypatch):
     path = tmp_path / "tiny.toml"
     path.write_text(tiny(name), encoding="utf-8")
