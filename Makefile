@@ -9,12 +9,13 @@ SLOW_TIERS = parity or processes or slurm or browser or tex or real or slow
 # Two processes with a thread each; a file's tests stay together, for what they share.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help quickstart test test-rest test-all check fuzz bench reports clean
+.PHONY: help quickstart test test-rest test-all coverage check fuzz bench reports clean
 
 help:
 	@echo "make quickstart   draw digits from a DiT, score them beside real and damaged ones, run a small scaling study"
 	@echo "make test         the fast tests, a few minutes"
 	@echo "make test-all     all tests (installs TensorFlow as well, for parity with the original program)"
+	@echo "make coverage     the fast tests again, and the share of lines that they run"
 	@echo "make check        lint, format, types and layering"
 	@echo "make fuzz         10,500 damaged and hostile files for the readers, within 5 minutes"
 	@echo "make bench        measure memory and speed on this machine"
@@ -40,6 +41,10 @@ quickstart: $(VENV)/.core
 	$(BIN)/dit-eval quickstart
 
 test: $(VENV)/.test
+	$(PYTEST) -m "not ($(SLOW_TIERS))"
+
+# The same, with the share of each module's lines that these tests run; half as slow again.
+coverage: $(VENV)/.test
 	$(PYTEST) -m "not ($(SLOW_TIERS))" --cov=dit_eval --cov-report=term --cov-fail-under=80
 
 # What `make test` leaves out.

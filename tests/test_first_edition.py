@@ -161,6 +161,7 @@ def test_results_are_read():
         assert says(json.loads(result.to_json()), line)
 
 
+@pytest.mark.slow
 def test_results_and_losses_are_reported(here, dit_eval):
     dit_eval("report --results results.jsonl --losses study/whole/losses.jsonl --out report")
     with open(here / "report" / "tables" / "measured.csv", encoding="utf-8", newline="") as file:

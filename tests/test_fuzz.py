@@ -10,10 +10,10 @@ SOME = {reader.name: reader for reader in READERS}
 
 
 def test_no_reader_fails_at_a_few_hundred_damaged_files():
-    # `make fuzz` runs twenty times as many.
-    tallies = fuzz(READERS, cases=500, seed=7, processes=1)
+    # `make fuzz` runs thirty-five times as many.
+    tallies = fuzz(READERS, cases=300, seed=7, processes=1)
     assert [finding for tally in tallies.values() for finding in tally.findings] == []
-    assert sum(tally.cases for tally in tallies.values()) >= 490
+    assert sum(tally.cases for tally in tallies.values()) >= 290
     assert all(tally.taken < tally.cases for tally in tallies.values()), "every reader refuses something"
 
 

@@ -210,6 +210,7 @@ def unfused(q, k, v):
     ("name", "block"),
     [("DiT-S/2", "adaln-zero"), ("DiT-XL/2", "in-context"), ("DiT-XL/2", "cross-attention"), ("LDM-8", None)],
 )
+@pytest.mark.slow
 def test_unfused_attention_counts_the_same(counts, monkeypatch, name, block):
     monkeypatch.setattr(F, "scaled_dot_product_attention", unfused)
     found, fused = count_model(name, block=block), counts[name, 256, block]
@@ -633,6 +634,7 @@ def test_a_mistake_exits_with_2_and_says_what_to_do(capsys, arguments, message):
     assert message in err
 
 
+@pytest.mark.slow
 def test_no_warning_reaches_the_user():
     code = "import dit_eval.flops.count as f; print(f.count_model('DiT-S/8').macs)"
     environment = os.environ | {"PYTHONPATH": str(Path(dit_eval.flops.count.__file__).parents[2])}
@@ -642,6 +644,7 @@ def test_no_warning_reaches_the_user():
     assert (done.stdout.strip(), done.stderr) == ("357974016", "")
 
 
+@pytest.mark.slow
 def test_counts_are_kept_between_processes(tmp_path):
     code = "from dit_eval.flops.kept import count_named; print(count_named('DiT-S/8').gflops)"
     environment = os.environ | {

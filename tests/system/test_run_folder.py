@@ -391,6 +391,7 @@ def images(folder):
     return {path.name: open_batch(path, role="gen").array().tobytes() for path in (folder / "samples").glob("*.npz")}
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_from_each_state_of_the_disk(tmp_path, monkeypatch, capsys):
     inline_engine.install(monkeypatch.setattr)
     (tmp_path / "plan.toml").write_text(PLAN)
