@@ -265,6 +265,7 @@ PUBLISHED = SampleRun(
     ],
     ids=lambda x: "-".join(map(str, x)) if isinstance(x, dict) else str(x),
 )
+@pytest.mark.slow
 def test_a_run_beside_the_published_setting(tmp_path, changes, cause):
     run = dataclasses.replace(PUBLISHED, **changes)
     expect = dataclasses.replace(expectation("dit-xl-2-cfg1.5"), num_samples=100)

@@ -338,6 +338,7 @@ def test_a_precision_is_refused_where_it_does_not_belong(capsys, no_network_runs
         assert message in error
 
 
+@pytest.mark.slow
 def test_features_in_half_precision_are_never_called_adms_protocol(capsys, inception_files):
     save("gen.npz", arr_0=IMAGES)
     arguments = ["gen.npz", "--ref", "gen.npz", "--weights", inception_files.pth, "--metrics", "is", "--json", "-"]

@@ -100,6 +100,7 @@ def test_features_do_not_depend_on_the_number_of_threads(torch_inception):
 
 
 @pytest.mark.parametrize(("precision", "bits"), [("bf16", 8), ("fp16", 11)])
+@pytest.mark.slow
 def test_half_precision_is_close_and_not_equal(inception_files, torch_inception, precision, bits):
     half = TorchInception(weights=inception_files.pth, precision=precision)
     images = image_set("gen-64")[:2]

@@ -65,6 +65,7 @@ def clip(weights):
 # ---- metrics on features
 
 
+@pytest.mark.slow
 def test_kid_is_that_of_its_sources():
     gen, ref = given.kid_features()
     found = kernel_distance(gen=gen, ref=ref)

@@ -683,6 +683,7 @@ LIBRARIES = {
 
 @pytest.mark.filterwarnings("ignore")  # of the libraries, on import
 @pytest.mark.parametrize("name", LIBRARIES)
+@pytest.mark.slow
 def test_networks_of_libraries_count_as_pytorch_counts_them(name):
     with torch.device("meta"):
         model, inputs, keywords = LIBRARIES[name]()

@@ -331,6 +331,7 @@ BATCHES = {
 
 
 @pytest.mark.parametrize("kind", BATCHES)
+@pytest.mark.slow
 def test_an_iterable_gives_the_same_results(kind, images, expected, digits_ref, digits_extractor):
     seen = []
     gen = from_batches(BATCHES[kind](images), name="step 1000")

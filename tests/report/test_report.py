@@ -270,6 +270,7 @@ def test_no_point_is_invented(name, papers):
 
 
 @pytest.mark.parametrize("name", POINTS_OF)
+@pytest.mark.slow
 def test_measured_points_are_filled_and_joined_beside_the_open_published_ones(name, papers, together):
     (item,) = [f for f in FIGURES if f.name == name]
     published, _ = markers(item.draw(papers))
@@ -333,6 +334,7 @@ def texts(figure):
     return [t.get_text() for t in figure.findobj(Text) if t.get_visible() and t.get_text()]
 
 
+@pytest.mark.slow
 def test_a_family_in_miniature_has_every_figure(minis):
     """Its sizes, patches, steps and Gflops, and no word of the paper."""
     assert (minis.protocol, minis.image_size, minis.num_samples, minis.sampling_steps) == ("digits", 8, 500, 64)

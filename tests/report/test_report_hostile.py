@@ -381,6 +381,7 @@ def quick(monkeypatch):
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", ["tables", "figures", "data"])
+@pytest.mark.slow
 def test_a_link_that_leads_out_of_the_folder_is_not_followed(name, tmp_path, capsys):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
