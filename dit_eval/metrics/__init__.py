@@ -12,6 +12,7 @@ from dit_eval.metrics.fid import FD_DINOV2, FID, SFID
 from dit_eval.metrics.inception_score import INCEPTION_SCORE
 from dit_eval.metrics.kid import KID
 from dit_eval.metrics.metric import Metric
+from dit_eval.metrics.mind import MIND
 from dit_eval.metrics.precision_recall import PRECISION, RECALL
 
 # In the order in which they are printed.
@@ -22,6 +23,7 @@ METRICS: tuple[Metric, ...] = (
     PRECISION,
     RECALL,
     KID,
+    MIND,
     DENSITY,
     COVERAGE,
     FD_DINOV2,
