@@ -39,18 +39,14 @@ def result_text(result: EvalResult) -> str:
 def result_html(result: EvalResult) -> str:
     """The same as a table."""
     shown = [row for row in _rows(result) if row.value]
-    head = "".join(
-        f'<tr><th style="text-align:left">{escape(role)}</th><td colspan="2" style="text-align:left">{escape(path)}: '
-        f"{escape(about)}</td></tr>"
-        for role, path, about in _sets(result)
-    )
+    head = "<br>".join(f"<b>{escape(role)}</b> {escape(path)}: {escape(about)}" for role, path, about in _sets(result))
     body = "".join(
         f'<tr><th style="text-align:left">{escape(row.name)}</th><td style="text-align:right">{escape(row.value)}</td>'
         f'<td style="text-align:left">{escape(row.sureness)}</td></tr>'
         for row in shown
     )
     below = "<br>".join(escape(text) for text in (*_biases(result), *_provenance(result)))
-    return f"<table>{head}{body}</table><p>{below}</p>"
+    return f'<p>{head}</p><table>{body}</table><p style="white-space:pre-wrap">{below}</p>'
 
 
 def _sets(result: EvalResult) -> list[tuple[str, str, str]]:
