@@ -134,13 +134,13 @@ def test_a_notebook_shows_the_same_and_runs_nothing(result):
 def test_a_score_that_this_version_does_not_know_is_kept(result):
     line = json.loads(result.to_json())
     assert list(line)[:5] == ["fid", "sfid", "inception_score", "precision", "recall"]
-    read = EvalResult.from_json(json.dumps(line | {"mind": 0.25}))
-    assert read.mind == 0.25
+    read = EvalResult.from_json(json.dumps(line | {"later_metric": 0.25}))
+    assert read.later_metric == 0.25
     assert EvalResult.from_json(read.to_json()) == read
-    with pytest.raises(AttributeError, match="no 'mind'"):
-        result.mind  # noqa: B018
-    with pytest.raises(ValueError, match="mind is unknown"):
-        EvalResult.from_json(json.dumps(line | {"mind": "x"}))
+    with pytest.raises(AttributeError, match="no 'later_metric'"):
+        result.later_metric  # noqa: B018
+    with pytest.raises(ValueError, match="later_metric is unknown"):
+        EvalResult.from_json(json.dumps(line | {"later_metric": "x"}))
 
 
 def test_each_metric_has_a_name_and_a_key_of_its_own():
