@@ -28,12 +28,12 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.core
-	@echo "Installing what the tests need into $(VENV): pytest, scikit-learn, timm, ruff, mypy"
+	@echo "Installing what the tests need into $(VENV): pytest, scikit-learn, timm, submitit, ruff, mypy"
 	$(PIP) --editable ".[test]"
 	@touch $@
 
 $(VENV)/.test-all: $(VENV)/.test
-	@echo "Installing what all tests need into $(VENV): TensorFlow, submitit, selenium"
+	@echo "Installing what all tests need into $(VENV): TensorFlow, selenium"
 	$(PIP) --editable ".[test-all]"
 	@touch $@
 

@@ -1,6 +1,7 @@
 """Fixtures: a full-size Inception with seeded random weights, in both public layouts."""
 
 import contextlib
+import functools
 import importlib
 import os
 from types import SimpleNamespace
@@ -16,15 +17,22 @@ import slurm_cluster
 from seeded_inception import seeded_weights, write_graph_def, write_state_dict
 
 
+class InceptionFiles:
+    """One network in torch-fidelity's layout (`pth`) and in ADM's (`pb`, which TensorFlow writes on demand)."""
+
+    def __init__(self, folder):
+        self.pth, self._pb = folder / "weights.pth", folder / "classify_image_graph_def.pb"
+        write_state_dict(self.pth, seeded_weights(0))
+
+    @functools.cached_property
+    def pb(self):
+        write_graph_def(self._pb, seeded_weights(0))
+        return self._pb
+
+
 @pytest.fixture(scope="session")
 def inception_files(tmp_path_factory):
-    """`.pth` and `.pb`: one network in torch-fidelity's and in ADM's layout."""
-    folder = tmp_path_factory.mktemp("inception")
-    files = SimpleNamespace(pth=folder / "weights.pth", pb=folder / "classify_image_graph_def.pb")
-    weights = seeded_weights(0)
-    write_state_dict(files.pth, weights)
-    write_graph_def(files.pb, weights)
-    return files
+    return InceptionFiles(tmp_path_factory.mktemp("inception"))
 
 
 @pytest.fixture(scope="session")

@@ -186,7 +186,13 @@ OPTION_ERRORS = {
 
 
 @pytest.mark.usefixtures("no_network_runs")
-@pytest.mark.parametrize("case", OPTION_ERRORS)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.parity) if case == "graph engine without graph" else case
+        for case in OPTION_ERRORS
+    ],
+)
 def test_a_bad_option_gives_one_clear_message(capsys, monkeypatch, tmp_path, case):
     options, message = OPTION_ERRORS[case]
     save("good.npz", arr_0=IMAGES)

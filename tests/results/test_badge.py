@@ -180,6 +180,7 @@ def test_a_reference_counts_only_while_it_is_what_was_fetched():
 # --- the network's tensors
 
 
+@pytest.mark.parity
 def test_both_layouts_have_the_fingerprint_that_hashlib_gives(inception_files):
     state = read_state_dict(inception_files.pth)
     weights = seeded_weights(0)
