@@ -65,12 +65,12 @@ fuzz: $(VENV)/.test
 
 # The short set, under ten minutes on two cores; benchmarks/README.md has the long runs.
 bench: $(VENV)/.test-all
-	$(BIN)/python benchmarks/features.py --repeats 2
-	$(BIN)/python benchmarks/metrics.py --rows 5000 --repeats 1
-	$(BIN)/python benchmarks/memory.py
-	$(BIN)/python benchmarks/sampling.py --steps 4 --repeats 2
-	$(BIN)/python benchmarks/intervals.py
-	$(BIN)/python benchmarks/flops.py --repeats 1
+	$(BIN)/python benchmarks/speed_features.py --repeats 2
+	$(BIN)/python benchmarks/speed_metrics.py --rows 5000 --repeats 1
+	$(BIN)/python benchmarks/memory_of_evaluation.py
+	$(BIN)/python benchmarks/speed_sampling.py --steps 4 --repeats 2
+	$(BIN)/python benchmarks/coverage_of_intervals.py
+	$(BIN)/python benchmarks/speed_flops.py --repeats 1
 
 reports: $(VENV)/.core
 	$(BIN)/python reports/make.py metric_response

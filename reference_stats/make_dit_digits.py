@@ -23,11 +23,11 @@ from pathlib import Path
 import torch
 
 from dit_eval.diffusion.data import open_npz
-from dit_eval.diffusion.recipe import Recipe
+from dit_eval.diffusion.recipe import Recipe, Schedule
 from dit_eval.models.checkpoints import load_dit, save_dit
 from dit_eval.models.config import DiTConfig
 from dit_eval.system.assets import asset, embedded_dir
-from dit_eval.training import train
+from dit_eval.training import TrainingRun, train
 
 CONFIG = DiTConfig(
     depth=5,
@@ -61,14 +61,9 @@ def main() -> None:
             sys.stderr.write(f"step {step:6d} of {steps}  loss {loss:.4f}\n")
 
     with tempfile.TemporaryDirectory() as folder:
-        end = train(
-            folder,
-            config=CONFIG,
-            data=open_npz(asset("digits").path, channels=1),
-            recipe=recipe,
-            steps=arguments.steps,
-            on_progress=show,
-        )
+        data, schedule = open_npz(asset("digits").path, channels=1), Schedule(steps=arguments.steps)
+        run = TrainingRun(config=CONFIG, data=data, recipe=recipe, schedule=schedule)
+        end = train(folder, run, on_progress=show)
         model = load_dit(end.ema, CONFIG)
     notes = {
         "data": "1,297 digits of digits.npz (scikit-learn's copy of the UCI digits), 8x8, grey in -1..1",

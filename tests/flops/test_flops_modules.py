@@ -596,7 +596,7 @@ def test_flex_attention_is_refused_with_what_to_take_in_its_place():
         count_flops(module, torch.rand(B, T, D))
 
 
-# Networks of libraries; all families are in benchmarks/flops_coverage.py
+# Networks of libraries; all families are in benchmarks/models_that_count.py
 
 
 def of_timm(file, name, **options):

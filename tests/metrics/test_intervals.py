@@ -337,7 +337,8 @@ def draws():
 @pytest.mark.parametrize("name", ["fid", "fid_infinity", "inception_score", "precision", "recall"])
 @pytest.mark.slow
 def test_intervals_cover_the_expected_value(draws, name):
-    # 95 of 100 on average; 88 and 100 are three standard deviations away. benchmarks/intervals.py does this at length.
+    # 95 of 100 on average; 88 and 100 are three standard deviations away. benchmarks/coverage_of_intervals.py does
+    # this at length.
     true, _, found = draws
     inside = sum(estimates[name].low <= true[name] <= estimates[name].high for estimates in found)
     assert 88 <= inside <= 99

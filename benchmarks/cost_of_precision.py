@@ -1,6 +1,6 @@
 """What do tf32, bf16 and fp16 features gain in speed, and by how much do they move FID and sFID?
 
-    python benchmarks/precision.py [--weights FILE] [--device cuda] [--images 250] [--precisions bf16,fp16]
+    python benchmarks/cost_of_precision.py [--weights FILE] [--device cuda] [--images 250] [--precisions bf16,fp16]
 
 Three sample sets (digits that the reference does not hold, the same blurred, the same with noise) are scored against a
 reference of digits, with features of each precision on both sides, and of fp32 on the side of the reference, as it is

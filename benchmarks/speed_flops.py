@@ -1,6 +1,6 @@
 """How long do all rows of Tables 1, 4 and 6 take to count, and in how much memory?
 
-python benchmarks/flops.py [--repeats 5]
+python benchmarks/speed_flops.py [--repeats 5]
 
 Each repeat is a process of its own, imports included. One peer is PyTorch's own counter on the same models, which gives
 multiply-adds alone, by operator, and knows nothing of normalisation, fvcore's bill, or operators left out. The other is

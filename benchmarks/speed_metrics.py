@@ -1,6 +1,6 @@
 """What the metrics cost once features are there, against what users run today.
 
-    python benchmarks/metrics.py [--rows 10000] [--adm CLONE]
+    python benchmarks/speed_metrics.py [--rows 10000] [--adm CLONE]
 
 CLONE is a checkout of openai/guided-diffusion: its evaluator's precision and recall then run beside ours. If prdc is
 installed (`pip install prdc`), so does it, which gives precision, recall, density and coverage in one call.

@@ -1,7 +1,7 @@
 """Does the memory of `evaluate` grow with the number of images, and what do precision and recall need?
 
-python benchmarks/memory.py [--extractor inception] [--weights FILE]
-python benchmarks/memory.py --manifold
+python benchmarks/memory_of_evaluation.py [--extractor inception] [--weights FILE]
+python benchmarks/memory_of_evaluation.py --manifold
 
 Evaluates 500 and 2,000 images of 256 px from one stored npz, each in a fresh process, and prints both peaks. What may
 grow are the features that are kept: pool features and class probabilities, 4 bytes each.

@@ -1,6 +1,6 @@
 """How many networks of timm, torchvision and diffusers does `count_flops` count, and does any end in a traceback?
 
-python benchmarks/flops_coverage.py [--library timm] [--only PART_OF_A_NAME] [--list]
+python benchmarks/models_that_count.py [--library timm] [--only PART_OF_A_NAME] [--list]
 
 One small model of each file of the library, on the meta device (detection on the CPU, since its control flow depends
 on values). The independent value is PyTorch's own counter, asked here without dit-eval: its total, halved. After each

@@ -1,6 +1,6 @@
 """How long does a whole evaluation take, and in how much memory, against ADM's evaluator?
 
-    python benchmarks/evaluator.py --adm CLONE [--images 2000] [--reference 2000] [--repeats 5]
+    python benchmarks/beside_adm.py --adm CLONE [--images 2000] [--reference 2000] [--repeats 5]
 
 CLONE is a checkout of openai/guided-diffusion, whose evaluator.py runs as it is. Both programs score the same samples
 of 256 px against the same reference, which holds statistics and images, each in a fresh process, in turn. The network

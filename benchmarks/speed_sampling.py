@@ -1,7 +1,7 @@
 """What drawing images costs against the released loop and diffusers' pipeline, on random weights.
 
-python benchmarks/sampling.py --official CLONE_OF_FACEBOOKRESEARCH_DIT [--model DiT-S/2 --steps 10 --batch 4]
-python benchmarks/sampling.py --official CLONE --device cuda
+python benchmarks/speed_sampling.py --official CLONE_OF_FACEBOOKRESEARCH_DIT [--model DiT-S/2 --steps 10 --batch 4]
+python benchmarks/speed_sampling.py --official CLONE --device cuda
 
 The released code needs timm. Latents only: diffusers' pipeline decodes them always, here with an autoencoder so small
 that it costs nothing. On a GPU the model is DiT-XL/2 in 50 steps of 32 images unless told otherwise; tf32, bf16 and

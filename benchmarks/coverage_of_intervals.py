@@ -1,6 +1,6 @@
 """How often do the 95 % intervals hold? Coverage of every metric over repeated draws of synthetic features.
 
-python benchmarks/intervals.py [--draws 200] [--images 480]
+python benchmarks/coverage_of_intervals.py [--draws 200] [--images 480]
 
 Features are skewed, heavy-tailed and correlated, with known mean and covariance. The expected value of a metric at
 this N is its mean over other draws, four times as many; that of FID for infinitely many images follows from the true

@@ -1,6 +1,6 @@
 """How long would FID-50K at 256 and 512 px, and the paper's grid of 72 cells, take on this machine?
 
-python benchmarks/scale.py [--device cuda --precision bf16 --compile --batch 64] [--patience 3]
+python benchmarks/hours_of_fid50k.py [--device cuda --precision bf16 --compile --batch 64] [--patience 3]
 
 Every model whose step is short enough is run for some steps, with random weights; the others are scaled by Gflops from
 the largest that was run at that size. Decoder and Inception network, with random weights as well, are run on a few

@@ -1,6 +1,6 @@
 """How fast are features extracted, against the programs that people run today?
 
-    python benchmarks/features.py [--size 256] [--batch 64] [--only dit-eval,torch-fidelity]
+    python benchmarks/speed_features.py [--size 256] [--batch 64] [--only dit-eval,torch-fidelity]
 
 The peers run in turn on the same images, with the same random weights where they take any: torch-fidelity's extractor
 as it is, ADM's frozen graph in TensorFlow, and pytorch-fid's network if that package is installed (it downloads its own
