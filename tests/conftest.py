@@ -75,7 +75,14 @@ def slurm():
         yield folder
 
 
-FIXTURES = {"slurm": "slurm", "forks": "processes", "browser": "browser", "tf": "parity"}
+FIXTURES = {
+    "slurm": "slurm",
+    "forks": "processes",
+    "browser": "browser",
+    "tf": "parity",
+    "counted": "slow",  # all networks of the paper
+    "hostile": "slow",  # whole reports of hostile texts
+}
 
 
 def pytest_collection_modifyitems(items):

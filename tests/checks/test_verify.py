@@ -215,6 +215,7 @@ def test_published_batches_are_in_the_manifest():
 
 
 @pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.slow
 def test_a_published_batch_is_compared_within_its_tolerances(kept, tmp_path, swapped):
     adm = ADM["evaluate"]["gen-64 against ref-64"]
     metrics = {metric: adm[metric] for metric in ("fid", "sfid", "inception_score", "precision", "recall")}
