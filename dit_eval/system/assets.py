@@ -12,7 +12,8 @@ import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -251,18 +252,32 @@ def fetch(
         if item.sha256 is not None:
             verify(item)
         return target
-    try:
-        check_folder(target.parent)
-    except OSError as error:
-        raise OSError(f"{error}. Set DIT_EVAL_CACHE to a folder that you can write in.") from None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
+    with _locked(target):
         if not target.is_file():  # another process may have brought it meanwhile
             if os.path.lexists(target):
                 what = "a link to nothing" if target.is_symlink() else "no plain file"
                 raise OSError(f"{shown(target)} is {what}. Remove it, and run it again.")
             _bring(item, url or item.url, limits or item.limits, on_progress)
     return target
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """Be the only process that brings a file. The lock is the trial whether files can be made there."""
+    lock = FileLock(f"{target}.lock")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError:
+        try:
+            check_folder(target.parent)
+        except OSError as error:
+            raise OSError(f"{error}. Set DIT_EVAL_CACHE to a folder that you can write in.") from None
+        raise
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _bring(item: Asset, url: str, limits: Limits, on_progress: Callable[[int, int | None], None] | None) -> None:

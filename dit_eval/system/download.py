@@ -311,8 +311,10 @@ class _Part:
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINKS | getattr(os, "O_BINARY", 0), 0o666)
         except OSError as error:
+            odd = error.errno in (errno.ELOOP, errno.EISDIR)
             why = "it is a link" if error.errno == errno.ELOOP else error.strerror
-            raise OSError(f"{shown(path)} cannot be written: {why}. Remove it, and run it again.") from None
+            what = "Remove it, and run it again." if odd else "Set DIT_EVAL_CACHE to a folder that you can write in."
+            raise OSError(f"{shown(path)} cannot be written: {why}. {what}") from None
         self._file = os.fdopen(file, "r+b", buffering=0)
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
