@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from dit_eval.system.assets import Asset, asset, fetch
+from dit_eval.system.assets import Asset, asset, assets, fetch, fetch_aloud
 from dit_eval.system.connection import Limits
 from dit_eval.system.download import download, redirected
 
@@ -378,13 +378,16 @@ def test_a_damaged_note_proves_nothing(server, item, case):
     assert "range" not in server.seen[0]
 
 
-def test_a_wrong_part_costs_a_second_download(server, item):
+def test_a_wrong_part_costs_a_second_download(server, item, capsys):
     item.path.parent.mkdir(parents=True)
     for wrong in (OTHER[:100_000], OTHER, CONTENT + b"more"):
         part_of(item).write_bytes(wrong)
         server.answer = sound()
-        assert fetch(item, limits=LIMITS).read_bytes() == CONTENT
+        assert fetch_aloud(item).read_bytes() == CONTENT
         item.path.unlink()
+    told = capsys.readouterr().err
+    assert "0.31 MB of 0.31 MB" in told
+    assert "-" not in told
 
 
 def test_a_whole_part_is_the_file(server, item):
@@ -399,6 +402,7 @@ def test_a_whole_part_is_the_file(server, item):
 def test_the_size_in_the_manifest_bounds_what_a_server_may_send(server, item):
     assert asset("inception").limits.size == 119_500_000
     assert asset("imagenet256").limits.size == 8 << 30
+    assert all(10**8 < each.limits.size <= 8 << 30 for each in assets())
     server.answer = sound()
     with pytest.raises(ConnectionError, match=r"sends 307,200 bytes, more than the 250,000 bytes that are allowed"):
         fetch(dataclasses.replace(item, size="0.2 MB"))
