@@ -804,9 +804,9 @@ def test_without_network_the_missing_file_is_named(tmp_path, capsys, monkeypatch
     monkeypatch.setenv("DIT_EVAL_CACHE", str(tmp_path / "cache"))
 
     def refuse(*_, **__):
-        raise OSError("no route to host")
+        raise ConnectionError("no route to host")
 
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr("dit_eval.system.assets.download", refuse)
     code, _, error = run(capsys, "sample", "--out", tmp_path / "samples.npz")
     assert code == 2
     assert "DiT-XL-2-256x256.pt" in error

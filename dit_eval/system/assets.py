@@ -12,21 +12,21 @@ import hashlib
 import json
 import os
 import tomllib
-import urllib.error
-import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock
 
+from dit_eval.system.connection import Limits
+from dit_eval.system.download import discard, download
 from dit_eval.system.files import atomic_file, check_folder
 from dit_eval.system.progress import Progress
-from dit_eval.system.text import did_you_mean
+from dit_eval.system.text import did_you_mean, shown
 
 _CHUNK = 1 << 20  # bytes
-_TIMEOUT = 30  # seconds without an answer before a server counts as unreachable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,13 @@ class Asset:
     @property
     def path(self) -> Path:
         return (embedded_dir() if self.url is None else cache_dir()) / self.filename
+
+    @property
+    def limits(self) -> Limits:
+        """How far a server is trusted that sends this file; no more than a quarter longer than it should be."""
+        number, _, unit = (self.size or "").partition(" ")
+        size = 1.25 * float(number) * {"MB": 1e6, "GB": 1e9}[unit] if unit else Limits.size
+        return Limits(size=round(size))
 
     @property
     def record_path(self) -> Path:
@@ -207,27 +214,36 @@ def verify(item: Asset, path: Path | None = None) -> str:
     return found
 
 
-def fetch(item: Asset, *, url: str | None = None, on_progress: Callable[[int, int | None], None] | None = None) -> Path:
+def fetch(
+    item: Asset,
+    *,
+    url: str | None = None,
+    on_progress: Callable[[int, int | None], None] | None = None,
+    limits: Limits | None = None,
+) -> Path:
     """Make sure a public file is in the cache, and return its path.
 
     A download goes to `<file>.part`, goes on where an earlier one stopped, is checked against the pinned SHA-256
     and only then takes its name. Processes that ask for the same file at once wait for each other. Where no SHA-256 is
-    pinned, what came from the official address is noted beside the file (`<file>.fetched.json`: address, size, SHA-256,
-    time), by which it can be told from another file of its name.
+    pinned, a part is continued only if the server proves that the file is still the same, and what came from the
+    official address is noted beside the file (`<file>.fetched.json`: address, size, SHA-256, time), by which it can be
+    told from another file of its name.
 
     Parameters
     ----------
     url : another address of the same file (a mirror); what it sends is checked against a pinned SHA-256, but not noted
     on_progress : called with (bytes so far, bytes in all or None)
+    limits : of time and size; those of the file by default
 
     Raises
     ------
     OSError
-        If nothing can be written in the cache.
+        If nothing can be written in the cache, or the disk is full.
     ConnectionError
-        If the address cannot be reached; the message says how to bring the file by hand.
+        If the address cannot be reached, or sends something else than a file; the message says how to bring the file
+        by hand.
     ValueError
-        If what came is not the pinned file.
+        If what came is not the pinned file, or `url` is no address of the web.
     """
     target = item.path
     if item.url is None:
@@ -236,39 +252,61 @@ def fetch(item: Asset, *, url: str | None = None, on_progress: Callable[[int, in
         if item.sha256 is not None:
             verify(item)
         return target
-    try:
-        check_folder(target.parent)
-    except OSError as error:
-        raise OSError(f"{error}. Set DIT_EVAL_CACHE to a folder that you can write in.") from None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
+    with _locked(target):
         if not target.is_file():  # another process may have brought it meanwhile
-            _bring(item, url or item.url, on_progress)
+            if os.path.lexists(target):
+                what = "a link to nothing" if target.is_symlink() else "no plain file"
+                raise OSError(f"{shown(target)} is {what}. Remove it, and run it again.")
+            _bring(item, url or item.url, limits or item.limits, on_progress)
     return target
 
 
-def _bring(item: Asset, url: str, on_progress: Callable[[int, int | None], None] | None) -> None:
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """Be the only process that brings a file. The lock is the trial whether files can be made there."""
+    lock = FileLock(f"{target}.lock")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError:
+        try:
+            check_folder(target.parent)
+        except OSError as error:
+            raise OSError(f"{error}. Set DIT_EVAL_CACHE to a folder that you can write in.") from None
+        raise
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _bring(item: Asset, url: str, limits: Limits, on_progress: Callable[[int, int | None], None] | None) -> None:
     """Download a file, check it, and put it in its place."""
     official = url == item.url
     # A mirror's bytes must not be continued by the official ones, and be noted as those.
     partial = item.path.with_name(item.path.name + (".part" if official else ".mirror.part"))
-    try:
-        _download(url, partial, on_progress)
-    except OSError as error:  # urllib's errors and timeouts are OSErrors
-        raise ConnectionError(
-            f"{item.name} could not be downloaded from {url} ({error}). On a machine without network, "
-            f"download it elsewhere and put it at {item.path}, or pass its path."
-        ) from None
-    found = sha256_of(partial)
-    if item.sha256 is not None and found != item.sha256:
-        partial.unlink()
+    went_on, found = True, ""
+    while went_on:  # what was there already may have been wrong; what came at once is the server's
+        try:
+            went_on = download(url, partial, pinned=item.sha256 is not None, limits=limits, on_progress=on_progress)
+        except ConnectionError as error:
+            raise ConnectionError(
+                f"{item.name} could not be downloaded from {shown(url)} ({error}). On a machine without network, "
+                f"download it elsewhere and put it at {item.path}, or pass its path."
+            ) from None
+        found = sha256_of(partial)
+        if item.sha256 in (None, found):
+            break
+        discard(partial)
+    else:
         raise ValueError(
-            f"What {url} sent is not {item.name}: its SHA-256 is {found}, needed {item.sha256}. "
+            f"What {shown(url)} sent is not {item.name}: its SHA-256 is {found}, needed {item.sha256}. "
             "It was deleted; is there a proxy or a login page in between?"
         )
     size = partial.stat().st_size
     item.record_path.unlink(missing_ok=True)  # of an earlier file
     os.replace(partial, item.path)
+    discard(partial)  # its note
     if official and item.sha256 is None:
         time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         record = {"url": item.url, "size": size, "sha256": found, "time": time}
@@ -282,29 +320,3 @@ def fetch_aloud(item: Asset, *, url: str | None = None) -> Path:
         return fetch(item)
     with Progress(in_bytes=(item.name,)) as progress:
         return fetch(item, url=url, on_progress=functools.partial(progress.update, item.name))
-
-
-def _download(url: str, partial: Path, on_progress: Callable[[int, int | None], None] | None) -> None:
-    have = partial.stat().st_size if partial.exists() else 0
-    request = urllib.request.Request(url, headers={"User-Agent": "dit-eval"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-    try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code != 416:  # 416: nothing lies beyond what we have; the checksum decides whether that is all
-            raise
-        return
-    with response:
-        resumed = response.status == 206
-        have = have if resumed else 0
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        report = on_progress or (lambda *_: None)
-        with open(partial, "ab" if resumed else "wb") as file:
-            while chunk := response.read(_CHUNK):
-                file.write(chunk)
-                have += len(chunk)
-                report(have, total)
-    if total is not None and have < total:
-        raise ConnectionError(f"the connection closed after {have:,} of {total:,} bytes; run it again to go on")

@@ -28,11 +28,11 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("DIT_EVAL_CACHE", str(tmp_path / "cache"))
     addresses = []
 
-    def refuse(request, **_):
-        addresses.append(request.full_url)
-        raise Downloaded(request.full_url)
+    def refuse(url, *_, **__):
+        addresses.append(url)
+        raise Downloaded(url)
 
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr("dit_eval.system.assets.download", refuse)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     return addresses
 

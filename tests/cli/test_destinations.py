@@ -366,7 +366,7 @@ def test_every_command_asks_before_the_work(capsys, monkeypatch, digits, case):
 
     for place, name in (
         (DigitsExtractor, "__call__"),
-        (assets, "_download"),
+        (assets, "download"),
         (assets, "sha256_of"),
         (evaluate, "checksums"),
         (verify, "verify_offline"),

@@ -192,9 +192,9 @@ def test_without_network_the_decoder_to_bring_is_named(latent_dit, tmp_path, cap
     monkeypatch.setenv("DIT_EVAL_CACHE", str(tmp_path / "cache"))
 
     def refuse(*_, **__):
-        raise OSError("no route to host")
+        raise ConnectionError("no route to host")
 
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr("dit_eval.system.assets.download", refuse)
     code, error = sample(capsys, "--ckpt", latent_dit, "--vae", "mse", "--out", tmp_path / "samples.npz")
     assert code == 2
     assert "sd-vae-ft-mse could not be downloaded" in error

@@ -36,6 +36,8 @@ class Server(http.server.BaseHTTPRequestHandler):
             return
         body = CONTENT[begin:]
         self.send_response(206 if begin else 200)
+        if begin:
+            self.send_header("Content-Range", f"bytes {begin}-{len(CONTENT) - 1}/{len(CONTENT)}")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: cls.hang_up_after])
@@ -48,7 +50,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 def server():
     handler = type("Handler", (Server,), {"seen": []})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever)
+        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         handler.url = f"http://127.0.0.1:{httpd.server_port}/file"
         yield handler
