@@ -22,8 +22,8 @@ from dit_eval.paper import PRINTED_METRICS, load_statements, load_table
 from dit_eval.report.words import is_papers_model, model_name
 from dit_eval.results.eval_result import PROTOCOL, EvalResult
 from dit_eval.results.lines import read_lines
-from dit_eval.results.parse import is_number, parse_json
 from dit_eval.results.sample_run import SampleRun
+from dit_eval.system.reading import is_number, parse_json
 from dit_eval.system.text import reason, shown
 
 # Every metric of a result has a column. Those that the paper prints stand in its tables and figures too, the others
