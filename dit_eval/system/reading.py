@@ -29,6 +29,7 @@ _MAX_DIRECTORY = 1 << 20  # bytes of the zip's directory: thousands of members
 _MAX_HEADER = 1 << 14  # bytes of an npy header; NumPy itself reads 10,000 characters
 _MAX_RATIO = 1032  # that deflate can reach
 _MAX_TEXT = 1 << 26  # bytes of a text: what a million skipped images are listed in
+_MAX_LINE = 1 << 24  # bytes of a line
 _MAX_MEMBER_TEXT = 1 << 22  # bytes of a text in an npz, four a character
 _NPY = b"\x93NUMPY"
 # What text that is not ours can raise while it is read: keys and types of every kind, numbers too long for an int, and
@@ -75,6 +76,26 @@ def read_json(path: Path, needed: str, *, max_size: int = _MAX_TEXT) -> dict[str
     if not isinstance(found, dict):
         raise ValueError(f"{path}: holds {_kind(found)}; expected {needed}.")
     return found
+
+
+def lines_of(path: Path, needed: str) -> Iterator[bytes]:
+    """The lines of a file, each with the newline that ends it; a last one that was cut short has none.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no plain file, or has a line that is longer than any of ours.
+    """
+    check_plain(path, needed)
+    with open(path, "rb") as file:
+        number = 0
+        while line := file.readline(_MAX_LINE):
+            number += 1
+            if len(line) == _MAX_LINE:
+                raise ValueError(f"{path}, line {number}: more than {_MAX_LINE:,} bytes; expected {needed}.")
+            yield line
 
 
 def parse_json(text: str) -> Any:
