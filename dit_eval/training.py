@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Generator
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -43,7 +44,10 @@ from dit_eval.models.dit import DiT
 from dit_eval.system.ahead import in_order
 from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
+from dit_eval.system.files import check_plain
+from dit_eval.system.reading import is_count, is_number, lines_of, parse_json
 from dit_eval.system.run_folder import RunFolder, differences, read_settings, refuse_other
+from dit_eval.system.text import reason
 
 _STATE = "state.safetensors"
 OnSteps = Callable[[int, int, float | None], None]  # steps done, steps in all, loss of the latest line of the log
@@ -197,8 +201,31 @@ def steps_done(folder: Path) -> int:
     path = folder / _STATE
     if not path.exists():
         return 0
-    with safe_open(path, framework="pt") as file:
-        return int(file.metadata()["step"])
+    check_plain(path, "the state of a training")
+    try:
+        with safe_open(path, framework="pt") as file:
+            step = (file.metadata() or {}).get("step", "")
+        if not re.fullmatch("[0-9]{1,15}", step):
+            raise ValueError("it does not say of which step it is")
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ValueError(
+            f"{path}: damaged ({reason(error)}), so the training cannot go on. Remove the file to begin it anew, or "
+            "name another `out`."
+        ) from None
+    return int(step)
+
+
+def parse_log_line(text: str) -> dict[str, Any]:
+    """A line of a training's log: "step", "loss" and other numbers by name; ValueError if it is none."""
+    try:
+        line = parse_json(text)
+    except RecursionError as error:
+        raise ValueError(reason(error)) from None
+    if not isinstance(line, dict) or not is_count(line.get("step")) or not all(map(is_number, line.values())):
+        raise ValueError("expected a step, and numbers by name")
+    if "loss" not in line:
+        raise ValueError("expected a loss")
+    return line
 
 
 def weights_of_step(folder: Path, step: int, kind: Literal["ema", "model"] = "ema") -> Path:
@@ -239,7 +266,7 @@ class _Folder:
                     "not there. Name another `out`."
                 )
             if self._log.exists():
-                self._mend_log(done)
+                self._mend_log(done, note)
             note(f"{self.path}: complete already, {done:,} steps of this run")
             return done
         self._check_disk([step for step in self._schedule.saves if step > done])
@@ -247,7 +274,7 @@ class _Folder:
         environments = [*(e for e in known if e != self._environment), self._environment]
         text = json.dumps(self._described | {"environments": environments}, ensure_ascii=False, indent=2)
         self.files.write("run.json", text.encode())
-        self._mend_log(done)
+        self._mend_log(done, note)
         if done:
             note(f"{self.path}: going on after step {done:,} of {steps:,}")
         return done
@@ -262,22 +289,21 @@ class _Folder:
             if self._log.exists():
                 raise ValueError(f"{self._log}: a log that no run.json belongs to; name another `out`.")
             return []
-        try:
-            known = there["environments"]
-            found = [
-                f"{part} {difference}"
-                for part, fields in self._described.items()
-                for difference in differences(fields, there.get(part, {}))
-            ]
-        except (AttributeError, KeyError):
-            raise ValueError(f"{settings}: written by another program; name another `out`.") from None
+        known, parts = there.get("environments"), {part: there.get(part, {}) for part in self._described}
+        if not isinstance(known, list) or not all(isinstance(each, dict) for each in [*known, *parts.values()]):
+            raise ValueError(f"{settings}: written by another program; name another `out`.")
+        found = [
+            f"{part} {difference}"
+            for part, fields in self._described.items()
+            for difference in differences(fields, parts[part])
+        ]
         refuse_other(self.path, found)
         return known
 
-    def _mend_log(self, done: int) -> None:
-        """Leave out lines of steps that will be done again, and a line that was cut short."""
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= done]
-        self.files.write(self._log.name, "".join(line + "\n" for line in kept).encode())
+    def _mend_log(self, done: int, note: Callable[[str], None]) -> None:
+        """Leave out lines of steps that will be done again, damaged ones, and a line that was cut short."""
+        kept = [text for text, line in self._lines(note) if line["step"] <= done]
+        self.files.write(self._log.name, b"".join(kept))
 
     def restore(self, trainer: Trainer, done: int) -> list[Tensor]:
         """Bring a trainer to the latest checkpoint; the losses that no line of the log has yet."""
@@ -325,13 +351,20 @@ class _Folder:
         return world.from_first(write)
 
     def last_loss(self) -> float | None:
-        lines = self._lines()
-        return json.loads(lines[-1])["loss"] if lines else None
+        lines = self._lines(lambda _: None)
+        return lines[-1][1]["loss"] if lines else None
 
-    def _lines(self) -> list[str]:
-        """Whole lines of the log; a killed process may have left half of one."""
-        text = self._log.read_text(encoding="utf-8") if self._log.exists() else ""
-        return text.split("\n")[:-1]
+    def _lines(self, note: Callable[[str], None]) -> list[tuple[bytes, dict[str, Any]]]:
+        """Whole lines of the log, and what they say; a killed process may have left half of one."""
+        found = []
+        for number, text in enumerate(lines_of(self._log, "a log") if self._log.exists() else (), start=1):
+            if not text.endswith(b"\n"):
+                break
+            try:
+                found.append((text, parse_log_line(text.decode("utf-8"))))
+            except ValueError as error:
+                note(f"warning: {self._log}, line {number}: damaged, left out ({reason(error)}).")
+        return found
 
     def _check_disk(self, saves: list[int]) -> None:
         with torch.device("meta"):

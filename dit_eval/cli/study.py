@@ -167,6 +167,8 @@ def study_status(arguments: Status) -> None:
     study = Study(load_plan(arguments.plan), arguments.out)
     study.check_begun()
     rows = study.status()
+    for line in study.damage():
+        say(line)
     if arguments.json:
         sys.stdout.write(_status_json(rows) + "\n")
     else:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
+from dit_eval.system.reading import is_count, is_number, map_npy, npy_header, read_json
+from dit_eval.system.text import reason, shown
 
 INDEX = "latents.json"  # in a folder of latents; its being there says that all of them are
 
@@ -38,18 +41,19 @@ class Latents:
                 + ("`dit-eval encode` has not finished, run it again." if begun else "make them by `dit-eval encode`.")
             )
         try:
-            index = json.loads((self.path / INDEX).read_text(encoding="utf-8"))
-            numbers, counts = zip(*index["shards"], strict=True)
-            self._scale, self._index = float(index["scale"]), index
+            self._index = _read_index(self.path / INDEX)
+            numbers, counts = zip(*self._index["shards"], strict=True)
             # One mapping a file; nothing is read before it is asked for.
-            self._shards = [np.load(self.path / shard_name(k), mmap_mode="r", allow_pickle=False) for k in numbers]
-            self.labels = np.load(self.path / "labels.npy", allow_pickle=False)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.path}: not a folder of latents, or damaged ({error}); encode again.") from None
+            self._shards = [_map_moments(self.path / shard_name(number)) for number in numbers]
+            self.labels = _read_labels(self.path / "labels.npy", self.num_classes)
+        except (OSError, ValueError) as error:
+            said = reason(error).rstrip(".")
+            raise ValueError(f"{self.path}: not a folder of latents, or damaged ({said}); encode again.") from None
         shapes = {shard.shape[1:] for shard in self._shards}
         if tuple(map(len, self._shards)) != counts or len(shapes) != 1 or len(self.labels) != sum(counts):
             raise ValueError(f"{self.path}: files of other lengths than {INDEX} says; damaged, encode again.")
-        self._ends = np.cumsum(counts).tolist()
+        self._scale = float(self._index["scale"])
+        self._ends = list(accumulate(counts))
         self._moments = shapes.pop()  # (2, 2, C, h, w): image and mirror image, mean and standard deviation
 
     @property
@@ -73,10 +77,21 @@ class Latents:
         return self._ends[-1]
 
     def moments(self, index: int, mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of an image's posterior, float32 (4, h, w) each, not scaled."""
+        """Mean and standard deviation of an image's posterior, float32 (4, h, w) each, not scaled.
+
+        Raises
+        ------
+        ValueError
+            If they are no numbers, or a deviation is below 0: nobody has looked at them before.
+        """
         shard = bisect_right(self._ends, index)
         row = self._shards[shard][index - (self._ends[shard - 1] if shard else 0), int(mirrored)]
         mean, std = np.asarray(row, np.float32)
+        if not (np.isfinite(mean).all() and np.isfinite(std).all() and std.min() >= 0):
+            raise ValueError(
+                f"{self.path}: the latents of image {index:,} are no means and deviations (NaN, infinite, or below 0); "
+                "damaged, encode again."
+            )
         return mean, std
 
     def read(
@@ -87,6 +102,64 @@ class Latents:
             mean, std = self.moments(int(index), bool(mirror))
             latents[place] = (mean + std * generator.standard_normal(self.shape, np.float32)) * np.float32(self._scale)
         return latents, self.labels[indices]
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    """What the index of a folder says, every part of it of its kind."""
+    index = read_json(path, "the index of a folder of latents")
+    wrong = next((name for name, fits in _PARTS.items() if name not in index or not fits(index[name])), None)
+    if wrong is not None:
+        found = f"{wrong} is {index[wrong]!r:.80}" if wrong in index else f"{wrong} is missing"
+        raise ValueError(f"{path}: {found}")
+    return index
+
+
+def _are_shards(value: object) -> bool:
+    """Whether it is pairs: the number of a file, no two alike, and that of its images."""
+    if not isinstance(value, list) or not value:
+        return False
+    pairs = all(isinstance(each, list) and len(each) == 2 and all(map(is_count, each)) for each in value)
+    return pairs and len({number for number, _ in value}) == len(value) and all(count for _, count in value)
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+# Of the index, what is used of it.
+_PARTS: dict[str, Callable[[Any], bool]] = {
+    "listing_sha256": _is_text,
+    "image_size": lambda value: is_count(value) and value > 0,
+    "vae_sha256": _is_text,
+    "dtype": _is_text,
+    "scale": lambda value: is_number(value) and value > 0,
+    "classes": _are_texts,
+    "shards": _are_shards,
+}
+
+
+def _map_moments(path: Path) -> np.ndarray:
+    header = npy_header(path)
+    if header.dtype.kind != "f" or len(header.shape) != 6 or header.shape[1:3] != (2, 2) or 0 in header.shape:
+        raise ValueError(f"{path}: {shown(header.dtype)[:60]} {header.shape}; expected floats (N, 2, 2, C, h, w)")
+    return map_npy(path, header)
+
+
+def _read_labels(path: Path, num_classes: int) -> np.ndarray:
+    header = npy_header(path)
+    if header.dtype.kind not in "iu" or len(header.shape) != 1:
+        raise ValueError(f"{path}: {shown(header.dtype)[:60]} {header.shape}; expected integers (N,)")
+    labels = map_npy(path, header)
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        raise ValueError(
+            f"{path}: label {labels[wrong[0]]} of image {wrong[0]:,}; the classes are 0 to {num_classes - 1:,}"
+        )
+    return np.array(labels, np.int64)
 
 
 def check_latents_folder(out: Path) -> None:

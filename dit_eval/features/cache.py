@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,16 @@ from dit_eval.images.npz import write_batch
 from dit_eval.summary import FeatureSummary, GaussianStats
 from dit_eval.system.dist import World
 from dit_eval.system.files import why_not_written
+from dit_eval.system.reading import Header, NpzFile, open_npz, parse_json
+from dit_eval.system.text import reason, shown
 
 if TYPE_CHECKING:
     from dit_eval.features.network import FeatureExtractor
 
 # Part of every cache key: raise it whenever an extractor's output or the entry's layout changes.
 _CACHE_VERSION = 2
+_KEYS = {"made_from", "mu", "sigma", "mu_s", "sigma_s", "pool_features", "spatial_features", "class_probs"}
+_ROWS = 1024  # looked at together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,32 +39,44 @@ class CacheEntry:
     path : the file, which need not be there yet
     made_from : what the features are of, as JSON
     num_images : N
+    pool_dim, spatial_dim : of the network's features; None where they are not known
     on_note : called with the reason if the file cannot be written
     """
 
     path: Path
     made_from: str
     num_images: int
+    pool_dim: int | None = None
+    spatial_dim: int | None = None
     on_note: Callable[[str], None] | None = None
 
     def read(self, *, keep_spatial: bool = False) -> FeatureSummary | None:
-        """What is kept; None if there is nothing, or it cannot be read, or lacks spatial features asked for."""
+        """What is kept; None if there is nothing, or it lacks spatial features asked for.
+
+        None, too, if it is damaged or of something else; `on_note` is then called with the reason.
+        """
         if not self.path.is_file():
             return None
         try:
-            with open(self.path, "rb") as file, np.load(file, allow_pickle=False) as entry:
-                known = {key: entry[key] for key in entry.files if key != "spatial_features" or keep_spatial}
-            summary = FeatureSummary(
+            with open_npz(self.path, _KEYS) as file:
+                self._check(file)
+                if keep_spatial and "spatial_features" not in file.members:
+                    return None
+                wanted = _KEYS - {"made_from"} - (set() if keep_spatial else {"spatial_features"})
+                known = {key: file.array(key) for key in wanted & file.members.keys()}
+            _check_finite(known)
+            return FeatureSummary(
                 pool=self._stats(known, "mu", "sigma"),
                 spatial=self._stats(known, "mu_s", "sigma_s"),
                 pool_features=known["pool_features"],
-                spatial_features=known["spatial_features"] if keep_spatial else None,
+                spatial_features=known.get("spatial_features"),
                 class_probs=known.get("class_probs"),
             )
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
+        except (OSError, RecursionError, ValueError) as error:
+            if self.on_note:
+                said = reason(error).removeprefix(f"{self.path}: ").rstrip(".")
+                self.on_note(f"warning: {shown(self.path)}: these features are damaged and made again ({said}).")
             return None
-        rows = (summary.pool_features, summary.spatial_features, summary.class_probs)
-        return summary if all(part is None or len(part) == self.num_images for part in rows) else None
 
     def write(self, summary: FeatureSummary) -> None:
         """Keep features. Where they cannot be written, `on_note` is called, and that is all."""
@@ -71,6 +86,30 @@ class CacheEntry:
             if self.on_note:
                 why = why_not_written(self.path, error)
                 self.on_note(f"warning: {self.path}: the features could not be kept ({why}).")
+
+    def _check(self, file: NpzFile) -> None:
+        """That the entry is of these images and this network, and its arrays belong together; none is read for that."""
+        known = {key.removesuffix(".npy") for key in file.archive.namelist()}
+        if not {"made_from", "pool_features"} <= known <= _KEYS:
+            raise ValueError(f"it holds {', '.join(file.keys()[:8]) or 'nothing'}")
+        if parse_json(file.text("made_from")) != parse_json(self.made_from):
+            raise ValueError("it was made from other images, or by another network")
+        widths = {key: self._width(key, file.header(key)) for key in known - {"made_from"}}
+        for mu, sigma, features, dim in (
+            ("mu", "sigma", "pool_features", self.pool_dim),
+            ("mu_s", "sigma_s", "spatial_features", self.spatial_dim),
+        ):
+            found = {widths[key] for key in (mu, sigma, features) if key in widths} | ({dim} if dim else set())
+            if len(found) > 1 or (mu in widths) != (sigma in widths):
+                raise ValueError(f"{mu}, {sigma} and {features} do not belong together")
+
+    def _width(self, key: str, header: Header) -> int:
+        """Numbers of one image, or of a mean or covariance, if the array has the shape of what its key says."""
+        width = header.shape[-1] if header.shape else 0
+        shapes = {"mu": (width,), "mu_s": (width,), "sigma": (width, width), "sigma_s": (width, width)}
+        if header.dtype.kind != "f" or header.shape != shapes.get(key, (self.num_images, width)):
+            raise ValueError(f"{key} is {shown(header.dtype)[:60]} {header.shape}")
+        return width
 
     def _stats(self, known: dict[str, np.ndarray], mu: str, sigma: str) -> GaussianStats | None:
         return GaussianStats(mu=known[mu], sigma=known[sigma], num=self.num_images) if mu in known else None
@@ -106,6 +145,8 @@ def cache_entry(
         path=Path(cache) / f"features-{key[:32]}.npz",
         made_from=json.dumps(parts),
         num_images=images.num_images,
+        pool_dim=extractor.pool_dim,
+        spatial_dim=extractor.spatial_dim,
         on_note=on_note,
     )
 
@@ -139,6 +180,12 @@ def cached_features(
     if entry is not None:
         world.from_first(lambda: entry.write(summary))
     return summary, False
+
+
+def _check_finite(arrays: dict[str, np.ndarray]) -> None:
+    for key, array in arrays.items():
+        if not all(np.isfinite(array[begin : begin + _ROWS]).all() for begin in range(0, len(array), _ROWS)):
+            raise ValueError(f"{key} holds NaN or infinite values")
 
 
 def _arrays(summary: FeatureSummary) -> dict[str, np.ndarray]:

@@ -18,6 +18,9 @@ from typing import Any
 import dit_eval
 from dit_eval.system.assets import cache_dir
 from dit_eval.system.files import atomic_file
+from dit_eval.system.reading import is_count, read_json
+
+_MAX_FILE = 1 << 24  # bytes of counts kept: a hundred thousand models
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +90,21 @@ def count_network(network: dict[str, Any]) -> Count | None:
 def _kept() -> dict[str, list[int]]:
     """Counts made before by the same code and packages, by model; a count takes seconds and always gives the same."""
     try:
-        kept = json.loads(_file().read_text(encoding="utf-8"))
+        kept = read_json(_file(), "counts", max_size=_MAX_FILE)
     except (OSError, ValueError):
         return {}
-    return kept if isinstance(kept, dict) else {}
+    return {key: entry[:2] for key, entry in kept.items() if _is_count(key, entry)}
+
+
+def _is_count(key: str, entry: object) -> bool:
+    """Whether an entry is one that `_keep` wrote: two numbers of something, and their check."""
+    if not isinstance(entry, list) or len(entry) != 3 or not all(is_count(number) and number for number in entry[:2]):
+        return False
+    return entry[2] == _check(key, entry[:2])
+
+
+def _check(key: str, count: list[int]) -> str:
+    return hashlib.sha256(json.dumps([key, *count]).encode()).hexdigest()[:16]
 
 
 def _keep(key: str, count: list[int]) -> None:
@@ -99,7 +113,8 @@ def _keep(key: str, count: list[int]) -> None:
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
-            file.write(json.dumps(_kept(), sort_keys=True).encode())
+            entries = {key: [*count, _check(key, count)] for key, count in _kept().items()}
+            file.write(json.dumps(entries, sort_keys=True).encode())
 
 
 @functools.cache

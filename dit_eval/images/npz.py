@@ -40,11 +40,12 @@ from dit_eval.images.npz_contents import (
     read_run,
     read_statistics,
 )
-from dit_eval.images.npz_file import ImageMember, NpzFile, open_npz
+from dit_eval.images.npz_file import ImageMember
 from dit_eval.images.reader import Reader, Role, check_number
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.summary import GaussianStats
 from dit_eval.system.files import Watch, atomic_file, check_plain
+from dit_eval.system.reading import NpzFile, open_npz
 
 __all__ = ["NPZ", "RUN_KEY", "ImageBatch", "batch_bytes", "open_batch", "write_batch"]
 

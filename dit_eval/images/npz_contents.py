@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 import zipfile
 from collections.abc import Iterator
 
 import numpy as np
 
-from dit_eval.images.npz_file import Header, ImageMember, NpzFile, locate_images
+from dit_eval.images.npz_file import ImageMember, locate_images
 from dit_eval.images.reader import bytes_hint
-from dit_eval.results.parse import parse_json
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.summary import GaussianStats
+from dit_eval.system.reading import Header, NpzFile, parse_json
 from dit_eval.system.text import shown
 
 IMAGES, LABELS = "arr_0", "arr_1"
@@ -22,7 +21,6 @@ RUN_KEY = "sample_run"  # the member that says how the images were drawn
 POOL, SPATIAL = ("mu", "sigma"), ("mu_s", "sigma_s")
 _MAX_PIXELS = 1 << 24  # of an image: 4096 x 4096
 _MAX_FEATURES = 4096  # D of stored statistics; sigma then takes 128 MiB
-_MAX_TEXT = 1 << 22  # bytes of the text that says how the images were drawn
 _MAX_LABELS = 1 << 24
 _MAX_CLASSES = 1 << 16  # of one-hot labels
 
@@ -186,21 +184,11 @@ def read_run(file: NpzFile) -> SampleRun | None:
     """
     if RUN_KEY not in file.members:
         return None
-    header, path = file.header(RUN_KEY), file.path
-    if header.shape != () or header.dtype.kind != "U" or header.dtype.itemsize > _MAX_TEXT:
-        raise ValueError(
-            f"{path}: {RUN_KEY} is {header.dtype} {header.shape}; needed one JSON text of at most "
-            f"{_MAX_TEXT // 4:,} characters."
-        )
-    text = file.array(RUN_KEY)
-    # NumPy makes strings of numbers that are no characters, and Python fails at them later.
-    letters = np.frombuffer(text.astype(header.dtype.newbyteorder("=")).tobytes(), np.uint32)
-    if letters.max(initial=0) > sys.maxunicode:
-        raise ValueError(f"{path}: {RUN_KEY}: holds numbers that are no characters.")
+    text = file.text(RUN_KEY)
     try:
-        return SampleRun.from_json(str(text))
+        return SampleRun.from_json(text)
     except ValueError as error:
-        raise ValueError(f"{path}: {RUN_KEY}: {error}") from None
+        raise ValueError(f"{file.path}: {RUN_KEY}: {error}") from None
 
 
 def read_made_from(archive: zipfile.ZipFile) -> str | None:

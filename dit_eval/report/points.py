@@ -22,8 +22,8 @@ from dit_eval.paper import PRINTED_METRICS, load_statements, load_table
 from dit_eval.report.words import is_papers_model, model_name
 from dit_eval.results.eval_result import PROTOCOL, EvalResult
 from dit_eval.results.lines import read_lines
-from dit_eval.results.parse import is_number, parse_json
 from dit_eval.results.sample_run import SampleRun
+from dit_eval.system.reading import NOT_OURS, is_number, parse_json, read_json
 from dit_eval.system.text import reason, shown
 
 # Every metric of a result has a column. Those that the paper prints stand in its tables and figures too, the others
@@ -334,9 +334,8 @@ def _steps_in_name(checkpoint: str) -> int | None:
 def _name_of_run(log: Path) -> str:
     """What to call the model of a loss log that does not name it."""
     try:
-        described = parse_json((log.parent / "run.json").read_text(encoding="utf-8"))
-        name = paper_name(described["config"])
-    except (OSError, KeyError, RecursionError, TypeError, ValueError):  # none there, or of another program
+        name = paper_name(read_json(log.parent / "run.json", "settings of a run")["config"])
+    except (OSError, *NOT_OURS):  # none there, or of another program
         name = None
     return name or _place(log)
 

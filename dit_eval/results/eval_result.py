@@ -7,8 +7,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from dit_eval.results.parse import NOT_OURS, checked, is_number, json_text, parse_json
+from dit_eval.results.parse import checked, json_text
 from dit_eval.results.sample_run import SampleRun
+from dit_eval.system.reading import NOT_OURS, is_number, parse_json
 from dit_eval.system.text import reason
 
 PROTOCOL = "adm-2021"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dit_eval.results.eval_result import EvalResult
-from dit_eval.system.files import check_plain, is_stream
+from dit_eval.system.files import is_stream
+from dit_eval.system.reading import lines_of
 
 if TYPE_CHECKING:
     from dit_eval.results.parse import Parsed
@@ -65,15 +66,13 @@ def read_lines(
         If lines are not understood and `on_bad_line` is None; the message gives the numbers
         of the first ten.
     """
-    check_plain(Path(path), "a file of JSON lines")
     parsed, bad = [], []
     # Split at the newline byte alone: a text may hold other characters that Python takes for the end of a line.
-    lines = Path(path).read_bytes().split(b"\n")
-    for number, line in enumerate(lines[:-1] if lines[-1] == b"" else lines, start=1):
+    for number, line in enumerate(lines_of(Path(path), "a file of JSON lines"), start=1):
         try:
             if not line.strip():
                 raise ValueError("Empty.")
-            parsed.append((number, parse(line.decode("utf-8"))))
+            parsed.append((number, parse(line.removesuffix(b"\n").decode("utf-8"))))
         except ValueError as error:
             bad.append(f"{path}, line {number}: {error}")
     if bad and on_bad_line is None:

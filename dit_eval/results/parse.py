@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import re
 import types
 import typing
@@ -13,12 +12,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from dit_eval.system.reading import is_number
 from dit_eval.system.text import shown
 
 Parsed = TypeVar("Parsed")
-# What text that is not ours can raise while it is read: keys and types of every kind, numbers too long for an int, and
-# brackets within brackets.
-NOT_OURS = (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError)
 
 
 def json_text(data: Any) -> str:
@@ -32,26 +29,6 @@ def json_text(data: Any) -> str:
     text = json.dumps(data, ensure_ascii=False, allow_nan=False)
     # Of a file name that is no UTF-8. They stand within strings, where a backslash is written twice.
     return re.sub("[\ud800-\udfff]", lambda half: shown(half[0]).replace("\\", "\\\\"), text)
-
-
-def parse_json(text: str) -> Any:
-    """What a JSON text holds, if it can be written again: JSON can spell half a character, which no file may hold.
-
-    Raises
-    ------
-    ValueError, RecursionError
-        If it is none.
-    """
-    data = json.loads(text)
-    json.dumps(data, ensure_ascii=False).encode()
-    return data
-
-
-def is_number(value: object) -> bool:
-    """Whether it is a finite number that a float and 64 bits can hold, and no bool."""
-    if isinstance(value, int):
-        return not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63
-    return isinstance(value, float) and math.isfinite(value)
 
 
 def checked(data: Parsed) -> Parsed:

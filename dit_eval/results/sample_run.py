@@ -6,9 +6,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from dit_eval.results.parse import NOT_OURS, checked, json_text, parse_json
+from dit_eval.results.parse import checked, json_text
 from dit_eval.results.settings import LABEL_RULES, SamplingSettings
 from dit_eval.system.environment import environment
+from dit_eval.system.reading import NOT_OURS, parse_json
 from dit_eval.system.text import reason
 
 # How sampling makes noise; a change of the rule is a change of all images and needs another text.

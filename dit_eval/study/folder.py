@@ -16,19 +16,20 @@ from typing import Any, Literal
 from filelock import FileLock
 
 from dit_eval.results.eval_result import EvalResult
-from dit_eval.results.lines import read_lines
 from dit_eval.results.parse import json_text
 from dit_eval.sampling import images_drawn
 from dit_eval.study.expand import recorded
 from dit_eval.study.pace import Pace, work_gflops
 from dit_eval.study.plan import Cell, Plan, Task, Training, label
-from dit_eval.study.plan_file import parse_plan
+from dit_eval.study.plan_file import load_plan
+from dit_eval.study.record import log_lines, read_done, read_failures, read_sources, result_of
 from dit_eval.study.sources import Sources, training_data
 from dit_eval.system.assets import sha256_of
 from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
 from dit_eval.system.files import atomic_file
-from dit_eval.system.run_folder import claim, is_claimed, remove_partial
+from dit_eval.system.run_folder import claim, is_claimed, read_settings, remove_partial
+from dit_eval.system.text import reason
 from dit_eval.training import steps_done, weights_of_step
 
 State = Literal["done", "running", "ready", "waiting", "failed"]
@@ -75,7 +76,7 @@ class Study:
         path = Path(folder) / "plan.toml"
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no study there; begin one by `dit-eval study run PLAN --out {folder}`.")
-        return cls(parse_plan(path.read_text(encoding="utf-8"), path), folder)
+        return cls(load_plan(path), folder)
 
     @property
     def results(self) -> Path:
@@ -88,7 +89,7 @@ class Study:
     @cached_property
     def sources(self) -> Sources:
         """Where data and weights are, as the latest run found them."""
-        return Sources(**json.loads((self.folder / "study.json").read_text(encoding="utf-8"))["sources"])
+        return read_sources(self.folder / "study.json")
 
     def command(self, key: str) -> list[str]:
         """The command line that does a task, in each of its processes."""
@@ -106,7 +107,7 @@ class Study:
 
     def is_done(self, task: Task) -> bool:
         if isinstance(task, Cell):
-            return self.done_file(task).exists()
+            return self.result(task) is not None
         folder = self.training_folder(task.key)
         return steps_done(folder) >= task.steps[-1] and all(weights_of_step(folder, s).exists() for s in task.steps)
 
@@ -143,14 +144,21 @@ class Study:
         return sorted(left, key=lambda task: (isinstance(task, Cell), -work_gflops(task)))
 
     def result(self, cell: Cell) -> EvalResult | None:
-        """What a cell gave; None if it is not done."""
-        path = self.done_file(cell)
-        return EvalResult.from_json(json.dumps(_read_json(path)["result"])) if path.exists() else None
+        """What a cell gave; None if it is not done, or what was noted is damaged: it is then done again."""
+        return self._noted(cell)[1]
+
+    def damage(self) -> list[str]:
+        """A line on each record that is damaged and so counts as not there."""
+        lines = [why for task in self.plan.tasks if (why := self._noted(task)[2])]
+        try:
+            read_failures(self.folder / "failures.json")
+        except ValueError as error:
+            lines.append(f"warning: {reason(error)} Why tasks failed is not known; run the study again.")
+        return lines
 
     def status(self) -> list[TaskStatus]:
         """Each task of the plan, trainings first."""
-        pace, found = self._pace(), []
-        failures = _read_json(self.folder / "failures.json") if (self.folder / "failures.json").exists() else {}
+        pace, found, failures = self._pace(), [], self._failures()
         for task in self.plan.tasks:
             total, share, reason, result = work_gflops(task), 0.0, None, None
             state: State = "waiting"
@@ -187,7 +195,7 @@ class Study:
         with atomic_file(self.losses) as file:
             for run in self.plan.trainings:
                 name = label(run.model, run.config.block, run.recipe.global_seed)
-                for line in _log_lines(self.training_folder(run.key) / "log.jsonl"):
+                for line in log_lines(self.training_folder(run.key) / "log.jsonl"):
                     if line["step"] <= run.steps[-1]:
                         file.write((json.dumps({"model": name, **line}) + "\n").encode())
         return len(results)
@@ -252,7 +260,7 @@ class Study:
         begun = [path for path in runs if path.exists()]
         identity = json.loads(json.dumps(training_data(self.plan, sources).identity)) if begun else {}
         for path in begun:
-            if _read_json(path)["data"] != identity:
+            if (read_settings(path) or {}).get("data") != identity:
                 raise ValueError(
                     f"{path.parent} is of another run: its data are not {sources.train}. Name another `out`."
                 )
@@ -303,13 +311,31 @@ class Study:
         """How much of a task that is not finished is done, 0..1."""
         if isinstance(task, Cell):
             return min(1.0, images_drawn(self.samples(task)) / task.num_samples)
-        lines = _log_lines(self.training_folder(task.key) / "log.jsonl")
+        lines = log_lines(self.training_folder(task.key) / "log.jsonl")
         latest = max([steps_done(self.training_folder(task.key)), *(line["step"] for line in lines[-1:])])
         return min(1.0, latest / task.steps[-1])
 
     def _pace(self) -> Pace:
-        done = [(task, _read_json(path)) for task in self.plan.tasks if (path := self.done_file(task)).exists()]
-        return Pace(done, self.plan.speed)
+        noted = [(task, self._noted(task)[0]) for task in self.plan.tasks]
+        return Pace([(task, about) for task, about in noted if about is not None], self.plan.speed)
+
+    def _noted(self, task: Task) -> tuple[dict[str, Any] | None, EvalResult | None, str | None]:
+        """What was noted of a finished task, the result of a cell, and a line if it is damaged."""
+        path = self.done_file(task)
+        if not path.exists():
+            return None, None, None
+        try:
+            about = read_done(path, task)
+            return about, result_of(path, about) if isinstance(task, Cell) else None, None
+        except ValueError as error:
+            loss = "the cell is done again" if isinstance(task, Cell) else "how long it took is not known"
+            return None, None, f"warning: {reason(error)} So {loss}."
+
+    def _failures(self) -> dict[str, str]:
+        try:
+            return read_failures(self.folder / "failures.json")
+        except ValueError:  # which `damage` tells
+            return {}
 
     def seconds_left(self, missing: list[Task], workers: int) -> float | None:
         """Estimated time for the missing tasks with so many workers; None while no speed is known."""
@@ -320,20 +346,8 @@ class Study:
 
     def told(self, task: Task, count: int, total: int) -> str:
         """A line on a finished task."""
-        path = self.done_file(task)
-        seconds = sum(_read_json(path)["seconds"].values()) if path.exists() else None
+        about, result, _ = self._noted(task)
+        seconds = None if about is None else sum(about["seconds"].values())
         line = f"[{count:>{len(str(total))}}/{total}] {task.name}"
-        result = self.result(task) if isinstance(task, Cell) else None
         line += f": FID-{result.num_samples} {result.fid:.3f}" if result and result.fid is not None else ""
         return line + ("" if seconds is None else f" ({seconds:.1f} s)")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _log_lines(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of a training's log; a training that is running may have written half of the last."""
-    if not path.exists():
-        return []
-    return [line for _, line in read_lines(path, json.loads, on_bad_line=lambda _: None)]

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,9 +25,11 @@ from dit_eval.system.connection import Limits
 from dit_eval.system.download import discard, download
 from dit_eval.system.files import atomic_file, check_folder
 from dit_eval.system.progress import Progress
+from dit_eval.system.reading import read_json
 from dit_eval.system.text import did_you_mean, shown
 
 _CHUNK = 1 << 20  # bytes
+_MAX_RECORD = 1 << 14  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,11 +174,12 @@ def recorded_sha256(item: Asset) -> str | None:
     The file itself may have been replaced since: compare with its own checksum.
     """
     try:
-        record = json.loads(item.record_path.read_text(encoding="utf-8"))
-        found = record["sha256"] if record["url"] == item.url else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        record = read_json(item.record_path, "a record of a download", max_size=_MAX_RECORD)
+    except (OSError, ValueError):
         return None
-    return found if isinstance(found, str) else None
+    found = record.get("sha256")
+    known = isinstance(found, str) and re.fullmatch("[0-9a-f]{64}", found) is not None
+    return found if known and record.get("url") == item.url else None
 
 
 def identify(sha256: str, kind: Literal["weights", "reference", "samples"]) -> Asset | None:

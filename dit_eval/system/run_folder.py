@@ -8,7 +8,7 @@ piece. So what is on the disk is enough to go on, and a run that goes on first c
 from __future__ import annotations
 
 import glob
-import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from filelock import FileLock, Timeout
 
 from dit_eval.system.dist import World
 from dit_eval.system.files import atomic_file
+from dit_eval.system.reading import read_json
+from dit_eval.system.text import reason, shown
 
 
 class RunFolder:
@@ -89,15 +91,13 @@ def read_settings(path: Path) -> dict[str, Any] | None:
     ValueError
         If the file holds something else.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: written by another program; name another `out`.")
-    return found
+        return read_json(path, "settings of a run")
+    except ValueError as error:
+        said = reason(error).removeprefix(f"{path}: ").rstrip(".")
+        raise ValueError(f"{path}: written by another program; name another `out`. Found: {said}.") from None
 
 
 def claim(lock: FileLock, busy: str, *, patience: float = 0.0) -> None:
@@ -134,4 +134,8 @@ def refuse_other(path: Path, differences: Iterable[str]) -> None:
 def differences(now: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
     """What differs between two groups of settings, as "name: now, there"."""
     names = sorted(now.keys() | there.keys())
-    return [f"{name}: {now.get(name)!r}, {there.get(name)!r}" for name in names if now.get(name) != there.get(name)]
+    return [
+        f"{shown(name[:80])}: {now.get(name)!r:.300}, {there.get(name)!r:.300}"
+        for name in names
+        if now.get(name) != there.get(name)
+    ]

@@ -10,9 +10,10 @@ import torch
 
 from dit_eval.checks.classes import score_classes
 from dit_eval.diffusion.data import open_npz
-from dit_eval.images import from_batches, npz_file
+from dit_eval.images import from_batches
 from dit_eval.images.npz import open_batch, write_batch
 from dit_eval.results.sample_run import SampleRun
+from dit_eval.system import reading
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +193,7 @@ NO_LABELS = {
 @pytest.mark.parametrize("form", LABELS)
 def test_labels_of_other_forms_are_used_and_told(tmp_path, images, form, save, monkeypatch):
     labels, told = LABELS[form]
-    monkeypatch.setattr(npz_file, "_CHUNK", 64)  # bytes: some rows at a time
+    monkeypatch.setattr(reading, "_CHUNK", 64)  # bytes: some rows at a time
     save(tmp_path / "x.npz", arr_0=images, arr_1=labels)
     batch = open_batch(tmp_path / "x.npz", role="gen", num_images=30)
     assert batch.labels.dtype == np.int64
