@@ -1,4 +1,8 @@
-"""Features kept on disk."""
+"""Features kept on disk.
+
+An entry says what it was made from, and the zip that it is has a checksum of each array. One that is damaged, or was
+made from something else, is made again.
+"""
 
 from __future__ import annotations
 
