@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dit_eval.system.seals import damaged_files, file_digest, read_digests
+
 INDEX = "latents.json"  # in a folder of latents; its being there says that all of them are
 
 
@@ -26,7 +28,7 @@ class Latents:
     FileNotFoundError
         If it is none, or not complete.
     ValueError
-        If it is damaged.
+        If it is damaged. A file of latents is checked when it is first read.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -37,6 +39,9 @@ class Latents:
                 f"{self.path}: no latents there; "
                 + ("`dit-eval encode` has not finished, run it again." if begun else "make them by `dit-eval encode`.")
             )
+        self._digests = read_digests(self.path)
+        for name in (INDEX, "labels.npy"):
+            self._check(name)
         try:
             index = json.loads((self.path / INDEX).read_text(encoding="utf-8"))
             numbers, counts = zip(*index["shards"], strict=True)
@@ -45,7 +50,9 @@ class Latents:
             self._shards = [np.load(self.path / shard_name(k), mmap_mode="r", allow_pickle=False) for k in numbers]
             self.labels = np.load(self.path / "labels.npy", allow_pickle=False)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.path}: not a folder of latents, or damaged ({error}); encode again.") from None
+            where = self.path / "".join(damaged_files(self.path)[:1])
+            raise ValueError(f"{where}: not a folder of latents, or damaged ({error}); encode again.") from None
+        self._names = [shard_name(number) for number in numbers]
         shapes = {shard.shape[1:] for shard in self._shards}
         if tuple(map(len, self._shards)) != counts or len(shapes) != 1 or len(self.labels) != sum(counts):
             raise ValueError(f"{self.path}: files of other lengths than {INDEX} says; damaged, encode again.")
@@ -75,9 +82,22 @@ class Latents:
     def moments(self, index: int, mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of an image's posterior, float32 (4, h, w) each, not scaled."""
         shard = bisect_right(self._ends, index)
+        self._check(self._names[shard])
         row = self._shards[shard][index - (self._ends[shard - 1] if shard else 0), int(mirrored)]
         mean, std = np.asarray(row, np.float32)
         return mean, std
+
+    def _check(self, name: str) -> None:
+        """ValueError if a file that was not read before is not as it was written."""
+        digest = self._digests.get(name)
+        if digest is None:
+            return
+        if not (self.path / name).is_file() or file_digest(self.path / name) != digest:
+            raise ValueError(
+                f"{self.path / name}: damaged; it is not as it was written. Run `dit-eval encode` as for this folder "
+                "again, which makes only this file anew."
+            )
+        self._digests.pop(name, None)  # another thread may have been as fast
 
     def read(
         self, indices: np.ndarray, mirrored: np.ndarray, generators: Sequence[np.random.Generator]

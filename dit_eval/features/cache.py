@@ -1,30 +1,37 @@
-"""Features kept on disk."""
+"""Features kept on disk.
+
+An entry says what it was made from, and the zip that it is has a checksum of each array. One that is damaged, or was
+made from something else, is made again.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dit_eval.features.extract import extract_features
 from dit_eval.images import ImageSet
 from dit_eval.images.npz import write_batch
+from dit_eval.images.npz_file import open_npz
 from dit_eval.summary import FeatureSummary, GaussianStats
 from dit_eval.system.dist import World
 from dit_eval.system.files import why_not_written
+from dit_eval.system.text import reason
 
 if TYPE_CHECKING:
     from dit_eval.features.network import FeatureExtractor
 
 # Part of every cache key: raise it whenever an extractor's output or the entry's layout changes.
 _CACHE_VERSION = 2
+_ROWS = ("pool_features", "spatial_features", "class_probs")  # of each image
+_KEYS = ("made_from", "mu", "sigma", "mu_s", "sigma_s", *_ROWS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,23 +52,46 @@ class CacheEntry:
     on_note: Callable[[str], None] | None = None
 
     def read(self, *, keep_spatial: bool = False) -> FeatureSummary | None:
-        """What is kept; None if there is nothing, or it cannot be read, or lacks spatial features asked for."""
+        """What is kept; None if there is nothing, or it cannot be used, or lacks spatial features asked for.
+
+        Of what cannot be used, `on_note` is told.
+        """
         if not self.path.is_file():
             return None
         try:
-            with open(self.path, "rb") as file, np.load(file, allow_pickle=False) as entry:
-                known = {key: entry[key] for key in entry.files if key != "spatial_features" or keep_spatial}
-            summary = FeatureSummary(
-                pool=self._stats(known, "mu", "sigma"),
-                spatial=self._stats(known, "mu_s", "sigma_s"),
-                pool_features=known["pool_features"],
-                spatial_features=known["spatial_features"] if keep_spatial else None,
-                class_probs=known.get("class_probs"),
-            )
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
+            known = self._known(keep_spatial=keep_spatial)
+        except (ValueError, OSError, MemoryError) as error:
+            if self.on_note:
+                self.on_note(f"{self.path}: damaged, or of something else ({reason(error)}); made again")
             return None
-        rows = (summary.pool_features, summary.spatial_features, summary.class_probs)
-        return summary if all(part is None or len(part) == self.num_images for part in rows) else None
+        if known is None:
+            return None
+        return FeatureSummary(
+            pool=self._stats(known, "mu", "sigma"),
+            spatial=self._stats(known, "mu_s", "sigma_s"),
+            pool_features=known["pool_features"],
+            spatial_features=known["spatial_features"] if keep_spatial else None,
+            class_probs=known.get("class_probs"),
+        )
+
+    def _known(self, *, keep_spatial: bool) -> dict[str, np.ndarray] | None:
+        """The arrays of the entry; None if it lacks spatial features asked for. ValueError if it cannot be used."""
+        with open_npz(self.path, _KEYS) as file:
+            known = {}
+            for key in file.members:
+                if key != "spatial_features" or keep_spatial:
+                    file.header(key)
+                    known[key] = file.array(key)
+        if _parsed(known.pop("made_from", None)) != json.loads(self.made_from):
+            raise ValueError("made from other images, or by another network")
+        missing = {"pool_features"} - known.keys()
+        missing |= {sigma for mu, sigma in (("mu", "sigma"), ("mu_s", "sigma_s")) if mu in known} - known.keys()
+        if missing:
+            raise ValueError(f"without {min(missing)}")
+        lengths = {len(known[key]) for key in _ROWS if key in known and known[key].ndim == 2}
+        if lengths - {self.num_images}:
+            raise ValueError(f"features of {max(lengths):,} images, expected {self.num_images:,}")
+        return None if keep_spatial and "spatial_features" not in known else known
 
     def write(self, summary: FeatureSummary) -> None:
         """Keep features. Where they cannot be written, `on_note` is called, and that is all."""
@@ -147,5 +177,13 @@ def _arrays(summary: FeatureSummary) -> dict[str, np.ndarray]:
         arrays |= {"mu": summary.pool.mu, "sigma": summary.pool.sigma}
     if summary.spatial is not None:
         arrays |= {"mu_s": summary.spatial.mu, "sigma_s": summary.spatial.sigma}
-    features = {name: getattr(summary, name) for name in ("pool_features", "spatial_features", "class_probs")}
+    features = {name: getattr(summary, name) for name in _ROWS}
     return arrays | {name: rows for name, rows in features.items() if rows is not None}
+
+
+def _parsed(made_from: np.ndarray | None) -> Any:
+    """What an entry says that it was made from; None if it does not."""
+    try:
+        return None if made_from is None else json.loads(str(made_from))
+    except (ValueError, RecursionError):
+        return None

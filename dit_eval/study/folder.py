@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.lines import read_lines
-from dit_eval.results.parse import json_text
+from dit_eval.results.parse import NOT_OURS, is_number, json_text
 from dit_eval.sampling import images_drawn
 from dit_eval.study.expand import recorded
 from dit_eval.study.pace import Pace, work_gflops
@@ -29,6 +29,8 @@ from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
 from dit_eval.system.files import atomic_file
 from dit_eval.system.run_folder import claim, is_claimed, remove_partial
+from dit_eval.system.seals import read_sealed, sealed
+from dit_eval.system.text import reason
 from dit_eval.training import steps_done, weights_of_step
 
 State = Literal["done", "running", "ready", "waiting", "failed"]
@@ -68,6 +70,7 @@ class Study:
 
     def __init__(self, plan: Plan, folder: str | os.PathLike[str]) -> None:
         self.plan, self.folder = plan, Path(folder)
+        self._read: dict[Path, tuple[tuple[int, ...], _Done]] = {}  # what was read of files, in which state
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Study:
@@ -88,7 +91,7 @@ class Study:
     @cached_property
     def sources(self) -> Sources:
         """Where data and weights are, as the latest run found them."""
-        return Sources(**json.loads((self.folder / "study.json").read_text(encoding="utf-8"))["sources"])
+        return Sources(**read_sealed(self.folder / "study.json")["sources"])
 
     def command(self, key: str) -> list[str]:
         """The command line that does a task, in each of its processes."""
@@ -106,7 +109,7 @@ class Study:
 
     def is_done(self, task: Task) -> bool:
         if isinstance(task, Cell):
-            return self.done_file(task).exists()
+            return isinstance(self._done(task), _Done)
         folder = self.training_folder(task.key)
         return steps_done(folder) >= task.steps[-1] and all(weights_of_step(folder, s).exists() for s in task.steps)
 
@@ -144,13 +147,39 @@ class Study:
 
     def result(self, cell: Cell) -> EvalResult | None:
         """What a cell gave; None if it is not done."""
-        path = self.done_file(cell)
-        return EvalResult.from_json(json.dumps(_read_json(path)["result"])) if path.exists() else None
+        done = self._done(cell)
+        return done.result if isinstance(done, _Done) else None
+
+    def unfit(self) -> list[str]:
+        """A line on each file that should say that a task is done, and cannot be believed."""
+        found = {self.done_file(task): self._done(task) for task in self.plan.tasks}
+        return [
+            f"{path}: {why}; what it was written for is done again"
+            for path, why in found.items()
+            if isinstance(why, str)
+        ]
+
+    def _done(self, task: Task) -> _Done | str | None:
+        """What was noted when a task was finished; why it cannot be believed; None if nothing was."""
+        path = self.done_file(task)
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            return None
+        state = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if path in self._read and self._read[path][0] == state:
+            return self._read[path][1]
+        try:
+            done = _Done.of(task, read_sealed(path))
+        except NOT_OURS as error:
+            return "damaged" if str(path) in str(error) else f"damaged ({reason(error)})"
+        self._read[path] = state, done
+        return done
 
     def status(self) -> list[TaskStatus]:
         """Each task of the plan, trainings first."""
         pace, found = self._pace(), []
-        failures = _read_json(self.folder / "failures.json") if (self.folder / "failures.json").exists() else {}
+        failures = read_sealed(self.folder / "failures.json") if (self.folder / "failures.json").exists() else {}
         for task in self.plan.tasks:
             total, share, reason, result = work_gflops(task), 0.0, None, None
             state: State = "waiting"
@@ -208,7 +237,7 @@ class Study:
         path = self.done_file(task)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
-            file.write(json_text(about).encode())
+            file.write(json_text(sealed(about)).encode())
 
     def begin(self, sources: Sources) -> None:
         """Write down what is asked for, for the processes that will do it.
@@ -222,7 +251,7 @@ class Study:
         self._refuse_other_data(sources)
         for name, text in (
             ("plan.toml", self.plan.text),
-            ("study.json", json.dumps({"sources": dataclasses.asdict(sources), "environment": environment()})),
+            ("study.json", json.dumps(sealed({"sources": dataclasses.asdict(sources), "environment": environment()}))),
         ):
             with atomic_file(self.folder / name) as file:
                 file.write(text.encode())
@@ -252,7 +281,7 @@ class Study:
         begun = [path for path in runs if path.exists()]
         identity = json.loads(json.dumps(training_data(self.plan, sources).identity)) if begun else {}
         for path in begun:
-            if _read_json(path)["data"] != identity:
+            if read_sealed(path).get("data") != identity:
                 raise ValueError(
                     f"{path.parent} is of another run: its data are not {sources.train}. Name another `out`."
                 )
@@ -308,8 +337,8 @@ class Study:
         return min(1.0, latest / task.steps[-1])
 
     def _pace(self) -> Pace:
-        done = [(task, _read_json(path)) for task in self.plan.tasks if (path := self.done_file(task)).exists()]
-        return Pace(done, self.plan.speed)
+        done = [(task, about) for task in self.plan.tasks if isinstance(about := self._done(task), _Done)]
+        return Pace([(task, each.about) for task, each in done], self.plan.speed)
 
     def seconds_left(self, missing: list[Task], workers: int) -> float | None:
         """Estimated time for the missing tasks with so many workers; None while no speed is known."""
@@ -320,16 +349,34 @@ class Study:
 
     def told(self, task: Task, count: int, total: int) -> str:
         """A line on a finished task."""
-        path = self.done_file(task)
-        seconds = sum(_read_json(path)["seconds"].values()) if path.exists() else None
+        done = self._done(task)
+        seconds = sum(done.about["seconds"].values()) if isinstance(done, _Done) else None
         line = f"[{count:>{len(str(total))}}/{total}] {task.name}"
         result = self.result(task) if isinstance(task, Cell) else None
         line += f": FID-{result.num_samples} {result.fid:.3f}" if result and result.fid is not None else ""
         return line + ("" if seconds is None else f" ({seconds:.1f} s)")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+@dataclass(frozen=True, kw_only=True)
+class _Done:
+    """What was noted when a task was finished."""
+
+    about: dict[str, Any]
+    result: EvalResult | None
+
+    @classmethod
+    def of(cls, task: Task, about: dict[str, Any]) -> _Done:
+        """ValueError, or another of `NOT_OURS`, if it was not noted of this task."""
+        now: dict[str, Any] = json.loads(json.dumps(recorded(task)))
+        there = about["task"]
+        if any(there[name] != value for name, value in now.items() if name in there and name != "keep_samples"):
+            raise ValueError("of another task")
+        phases = ("training",) if isinstance(task, Training) else ("sampling", "evaluation")
+        numbers = [about["gflops"], about["share"], *(about["seconds"][phase] for phase in phases)]
+        if not all(map(is_number, numbers)):
+            raise ValueError("without the time that it took")
+        result = EvalResult.from_json(json.dumps(about["result"])) if isinstance(task, Cell) else None
+        return cls(about=about, result=result)
 
 
 def _log_lines(path: Path) -> list[dict[str, Any]]:
