@@ -1,13 +1,19 @@
-"""Image folders to folders of latents."""
+"""Image folders to folders of latents.
+
+Each file of latents has digests of its run and of its bytes: in a file beside it while the folder is not complete, then
+in `digests.json`. One that is damaged, or of another run, is made again.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +26,7 @@ from dit_eval.results.parse import json_text
 from dit_eval.system.ahead import in_order
 from dit_eval.system.dist import World
 from dit_eval.system.run_folder import RunFolder, differences, read_settings, refuse_other
+from dit_eval.system.seals import DIGESTS, damaged_files, digest_of, file_digest, read_sealed, run_digest, sealed
 from dit_eval.system.settings import check_settings
 
 if TYPE_CHECKING:
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
 
 OnImages = Callable[[int, int], None]  # images done, images in all
 _SHARD = 512  # images of a file of latents: 32 MiB at 256 px
+_STAMPS = "sizes_and_times"  # the setting that tells images from others under the same names
 _GROUP = 64  # images that the network takes at once
 
 
@@ -220,18 +228,75 @@ class _Unfinished:
         """
         self.files.claim()
         check_latents_folder(self._out)
-        described = self._out / INDEX if self._out.exists() else self.files.settings
-        there = read_settings(described)
-        if there is not None:  # the index has more than settings
-            refuse_other(described.parent, differences(self._settings, {k: there.get(k) for k in self._settings}))
+        now = self._settings | {_STAMPS: _sizes_and_times(self._folder)}
+        damaged = damaged_files(self._out)
+        known = self._compare(now, damaged)
         if self._out.exists():
-            note(f"{self._out}: complete already")
-            return len(Latents(self._out))
+            if not damaged:
+                note(f"{self._out}: complete already")
+                return len(Latents(self._out))
+            self._reopen(damaged, note)
         self._parts.mkdir(exist_ok=True)
-        self.files.write("settings.json", json.dumps(self._settings).encode())
+        self._drop_unfit(run_digest(now), known, note)
+        self.files.write("settings.json", json.dumps(now).encode())
         if finished := self._finished():
             note(f"{self._out}: going on; {finished} files of up to {_SHARD} images are here already")
         return None
+
+    def _compare(self, now: dict[str, Any], damaged: list[str]) -> bool:
+        """Whether there are settings; ValueError if they are others. Those of earlier versions lack some."""
+        folder, known = self._out if self._out.exists() else self._parts, False
+        for name in {INDEX, self.files.settings.name} - set(damaged):
+            there = read_settings(folder / name)
+            if there is None:
+                continue
+            known = True
+            refuse_other(folder, differences(self._settings, {key: there.get(key) for key in self._settings}))
+            if there.get(_STAMPS, now[_STAMPS]) != now[_STAMPS]:
+                raise ValueError(
+                    f"{folder} is of other images: files in {self._folder.root} have other sizes or times of change "
+                    "than those that were encoded. Name another `out`, or remove it."
+                )
+        return known
+
+    def _reopen(self, damaged: list[str], note: Callable[[str], None]) -> None:
+        """Make a finished folder one that is not complete, without the shards that are damaged."""
+        if self._parts.exists():
+            raise ValueError(f"{self._out / damaged[0]}: damaged, and {self._parts} is there. Remove one of the two.")
+        for name in damaged:
+            note(f"{self._out / name}: damaged; made again")
+        for number, _ in self.shards():
+            if not {_about_name(number), shard_name(number)}.isdisjoint(damaged):
+                self._remove(self._out, number)
+        os.replace(self._out, self._parts)  # all other files are written anew when it is finished
+
+    def _drop_unfit(self, run: str, known: bool, note: Callable[[str], None]) -> None:
+        """Remove shards that cannot be of this run, so that they are encoded again."""
+        for number, _ in self.shards():
+            if self.has(number) and (why := self._fault(number, run, known)):
+                self._remove(self._parts, number)
+                note(f"{self._parts / shard_name(number)}: {why}; removed, its images are encoded again")
+
+    def _fault(self, number: int, run: str, known: bool) -> str | None:
+        """Why a shard cannot be taken, None if it can; one of earlier versions needs settings that are known."""
+        seal = self._parts / _seal_name(number)
+        if not seal.exists():
+            return None if known else "of an unknown run"
+        try:
+            says = read_sealed(seal)
+        except ValueError:
+            return "damaged"
+        if says.get("files") != {name: file_digest(self._parts / name) for name in _names(number)}:
+            return "damaged"
+        return None if says.get("run") == run else "of another run"
+
+    def _remove(self, folder: Path, number: int) -> None:
+        for name in (shard_name(number), _about_name(number), _seal_name(number)):
+            (folder / name).unlink(missing_ok=True)
+
+    @cached_property
+    def _run(self) -> str:
+        return run_digest(read_settings(self.files.settings) or {})
 
     def shards(self) -> Iterator[tuple[int, range]]:
         """Number of each file, and the images that go into it."""
@@ -247,10 +312,15 @@ class _Unfinished:
         return min(len(self._folder), _SHARD * self._finished())
 
     def write(self, number: int, shard: _Shard) -> None:
-        about = {"kept": shard.kept, "skipped": shard.skipped}
-        self.files.write(f"shard-{number:06d}.json", json.dumps(about).encode())
-        # Last: its being there says that this part is done. Without any image it is not listed in the index.
-        self.files.write_array(shard_name(number), shard.moments)
+        about = json.dumps({"kept": shard.kept, "skipped": shard.skipped}).encode()
+        moments = io.BytesIO()
+        np.lib.format.write_array(moments, shard.moments, allow_pickle=False)
+        contents: dict[str, bytes | memoryview] = {_about_name(number): about, shard_name(number): moments.getbuffer()}
+        seal = {"run": self._run, "files": {name: digest_of(data) for name, data in contents.items()}}
+        self.files.write(_seal_name(number), json.dumps(sealed(seal)).encode())
+        # The moments last: their being there says that this part is done. Without any image they are not in the index.
+        for name, data in contents.items():
+            self.files.write(name, data)
 
     def finish(self) -> int:
         """Write labels and index, and give the folder its name; the number of images."""
@@ -260,7 +330,7 @@ class _Unfinished:
             raise OSError(
                 f"{self._parts}: {shard_name(missing[0])} is missing though all processes have finished. Run it again."
             )
-        about = [json.loads((self._parts / f"shard-{k:06d}.json").read_text(encoding="utf-8")) for k in numbers]
+        about = [json.loads((self._parts / _about_name(k)).read_text(encoding="utf-8")) for k in numbers]
         kept = [index for shard in about for index in shard["kept"]]
         if not kept:
             raise ValueError(f"{self._folder.root}: none of the {len(self._folder):,} images can be read.")
@@ -268,8 +338,20 @@ class _Unfinished:
         self.files.write_array("labels.npy", self._folder.labels[kept])
         self.files.write("files.txt", names.encode(errors="surrogateescape"))
         self.files.write(INDEX, json_text(self._index(about)).encode())
+        self.files.write(DIGESTS, json.dumps(sealed({"files": self._digests(numbers)})).encode())
         os.replace(self._parts, self._out)
+        for number in numbers:
+            (self._out / _seal_name(number)).unlink(missing_ok=True)
         return len(kept)
+
+    def _digests(self, numbers: list[int]) -> dict[str, str]:
+        """Digests of all files: of a shard as it was when it was made."""
+        found: dict[str, str] = {}
+        for number in numbers:
+            seal = self._parts / _seal_name(number)
+            found |= read_sealed(seal)["files"] if seal.exists() else {}
+        names = [*(name for number in numbers for name in _names(number)), "labels.npy", "files.txt", INDEX]
+        return {name: found.get(name) or file_digest(self._parts / name) for name in names}
 
     def _index(self, about: list[dict[str, Any]]) -> dict[str, Any]:
         """What all shards say of themselves, by number, and what they were made with."""
@@ -282,3 +364,28 @@ class _Unfinished:
 
     def _finished(self) -> int:
         return len(list(self._parts.glob("moments-*.npy")))
+
+
+def _about_name(number: int) -> str:
+    return f"shard-{number:06d}.json"
+
+
+def _seal_name(number: int) -> str:
+    return f"shard-{number:06d}.seal"
+
+
+def _names(number: int) -> tuple[str, str]:
+    """The files of a shard, the one that is written last at the end."""
+    return _about_name(number), shard_name(number)
+
+
+def _sizes_and_times(folder: ImageFolder) -> str:
+    """A digest of sizes and times of last change: another one says that images were replaced under the same names."""
+    digest = hashlib.sha256()
+    for file in folder.files:
+        try:
+            status = os.stat(folder.root / file)
+        except OSError:  # read as an image, it is told of
+            continue
+        digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()

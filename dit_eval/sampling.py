@@ -3,6 +3,9 @@
 Image i depends on (seed, i) only: its noise comes from a counter-based generator keyed by the two, so neither batch
 size nor the number of processes moves it. Every finished batch is a file in `OUT.parts/`; the same command continues
 after a crash, and packs the pieces into OUT when all are there.
+
+Behind the images of a piece stand digests of its run and of its bytes. A piece that is damaged, or of another run, is
+drawn again.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,6 +34,7 @@ from dit_eval.system.dist import World, join
 from dit_eval.system.files import atomic_file, check_ending, check_target
 from dit_eval.system.progress import Progress
 from dit_eval.system.run_folder import RunFolder, refuse_other, remove_partial
+from dit_eval.system.seals import TRAILER, fault, run_digest, trailer
 
 if TYPE_CHECKING:
     from dit_eval.diffusion.sampler import ImageSampler
@@ -237,6 +242,7 @@ class _Parts:
     def __init__(self, out: Path, run: SampleRun) -> None:
         self.out, self._run = out, run
         self.folder = out.with_name(out.name + ".parts")
+        self._digest = run_digest(run.identity)
         self._shape = (run.image_size, run.image_size, 3)
         self._image_bytes = math.prod(self._shape)
         self.files = RunFolder(self.folder, doing="drawing into it", out=out)
@@ -249,6 +255,7 @@ class _Parts:
         _Parts(self.out, self._run).earlier()  # what is refused leaves nothing behind
         self.files.claim()
         remove_partial(self.out.parent, self.out.name)
+        self._drop_unfit(note)
         earlier = self.earlier()
         run = self._run if earlier is None else _continued(self._run, earlier)
         if self._front == run.num_images:
@@ -284,9 +291,10 @@ class _Parts:
                 )
             if whole.num_stored == run.num_images:
                 return begun
-        elif self.files.settings.exists():
-            begun = SampleRun.from_json(self.files.settings.read_text(encoding="utf-8"))
-            refuse_other(self.folder, run.differences(begun))
+        if self.files.settings.exists():
+            there = self._described()
+            refuse_other(self.folder, run.differences(there))
+            begun = begun or there
         last = max((piece.end for piece in self._pieces()), default=0)
         if last > run.num_images:
             raise ValueError(
@@ -294,6 +302,15 @@ class _Parts:
                 f"larger run, or delete the folder."
             )
         return begun
+
+    def _described(self) -> SampleRun:
+        try:
+            return SampleRun.from_json(self.files.settings.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(
+                f"{self.files.settings}: damaged, so that nobody knows which run its folder is of ({error}). Remove "
+                "the folder, or name another `out`."
+            ) from None
 
     def gaps(self) -> list[tuple[int, int]]:
         """Ranges (begin, end) of the images that are still to draw."""
@@ -310,8 +327,10 @@ class _Parts:
 
     def save(self, begin: int, images: np.ndarray) -> None:
         try:
-            with atomic_file(self.folder / f"{begin:09d}-{begin + len(images):09d}.u8") as file:
+            name = f"{begin:09d}-{begin + len(images):09d}.u8"
+            with atomic_file(self.folder / name) as file:
                 file.write(images.data)
+                file.write(trailer(images.data, name=name, run=self._digest))
         except OSError as error:
             raise OSError(
                 f"{self.folder}: images {begin:,} to {begin + len(images) - 1:,} could not be written "
@@ -345,21 +364,49 @@ class _Parts:
                     at += len(batch)
                     yield batch
                 continue
-            images = np.fromfile(piece.path, np.uint8).reshape(-1, *self._shape)
-            yield images[at - piece.begin :]
+            if why := self._fault(piece):
+                piece.path.unlink()
+                raise OSError(
+                    f"{piece.path}: {why} since it was drawn, and removed. Run the same command again, which draws "
+                    "these images once more; is the disk sound?"
+                )
+            images = np.fromfile(piece.path, np.uint8, count=(piece.end - piece.begin) * self._image_bytes)
+            yield images.reshape(-1, *self._shape)[at - piece.begin :]
             at = piece.end
 
     def _pieces(self) -> list[_Piece]:
-        """Finished pieces in order, the front of an earlier OUT first; a damaged file is none."""
-        pieces = []
+        """Finished pieces in order, the front of an earlier OUT first; a file of another size is none."""
+        pieces = [piece for piece in self._files() if self._beyond(piece) in (0, TRAILER)]
         if self._front:
             pieces.append(_Piece(0, self._front, self.out))
+        return sorted(pieces, key=lambda piece: piece.begin)
+
+    def _files(self) -> Iterator[_Piece]:
+        """The files of pieces, good or not."""
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
             if match := _PIECE.fullmatch(path.name):
-                piece = _Piece(int(match[1]), int(match[2]), path)
-                if path.stat().st_size == (piece.end - piece.begin) * self._image_bytes:
-                    pieces.append(piece)
-        return sorted(pieces, key=lambda piece: piece.begin)
+                yield _Piece(int(match[1]), int(match[2]), path)
+
+    def _beyond(self, piece: _Piece) -> int:
+        """Bytes of a file behind its images: none in those of earlier versions; negative if images are missing."""
+        return piece.path.stat().st_size - (piece.end - piece.begin) * self._image_bytes
+
+    def _fault(self, piece: _Piece) -> str | None:
+        """Why a file cannot be a piece of this run; None if it can. Reads it."""
+        beyond = self._beyond(piece)
+        if beyond == 0 and self.files.settings.exists():
+            return None
+        if beyond != TRAILER:
+            return "of an unknown run" if beyond == 0 else "of another size than its images"
+        data = memoryview(piece.path.read_bytes())
+        return fault(data[:-TRAILER], bytes(data[-TRAILER:]), name=piece.path.name, run=self._digest)
+
+    def _drop_unfit(self, note: Callable[[str], None]) -> None:
+        """Remove files that cannot be pieces of this run, so that their images are drawn again."""
+        for piece in sorted(self._files(), key=lambda piece: piece.begin):
+            if why := self._fault(piece):
+                piece.path.unlink()
+                note(f"{piece.path}: {why}; removed, its images are drawn again")
 
     @cached_property
     def _front(self) -> int:
@@ -367,6 +414,8 @@ class _Parts:
         return open_batch(self.out, role="gen").num_stored if self.out.exists() else 0
 
     def _discard(self) -> None:
+        with suppress(OSError):
+            self.files.settings.unlink()  # first: pieces that a kill leaves are of no known run then
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

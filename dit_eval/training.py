@@ -12,7 +12,8 @@ the log in the same message. What it gives up is DDP's overlap of communication 
 
 The folder of a run: `run.json` says what is trained on what and how; `ema-0050000.safetensors` and
 `model-0050000.safetensors` are the weights of a step, `state.safetensors` what else is needed to go on from the latest
-one, `log.jsonl` the losses.
+one, `log.jsonl` the losses. The state carries digests of itself, of the weights of all steps and of the log, which are
+checked before a run goes on.
 """
 
 from __future__ import annotations
@@ -44,12 +45,15 @@ from dit_eval.models.dit import DiT
 from dit_eval.system.ahead import in_order
 from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
-from dit_eval.system.files import check_plain
+from dit_eval.system.files import atomic_file, check_plain
 from dit_eval.system.reading import is_count, is_number, lines_of, parse_json
 from dit_eval.system.run_folder import RunFolder, differences, read_settings, refuse_other
+from dit_eval.system.seals import digest_of, file_digest, read_sealed_tensors, run_digest, sealed_tensors
 from dit_eval.system.text import reason
 
 _STATE = "state.safetensors"
+_MEND = "Put a good copy in its place, or remove the folder to train again."
+_KINDS: tuple[Literal["ema"], Literal["model"]] = ("ema", "model")
 OnSteps = Callable[[int, int, float | None], None]  # steps done, steps in all, loss of the latest line of the log
 
 
@@ -197,22 +201,37 @@ def _batches(run: TrainingRun, done: int, world: World, num_workers: int) -> Gen
 
 
 def steps_done(folder: Path) -> int:
-    """Steps after which the run in a folder would go on; 0 if there is none."""
+    """Steps after which the run in a folder would go on; 0 if there is none.
+
+    Raises
+    ------
+    ValueError
+        If the file that says so is damaged.
+    """
+    return int(_notes(folder).get("step", 0))
+
+
+def written_digest(weights: Path) -> str | None:
+    """SHA-256 of a file of weights as a training wrote it; None if its folder does not say."""
+    return json.loads(_notes(weights.parent).get("weights", "{}")).get(weights.name)
+
+
+def _notes(folder: Path) -> dict[str, str]:
+    """What the state in a folder says of itself; nothing if there is none."""
     path = folder / _STATE
     if not path.exists():
-        return 0
+        return {}
     check_plain(path, "the state of a training")
     try:
         with safe_open(path, framework="pt") as file:
-            step = (file.metadata() or {}).get("step", "")
-        if not re.fullmatch("[0-9]{1,15}", step):
+            notes = dict(file.metadata() or {})
+        if not re.fullmatch("[0-9]{1,15}", notes.get("step", "")):
             raise ValueError("it does not say of which step it is")
-    except (OSError, SafetensorError, ValueError) as error:
-        raise ValueError(
-            f"{path}: damaged ({reason(error)}), so the training cannot go on. Remove the file to begin it anew, or "
-            "name another `out`."
-        ) from None
-    return int(step)
+        if not isinstance(parse_json(notes.get("weights", "{}")), dict):
+            raise ValueError("it does not say which weights are its own")
+    except (OSError, RecursionError, SafetensorError, ValueError) as error:
+        raise ValueError(f"{path}: damaged ({reason(error)}). {_MEND}") from None
+    return notes
 
 
 def parse_log_line(text: str) -> dict[str, Any]:
@@ -250,6 +269,8 @@ class _Folder:
         self._described: dict[str, dict[str, Any]] = json.loads(json.dumps(described))  # as the file has it
         self._schedule, self._log = run.schedule, path / "log.jsonl"
         self._environment: dict[str, Any] = {}
+        self._run = run_digest(self._described)
+        self._weights: dict[str, str] = {}  # digests of the weights of all steps, by the names of their files
 
     def begin(self, note: Callable[[str], None]) -> int:
         """Keep other runs away, and compare what is there with what is asked for; process 0 only.
@@ -265,16 +286,18 @@ class _Folder:
                     f"{self.path} has done {done:,} steps, {steps:,} were asked for, and the weights of that step are "
                     "not there. Name another `out`."
                 )
+            log = self._check_written(done, every=True)
             if self._log.exists():
-                self._mend_log(done, note)
+                self._mend_log(done, log, note)
             note(f"{self.path}: complete already, {done:,} steps of this run")
             return done
+        log = self._check_written(done, every=False) if done else None
         self._check_disk([step for step in self._schedule.saves if step > done])
         self._environment = json.loads(json.dumps(environment()))
         environments = [*(e for e in known if e != self._environment), self._environment]
         text = json.dumps(self._described | {"environments": environments}, ensure_ascii=False, indent=2)
         self.files.write("run.json", text.encode())
-        self._mend_log(done, note)
+        self._mend_log(done, log, note)
         if done:
             note(f"{self.path}: going on after step {done:,} of {steps:,}")
         return done
@@ -300,10 +323,37 @@ class _Folder:
         refuse_other(self.path, found)
         return known
 
-    def _mend_log(self, done: int, note: Callable[[str], None]) -> None:
+    def _check_written(self, done: int, *, every: bool) -> str | None:
+        """Check what a run goes on from, or all that it wrote, and take over its digests; that of the log.
+
+        Raises
+        ------
+        ValueError
+            If the state or weights are damaged, or of another step or run.
+        """
+        path = self.path / _STATE
+        try:
+            says = read_sealed_tensors(path)
+        except ValueError as error:
+            raise ValueError(f"{error} {_MEND}") from None
+        if not says:  # of an earlier version
+            return None
+        if says["run"] != self._run:
+            raise ValueError(f"{path}: of another run than the folder's run.json. {_MEND}")
+        self._weights = json.loads(says["weights"])
+        latest = {weights_of_step(self.path, done, kind).name for kind in _KINDS}
+        for name, digest in self._weights.items():
+            weights = self.path / name
+            if (every or name in latest) and weights.exists() and file_digest(weights) != digest:
+                raise ValueError(f"{weights}: not as it was written: damaged, or of another step or run. {_MEND}")
+        return says["log"]
+
+    def _mend_log(self, done: int, digest: str | None, note: Callable[[str], None]) -> None:
         """Leave out lines of steps that will be done again, damaged ones, and a line that was cut short."""
-        kept = [text for text, line in self._lines(note) if line["step"] <= done]
-        self.files.write(self._log.name, b"".join(kept))
+        kept = b"".join(text for text, line in self._lines(note) if line["step"] <= done)
+        if digest is not None and digest_of(kept) != digest:
+            note(f"{self._log}: damaged; losses of steps up to {done:,} are not as they were written")
+        self.files.write(self._log.name, kept)
 
     def restore(self, trainer: Trainer, done: int) -> list[Tensor]:
         """Bring a trainer to the latest checkpoint; the losses that no line of the log has yet."""
@@ -326,8 +376,15 @@ class _Folder:
             if self._log.exists():
                 with open(self._log, "rb") as file:
                     os.fsync(file.fileno())
-            state = {**trainer.state(), "pending": losses}
-            self.files.write(_STATE, save(state, metadata={"step": str(trainer.steps)}))
+            notes = {
+                "step": str(trainer.steps),
+                "run": self._run,
+                "weights": json.dumps(self._weights),
+                "log": digest_of(self._log.read_bytes() if self._log.exists() else b""),
+            }
+            state = save({**trainer.state(), "pending": losses}, metadata=notes)
+            with atomic_file(self.path / _STATE) as file:
+                file.writelines(sealed_tensors(state))
 
         world.from_first(write)
 
@@ -335,7 +392,9 @@ class _Folder:
         notes = self._described | {"step": trainer.steps, "weights": kind, "environment": self._environment}
         network = trainer.ema if kind == "ema" else trainer.model
         text = json.dumps(notes, ensure_ascii=False)
-        save_dit(weights_of_step(self.path, trainer.steps, kind), network, notes={NOTES_KEY: text})
+        path = weights_of_step(self.path, trainer.steps, kind)
+        save_dit(path, network, notes={NOTES_KEY: text})
+        self._weights[path.name] = file_digest(path)
 
     def log(self, trainer: Trainer, pending: list[Tensor], world: World) -> float:
         """Add a line with the mean losses of some steps; the loss."""

@@ -16,6 +16,7 @@ from dit_eval.features.network import FeatureBatch
 from dit_eval.images.npz import open_batch
 from dit_eval.results.settings import EvaluationSettings
 from dit_eval.sampling import batches_left, disk_bytes, sample_npz
+from dit_eval.system.seals import TRAILER
 from dit_eval.system.switches import using_threads
 
 
@@ -223,7 +224,7 @@ def test_disk_is_what_a_real_run_writes(tmp_path, capsys, monkeypatch):
     discard = "dit_eval.sampling._Parts._discard"
 
     def measured(parts):
-        sizes["peak"] = out.stat().st_size + sum(piece.stat().st_size for piece in parts.folder.glob("*.u8"))
+        sizes["peak"] = out.stat().st_size + sum(piece.stat().st_size - TRAILER for piece in parts.folder.glob("*.u8"))
 
     monkeypatch.setattr(discard, measured)
     assert run(capsys, *command(out, "--per-proc-batch-size", 16))[0] == 0

@@ -167,7 +167,7 @@ def study_status(arguments: Status) -> None:
     study = Study(load_plan(arguments.plan), arguments.out)
     study.check_begun()
     rows = study.status()
-    for line in study.damage():
+    for line in study.unfit():
         say(line)
     if arguments.json:
         sys.stdout.write(_status_json(rows) + "\n")

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dit_eval.system.reading import is_count, is_number, map_npy, npy_header, read_json
+from dit_eval.system.seals import damaged_files, file_digest, read_digests
 from dit_eval.system.text import reason, shown
 
 INDEX = "latents.json"  # in a folder of latents; its being there says that all of them are
@@ -29,7 +30,7 @@ class Latents:
     FileNotFoundError
         If it is none, or not complete.
     ValueError
-        If it is damaged.
+        If it is damaged. A file of latents is checked when it is first read.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -40,6 +41,9 @@ class Latents:
                 f"{self.path}: no latents there; "
                 + ("`dit-eval encode` has not finished, run it again." if begun else "make them by `dit-eval encode`.")
             )
+        self._digests = read_digests(self.path)
+        for name in (INDEX, "labels.npy"):
+            self._check(name)
         try:
             self._index = _read_index(self.path / INDEX)
             numbers, counts = zip(*self._index["shards"], strict=True)
@@ -48,7 +52,9 @@ class Latents:
             self.labels = _read_labels(self.path / "labels.npy", self.num_classes)
         except (OSError, ValueError) as error:
             said = reason(error).rstrip(".")
-            raise ValueError(f"{self.path}: not a folder of latents, or damaged ({said}); encode again.") from None
+            where = self.path / "".join(damaged_files(self.path)[:1])
+            raise ValueError(f"{where}: not a folder of latents, or damaged ({said}); encode again.") from None
+        self._names = [shard_name(number) for number in numbers]
         shapes = {shard.shape[1:] for shard in self._shards}
         if tuple(map(len, self._shards)) != counts or len(shapes) != 1 or len(self.labels) != sum(counts):
             raise ValueError(f"{self.path}: files of other lengths than {INDEX} says; damaged, encode again.")
@@ -85,6 +91,7 @@ class Latents:
             If they are no numbers, or a deviation is below 0: nobody has looked at them before.
         """
         shard = bisect_right(self._ends, index)
+        self._check(self._names[shard])
         row = self._shards[shard][index - (self._ends[shard - 1] if shard else 0), int(mirrored)]
         mean, std = np.asarray(row, np.float32)
         if not (np.isfinite(mean).all() and np.isfinite(std).all() and std.min() >= 0):
@@ -93,6 +100,18 @@ class Latents:
                 "damaged, encode again."
             )
         return mean, std
+
+    def _check(self, name: str) -> None:
+        """ValueError if a file that was not read before is not as it was written."""
+        digest = self._digests.get(name)
+        if digest is None:
+            return
+        if not (self.path / name).is_file() or file_digest(self.path / name) != digest:
+            raise ValueError(
+                f"{self.path / name}: damaged; it is not as it was written. Run `dit-eval encode` as for this folder "
+                "again, which makes only this file anew."
+            )
+        self._digests.pop(name, None)  # another thread may have been as fast
 
     def read(
         self, indices: np.ndarray, mirrored: np.ndarray, generators: Sequence[np.random.Generator]

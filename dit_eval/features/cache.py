@@ -1,10 +1,15 @@
-"""Features kept on disk."""
+"""Features kept on disk.
+
+An entry says what it was made from, and the zip that it is has a checksum of each array. One that is damaged, or was
+made from something else, is made again.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
 _CACHE_VERSION = 2
 _KEYS = {"made_from", "mu", "sigma", "mu_s", "sigma_s", "pool_features", "spatial_features", "class_probs"}
 _ROWS = 1024  # looked at together
+_SUMS = "crc32"  # in made_from: the checksum that the zip has of each array, so that none is exchanged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +86,10 @@ class CacheEntry:
 
     def write(self, summary: FeatureSummary) -> None:
         """Keep features. Where they cannot be written, `on_note` is called, and that is all."""
+        arrays = _arrays(summary)
+        made_from = json.dumps(json.loads(self.made_from) | {_SUMS: {key: _crc(each) for key, each in arrays.items()}})
         try:
-            write_batch(self.path, arrays={"made_from": np.array(self.made_from), **_arrays(summary)})
+            write_batch(self.path, arrays={"made_from": np.array(made_from), **arrays})
         except OSError as error:
             if self.on_note:
                 why = why_not_written(self.path, error)
@@ -92,8 +100,13 @@ class CacheEntry:
         known = {key.removesuffix(".npy") for key in file.archive.namelist()}
         if not {"made_from", "pool_features"} <= known <= _KEYS:
             raise ValueError(f"it holds {', '.join(file.keys()[:8]) or 'nothing'}")
-        if parse_json(file.text("made_from")) != parse_json(self.made_from):
+        said = parse_json(file.text("made_from"))
+        sums = said.pop(_SUMS, None) if isinstance(said, dict) else None
+        if said != parse_json(self.made_from):
             raise ValueError("it was made from other images, or by another network")
+        crcs = {key: info.CRC for key, info in file.members.items() if key != "made_from"}
+        if sums is not None and sums != crcs:  # of an earlier version there are none
+            raise ValueError("its arrays were not written together")
         widths = {key: self._width(key, file.header(key)) for key in known - {"made_from"}}
         for mu, sigma, features, dim in (
             ("mu", "sigma", "pool_features", self.pool_dim),
@@ -180,6 +193,23 @@ def cached_features(
     if entry is not None:
         world.from_first(lambda: entry.write(summary))
     return summary, False
+
+
+class _Sum:
+    """A file that keeps nothing of what is written but its checksum."""
+
+    def __init__(self) -> None:
+        self.crc = 0
+
+    def write(self, data: bytes) -> None:
+        self.crc = zlib.crc32(data, self.crc)
+
+
+def _crc(array: np.ndarray) -> int:
+    """The checksum of an array as `.npy`."""
+    file = _Sum()
+    np.lib.format.write_array(file, array, allow_pickle=False)
+    return file.crc
 
 
 def _check_finite(arrays: dict[str, np.ndarray]) -> None:

@@ -178,13 +178,17 @@ class SampleRun:
 
     def differences(self, other: SampleRun) -> list[str]:
         """What makes image i of the two runs differ, as "name: mine, theirs"; environments are not compared."""
-        free = ("num_images", "environment", "earlier_environments")
-        names = [f.name for f in dataclasses.fields(self) if f.name not in free]
         return [
             f"{name}: {getattr(self, name)!r}, {getattr(other, name)!r}"
-            for name in names
+            for name in _DECISIVE
             if getattr(self, name) != getattr(other, name)
         ]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides image i; without fields that are as by default, so that a new field changes no earlier run."""
+        fields = {each.name: each.default for each in dataclasses.fields(self)}
+        return {name: getattr(self, name) for name in _DECISIVE if getattr(self, name) != fields[name]}
 
     def summary(self) -> str:
         """A few words for a line of output: model, steps, guidance, seed."""
@@ -196,3 +200,9 @@ class SampleRun:
 
 # Fields of a run that are those of its settings, under the same name and with the same meaning.
 _RECORDED = {each.name for each in dataclasses.fields(SampleRun)} - {"vae"}
+# Fields that decide what image i is.
+_DECISIVE = tuple(
+    each.name
+    for each in dataclasses.fields(SampleRun)
+    if each.name not in ("num_images", "environment", "earlier_environments")
+)

@@ -22,13 +22,14 @@ from dit_eval.study.expand import recorded
 from dit_eval.study.pace import Pace, work_gflops
 from dit_eval.study.plan import Cell, Plan, Task, Training, label
 from dit_eval.study.plan_file import load_plan
-from dit_eval.study.record import log_lines, read_done, read_failures, read_sources, result_of
+from dit_eval.study.record import Done, log_lines, read_done, read_failures, read_sources
 from dit_eval.study.sources import Sources, training_data
 from dit_eval.system.assets import sha256_of
 from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
 from dit_eval.system.files import atomic_file
-from dit_eval.system.run_folder import claim, is_claimed, read_settings, remove_partial
+from dit_eval.system.run_folder import claim, is_claimed, remove_partial
+from dit_eval.system.seals import read_sealed, sealed
 from dit_eval.system.text import reason
 from dit_eval.training import steps_done, weights_of_step
 
@@ -69,6 +70,7 @@ class Study:
 
     def __init__(self, plan: Plan, folder: str | os.PathLike[str]) -> None:
         self.plan, self.folder = plan, Path(folder)
+        self._read: dict[Path, tuple[tuple[int, ...], Done]] = {}  # what was read of files, in which state
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Study:
@@ -107,7 +109,7 @@ class Study:
 
     def is_done(self, task: Task) -> bool:
         if isinstance(task, Cell):
-            return self.result(task) is not None
+            return isinstance(self._done(task), Done)
         folder = self.training_folder(task.key)
         return steps_done(folder) >= task.steps[-1] and all(weights_of_step(folder, s).exists() for s in task.steps)
 
@@ -144,17 +146,36 @@ class Study:
         return sorted(left, key=lambda task: (isinstance(task, Cell), -work_gflops(task)))
 
     def result(self, cell: Cell) -> EvalResult | None:
-        """What a cell gave; None if it is not done, or what was noted is damaged: it is then done again."""
-        return self._noted(cell)[1]
+        """What a cell gave; None if it is not done, or what was noted of it is damaged."""
+        done = self._done(cell)
+        return done.result if isinstance(done, Done) else None
 
-    def damage(self) -> list[str]:
-        """A line on each record that is damaged and so counts as not there."""
-        lines = [why for task in self.plan.tasks if (why := self._noted(task)[2])]
+    def unfit(self) -> list[str]:
+        """A line on each record of the folder that is damaged, and so counts as not there."""
+        lines = [why for task in self.plan.tasks if isinstance(why := self._done(task), str)]
         try:
             read_failures(self.folder / "failures.json")
         except ValueError as error:
             lines.append(f"warning: {reason(error)} Why tasks failed is not known; run the study again.")
         return lines
+
+    def _done(self, task: Task) -> Done | str | None:
+        """What was noted when a task was finished; a line on why it cannot be believed; None if nothing was."""
+        path = self.done_file(task)
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            return None
+        state = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if path in self._read and self._read[path][0] == state:
+            return self._read[path][1]
+        try:
+            done = read_done(path, task)
+        except ValueError as error:
+            loss = "the cell is done again" if isinstance(task, Cell) else "how long it took is not known"
+            return f"warning: {reason(error)} So {loss}."
+        self._read[path] = state, done
+        return done
 
     def status(self) -> list[TaskStatus]:
         """Each task of the plan, trainings first."""
@@ -216,7 +237,7 @@ class Study:
         path = self.done_file(task)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
-            file.write(json_text(about).encode())
+            file.write(json_text(sealed(about)).encode())
 
     def begin(self, sources: Sources) -> None:
         """Write down what is asked for, for the processes that will do it.
@@ -230,7 +251,7 @@ class Study:
         self._refuse_other_data(sources)
         for name, text in (
             ("plan.toml", self.plan.text),
-            ("study.json", json.dumps({"sources": dataclasses.asdict(sources), "environment": environment()})),
+            ("study.json", json.dumps(sealed({"sources": dataclasses.asdict(sources), "environment": environment()}))),
         ):
             with atomic_file(self.folder / name) as file:
                 file.write(text.encode())
@@ -260,7 +281,7 @@ class Study:
         begun = [path for path in runs if path.exists()]
         identity = json.loads(json.dumps(training_data(self.plan, sources).identity)) if begun else {}
         for path in begun:
-            if (read_settings(path) or {}).get("data") != identity:
+            if read_sealed(path).get("data") != identity:
                 raise ValueError(
                     f"{path.parent} is of another run: its data are not {sources.train}. Name another `out`."
                 )
@@ -316,25 +337,13 @@ class Study:
         return min(1.0, latest / task.steps[-1])
 
     def _pace(self) -> Pace:
-        noted = [(task, self._noted(task)[0]) for task in self.plan.tasks]
-        return Pace([(task, about) for task, about in noted if about is not None], self.plan.speed)
-
-    def _noted(self, task: Task) -> tuple[dict[str, Any] | None, EvalResult | None, str | None]:
-        """What was noted of a finished task, the result of a cell, and a line if it is damaged."""
-        path = self.done_file(task)
-        if not path.exists():
-            return None, None, None
-        try:
-            about = read_done(path, task)
-            return about, result_of(path, about) if isinstance(task, Cell) else None, None
-        except ValueError as error:
-            loss = "the cell is done again" if isinstance(task, Cell) else "how long it took is not known"
-            return None, None, f"warning: {reason(error)} So {loss}."
+        done = [(task, each) for task in self.plan.tasks if isinstance(each := self._done(task), Done)]
+        return Pace([(task, each.about) for task, each in done], self.plan.speed)
 
     def _failures(self) -> dict[str, str]:
         try:
             return read_failures(self.folder / "failures.json")
-        except ValueError:  # which `damage` tells
+        except ValueError:  # which `unfit` tells
             return {}
 
     def seconds_left(self, missing: list[Task], workers: int) -> float | None:
@@ -346,8 +355,9 @@ class Study:
 
     def told(self, task: Task, count: int, total: int) -> str:
         """A line on a finished task."""
-        about, result, _ = self._noted(task)
-        seconds = None if about is None else sum(about["seconds"].values())
+        done = self._done(task)
+        seconds = sum(done.about["seconds"].values()) if isinstance(done, Done) else None
+        result = done.result if isinstance(done, Done) else None
         line = f"[{count:>{len(str(total))}}/{total}] {task.name}"
         line += f": FID-{result.num_samples} {result.fid:.3f}" if result and result.fid is not None else ""
         return line + ("" if seconds is None else f" ({seconds:.1f} s)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,20 @@ from dit_eval.results.lines import read_lines
 from dit_eval.study.plan import Task, Training
 from dit_eval.study.sources import Sources
 from dit_eval.system.reading import is_number, read_json
+from dit_eval.system.seals import read_sealed
 from dit_eval.system.text import reason, shown
 from dit_eval.training import parse_log_line
 
 
-def read_done(path: Path, task: Task) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What was noted when a task was finished, and the result of a cell."""
+
+    about: dict[str, Any]
+    result: EvalResult | None
+
+
+def read_done(path: Path, task: Task) -> Done:
     """The record of a finished task.
 
     Raises
@@ -25,33 +35,27 @@ def read_done(path: Path, task: Task) -> dict[str, Any]:
     ValueError
         If it is damaged, or of another task.
     """
-    about = read_json(path, "the record of a finished task")
-    phases = {"training"} if isinstance(task, Training) else {"sampling", "evaluation"}
-    seconds = about.get("seconds")
-    if not isinstance(seconds, dict) or not phases <= seconds.keys():
-        raise ValueError(f"{path}: no seconds of {' and '.join(sorted(phases))}.")
-    if not all(
-        is_number(value) and value >= 0 for value in (about.get("gflops"), about.get("share"), *seconds.values())
-    ):
-        raise ValueError(f"{path}: gflops, share or seconds are no numbers from 0 on.")
-    noted = about.get("task")
+    about = read_sealed(path)
+    noted, seconds = about.get("task"), about.get("seconds")
     if not isinstance(noted, dict) or noted.get("key") != task.key:
         raise ValueError(f"{path}: of another task.")
-    return about
-
-
-def result_of(path: Path, about: dict[str, Any]) -> EvalResult:
-    """The result in the record of a cell; ValueError if there is none."""
+    phases = {"training"} if isinstance(task, Training) else {"sampling", "evaluation"}
+    if not isinstance(seconds, dict) or not phases <= seconds.keys():
+        raise ValueError(f"{path}: no seconds of {' and '.join(sorted(phases))}.")
+    numbers = (about.get("gflops"), about.get("share"), *seconds.values())
+    if not all(is_number(value) and value >= 0 for value in numbers):
+        raise ValueError(f"{path}: gflops, share or seconds are no numbers from 0 on.")
     try:
-        return EvalResult.from_json(json.dumps(about.get("result")))
+        result = None if isinstance(task, Training) else EvalResult.from_json(json.dumps(about.get("result")))
     except ValueError as error:
         raise ValueError(f"{path}: {reason(error)}") from None
+    return Done(about=about, result=result)
 
 
 def read_sources(path: Path) -> Sources:
     """Where data and weights are, as the latest run of a study has noted it."""
     try:
-        return msgspec.convert(read_json(path, "the sources of a study").get("sources"), Sources, strict=True)
+        return msgspec.convert(read_sealed(path).get("sources"), Sources, strict=True)
     except ValueError as error:  # of which msgspec's is one
         said = reason(error).removeprefix(f"{path}: ").rstrip(".")
         raise ValueError(f"{path}: damaged ({said}). `dit-eval study run` writes it anew.") from None

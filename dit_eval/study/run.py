@@ -87,7 +87,7 @@ class _Run:
         self.done = {key for key, task in self.tasks.items() if self.study.is_done(task)}
 
     def welcome(self) -> None:
-        for line in self.study.damage():
+        for line in self.study.unfit():
             self.note(line)
         if self.done:
             self.note(f"{self.study.folder}: going on; {len(self.done)} of {len(self.tasks)} tasks are done already")

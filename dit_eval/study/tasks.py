@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -28,7 +29,7 @@ from dit_eval.system.dist import World, cores, gpu_count
 from dit_eval.system.files import Watch, check_target
 from dit_eval.system.switches import using_threads
 from dit_eval.system.where import Where
-from dit_eval.training import steps_done, train, weights_of_step
+from dit_eval.training import steps_done, train, weights_of_step, written_digest
 
 OnTask = Callable[[int, int], None]  # told in process 0 of steps or images done, and their number
 
@@ -99,6 +100,7 @@ def _train(study: Study, run: Training, world: World, on_progress: OnTask | None
         ),
         world=world,
         on_progress=(lambda done, total, _: on_progress(done, total)) if on_progress else None,
+        on_note=_to_log,
     )
     if world.rank == 0:
         share = 1.0 - before / run.steps[-1]
@@ -120,6 +122,7 @@ def _draw_and_score(study: Study, cell: Cell, world: World, on_progress: OnTask 
         batch_size=study.plan.resources(cell).batch_size,
         world=world,
         on_progress=on_progress,
+        on_note=_to_log,
     )
     drawn = time.perf_counter()
     result = score(
@@ -138,18 +141,29 @@ def _draw_and_score(study: Study, cell: Cell, world: World, on_progress: OnTask 
             out.unlink()
 
 
+def _to_log(line: str) -> None:
+    """What is taken over or done again; a worker's stderr is its log."""
+    sys.stderr.write(f"{line}\n")
+
+
 def _sampler(study: Study, cell: Cell, device: str) -> ImageSampler:
     """The cell's network with its weights and decoder, and how images are drawn from it."""
     checkpoint = study.checkpoint(cell)
     decoder = None if cell.vae is None else Path(study.sources.decoders[cell.vae])
     watch = Watch(checkpoint, *([] if decoder is None else [decoder]))
     training = next(run for run in study.plan.trainings if run.key == cell.training)
+    checkpoint_sha256, written = sha256_of(checkpoint), written_digest(checkpoint)
+    if written not in (None, checkpoint_sha256):
+        raise ValueError(
+            f"{checkpoint}: not as it was written: damaged, or of another step or run. Put a good copy in its place, "
+            f"or remove {checkpoint.parent} to train again."
+        )
     files = RunFiles(
         model=cell.model,
         network=dataclasses.asdict(cell.config),
         image_size=cell.config.image_size,
         checkpoint=checkpoint.name,
-        checkpoint_sha256=sha256_of(checkpoint),
+        checkpoint_sha256=checkpoint_sha256,
         weights="ema",
         vae=cell.vae,
         vae_sha256=None if decoder is None else sha256_of(decoder),

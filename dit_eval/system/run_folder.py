@@ -72,7 +72,7 @@ class RunFolder:
         if not self.path.is_dir():
             raise FileNotFoundError(f"{self.path}: not seen by process {world.rank}; all machines need to share it.")
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | memoryview) -> None:
         """Write a file of the folder, whole or not at all."""
         with atomic_file(self.path / name) as file:
             file.write(data)
