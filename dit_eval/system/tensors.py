@@ -10,7 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 from safetensors.torch import load_file
@@ -211,11 +211,12 @@ def _tensors(loaded: object, containers: tuple[type, ...]) -> Iterator[tuple[str
     while stack:
         name, value = stack.pop()
         if isinstance(value, Tensor):
-            if value.device.type == "cpu" and value.layout == torch.strided:
+            plain = type(value) in (Tensor, torch.nn.Parameter)  # others, such as shards, have no storage to ask
+            if plain and value.device.type == "cpu" and value.layout == torch.strided:
                 yield name, value
         elif isinstance(value, (dict, list, tuple, set, *containers)) and id(value) not in seen:
             seen.add(id(value))
-            inner = vars(value) if isinstance(value, containers) else value
+            inner: Any = vars(value) if isinstance(value, containers) else value
             if isinstance(inner, dict):
                 stack += [(str(key) if isinstance(key, str) else name, each) for key, each in inner.items()]
             else:
