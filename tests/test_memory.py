@@ -12,6 +12,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ import torch
 from PIL import EpsImagePlugin, Image
 from safetensors.torch import save_file
 
+from dit_eval.checks.findings.counts import _classes
 from dit_eval.cli import main
 from dit_eval.diffusion.data import CorruptImage, open_npz, read_image
 from dit_eval.features.graph_def import read_constants
@@ -421,6 +423,16 @@ def test_large_labels_make_no_large_histogram(tmp_path, monkeypatch, capsys, sid
     assert "Traceback" not in captured.err
     assert "MemoryError" not in captured.err
     assert captured.out
+
+
+@pytest.mark.parametrize("said", [1 << 62, -1, "x", [1], {}, None, 1.5])
+def test_a_run_may_say_any_number_of_classes(said):
+    labels = np.arange(300) % 3
+    run = SimpleNamespace(network={"num_classes": said})
+    images = SimpleNamespace(labels=labels, run=run)
+    case = SimpleNamespace(gen=images, ref=SimpleNamespace(labels=labels), expect=None)
+    with at_most(64 * MIB):
+        assert list(_classes(case)) == []
 
 
 # ---- saved datasets
