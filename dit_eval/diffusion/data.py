@@ -21,15 +21,15 @@ import numpy as np
 from PIL import Image
 
 from dit_eval.diffusion.latents import INDEX, Latents
-from dit_eval.images.decoding import decode, to_rgb
+from dit_eval.images.decoding import FORMATS, decode, to_rgb, too_large
 from dit_eval.images.folder import read_file
 from dit_eval.images.listing import IMAGE_SUFFIXES
 from dit_eval.images.npz import open_batch
 from dit_eval.system.ahead import in_order
 from dit_eval.system.text import shown
 
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # whatever the names of the files say
-_MAX_PIXELS = 178_956_970  # of an image; Pillow's own limit
+_MAX_PIXELS = 1 << 26  # of an image: 8192 x 8192, which takes 256 MiB a thread; ImageNet's have 0.2 million on average
+_MOST_CLASSES = 1 << 16  # of data with fewer images
 _AHEAD = 64  # images that are read ahead
 _MAX_FILE = 1 << 30  # bytes of an image file: more than so many pixels, RGB, without compression
 
@@ -181,6 +181,11 @@ def open_npz(
     labels = np.zeros(len(images), np.int64) if batch.labels is None else batch.labels
     if labels.min() < 0:
         raise ValueError(f"{path}: label {labels.min()} in arr_1; needed 0 or more.")
+    if labels.max() >= max(_MOST_CLASSES, len(labels)):
+        raise ValueError(
+            f"{path}: label {labels.max()} in arr_1 of {len(labels):,} images; a model has a row for each class up to "
+            "it. Number the classes from 0."
+        )
     identity = {"kind": "npz", "sha256": batch.sha256(on_progress), "images": len(images), "channels": channels}
     return ArrayData(images=images, labels=labels, identity=identity)
 
@@ -327,10 +332,20 @@ def read_image(path: Path, image_size: int) -> np.ndarray:
     where = shown(str(path))
     try:
         data = read_file(path, where, max_size=_MAX_FILE)
-        image = decode(data, where, formats=_FORMATS, max_pixels=_MAX_PIXELS)
+        image = decode(data, where, formats=tuple(FORMATS), max_pixels=_MAX_PIXELS)
+        _check_scaled(image, image_size, where)
         return centre_crop(to_rgb(image, where), image_size)
     except ValueError as error:
         raise CorruptImage(str(error)) from None
+
+
+def _check_scaled(image: Image.Image, size: int, where: str) -> None:
+    """That an image stays within bounds where its shorter side is scaled to `size`: a strip of one row would not."""
+    width, height = (side * size // min(image.size) for side in image.size)
+    if width * height > _MAX_PIXELS:
+        raise ValueError(
+            f"{where}: {image.width} x {image.height} px, scaled to {too_large(width, height, _MAX_PIXELS)}"
+        )
 
 
 def centre_crop(image: Image.Image, size: int) -> np.ndarray:

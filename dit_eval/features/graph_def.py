@@ -19,6 +19,8 @@ from dit_eval.system.files import check_plain
 _FLOAT = 1  # DataType.DT_FLOAT
 _MAX_FILE = 1 << 29  # bytes; ADM's graph has 91 MiB
 _MAX_VALUES = 1 << 26  # floats of all constants together; Inception's network has 24 million
+_MAX_REPEATED = 1 << 20  # of them, those that are not in the file: one value may stand for any number
+_MAX_FIELDS = 1 << 16  # of a message; each takes some 200 bytes, and may have two in the file
 
 
 def read_constants(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -35,15 +37,20 @@ def read_constants(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: {path.stat().st_size:,} bytes; a frozen graph may have {_MAX_FILE:,}.")
     data = memoryview(path.read_bytes())
     constants: dict[str, np.ndarray] = {}
-    left = _MAX_VALUES
+    left, repeated = _MAX_VALUES, _MAX_REPEATED
     try:
         for field, node in _fields(data):
             if field != 1 or not isinstance(node, memoryview):  # GraphDef.node
                 continue
             name, op, value = _node(node)
-            if op == "Const" and value is not None and (array := _tensor(value, name, left)) is not None:
-                left -= array.size
-                constants[name] = array
+            if op != "Const" or value is None or (found := _tensor(value)) is None:
+                continue
+            values, shape = found
+            left -= max(values.size, math.prod(shape))
+            repeated -= max(0, math.prod(shape) - values.size)
+            if left < 0 or repeated < 0:
+                raise ValueError(f"constants of more than {_MAX_VALUES:,} values, or {_MAX_REPEATED:,} repeated ones")
+            constants[name] = _filled(values, shape, name)
     except (IndexError, ValueError) as error:
         raise ValueError(f"{path}: not a frozen TensorFlow graph ({error}).") from None
     if not constants:
@@ -53,8 +60,11 @@ def read_constants(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """(field number, value) of one message: an int for varints, bytes for the rest."""
-    position = 0
+    position = count = 0
     while position < len(data):
+        count += 1
+        if count > _MAX_FIELDS:
+            raise ValueError(f"a message of more than {_MAX_FIELDS:,} fields")
         tag, position = _varint(data, position)
         field, wire = tag >> 3, tag & 7
         if wire == 0:
@@ -111,24 +121,21 @@ def _node(data: memoryview) -> tuple[str, str, memoryview | None]:
     return name, op, tensor
 
 
-def _tensor(data: memoryview, name: str, most: int) -> np.ndarray | None:
-    """A float32 TensorProto as an array of at most so many values; None for other types."""
+def _tensor(data: memoryview) -> tuple[np.ndarray, tuple[int, ...]] | None:
+    """The values of a float32 TensorProto as they are in the file, and its shape; None for other types."""
     parts, numbers = _split(data)
-    shape = tuple(_dimension(each) for each in _split(parts[2][-1])[0][2]) if parts[2] else ()
-    content = bytes(parts[4][-1]) if parts[4] else b""
-    values = [np.frombuffer(each, "<f4") for each in parts[5]]  # float_val, packed or one by one
-    dtype = numbers.get(1, 0)
-    if dtype != _FLOAT:
+    if numbers.get(1, 0) != _FLOAT:
         return None
-    array = np.frombuffer(content, "<f4") if content else np.concatenate(values or [np.zeros(0, "<f4")])
-    return _filled(array, shape, name, most)
+    shape = tuple(_dimension(each) for each in _split(parts[2][-1])[0][2]) if parts[2] else ()
+    if parts[4] and parts[4][-1]:
+        return np.frombuffer(parts[4][-1], "<f4"), shape
+    values = [np.frombuffer(each, "<f4") for each in parts[5]]  # float_val, packed or one by one
+    return np.concatenate(values or [np.zeros(0, "<f4")]), shape
 
 
-def _filled(array: np.ndarray, shape: tuple[int, ...], name: str, most: int) -> np.ndarray:
+def _filled(array: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
     """A constant's values in its shape; the last value stands for all that follow."""
     count = math.prod(shape)
-    if max(count, array.size) > most:  # a single value may stand for any number of them
-        raise ValueError(f"constants of more than {_MAX_VALUES:,} values")
     if 0 < array.size < count:
         array = np.concatenate([array, np.full(count - array.size, array[-1], "<f4")])
     if array.size != count:

@@ -4,6 +4,9 @@ A file is taken whole or not at all. Pillow, and the libraries below it, draw wh
 say nothing: rows that a PNG lacks are black, those of a JPEG grey, and scans that a JPEG lacks leave it blurred or
 without colour. Here they are errors, at next to no cost for files that are whole.
 
+Readers are those that the caller names, of `FORMATS` at most, and are told by the first bytes, never by the name: of
+what else Pillow reads, PostScript would start another program. The size is known, and bounded, before a pixel is.
+
 What is no pixel is not looked at: comments and colour profiles, of any size, and further pictures behind the first,
 which phones put into their JPEGs.
 
@@ -23,12 +26,32 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 import numpy as np
-from PIL import Image, JpegImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from dit_eval.images.listing import PNG, is_jpeg, is_png
 
+# All that is ever read, each with its plug-in; those of other formats are not even imported.
+FORMATS = {
+    "PNG": PngImagePlugin,
+    "JPEG": JpegImagePlugin,
+    "BMP": BmpImagePlugin,
+    "GIF": GifImagePlugin,
+    "PPM": PpmImagePlugin,
+    "TIFF": TiffImagePlugin,
+    "WEBP": WebPImagePlugin,
+}
 _UNUSED = {b"iCCP", b"iTXt", b"zTXt", b"tEXt", b"eXIf"}  # chunks of a PNG that Pillow would unpack
 _STEP = 1 << 20  # bytes of pixel data unpacked at once to be counted
 # Passes of an interlaced PNG: first column and row, and steps between them.
@@ -63,7 +86,7 @@ def decode(
     ----------
     data : the file
     where : what messages call it
-    formats : as Pillow names them; its readers of all others are kept away
+    formats : of `FORMATS`; readers of all others are kept away
     max_pixels : of an image; known before it is decoded
     problem : says of an image, before it is decoded, why it is not wanted, or None
 
@@ -76,10 +99,11 @@ def decode(
         raise ValueError(f"{where}: cannot be read as an image; it is empty.")
     try:
         png = is_png(data)
-        pixels = _png_pixels(data, max_pixels) if png and "PNG" in formats else data
+        if "WEBP" in formats and (size := _webp_size(data)):
+            _check_size(*size, max_pixels)
+        pixels = _png_pixels(data) if png and "PNG" in formats else data
         with _opened(pixels, formats) as image:
-            if image.width * image.height > max_pixels:
-                raise _Unwanted(too_large(image.width, image.height, max_pixels))
+            _check_size(image.width, image.height, max_pixels)
             if problem is not None and (why := problem(image)):
                 raise _Unwanted(why)
             image.load()
@@ -128,23 +152,45 @@ class _Unwanted(Exception):
     """An image that can be read, and is not wanted."""
 
 
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise _Unwanted(too_large(width, height, max_pixels))
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a WebP by its header; None of another file. Pillow takes memory for them as it opens one."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return None
+    if data[12:16] == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if data[12:16] == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+
+
 def _opened(data: bytes, formats: Sequence[str]) -> Image.Image:
     if "JPEG" in formats and is_jpeg(data):
         # Not by Image.open, which takes a JPEG with further pictures behind it for another format.
         return JpegImagePlugin.JpegImageFile(io.BytesIO(data))
-    return Image.open(io.BytesIO(data), formats=tuple(formats))
+    # Nor by it for the rest: it warns of large images, which `max_pixels` refuses.
+    for name in formats:
+        if name not in FORMATS:
+            raise RuntimeError(f"Found the format {name}; needed one of {', '.join(FORMATS)}.")
+        factory, accept = Image.OPEN[name]
+        if accept is None or accept(data[:16]) is True:
+            with suppress(SyntaxError, IndexError, TypeError, struct.error):
+                return factory(io.BytesIO(data), "")
+    raise Image.UnidentifiedImageError
 
 
 # ---- PNG
 
 
-def _png_pixels(data: bytes, max_pixels: int) -> bytes:
+def _png_pixels(data: bytes) -> bytes:
     """A PNG without the chunks that are no pixels. Checksums are Pillow's and zlib's matter."""
     if len(data) < 33:
         raise ValueError(f"a PNG of {len(data)} bytes")
-    width, height = struct.unpack(">II", data[16:24])
-    if width * height > max_pixels:  # before Pillow warns of it
-        raise _Unwanted(too_large(width, height, max_pixels))
     view, kept, begin = memoryview(data), list[memoryview](), 0
     for kind, at, end in _png_chunks(data):
         if kind in _UNUSED:

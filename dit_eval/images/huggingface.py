@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,18 @@ from dit_eval.images.encoded import ImageFiles, image_files
 from dit_eval.images.folder import read_file
 from dit_eval.images.listing import MAX_FILE, Load
 from dit_eval.images.reader import Reader, Role
+from dit_eval.results.parse import parse_json
 from dit_eval.system.files import Watch
+from dit_eval.system.text import reason, shown
+
+_DESCRIPTIONS = ("state.json", "dataset_info.json")
+_MAX_DESCRIPTION = 1 << 22  # bytes of one of them
+_DICTIONARY, _ROWS = 2, 3  # kinds of messages in an Arrow file, by Message.fbs
+# What the package raises at a saved dataset that is damaged, or made to do harm.
+_UNREADABLE = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, NotImplementedError, ImportError),
+    *(ArithmeticError, MemoryError, RecursionError),
+)
 
 
 def from_dataset(
@@ -123,9 +135,13 @@ def _labels(dataset: Any, class_label: type, path: Path | str, column: str | Non
     if chosen is None:
         return None
     labels = np.asarray(dataset.with_format(None)[chosen][:])
-    if labels.dtype.kind not in "iu":
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
         raise ValueError(f"{path}: {chosen} holds {labels.dtype}; needed integer labels.")
-    return labels
+    if labels.dtype == np.uint64 and labels.max(initial=0) > np.iinfo(np.int64).max:
+        raise ValueError(
+            f"{path}: {chosen} holds {labels.max()}; needed labels of at most 63 bits. Number them from 0."
+        )
+    return labels.astype(np.int64)
 
 
 def _kinds(dataset: Any) -> str:
@@ -154,14 +170,84 @@ def _open(path: Path, *, role: Role, num_images: int | None) -> ImageFiles:
         splits = sorted(p.name for p in path.iterdir() if (p / "state.json").is_file())
         raise ValueError(f"{path}: a dataset of splits; pass one of them: {path / (splits or ['train'])[0]}.")
     datasets = _datasets(path)
+    _check_files(path)
     watch = Watch(*(file for file in path.iterdir() if file.is_file()))
     try:
+        _check_unpacked(path)
         dataset = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, NotImplementedError) as error:
-        raise ValueError(f"{path}: cannot be read as a dataset ({error}). Save it again by save_to_disk.") from None
+        dataset.data.validate(full=True)  # Arrow believes a file that one value begins at any place
+    except _UNREADABLE as error:
+        raise _broken(path, reason(error)) from None
     # What a saved dataset names outside itself is not its own.
     rows, labels = _rows(dataset, path, column=None, label_column=None, links=False, watch=watch)
     return image_files(rows, num_images, labels)
+
+
+def _check_files(path: Path) -> None:
+    """That a saved dataset is of files that lie in its folder: the library opens what is named, wherever it is."""
+    state, _ = (_described(path, name) for name in _DESCRIPTIONS)
+    files = state.get("_data_files")
+    for file in files if isinstance(files, list) else [files]:
+        name = file.get("filename") if isinstance(file, dict) else None
+        if not isinstance(name, str) or name in ("", ".", "..") or re.search(r"[/\\\0:]", name):
+            raise _broken(path, f"state.json names {shown(repr(name)[:80])}; expected a file of the folder itself")
+        if not (path / name).is_file():  # a pipe would be waited for
+            kind = "no plain file" if (path / name).exists() else "missing"
+            raise _broken(path, f"{shown(name[:80])} is {kind}")
+
+
+def _described(path: Path, name: str) -> dict[str, Any]:
+    size = (path / name).stat().st_size
+    if size > _MAX_DESCRIPTION:
+        raise _broken(path, f"{name} has {size:,} bytes, of which {_MAX_DESCRIPTION:,} are allowed")
+    try:
+        found = parse_json((path / name).read_text(encoding="utf-8"))
+    except (RecursionError, ValueError) as error:
+        raise _broken(path, f"{name}: {reason(error)}") from None
+    if not isinstance(found, dict):
+        raise _broken(path, f"{name} holds {type(found).__name__}; expected an object")
+    return found
+
+
+def _check_unpacked(path: Path) -> None:
+    """That no file holds packed data, which `save_to_disk` does not write, and which may become of any size."""
+    ipc = importlib.import_module("pyarrow.ipc")
+    arrow = importlib.import_module("pyarrow")
+    for file in _described(path, _DESCRIPTIONS[0])["_data_files"]:
+        with arrow.memory_map(str(path / file["filename"])) as source:
+            for message in ipc.MessageReader.open_stream(source):
+                if _is_packed(bytes(message.metadata)):
+                    raise ValueError(f"{file['filename']} is packed, which save_to_disk never does")
+
+
+def _is_packed(message: bytes) -> bool:
+    """Whether a message of Arrow, a flat buffer, is a batch of rows (or of a dictionary) with a compression."""
+    table = _number(message, 0, 4)
+    kind, header = _field(message, table, 1), _field(message, table, 2)
+    if header is None or kind is None or message[kind] not in (_DICTIONARY, _ROWS):
+        return False
+    batch = header + _number(message, header, 4)
+    if message[kind] == _DICTIONARY:
+        if (data := _field(message, batch, 1)) is None:
+            return False
+        batch = data + _number(message, data, 4)
+    return _field(message, batch, 3) is not None
+
+
+def _field(message: bytes, table: int, number: int) -> int | None:
+    """Where a table of a flat buffer has the field of a number; None if it has none."""
+    offsets = table - int.from_bytes(message[table : table + 4], "little", signed=True)
+    at = 4 + 2 * number
+    offset = _number(message, offsets + at, 2) if at < _number(message, offsets, 2) else 0
+    return table + offset if offset else None
+
+
+def _number(message: bytes, at: int, size: int) -> int:
+    return int.from_bytes(message[at : at + size], "little")
+
+
+def _broken(path: Path, why: str) -> ValueError:
+    return ValueError(f"{path}: cannot be read as a dataset ({why}). Save it again by save_to_disk.")
 
 
 HUGGING_FACE = Reader(name="saved dataset", recognises=_is_saved, open=_open)

@@ -26,7 +26,7 @@ from dit_eval.models.dit import DiT
 from dit_eval.models.names import DIT_NAMES
 from dit_eval.models.wrappers import found_elsewhere, unwrap
 from dit_eval.system.files import atomic_file
-from dit_eval.system.tensors import load_tensors
+from dit_eval.system.tensors import check_header, load_tensors
 from dit_eval.system.text import reason, shown
 
 # In the metadata of the safetensors files that we write.
@@ -343,6 +343,7 @@ def _metadata(path: Path) -> dict[str, str]:
         raise FileNotFoundError(f"{path}: no such checkpoint.")
     if path.suffix != ".safetensors":
         return {}
+    check_header(path)
     with safe_open(path, framework="pt") as file:
         return file.metadata() or {}
 

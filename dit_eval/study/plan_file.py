@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,9 @@ from dit_eval.models.names import DIT_NAMES, parse_name
 from dit_eval.results.settings import LABEL_RULES, SamplingSettings
 from dit_eval.study.expand import Combinations, Expansion, TrainingRules
 from dit_eval.study.plan import Data, Plan, PlanError, Rule, Speed, TaskResources
-from dit_eval.study.toml_table import Table
+from dit_eval.study.toml_table import Table, read_toml
 from dit_eval.system.settings import Setting, settings_of
-from dit_eval.system.text import did_you_mean, reason
+from dit_eval.system.text import did_you_mean
 
 PLAN_FOLDER = Path(__file__).with_name("plans")
 _MAX_FILE = 1 << 18  # bytes of a plan
@@ -117,11 +116,7 @@ def load_plan(plan: str | os.PathLike[str]) -> Plan:
 
 def parse_plan(text: str, path: Path) -> Plan:
     """A plan from its text; `path` is for messages, and where relative paths in it start. Errors as `load_plan`."""
-    try:
-        values = tomllib.loads(text)
-    except (RecursionError, ValueError) as error:  # brackets within brackets; a number of thousands of digits
-        raise PlanError(f"{path}: not TOML ({reason(error)}).") from None
-    top = Table(values=values, path=path, text=text)
+    top = Table(values=read_toml(text, path), path=path, text=text)
     said = _PlanTable(**top.read(settings_of(_PlanTable)))
     top.check_printable("name", said.name)
     top.check_printable("about", said.about)

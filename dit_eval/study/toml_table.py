@@ -15,13 +15,36 @@ import msgspec
 
 from dit_eval.study.plan import PlanError
 from dit_eval.system.settings import Setting, choices, expectation
-from dit_eval.system.text import nearest, shown
+from dit_eval.system.text import nearest, reason, shown
 
 Keys = tuple[str | int, ...]  # a place in a file: names of keys, places in lists of tables
 
 _NAME = r"""(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)"""
 _KEY = re.compile(rf"\s*({_NAME}(?:\s*\.\s*{_NAME})*)\s*=")
+# For a key of n parts `tomllib` takes memory by n squared. What is once taken of a part is not given back, and none
+# begins within another, so that no text takes time by the square of its length.
+_PART = r"""(?:(?<!\\)"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+'|(?<![A-Za-z0-9_-])[A-Za-z0-9_-]++)[ \t]*+"""
+_MAX_PARTS = 16
+_LONG_KEY = re.compile(rf"{_PART}(?:\.[ \t]*+{_PART}){{{_MAX_PARTS}}}")
 _HEADER = re.compile(r"\s*(\[\[?)\s*(.+?)\s*\]\]?\s*(#.*)?$")
+
+
+def read_toml(text: str, path: Path) -> dict[str, Any]:
+    """What a text in TOML says; `path` is for messages.
+
+    Raises
+    ------
+    PlanError
+        If it is none, or has a key of more parts than any plan.
+    """
+    if long := _LONG_KEY.search(text):
+        line = text.count("\n", 0, long.start()) + 1
+        found = _within(long[0], 80)
+        raise PlanError(f"{path}, line {line}: a key of more than {_MAX_PARTS} parts ({found}); expected a few.")
+    try:
+        return tomllib.loads(text)
+    except (RecursionError, ValueError) as error:  # brackets within brackets; a number of thousands of digits
+        raise PlanError(f"{path}: not TOML ({reason(error)}).") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,11 +161,13 @@ def _item(hint: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A value as a message shows it; Python writes no integer of thousands of digits."""
+    """A value as a message shows it; Python writes no integer of thousands of digits, and no list in many lists."""
     try:
         return _within(repr(value), 80)
     except ValueError:
         return "a number of thousands of digits"
+    except RecursionError:
+        return "lists or tables within many others"
 
 
 def _within(text: str, length: int) -> str:

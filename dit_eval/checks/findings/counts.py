@@ -71,10 +71,11 @@ def _reference_labels(case: Case) -> np.ndarray | None:
 def _num_classes(case: Case, labels: np.ndarray) -> int:
     """The most that samples, reference, network or published model have."""
     reference, run, expect = _reference_labels(case), case.gen.run, case.expect
+    said = 0 if run is None else run.network.get("num_classes")  # whatever a file says
     return max(
         int(labels.max()) + 1,
         0 if reference is None else int(reference.max()) + 1,
-        0 if run is None else int(run.network.get("num_classes", 0)),
+        said if isinstance(said, int) else 0,
         1000 if expect is not None and "model" in expect.setting else 0,
     )
 
