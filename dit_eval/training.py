@@ -43,6 +43,7 @@ from dit_eval.models.dit import DiT
 from dit_eval.system.ahead import in_order
 from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
+from dit_eval.system.files import append_line
 from dit_eval.system.run_folder import RunFolder, differences, read_settings, refuse_other
 
 _STATE = "state.safetensors"
@@ -318,8 +319,7 @@ class _Folder:
             means = dict(zip(TERMS, _finite(pending, trainer.steps).mean(0).tolist(), strict=True))
             rate = trainer.recipe.learning_rate_at(trainer.steps - 1)
             line = json.dumps({"step": trainer.steps, **means, "learning_rate": rate})
-            with open(self._log, "a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            append_line(self._log, f"{line}\n".encode(), durable=False)  # `save` makes it so
             return means["loss"]
 
         return world.from_first(write)
@@ -331,7 +331,7 @@ class _Folder:
     def _lines(self) -> list[str]:
         """Whole lines of the log; a killed process may have left half of one."""
         text = self._log.read_text(encoding="utf-8") if self._log.exists() else ""
-        return text.split("\n")[:-1]
+        return [line for line in text.split("\n")[:-1] if line.strip()]
 
     def _check_disk(self, saves: list[int]) -> None:
         with torch.device("meta"):
