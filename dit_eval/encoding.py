@@ -23,6 +23,7 @@ from msgspec import Meta
 from dit_eval.diffusion.data import CorruptImage, model_input
 from dit_eval.diffusion.latents import INDEX, Latents, check_latents_folder, shard_name
 from dit_eval.results.parse import json_text
+from dit_eval.results.settings import MOST_THREADS
 from dit_eval.system.ahead import in_order
 from dit_eval.system.dist import World
 from dit_eval.system.run_folder import RunFolder, differences, read_settings, refuse_other
@@ -71,7 +72,7 @@ class EncodingSettings:
     on_corrupt: Annotated[
         Literal["skip", "refuse"], Meta(description="leave out an image that cannot be read, or stop at it")
     ] = "refuse"
-    num_workers: Annotated[int, Meta(ge=0, description="threads that read images")] = 4
+    num_workers: Annotated[int, Meta(ge=0, le=MOST_THREADS, description="threads that read images")] = 4
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -45,7 +45,7 @@ from dit_eval.models.dit import DiT
 from dit_eval.system.ahead import in_order
 from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
-from dit_eval.system.files import atomic_file, check_plain
+from dit_eval.system.files import append_line, atomic_file, check_plain
 from dit_eval.system.reading import is_count, is_number, lines_of, parse_json
 from dit_eval.system.run_folder import RunFolder, differences, read_settings, refuse_other
 from dit_eval.system.seals import digest_of, file_digest, read_sealed_tensors, run_digest, sealed_tensors
@@ -403,8 +403,7 @@ class _Folder:
             means = dict(zip(TERMS, _finite(pending, trainer.steps).mean(0).tolist(), strict=True))
             rate = trainer.recipe.learning_rate_at(trainer.steps - 1)
             line = json.dumps({"step": trainer.steps, **means, "learning_rate": rate})
-            with open(self._log, "a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            append_line(self._log, f"{line}\n".encode(), durable=False)  # `save` makes it so
             return means["loss"]
 
         return world.from_first(write)

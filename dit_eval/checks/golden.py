@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from dit_eval.features.inception_weights import convolution_scopes, state_from_constants
+from dit_eval.system.files import atomic_file
 
 
 class Style(NamedTuple):
@@ -226,6 +227,7 @@ def write_seeded_weights(path: Path, seed: int = 0) -> str:
         (scope, (kernel.shape[2], kernel.shape[3], kernel.shape[1], kernel.shape[0])) for scope, kernel in kernels
     ]
     weights = seeded_weights(shapes, seed)
-    torch.save(state_from_constants(weights, path), path)
+    with atomic_file(path) as file:
+        torch.save(state_from_constants(weights, path), file)
     parts = (part for name in sorted(weights) for part in (name.encode(), weights[name].tobytes()))
     return hashlib.sha256(b"".join(parts)).hexdigest()

@@ -22,7 +22,7 @@ from dit_eval.cli.output import (
     say,
 )
 from dit_eval.cli.syntax import UsageError
-from dit_eval.system.dist import FirstProcessFailed, World
+from dit_eval.system.dist import FirstProcessFailed, rank_told
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -52,7 +52,7 @@ def _exit_code(call: Call) -> int:
     except (ValueError, OSError, ModuleNotFoundError) as error:
         if os.environ.get("DIT_EVAL_TRACEBACK"):
             raise
-        rank = World.from_environment().rank
+        rank = rank_told()
         say(f"dit-eval: error{f' in process {rank}' if rank else ''}: {call.spoken(str(error))}")
         return USER_ERROR
     except KeyboardInterrupt:

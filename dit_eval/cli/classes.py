@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from msgspec import Meta
+
 from dit_eval.cli.extractor import check_extractor, load_extractor
 from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import File, header, say, tell_json
@@ -22,8 +24,11 @@ from dit_eval.cli.shared import (
     open_role,
     reference_path,
 )
+from dit_eval.results.settings import MOST_CLASSES
 from dit_eval.system.progress import Progress
 from dit_eval.system.text import shown
+
+_MOST_COLUMNS = 100  # of a picture; places without an image are drawn, too
 
 if TYPE_CHECKING:
     from dit_eval.checks.classes import ClassReport
@@ -42,9 +47,9 @@ class Classes(NetworkOptions):
     samples: Annotated[Path, Option(f"generated images with labels: {IMAGES}", name="SAMPLES")]
     ref: Annotated[str, Option("as of `dit-eval evaluate`, with labels")]
     num_samples: NumSamples = None
-    worst: Annotated[int, Option("classes to show", metavar="K", group=EVERYDAY)] = 10
+    worst: Annotated[int, Option("classes to show", metavar="K", group=EVERYDAY), Meta(le=MOST_CLASSES)] = 10
     grid: Annotated[Path | None, grid_file("the worst classes beside the reference")] = None
-    images: Annotated[int, Option("of a side in a row of the grid")] = 6
+    images: Annotated[int, Option("of a side in a row of the grid"), Meta(le=_MOST_COLUMNS)] = 6
     cache: Annotated[
         Path | None,
         Option("keep features here, and take those of `dit-eval evaluate`", metavar="DIR", check=is_folder),

@@ -13,6 +13,7 @@ from dit_eval.cli.extractor import check_extractor, load_extractor
 from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import tell_json
 from dit_eval.cli.shared import (
+    Count,
     NetworkOptions,
     NumSamples,
     Samples,
@@ -62,7 +63,7 @@ class Diagnose(NetworkOptions):
     expect_precision: Annotated[float | None, Option("published precision", group=PUBLISHED)] = None
     expect_recall: Annotated[float | None, Option("published recall", group=PUBLISHED)] = None
     expect_samples: Annotated[
-        int | None, Option("samples that the published number is of (default: 50,000)", group=PUBLISHED)
+        Count | None, Option("samples that the published number is of (default: 50,000)", group=PUBLISHED)
     ] = None
     results: Annotated[
         Path | None,

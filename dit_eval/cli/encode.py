@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import bring, header, say_note
-from dit_eval.cli.shared import DeviceEach, OnCorrupt, check_destination, is_folder
+from dit_eval.cli.shared import DeviceEach, OnCorrupt, Pixels, check_destination, is_folder
 from dit_eval.system.dist import World, join
 from dit_eval.system.files import Watch
 from dit_eval.system.progress import Progress
@@ -33,7 +33,7 @@ class Encode:
 
     folder: Annotated[Path, Option("images, or a folder of them for each class", name="FOLDER")]
     out: Annotated[Path, Option("a folder; for `train --data`", metavar="LATENTS", check=is_folder)]
-    image_size: Annotated[int, Option("centre crop", metavar="PX", group=EVERYDAY)] = 256
+    image_size: Annotated[Pixels, Option("centre crop", metavar="PX", group=EVERYDAY)] = 256
     vae: Annotated[str, Option("all three have one encoder", metavar="ema|mse|original|FILE")] = "ema"
     half: Annotated[bool, Option("store float16: half the size, rounded")] = False
     on_corrupt: OnCorrupt = "refuse"

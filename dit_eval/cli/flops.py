@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import header, tell_json
-from dit_eval.cli.shared import check_destination, json_file
+from dit_eval.cli.shared import Pixels, check_destination, json_file
 from dit_eval.system.progress import Progress
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Flops:
         Option("DiT-XL/2 and so on, ADM-256, ADM-U-256-upsampler, LDM-4 and so on", name="MODEL", several="words"),
     ] = ()
     all: Annotated[bool, Option("every model of Tables 1, 4 and 6", group=EVERYDAY)] = False
-    image_size: Annotated[int | None, Option("of a DiT (default: 256)", metavar="PIXELS", group=EVERYDAY)] = None
+    image_size: Annotated[Pixels | None, Option("of a DiT (default: 256)", metavar="PIXELS", group=EVERYDAY)] = None
     block: Annotated[
         str | None, Option("of a DiT: adaln-zero (default), adaln, cross-attention or in-context", metavar="DESIGN")
     ] = None

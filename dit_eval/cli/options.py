@@ -17,6 +17,7 @@ from cyclopts import App, Group, Parameter, Token
 from cyclopts.argument import ArgumentCollection
 from msgspec import Meta
 
+from dit_eval.system.settings import check_settings
 from dit_eval.system.text import did_you_mean
 
 ARGUMENTS = Group("arguments", sort_key=0)
@@ -104,7 +105,9 @@ class Form(Generic[_T]):
         left = dict(values)
         for name, (cls, shown) in self._settings.items():
             left[name] = cls(**{each: left.pop(each) for each in shown if each in left})
-        return self.options(**left)
+        made = self.options(**left)
+        check_settings(made, bounds_alone=True)  # type: ignore[arg-type]
+        return made
 
     def _parameters(self) -> list[inspect.Parameter]:
         found = []

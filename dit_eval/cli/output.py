@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from dit_eval.system.dist import World
+from dit_eval.system.dist import rank_told
 from dit_eval.system.files import atomic_file, why_not_written
 from dit_eval.system.progress import write_stderr
 from dit_eval.system.text import duration, size_text
@@ -161,7 +161,7 @@ def tell_json(path: str | None, json_line: str, text: str, *files: File) -> None
 
 def header(text: str) -> None:
     """A line on what is about to be done, of one process."""
-    if World.from_environment().rank == 0:
+    if rank_told() == 0:
         say(text)
 
 

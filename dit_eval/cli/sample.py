@@ -12,7 +12,7 @@ from cyclopts import Group
 from dit_eval.cli.grid import draw_grid
 from dit_eval.cli.options import EVERYDAY, Option, Panel
 from dit_eval.cli.output import File, format_cost_of_run, header, tell
-from dit_eval.cli.shared import DeviceEach, check_destination, grid_file, has_ending
+from dit_eval.cli.shared import AtOnce, DeviceEach, check_destination, grid_file, has_ending
 from dit_eval.results.settings import SamplingSettings
 from dit_eval.system.dist import World, join
 
@@ -71,7 +71,7 @@ class Sample:
     ] = None
     settings: Annotated[SamplingSettings, WHAT_TO_DRAW]
     per_proc_batch_size: Annotated[
-        int | None, Option("default: 32, or more where a CPU has many cores: 8 for each", metavar="B")
+        AtOnce | None, Option("default: 32, or more where a CPU has many cores: 8 for each", metavar="B")
     ] = None
     device: DeviceEach = "auto"
     grid: Annotated[Path | None, grid_file("the first images")] = None

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group
+from msgspec import Meta
 
 from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import bring, header
 from dit_eval.features import INCEPTION, NETWORKS
+from dit_eval.results.settings import MOST_AT_ONCE, MOST_IMAGES, MOST_PIXELS
 from dit_eval.system.files import check_ending, check_folder, check_folder_name, check_target
 from dit_eval.system.text import size_text
 
@@ -56,8 +58,12 @@ def _networks_in_words() -> str:
     return f"{first} (default), {', '.join(others)}, or {last}"
 
 
+# Numbers of which no great one makes sense; that they are not too small, whoever uses them says.
+Count = Annotated[int, Meta(le=MOST_IMAGES)]
+AtOnce = Annotated[int, Meta(le=MOST_AT_ONCE)]
+Pixels = Annotated[int, Meta(le=MOST_PIXELS)]
 Samples = Annotated[Path, Option(f"generated images: {IMAGES}", name="SAMPLES")]
-NumSamples = Annotated[int | None, Option("use the first N samples", group=EVERYDAY)]
+NumSamples = Annotated[Count | None, Option("use the first N samples", group=EVERYDAY)]
 Cache = Annotated[
     Path | None, Option("keep features here; a second run skips the network", metavar="DIR", check=is_folder)
 ]
@@ -101,7 +107,7 @@ class NetworkOptions:
         ),
     ] = "fp32"
     batch_size: Annotated[
-        int,
+        AtOnce,
         Option("images in memory at a time; each core of a CPU takes 4 or 8 of them", metavar="B", group=NETWORK),
     ] = 64
     device: Device = "auto"

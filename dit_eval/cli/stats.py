@@ -11,6 +11,7 @@ from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import File, header, say, tell
 from dit_eval.cli.shared import (
     IMAGES,
+    Count,
     Force,
     NetworkOptions,
     check_destination,
@@ -34,7 +35,7 @@ class Stats(NetworkOptions):
 
     images: Annotated[Path, Option(f"real images, all of one size: {IMAGES}", name="IMAGES")]
     out: Annotated[Path, Option("the file to write", metavar="REFERENCE.npz", check=has_ending(".npz"))]
-    num_images: Annotated[int, Option("images to keep, evenly spaced", group=EVERYDAY)] = 10_000
+    num_images: Annotated[Count, Option("images to keep, evenly spaced", group=EVERYDAY)] = 10_000
     force: Force = False
 
 

@@ -11,9 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from msgspec import Meta
+
 from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import header, say
 from dit_eval.cli.shared import check_destination, is_folder
+from dit_eval.results.settings import MOST_TASKS
 from dit_eval.system.dist import World, join
 from dit_eval.system.progress import Progress
 from dit_eval.system.text import duration
@@ -49,7 +52,8 @@ class Run:
     ] = None
     engine: Annotated[Literal["local", "slurm"], Option("where tasks run")] = "local"
     jobs: Annotated[
-        int | None, Option("tasks at once (default: as many as cores or GPUs allow; 16 with --engine slurm)")
+        Annotated[int, Meta(le=MOST_TASKS)] | None,
+        Option("tasks at once (default: as many as cores or GPUs allow; 16 with --engine slurm)"),
     ] = None
     device: Annotated[str, Option("cpu or cuda, where tasks run (default: GPUs if there are any)")] = "auto"
 
@@ -100,11 +104,11 @@ class Work:
 
 def study_run(arguments: Run) -> None:
     header(f"study: plan {arguments.plan}" + ("" if arguments.out is None else f", in {arguments.out}"))
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise ValueError(f"--jobs {arguments.jobs}: needed at least 1.")
     from dit_eval.study.plan_file import load_plan
 
     plan = load_plan(arguments.plan)
-    if arguments.jobs is not None and arguments.jobs < 1:
-        raise ValueError(f"--jobs {arguments.jobs}: needed at least 1.")
     if arguments.dry_run:
         sys.stdout.write(_format_plan(plan))
         return

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group
+from msgspec import Meta
 
 from dit_eval.cli.options import EVERYDAY, Option, Panel
 from dit_eval.cli.output import header, say
-from dit_eval.cli.shared import DeviceEach, OnCorrupt, check_destination, is_folder
+from dit_eval.cli.shared import DeviceEach, OnCorrupt, Pixels, check_destination, is_folder
 from dit_eval.diffusion.recipe import Recipe, Schedule
+from dit_eval.results.settings import MOST_CLASSES
 from dit_eval.system.dist import World, join
 from dit_eval.system.progress import Progress
 
@@ -55,10 +57,13 @@ class Train:
     num_heads: Annotated[int | None, Option("attention heads", group=MODEL)] = None
     patch_size: Annotated[int | None, Option("side of a patch, in pixels or latents", group=MODEL)] = None
     block: Annotated[str, Option("block design", group=MODEL)] = "adaln-zero"
-    num_classes: Annotated[int | None, Option("default: as many as the data have", metavar="K", group=MODEL)] = None
+    num_classes: Annotated[
+        Annotated[int, Meta(le=MOST_CLASSES)] | None,
+        Option("default: as many as the data have", metavar="K", group=MODEL),
+    ] = None
     label_dropout: Annotated[float, Option("share of labels left out", metavar="P", group=MODEL)] = 0.1
     image_size: Annotated[
-        int | None, Option("of a folder of images: side of the centre crop", metavar="PX", group=DATA)
+        Pixels | None, Option("of a folder of images: side of the centre crop", metavar="PX", group=DATA)
     ] = None
     grey: Annotated[bool, Option("take the grey images of an npz as one channel", group=DATA)] = False
     no_flips: Annotated[bool, Option("mirror no images (default: half of them)", group=DATA)] = False

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from dit_eval.cli.extractor import load_extractor
 from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import NotWritten, bring, header, say, tell_json
-from dit_eval.cli.shared import FEATURES, NETWORK, Cache, Device, check_destination, json_file, open_role
+from dit_eval.cli.shared import FEATURES, NETWORK, AtOnce, Cache, Device, check_destination, json_file, open_role
 from dit_eval.system.dist import World
 from dit_eval.system.progress import Progress
 from dit_eval.system.where import Where
@@ -41,7 +41,7 @@ class Verify:
     weights: Annotated[
         Path | None, Option("of Inception (default: fetched into the cache)", metavar="FILE", group=NETWORK)
     ] = None
-    batch_size: Annotated[int, Option("images in memory at a time", metavar="B", group=NETWORK)] = 64
+    batch_size: Annotated[AtOnce, Option("images in memory at a time", metavar="B", group=NETWORK)] = 64
     device: Device = "auto"
     cache: Cache = None
     json: Annotated[str | None, json_file("the checks")] = None

@@ -8,8 +8,12 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from dit_eval.results.settings import MOST_AT_ONCE, MOST_SEED, MOST_THREADS
 from dit_eval.system.settings import check_settings
 
+MOST_STEPS = 100_000_000  # the paper's longest training has 7,000,000
+MOST_BATCH = 1_000_000  # of all processes together; the places of its images are drawn at once
+MOST_SAVES = 10_000  # of a run; each is two files of all weights, 5.4 GB of DiT-XL/2
 _Beta = Annotated[float, Meta(ge=0, lt=1)]
 
 
@@ -35,16 +39,20 @@ class Recipe:
     learning_rate: Annotated[float, Meta(gt=0, description="of AdamW")] = 1e-4
     betas: Annotated[tuple[_Beta, _Beta], Meta(description="of AdamW")] = (0.9, 0.999)
     weight_decay: Annotated[float, Meta(ge=0, description="of AdamW")] = 0.0
-    batch_size: Annotated[int, Meta(ge=1, description="images of a step, in all processes together")] = 256
+    batch_size: Annotated[int, Meta(ge=1, le=MOST_BATCH, description="images of a step, in all processes together")] = (
+        256
+    )
     ema_decay: Annotated[float, Meta(ge=0, lt=1, description="decay of the averaged weights")] = 0.9999
     flip: Annotated[float, Meta(ge=0, le=1, description="share of images that are mirrored left to right")] = 0.5
-    global_seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1, description="of batches and initial weights")] = 0
+    global_seed: Annotated[int, Meta(ge=0, le=MOST_SEED, description="of batches and initial weights")] = 0
     precision: Annotated[Literal["fp32", "tf32", "bf16"], Meta(description="of the model's arithmetic")] = "fp32"
     compile: Annotated[bool, Meta(description="run the model through torch.compile")] = False
-    warm_up: Annotated[int, Meta(ge=0, description="steps to the full learning rate; small models need some")] = 0
-    decay_steps: Annotated[int, Meta(ge=1, description="step at which a cosine has brought the rate to 0")] | None = (
-        None
-    )
+    warm_up: Annotated[
+        int, Meta(ge=0, le=MOST_STEPS, description="steps to the full learning rate; small models need some")
+    ] = 0
+    decay_steps: (
+        Annotated[int, Meta(ge=1, le=MOST_STEPS, description="step at which a cosine has brought the rate to 0")] | None
+    ) = None
     ema_warm_up: Annotated[bool, Meta(description="average over less in the first steps")] = False
 
     def __post_init__(self) -> None:
@@ -77,16 +85,25 @@ class Schedule:
         As `Recipe`; also if weights are to be kept after a step that is not done.
     """
 
-    steps: Annotated[int, Meta(ge=1, description="in all")] = 400_000
+    steps: Annotated[int, Meta(ge=1, le=MOST_STEPS, description="in all")] = 400_000
     save_at: Annotated[tuple[int, ...], Meta(description="steps after which to save weights")] = ()
-    save_every: Annotated[int, Meta(ge=1, description="save weights after every so many steps, too")] = 50_000
-    log_every: Annotated[int, Meta(ge=1, description="steps of a line of the log, which holds their mean losses")] = 100
+    save_every: Annotated[int, Meta(ge=1, le=MOST_STEPS, description="save weights after every so many steps, too")] = (
+        50_000
+    )
+    log_every: Annotated[
+        int, Meta(ge=1, le=MOST_STEPS, description="steps of a line of the log, which holds their mean losses")
+    ] = 100
 
     def __post_init__(self) -> None:
         check_settings(self)
         for step in self.save_at:
             if not 1 <= step <= self.steps:
                 raise ValueError(f"save_at: expected steps from 1 to {self.steps}, the last one; got {step}")
+        if (count := (self.steps - 1) // self.save_every + len(set(self.save_at))) > MOST_SAVES:
+            raise ValueError(
+                f"{count:,} saves asked for; expected at most {MOST_SAVES:,}, each of which is two files of all "
+                f"weights. Raise `save_every`, which is {self.save_every:,}."
+            )
 
     @property
     def saves(self) -> list[int]:
@@ -105,10 +122,11 @@ class Execution:
     """
 
     device: Annotated[str, Meta(description="cpu, cuda or cuda:N")] = "cpu"
-    micro_batch: Annotated[int, Meta(ge=1, description="images at once in a process; its share by default")] | None = (
-        None
-    )
-    num_workers: Annotated[int, Meta(ge=0, description="threads that read batches ahead")] = 0
+    micro_batch: (
+        Annotated[int, Meta(ge=1, le=MOST_AT_ONCE, description="images at once in a process; its share by default")]
+        | None
+    ) = None
+    num_workers: Annotated[int, Meta(ge=0, le=MOST_THREADS, description="threads that read batches ahead")] = 0
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -17,8 +17,8 @@ from dit_eval.images.encoded import ImageFiles, image_files
 from dit_eval.images.folder import read_file
 from dit_eval.images.listing import MAX_FILE, Load
 from dit_eval.images.reader import Reader, Role
-from dit_eval.results.parse import parse_json
 from dit_eval.system.files import Watch
+from dit_eval.system.reading import parse_json
 from dit_eval.system.text import reason, shown
 
 _DESCRIPTIONS = ("state.json", "dataset_info.json")

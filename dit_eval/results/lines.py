@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dit_eval.results.eval_result import EvalResult
-from dit_eval.system.files import is_stream
+from dit_eval.system.files import append_line
 from dit_eval.system.reading import lines_of
 
 if TYPE_CHECKING:
@@ -16,32 +16,14 @@ if TYPE_CHECKING:
 
 
 def append_result(path: str | os.PathLike[str], result: EvalResult) -> None:
-    """Add a result as one line; a line that an earlier crash left unfinished is closed first.
+    """Add a result as one line, whatever other processes add; a line that a crash left unfinished is closed first.
 
     Raises
     ------
     OSError
-        If it cannot be written; the file is then as before.
+        If it cannot be written, or locked; the file is then as before.
     """
-    path, line = Path(path), result.to_json().encode() + b"\n"
-    if is_stream(path):
-        with open(path, "ab") as file:
-            file.write(line)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab+", buffering=0) as file:
-        size = written = file.seek(0, os.SEEK_END)
-        if size:
-            file.seek(-1, os.SEEK_END)
-            line = line if file.read(1) == b"\n" else b"\n" + line
-        try:
-            while written < size + len(line):
-                written += file.write(line[written - size :])
-            os.fsync(file.fileno())
-        except OSError:
-            if os.fstat(file.fileno()).st_size == written:  # nobody has added a line since
-                file.truncate(size)
-            raise
+    append_line(Path(path), result.to_json().encode() + b"\n")
 
 
 def read_results(path: str | os.PathLike[str], *, on_bad_line: Callable[[str], None] | None = None) -> list[EvalResult]:
@@ -52,12 +34,12 @@ def read_results(path: str | os.PathLike[str], *, on_bad_line: Callable[[str], N
 def read_lines(
     path: str | os.PathLike[str], parse: Callable[[str], Parsed], *, on_bad_line: Callable[[str], None] | None = None
 ) -> list[tuple[int, Parsed]]:
-    """Each line of a JSON-lines file as `parse` understands it, with its number, from 1.
+    """Each line of a JSON-lines file as `parse` understands it, with its number, from 1; empty lines are nothing.
 
     Parameters
     ----------
     parse : raises a ValueError for a line that it does not understand
-    on_bad_line : called with a message for an empty, half-written or foreign line, which is then left out; without it
+    on_bad_line : called with a message for a half-written or foreign line, which is then left out; without it
         such lines are an error
 
     Raises
@@ -69,9 +51,9 @@ def read_lines(
     parsed, bad = [], []
     # Split at the newline byte alone: a text may hold other characters that Python takes for the end of a line.
     for number, line in enumerate(lines_of(Path(path), "a file of JSON lines"), start=1):
+        if not line.strip():
+            continue
         try:
-            if not line.strip():
-                raise ValueError("Empty.")
             parsed.append((number, parse(line.removesuffix(b"\n").decode("utf-8"))))
         except ValueError as error:
             bad.append(f"{path}, line {number}: {error}")

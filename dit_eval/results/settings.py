@@ -15,7 +15,16 @@ from msgspec import Meta
 from dit_eval.system.settings import check_settings
 
 LABEL_RULES = ("random", "balanced")
-_MOST_SEED = (1 << 63) - 1  # the other half of 64 bits is for the streams of labels
+# The greatest numbers that are taken. Nothing sensible comes near them; a slip of the hand, or a number of another
+# option, would end in days of work or in all memory, so it is refused before anything is done.
+MOST_SEED = (1 << 63) - 1  # the other half of 64 bits is for the streams of labels
+MOST_IMAGES = 10_000_000  # each has its label drawn and a place in memory before the first; 256 px take 2 TB
+MOST_PIXELS = 16_384  # of a side: the image alone has 800 MB, as it is stored
+MOST_CLASSES = 1_000_000  # each has a row in the table of a model; ImageNet-21K has 21,841
+MOST_CHANNELS = 4_096  # latents have 4 to 32
+MOST_AT_ONCE = 65_536  # images of 256 px in float32: 50 GB
+MOST_THREADS = 1_024  # of a process; the system may start no more
+MOST_TASKS = 10_000  # at once: what a Slurm cluster has in an array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +40,20 @@ class SamplingSettings:
     """
 
     weights: Annotated[Literal["ema", "model"], Meta(description="which set of a trainer's file")] = "ema"
-    image_size: Annotated[int, Meta(ge=1, description="pixels; default: what the checkpoint says, else 256")] | None = (
-        None
-    )
-    num_classes: Annotated[int, Meta(ge=1, description="default: what the checkpoint says, else 1000")] | None = None
+    image_size: (
+        Annotated[int, Meta(ge=1, le=MOST_PIXELS, description="pixels; default: what the checkpoint says, else 256")]
+        | None
+    ) = None
+    num_classes: (
+        Annotated[int, Meta(ge=1, le=MOST_CLASSES, description="default: what the checkpoint says, else 1000")] | None
+    ) = None
     block: Annotated[str, Meta(description="block design of the model (default: adaln-zero)")] | None = None
-    num_images: Annotated[int, Meta(ge=1, description="images to draw")] = 50_000
+    num_images: Annotated[int, Meta(ge=1, le=MOST_IMAGES, description="images to draw")] = 50_000
     num_sampling_steps: Annotated[str | int, Meta(description='steps of 1000, or "ddimS"')] = "250"
     cfg_scale: Annotated[float, Meta(ge=1.0, description="guidance scale; 1.0: no guidance")] = 1.5
-    cfg_channels: Annotated[int, Meta(ge=1, description="channels guided (default: 3, as the paper)")] | None = None
+    cfg_channels: (
+        Annotated[int, Meta(ge=1, le=MOST_CHANNELS, description="channels guided (default: 3, as the paper)")] | None
+    ) = None
     sampler: Annotated[Literal["ddpm", "ddim"], Meta(description="rule of a step; ddim: eta = 0")] = "ddpm"
     vae: Annotated[str, Meta(description="decoder of latents: ema, mse, original or a file")] = "ema"
     vae_tiling: Annotated[bool, Meta(description="decode in tiles; needs less memory, changes pixels")] = False
@@ -49,7 +63,7 @@ class SamplingSettings:
     rounding: Annotated[
         Literal["dit", "truncate"], Meta(description="to 8 bits: nearest (dit), or ADM's rule (truncate)")
     ] = "dit"
-    global_seed: Annotated[int, Meta(ge=0, le=_MOST_SEED, description="with an image's index, all its noise")] = 0
+    global_seed: Annotated[int, Meta(ge=0, le=MOST_SEED, description="with an image's index, all its noise")] = 0
     precision: Annotated[Literal["fp32", "tf32", "bf16"], Meta(description="arithmetic of the network")] = "fp32"
     compiled: Annotated[bool, Meta(description="run the network through torch.compile")] = False
 
@@ -67,7 +81,7 @@ class SamplingSettings:
         """Mistakes of which more can be said than what type and bounds say."""
         if _below(self.num_images, 1):
             raise ValueError(f"{self.num_images} images asked for; needed at least 1.")
-        if isinstance(self.global_seed, int) and not 0 <= self.global_seed <= _MOST_SEED:
+        if isinstance(self.global_seed, int) and not 0 <= self.global_seed <= MOST_SEED:
             raise ValueError(f"Seed {self.global_seed}: needed 0 to 2^63 - 1.")
         if _below(self.cfg_scale, 1.0) or self.cfg_scale == math.inf:
             raise ValueError(
@@ -100,7 +114,9 @@ class EvaluationSettings:
         tuple[str, ...] | None,
         Meta(description="the metrics to compute (default: ADM's five; of DINOv2 or CLIP, all that the network gives)"),
     ] = None
-    num_images: Annotated[int, Meta(ge=1, description="use the first N samples (default: all)")] | None = None
+    num_images: (
+        Annotated[int, Meta(ge=1, le=MOST_IMAGES, description="use the first N samples (default: all)")] | None
+    ) = None
     distances: Annotated[
         Literal["adm-float16", "float32"],
         Meta(description="precision and recall distances: ADM's float16 rule (default), or exact float32"),
@@ -112,7 +128,8 @@ class EvaluationSettings:
         bool, Meta(description="score samples against a reference of another resolution")
     ] = False
     batch_size: Annotated[
-        int, Meta(ge=1, description="images in memory at a time; each core of a CPU takes 4 or 8 of them")
+        int,
+        Meta(ge=1, le=MOST_AT_ONCE, description="images in memory at a time; each core of a CPU takes 4 or 8 of them"),
     ] = 64
 
     def __post_init__(self) -> None:

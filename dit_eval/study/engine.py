@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal, Protocol
 
 from msgspec import Meta
 
+from dit_eval.results.settings import MOST_TASKS, MOST_THREADS
 from dit_eval.system.settings import check_settings
 
 State = Literal["pending", "running", "done", "failed", "lost"]
+_MOST_MINUTES = 366 * 24 * 60  # no queue gives a year
 _OURS = {
     "job_name", "time", "nodes", "ntasks_per_node", "array_parallelism", "stderr_to_stdout", "use_srun", "map_count",
 }  # fmt: skip
@@ -32,9 +34,9 @@ class Resources:
         If a value is of another type or out of its bounds, or an option of Slurm is one that is fixed.
     """
 
-    nodes: Annotated[int, Meta(ge=1, description="machines")] = 1
-    processes: Annotated[int, Meta(ge=1, description="processes on each machine")] = 1
-    minutes: Annotated[int, Meta(ge=1, description="time limit of a start")] = 1440
+    nodes: Annotated[int, Meta(ge=1, le=MOST_TASKS, description="machines")] = 1
+    processes: Annotated[int, Meta(ge=1, le=MOST_THREADS, description="processes on each machine")] = 1
+    minutes: Annotated[int, Meta(ge=1, le=_MOST_MINUTES, description="time limit of a start")] = 1440
     slurm: Annotated[Mapping[str, Any], Meta(description="further options of sbatch, as submitit names them")] = field(
         default_factory=dict
     )

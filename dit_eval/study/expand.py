@@ -14,11 +14,11 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from dit_eval.diffusion.recipe import Recipe, Schedule
+from dit_eval.diffusion.recipe import MOST_STEPS, Recipe, Schedule
 from dit_eval.flops.kept import count_network
 from dit_eval.models.config import BlockDesign, DiTConfig
 from dit_eval.models.names import DIT_NAMES
-from dit_eval.results.settings import SamplingSettings
+from dit_eval.results.settings import MOST_IMAGES, MOST_SEED, SamplingSettings
 from dit_eval.study.plan import Cell, Data, Training
 
 _LONGEST_NAME = 120  # characters of a file name that people read; file systems end at 255 bytes, endings included
@@ -47,14 +47,20 @@ class Combinations:
 
     models: Annotated[tuple[str, ...], Meta(description='names of models, or "all"')]
     blocks: Annotated[tuple[BlockDesign, ...], Meta(description="names of block designs")] = ("adaln-zero",)
-    training_steps: Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(description="integers of 1 or more")]
+    training_steps: Annotated[
+        tuple[Annotated[int, Meta(ge=1, le=MOST_STEPS)], ...], Meta(description=f"integers from 1 to {MOST_STEPS:,}")
+    ]
     sampling_steps: Annotated[tuple[int | str, ...], Meta(description="numbers of steps")]
     cfg_scales: Annotated[
         tuple[Annotated[float, Meta(ge=1)], ...], Meta(description="guidance scales of 1.0 (no guidance) or more")
     ] = (1.0,)
-    num_samples: Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(description="integers of 1 or more")] = ()
+    num_samples: Annotated[
+        tuple[Annotated[int, Meta(ge=1, le=MOST_IMAGES)], ...], Meta(description=f"integers from 1 to {MOST_IMAGES:,}")
+    ] = ()
     vaes: Annotated[tuple[str, ...], Meta(description="names of decoders")] = ()
-    seeds: Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(description="integers of 0 or more")] = (0,)
+    seeds: Annotated[
+        tuple[Annotated[int, Meta(ge=0, le=MOST_SEED)], ...], Meta(description="integers from 0 to 2^63 - 1")
+    ] = (0,)
 
     @property
     def size(self) -> int:

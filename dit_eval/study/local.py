@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_eval.study.engine import Outcome, Resources, torchrun
+from dit_eval.system.files import open_log
 
 
 class LocalEngine:
@@ -171,8 +172,7 @@ class _Worker:
         os._exit(1)
 
     def _run(self, command: Sequence[str], log: Path) -> None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "ab") as file:
+        with open_log(log) as file:
             self._program = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
         try:
             code = self._program.wait()

@@ -13,7 +13,7 @@ from dit_eval.diffusion.recipe import Recipe
 from dit_eval.diffusion.spacing import respaced_timesteps
 from dit_eval.flops.compute import Workload
 from dit_eval.models.config import LATENT_FACTOR, DiTConfig
-from dit_eval.results.settings import SamplingSettings
+from dit_eval.results.settings import MOST_AT_ONCE, MOST_CLASSES, MOST_PIXELS, MOST_THREADS, SamplingSettings
 from dit_eval.study.engine import Resources
 from dit_eval.system.text import did_you_mean
 
@@ -34,9 +34,9 @@ class Data:
     train: Annotated[str, Meta(description="latents, npz, folder of images, or an embedded batch")] | None = None
     ref: Annotated[str, Meta(description="reference npz, or a name of `dit-eval weights list`")] | None = None
     space: Annotated[Literal["latent", "pixel"], Meta(description="what the models work on")]
-    image_size: Annotated[int, Meta(ge=1, description="side of the images in pixels")]
+    image_size: Annotated[int, Meta(ge=1, le=MOST_PIXELS, description="side of the images in pixels")]
     channels: Annotated[int, Meta(ge=1, description="of pixels, 1 or 3")] = 3
-    num_classes: Annotated[int, Meta(ge=1, description="K")]
+    num_classes: Annotated[int, Meta(ge=1, le=MOST_CLASSES, description="K")]
     extractor: Annotated[str, Meta(description="the feature network")] = "inception"
     backend: Annotated[str, Meta(description="the program that runs it")] = "torch"
     metrics: Annotated[tuple[str, ...], Meta(description="names of metrics")] | None = None
@@ -150,10 +150,17 @@ Task = Training | Cell
 class TaskResources(Resources):
     """What a task gets to run on, and how it uses that; none of it changes results by more than rounding."""
 
-    threads: Annotated[int, Meta(ge=1, description="of each process on a CPU; its share of the cores")] | None = None
-    batch_size: Annotated[int, Meta(ge=1, description="images at once in a process while sampling")] = 32
-    micro_batch: Annotated[int, Meta(ge=1, description="images at once in a process while training")] | None = None
-    num_workers: Annotated[int, Meta(ge=0, description="threads that read training batches ahead")] = 4
+    threads: (
+        Annotated[int, Meta(ge=1, le=MOST_THREADS, description="of each process on a CPU; its share of the cores")]
+        | None
+    ) = None
+    batch_size: Annotated[
+        int, Meta(ge=1, le=MOST_AT_ONCE, description="images at once in a process while sampling")
+    ] = 32
+    micro_batch: (
+        Annotated[int, Meta(ge=1, le=MOST_AT_ONCE, description="images at once in a process while training")] | None
+    ) = None
+    num_workers: Annotated[int, Meta(ge=0, le=MOST_THREADS, description="threads that read training batches ahead")] = 4
 
     @property
     def size(self) -> int:

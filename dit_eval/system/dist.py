@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from dit_eval.system.text import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +23,21 @@ _T = TypeVar("_T")
 
 # Ranks wait for each other at the end of long work, of which some have a batch more than others.
 _PATIENCE = datetime.timedelta(days=7)
+
+# The variables that torchrun sets, and the least that they may say.
+_PLACE = {
+    "rank": ("RANK", 0),
+    "size": ("WORLD_SIZE", 1),
+    "local_rank": ("LOCAL_RANK", 0),
+    "local_size": ("LOCAL_WORLD_SIZE", 1),
+}
+_TO_BE_ALONE = (
+    "Start the processes by torchrun, which sets it; to run one alone, unset RANK, WORLD_SIZE, LOCAL_RANK and "
+    "LOCAL_WORLD_SIZE."
+)
+_MOST_PROCESSES = 100_000  # a rank waits for all others, and would for ever
+_MOST_THREADS = 4_096  # more than any machine has cores
+_THREADS = re.compile(r"[1-9]\d{0,2}(,[1-9]\d{0,2})+", re.ASCII)  # of loops in loops, as OpenMP has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +58,17 @@ class World:
 
     @classmethod
     def from_environment(cls) -> World:
-        """The place that torchrun gave this process; alone without torchrun."""
-        names = {"rank": "RANK", "size": "WORLD_SIZE", "local_rank": "LOCAL_RANK", "local_size": "LOCAL_WORLD_SIZE"}
-        return cls(**{field: int(os.environ[name]) for field, name in names.items() if name in os.environ})
+        """The place that torchrun gave this process; alone without torchrun.
+
+        Raises
+        ------
+        ValueError
+            If the environment says no such place.
+        """
+        told = {field: _told(name, least) for field, (name, least) in _PLACE.items() if name in os.environ}
+        world = cls(**told)
+        _check_place(world, told)
+        return world
 
     def device(self, name: str = "auto") -> str:
         """The device of this process: "cpu", "cuda", or one GPU for each process of a machine.
@@ -187,16 +213,78 @@ class FirstProcessFailed(Exception):
 
 @contextmanager
 def join() -> Iterator[World]:
-    """Meet the other processes: over nccl between GPUs, gloo between CPUs; words always go over gloo."""
+    """Meet the other processes: over nccl between GPUs, gloo between CPUs; words always go over gloo.
+
+    Raises
+    ------
+    ValueError
+        If the environment says no place among them, or not where they meet.
+    """
     world = World.from_environment()
+    _check_threads()
     with world._until_end as at_end:
         if world.size > 1:
+            _check_meeting_place()
             import torch
 
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             _distributed().init_process_group(backend, timeout=_PATIENCE)
             at_end.callback(_distributed().destroy_process_group)
         yield world
+
+
+def rank_told() -> int:
+    """The rank of this process as far as the environment says one, for those who only want to speak once."""
+    try:
+        return _told(*_PLACE["rank"]) if "RANK" in os.environ else 0
+    except ValueError:
+        return 0
+
+
+def _check_place(world: World, told: Container[str]) -> None:
+    """ValueError if the variables of the environment, each of which is a number, do not go together."""
+    if world.size > 1 and "rank" not in told:
+        raise ValueError(f"WORLD_SIZE is {world.size} in the environment, and RANK is not set. {_TO_BE_ALONE}")
+    pairs = [("RANK", world.rank, "WORLD_SIZE", world.size)]
+    if "local_size" in told:
+        pairs.append(("LOCAL_RANK", world.local_rank, "LOCAL_WORLD_SIZE", world.local_size))
+    for name, rank, of, size in pairs:
+        if rank >= size:
+            there = size if of in os.environ else "not set"
+            raise ValueError(
+                f"{name} is {rank} in the environment, and {of} {there}; expected a number below that of the "
+                f"processes. {_TO_BE_ALONE}"
+            )
+    if world.local_size > world.size:
+        raise ValueError(
+            f"LOCAL_WORLD_SIZE is {world.local_size} in the environment, and WORLD_SIZE {world.size}; expected no more "
+            f"processes on this machine than there are in all. {_TO_BE_ALONE}"
+        )
+
+
+def _told(name: str, least: int, most: int = _MOST_PROCESSES, advice: str = _TO_BE_ALONE) -> int:
+    """The number that a variable of the environment holds; ValueError if it holds something else."""
+    text = os.environ[name].strip()
+    # Not all that Python takes for a number: torchrun writes digits alone.
+    if text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most:
+        return int(text)
+    found = shown(repr(text if len(text) <= 40 else f"{text[:40]}...")) if text else "empty"
+    raise ValueError(f"{name} is {found} in the environment; expected an integer from {least} to {most:,}. {advice}")
+
+
+def _check_threads() -> None:
+    """ValueError if the number of threads in the environment is none: libraries would ignore it, each in its way."""
+    name = "OMP_NUM_THREADS"
+    if name in os.environ and not _THREADS.fullmatch(os.environ[name].strip()):
+        _told(name, 1, _MOST_THREADS, "Unset it to have each process take its share of the cores.")
+
+
+def _check_meeting_place() -> None:
+    """ValueError if the environment does not say where the processes meet."""
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if not os.environ.get(name, "").strip():
+            raise ValueError(f"{name} is not set in the environment; processes meet there. {_TO_BE_ALONE}")
+    _told("MASTER_PORT", 1, 65_535)
 
 
 def _distributed() -> Any:

@@ -10,16 +10,19 @@ One rule holds for what commands write, wherever they write it (`check_ending`, 
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import stat
 import struct
+import time
 import uuid
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from dit_eval.system.text import shown
 
@@ -34,6 +37,7 @@ _OF_FILES = {
     *(".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".zip", ".tar", ".gz"),
 }
 _MAX_END = (1 << 16) + 21  # bytes of the end of a zip, with the longest comment
+_PATIENCE, _PAUSE = 60.0, 0.01  # seconds to wait for others who add a line, and between two looks
 
 
 @contextmanager
@@ -41,23 +45,85 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its name, and replaces an earlier one, only when all is on the disk.
 
     Until then it is `.NAME.*.part` beside it, and gone if an error comes; only a killed process leaves it. A link stays
-    a link, to the new file. A pipe or device is written into as it is.
+    a link, to the new file, which may be read and written by those who might the earlier one. A pipe or device is
+    written into as it is.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written. Nothing but a plain file is ever replaced.
     """
     if is_stream(path):
         with open(path, "ab") as file:
             yield file
         return
     path = _followed(path)
+    mode = _mode_of(path)
     partial = _partial(path)
     try:
         with open(partial, "xb") as file:
+            if mode is not None:
+                with suppress(OSError):  # a file system without modes
+                    os.fchmod(file.fileno(), mode)
             yield file
             file.flush()
             os.fsync(file.fileno())
+        _mode_of(path)  # while the file was written, something else may have taken its name
         os.replace(partial, path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder is gone, or a file by now: the first error says more
+            partial.unlink(missing_ok=True)
         raise
+
+
+def open_log(path: Path) -> BinaryIO:
+    """Open a file that a program is to write its words to, after those that it has; missing folders are made.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, or is no plain file: to open a pipe may wait for ever.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _mode_of(_followed(path))
+    return open(path, "ab")
+
+
+def append_line(path: Path, line: bytes, *, durable: bool = True) -> None:
+    """Add a line, newline included, to a file that several processes add lines to; missing folders are made.
+
+    Each waits for its turn. A line that a killed process left unfinished is closed first. A pipe or device is written
+    into as it is.
+
+    Parameters
+    ----------
+    durable : return only when the line is on the disk
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, or locked; the file is then as before.
+    """
+    if is_stream(path):
+        with open(path, "ab") as file:
+            file.write(line)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path) as file:
+        size = written = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        try:
+            while written < size + len(line):
+                written += file.write(line[written - size :])
+            if durable:
+                os.fsync(file.fileno())
+        except BaseException:
+            file.seek(size)
+            if line.startswith(file.read(len(line) + 1)):  # and nobody who knows no lock has added more
+                file.truncate(size)
+            raise
 
 
 def check_target(path: Path, *, append: bool = False) -> None:
@@ -76,12 +142,14 @@ def check_target(path: Path, *, append: bool = False) -> None:
             return
         if target.is_dir():
             raise OSError("it is a folder")
+        _mode_of(target)
         if path.is_symlink() and not target.parent.is_dir():  # of a disk that is not mounted, perhaps
             raise OSError(f"it is a link to {target}, and there is no folder {target.parent}")
         if append and target.exists():
-            open(target, "ab").close()
+            with open(target, "ab") as file:
+                _lock(file, target, patience=0.0)
             return
-        _try(_partial(target))
+        _try(_partial(target), lock=append)
     except OSError as error:
         raise OSError(f"{path} cannot be written: {_obstacle(target.parent, error)}") from None
 
@@ -119,7 +187,64 @@ def _followed(path: Path) -> Path:
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
-def _try(trial: Path) -> None:
+def _mode_of(path: Path) -> int | None:
+    """Who may read and write a plain file; None if there is none. OSError if there is something else."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {stat.S_IFDIR: errno.EISDIR, stat.S_IFLNK: errno.ELOOP}  # of links, those that lead to themselves
+        code = kinds.get(stat.S_IFMT(status.st_mode), errno.EEXIST)
+        raise OSError(code, os.strerror(code), str(path))
+    return stat.S_IMODE(status.st_mode)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[io.FileIO]:
+    """Open a file to read and to append, which no other process that opens it so has at the same time."""
+    while True:
+        with open(path, "ab+", buffering=0) as file:
+            _lock(file, path, patience=_PATIENCE)
+            if _is_at(path, file):  # else it was replaced while this process waited
+                yield file
+                return
+
+
+def _is_at(path: Path, file: IO[bytes]) -> bool:
+    """Whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _lock(file: IO[bytes], path: Path, *, patience: float) -> None:
+    """Wait for the lock of an open file, which the system takes back when it is closed or its process ends.
+
+    It is the file's own: no other file lies about, none is needed where only this one may be written, and none gets
+    old. Without patience only whether there are locks is found out.
+    """
+    import fcntl  # not on every system, and only for this
+
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not patience:
+                return
+            if time.monotonic() > until:
+                words = f"another process has kept it locked for {patience:.0f} s; end that, or name another file"
+                raise TimeoutError(errno.ETIMEDOUT, words, str(path)) from None
+            time.sleep(_PAUSE)
+        except OSError as error:
+            words = f"its file system cannot lock files ({error.strerror}); name a file on another one"
+            raise OSError(error.errno, words, str(path)) from None
+
+
+def _try(trial: Path, *, lock: bool = False) -> None:
     """Write a byte into a new file, and remove it, with the folders that were made for it."""
     missing = [folder for folder in trial.parents if not folder.exists()]
     try:
@@ -127,6 +252,8 @@ def _try(trial: Path) -> None:
             trial.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with open(trial, "xb") as file:
+                    if lock:
+                        _lock(file, trial, patience=0.0)
                     file.write(b"\0")
                     file.flush()
                     os.fsync(file.fileno())

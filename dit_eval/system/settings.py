@@ -59,8 +59,12 @@ def settings_of(group: type[DataclassInstance]) -> tuple[Setting, ...]:
     return tuple(found)
 
 
-def check_settings(settings: DataclassInstance) -> None:
+def check_settings(settings: DataclassInstance, *, bounds_alone: bool = False) -> None:
     """Compare each field of a dataclass of settings with its type and bounds.
+
+    Parameters
+    ----------
+    bounds_alone : compare fields that have bounds, and no others
 
     Raises
     ------
@@ -68,21 +72,26 @@ def check_settings(settings: DataclassInstance) -> None:
         Naming the field, what was expected, and the value.
     """
     for setting in settings_of(type(settings)):
+        if bounds_alone and not setting.bounds:
+            continue
         value = getattr(settings, setting.name)
         try:
             msgspec.convert(value, setting.type, strict=True)
         except msgspec.ValidationError:
             expected = expectation(setting.type, value)
-            raise ValueError(f"{setting.name}: expected {expected}; got {shown(repr(value))}") from None
+            raise ValueError(f"{setting.name}: expected {expected}; got {_in_words(value)}") from None
 
 
 def expectation(hint: Any, value: Any = None) -> str:
-    """What a type allows, in words; of a number that is out of bounds the bounds alone: "at least 1"."""
+    """What a type allows, in words; of a number that is out of bounds the bounds alone: "at least 1".
+
+    Of one that is too small the upper bound is not told.
+    """
     if found := choices(hint):
         return f"one of {', '.join(map(str, found))}"
     plain, bounds = _plain(hint), _bounds(hint)
     if bounds and _is_number(value) and not (plain is int and isinstance(value, float)):
-        return bounds
+        return _least(hint, value) or bounds
     if get_origin(plain) in (list, tuple) and (each := _bounds(get_args(plain)[0])):
         bounds = f"each {each}"
     return ", ".join([_kind(plain), *([bounds] if bounds else [])])
@@ -91,9 +100,27 @@ def expectation(hint: Any, value: Any = None) -> str:
 def _bounds(hint: Any) -> str:
     """The bounds of a number in words; nothing if it has none."""
     meta = _meta(hint)
-    return " and ".join(
-        f"{_BOUNDS[key]} {bound:g}" for key in _BOUNDS if (bound := getattr(meta, key, None)) is not None
-    )
+    return " and ".join(_bound(key, bound) for key in _BOUNDS if (bound := getattr(meta, key, None)) is not None)
+
+
+def _bound(key: str, bound: float) -> str:
+    return f"{_BOUNDS[key]} {bound:,}" if isinstance(bound, int) else f"{_BOUNDS[key]} {bound:g}"
+
+
+def _least(hint: Any, value: float) -> str:
+    """The lower bound in words, if the number is below it."""
+    meta = _meta(hint)
+    if meta and meta.ge is not None and value < meta.ge:
+        return _bound("ge", meta.ge)
+    return _bound("gt", meta.gt) if meta and meta.gt is not None and value <= meta.gt else ""
+
+
+def _in_words(value: Any) -> str:
+    """A value as a message shows it; Python writes no integer of thousands of digits."""
+    try:
+        return shown(repr(value))
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 def _kind(plain: Any, *, several: bool = False) -> str:
@@ -131,5 +158,6 @@ def choices(hint: Any) -> tuple[Any, ...]:
 def _meta(hint: Any) -> Meta | None:
     """The `Meta` of an annotation, also inside `X | None`."""
     if get_origin(hint) is Annotated:
-        return next((each for each in get_args(hint)[1:] if isinstance(each, Meta)), None)
+        inner, *notes = get_args(hint)
+        return next((each for each in notes if isinstance(each, Meta)), None) or _meta(inner)
     return next((meta for each in get_args(hint) if (meta := _meta(each))), None)

@@ -620,7 +620,6 @@ def test_a_measured_network_is_counted_from_what_the_sample_file_says():
 
 GOOD = result(None, 9.0).to_json()
 BAD_LINES = {
-    "": "Empty",
     '{"fid": 1.0, "sf': "Not an evaluation result",
     "[1, 2]": "Not an evaluation result",
     '{"model": "DiT-B/4", "step": 1, "loss": 0.1}': "Not an evaluation result",
@@ -692,11 +691,12 @@ def test_nothing_is_overwritten_without_force(tmp_path, capsys, quick_files):
 def test_bad_lines_are_refused_or_skipped_as_asked(tmp_path, capsys, quick_files):
     path = write_results(tmp_path / "results.jsonl", [result(sample_run("DiT-S/8"), 150.0)])
     with open(path, "a") as file:
-        file.write('\n{"fid": 1.0, "sf\n')
+        file.write('\n[]\n{"fid": 1.0, "sf\n')
     assert run_command("--results", path, "--out", tmp_path / "out") == 2
     error = capsys.readouterr().err
-    assert "line 2: Empty" in error
+    assert "line 2: " not in error, "an empty line is nothing"
     assert "line 3: Not an evaluation result" in error
+    assert "line 4: Not an evaluation result" in error
     assert not (tmp_path / "out").exists()
     assert run_command("--results", path, "--out", tmp_path / "out", "--skip-bad-lines") == 0
     assert "warning: left out" in capsys.readouterr().err

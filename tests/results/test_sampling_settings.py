@@ -32,7 +32,7 @@ KEYS = (
     ("wrong", "said"),
     [
         ({"num_images": 0}, "0 images asked for"),
-        ({"num_images": "3"}, "num_images: expected an integer, at least 1; got '3'"),
+        ({"num_images": "3"}, "num_images: expected an integer, at least 1 and at most 10,000,000; got '3'"),
         ({"cfg_scale": 0.5}, "Guidance scale 0.5: needed 1.0 or more"),
         ({"cfg_scale": float("nan")}, "Guidance scale nan"),
         ({"cfg_scale": float("inf")}, "Guidance scale inf"),

@@ -293,7 +293,7 @@ def test_torchrun_only_where_there_are_processes():
     ("values", "message"),
     [
         ({"nodes": 0}, "nodes: expected at least 1; got 0"),
-        ({"minutes": 1.5}, "minutes: expected an integer, at least 1; got 1.5"),
+        ({"minutes": 1.5}, "minutes: expected an integer, at least 1 and at most 527,040; got 1.5"),
         ({"slurm": {"time": 3}}, "Option 'time' of Slurm is not free"),
     ],
 )
