@@ -47,7 +47,7 @@ def main() -> int:
         first=arguments.first,
         until=begun + arguments.seconds - 3 * SECONDS,
     )
-    print(f"{'reader':24}{'cases':>7}{'refused':>9}{'read':>7}{'time':>9}{'slowest':>10}{'memory':>9}{'findings':>10}")
+    print(f"{'reader':24}{'cases':>7}{'refused':>9}{'read':>7}{'CPU':>9}{'slowest':>10}{'memory':>9}{'findings':>10}")
     for name, tally in tallies.items():
         print(
             f"{name:24}{tally.cases:7,}{tally.cases - tally.taken:9,}{tally.taken:7,}{tally.seconds:7.1f} s"
