@@ -33,6 +33,7 @@ import numpy as np
 from forks import Forks
 
 _IN_A_ROW = 6  # kills before a run is left alone
+_PATIENCE = 60.0  # seconds to wait for a first file
 _PARTS = ("*.part", "*.parts")
 
 
@@ -208,7 +209,7 @@ COMMANDS = (
 
 # ---- what all runs use
 
-_CONTENT = bytes(range(256)) * 4000
+_CONTENT = bytes(range(256)) * (1 << 15)  # 8 MiB, of which `fetch` writes one at a time
 _PIECE = len(_CONTENT) // 40
 
 
@@ -298,18 +299,22 @@ def kill_often(command: Command, kills: int, *, seed: int, shared: Path, work: P
     try:
         for name in ("warm", "whole"):
             start = time.monotonic()
-            done = run(work / name)
+            with ThreadPoolExecutor(1) as thread:
+                written = thread.submit(_first_file, work / name, start + _PATIENCE)
+                done = run(work / name)
             if done["statuses"] != [0]:
                 raise RuntimeError(f"{command.name} without any kill: {done}")
         whole, length = command.made(work / "whole"), time.monotonic() - start
+        early = 0.8 * (written.result() - start)
         number = 0
         while toll.kills < kills:
             out, number, row = work / f"run-{number}", number + 1, 0
             ended = False
             while not ended:
                 alone = row == _IN_A_ROW or toll.kills == kills
-                kill = {} if alone else {"kill_after": rng.uniform(0, length), "victims": "all", "watch": ""}
-                done = run(out, **kill)
+                # Three of four kills fall where files are written; before that there is little to break.
+                moment = rng.uniform(early if rng.random() < 0.75 else 0.0, length)
+                done = run(out) if alone else run(out, kill_after=moment, victims="all", watch="")
                 if done["statuses"] == [-9]:
                     row += 1
                     toll.kills += 1
@@ -327,6 +332,13 @@ def kill_often(command: Command, kills: int, *, seed: int, shared: Path, work: P
         forks.close()
     toll.seconds = time.monotonic() - begun
     return toll
+
+
+def _first_file(folder: Path, deadline: float) -> float:
+    """`time.monotonic()` at which the first file is in a folder that a run writes in."""
+    while not any(path.is_file() for path in folder.rglob("*")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return time.monotonic()
 
 
 def faults(command: Command, whole: dict[str, object], out: Path) -> list[str]:
