@@ -9,7 +9,7 @@ SLOW_TIERS = parity or processes or slurm or browser or tex or real or slow
 # Two processes with a thread each; a file's tests stay together, for what they share.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help quickstart test test-rest test-all coverage check fuzz bench reports clean
+.PHONY: help quickstart test test-rest test-all coverage check fuzz kills bench reports clean
 
 help:
 	@echo "make quickstart   draw digits from a DiT, score them beside real and damaged ones, run a small scaling study"
@@ -17,7 +17,8 @@ help:
 	@echo "make test-all     all tests (installs TensorFlow as well, for parity with the original program)"
 	@echo "make coverage     the fast tests again, and the share of lines that they run"
 	@echo "make check        lint, format, types and layering"
-	@echo "make fuzz         10,500 damaged and hostile files for the readers, within 5 minutes"
+	@echo "make fuzz         1,000 damaged and hostile files for each reader, within 5 minutes"
+	@echo "make kills        kill each command at 100 random moments, have it go on, and compare what it made"
 	@echo "make bench        measure memory and speed on this machine"
 	@echo "make reports      make the figures and tables in reports/ again"
 
@@ -61,7 +62,11 @@ check: $(VENV)/.test
 
 # SEED=1 tries other cases.
 fuzz: $(VENV)/.test
-	$(BIN)/python tests/support/fuzz_readers.py --seed $(or $(SEED),0)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/support/fuzz_readers.py --seed $(or $(SEED),0)
+
+# KILLS=10 of each command; SEED=1 for other moments.
+kills: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python tests/support/kill_runs.py --kills $(or $(KILLS),100) --seed $(or $(SEED),0)
 
 # The short set, under ten minutes on two cores; benchmarks/README.md has the long runs.
 bench: $(VENV)/.test-all

@@ -14,7 +14,7 @@ from command_line import parse
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("dit_eval", "tests", "benchmarks", "reference_stats", "reports")
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "DECISIONS.md")),
+    *(ROOT / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md", "DECISIONS.md")),
     ROOT / "reports" / "why_fid_differs.md",
     *sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("README.md")),
 ]

@@ -9,7 +9,7 @@ import struct
 import tracemalloc
 import zipfile
 
-import fuzz_readers
+import fuzz_seeds
 import numpy as np
 import pytest
 import torch
@@ -124,11 +124,11 @@ def resized_checkpoint():
 
 
 def plan(change):
-    return written("x.toml", lambda: change(fuzz_readers.plan_seeds()[0]))
+    return written("x.toml", lambda: change(fuzz_seeds.plan_seeds()[0]))
 
 
 def result(**changes):
-    return written("x.jsonl", lambda: json.dumps(json.loads(fuzz_readers.result_seeds()[0]) | changes).encode())
+    return written("x.jsonl", lambda: json.dumps(json.loads(fuzz_seeds.result_seeds()[0]) | changes).encode())
 
 
 NPZ = ("evaluate", "x.npz", "--ref", "digits", "--extractor", "digits", "--no-results")

@@ -7,6 +7,7 @@ before anything has started threads. A job is a line of JSON: {"argv": [...], "r
 "die_in" kills the process itself with SIGKILL at that call, when it would put --out, or the file "at" in it, in place.
 "die_at": [what, n] does so at the nth time, counted from 1, that a file in --out would take its name ("done/*.json"),
 or a function would be called ("dit_eval.diffusion.trainer:Trainer.step"). "serial": a study runs its tasks in-process.
+"env": more of the environment. "out": what is taken for --out where a command has none.
 The answer is the list of wait statuses (negative signal or exit code) and what the processes wrote to stderr.
 """
 
@@ -38,6 +39,11 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
+def out_of(job: dict) -> Path:
+    argv = job["argv"]
+    return Path(argv[argv.index("--out") + 1] if "--out" in argv else job["out"])
+
+
 def die(*_: object, **__: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -66,7 +72,8 @@ def child(job: dict, rank: int, port: int, log: Path) -> None:
         place = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": ranks}
         os.environ |= {name: str(value) for name, value in place.items()}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    final = Path(job["argv"][job["argv"].index("--out") + 1])
+    os.environ |= job.get("env", {})
+    final = out_of(job)
     fatal = [final] if "at" not in job else [final / job["at"], Path(f"{final}.parts") / job["at"]]
     if job.get("die_in") == "replace":
         replace = os.replace
@@ -99,7 +106,7 @@ def main() -> None:
                 child(job, rank, port, log)
             children.append(pid)
         if job.get("kill_after") is not None:
-            pattern = glob.escape(job["argv"][job["argv"].index("--out") + 1]) + job.get("watch", ".parts/*.u8")
+            pattern = glob.escape(str(out_of(job))) + job.get("watch", ".parts/*.u8")
             before, patience = len(glob.glob(pattern)), time.monotonic() + 30
             while len(glob.glob(pattern)) < before + job.get("pieces", 0) and time.monotonic() < patience:
                 time.sleep(0.002)
@@ -107,8 +114,10 @@ def main() -> None:
             victims = children if job["victims"] == "all" else children[-1:]
             for pid in victims:
                 os.kill(pid, signal.SIGKILL)
-            time.sleep(0.1)
-            for pid in children[: len(children) - len(victims)]:  # as torchrun does with the others
+            others = children[: len(children) - len(victims)]
+            if others:
+                time.sleep(0.1)
+            for pid in others:  # as torchrun does
                 os.kill(pid, signal.SIGTERM)
         statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
         sys.stdout.write(json.dumps({"statuses": statuses, "stderr": log.read_text()}) + "\n")

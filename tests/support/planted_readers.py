@@ -6,7 +6,8 @@ import time
 import warnings
 
 import numpy as np
-from fuzz_readers import Reader, change_bytes
+from fuzz_changes import change_bytes
+from fuzz_engine import Reader
 
 GOOD = b"0123456789" * 4
 
@@ -63,6 +64,11 @@ def warn(path):
 
 
 @fails_when_changed
+def take_what_is_not_sound(path):
+    raise AssertionError("labels of no class")
+
+
+@fails_when_changed
 def be_good(path):
     raise ValueError(f"{path}: damaged.")
 
@@ -75,8 +81,9 @@ PLANTED = {
     die: "the process died",
     say_nothing: "a message that does not name the file",
     warn: "UserWarning: odd",
+    take_what_is_not_sound: "AssertionError: labels of no class",
 }
 
 
 def planted(read):
-    return Reader(name=read.__name__, suffix=".x", seeds=seeds, mutate=change_bytes, read=read, share=1.0)
+    return Reader(name=read.__name__, suffix=".x", seeds=seeds, mutate=change_bytes, read=read)
