@@ -331,10 +331,11 @@ class _Folder:
 
     def _mend_log(self, done: int, digest: str | None, note: Callable[[str], None]) -> None:
         """Leave out lines of steps that will be done again, and a line that was cut short."""
-        kept = "".join(line + "\n" for line in self._lines() if (_step(line) or 0) <= done).encode()
-        if digest is not None and digest_of(kept) != digest:
+        kept = "".join(line + "\n" for line in self._lines() if (_step(line) or 0) <= done)
+        data = kept.encode(errors="surrogateescape")
+        if digest is not None and digest_of(data) != digest:
             note(f"{self._log}: damaged; losses of steps up to {done:,} are not as they were written")
-        self.files.write(self._log.name, kept)
+        self.files.write(self._log.name, data)
 
     def restore(self, trainer: Trainer, done: int) -> list[Tensor]:
         """Bring a trainer to the latest checkpoint; the losses that no line of the log has yet."""
@@ -391,12 +392,12 @@ class _Folder:
         return world.from_first(write)
 
     def last_loss(self) -> float | None:
-        lines = self._lines()
-        return json.loads(lines[-1])["loss"] if lines else None
+        lines = [line for line in self._lines() if _step(line) is not None]
+        return json.loads(lines[-1]).get("loss") if lines else None
 
     def _lines(self) -> list[str]:
         """Whole lines of the log; a killed process may have left half of one."""
-        text = self._log.read_text(encoding="utf-8") if self._log.exists() else ""
+        text = self._log.read_text(encoding="utf-8", errors="surrogateescape") if self._log.exists() else ""
         return text.split("\n")[:-1]
 
     def _check_disk(self, saves: list[int]) -> None:

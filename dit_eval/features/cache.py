@@ -77,6 +77,9 @@ class CacheEntry:
     def _known(self, *, keep_spatial: bool) -> dict[str, np.ndarray] | None:
         """The arrays of the entry; None if it lacks spatial features asked for. ValueError if it cannot be used."""
         with open_npz(self.path, _KEYS) as file:
+            listed = file.archive.comment.decode(errors="replace").split() or file.keys()
+            if listed != file.keys() or not set(listed) <= set(_KEYS):
+                raise ValueError("it holds other arrays than it should")
             known = {}
             for key in file.members:
                 if key != "spatial_features" or keep_spatial:
@@ -96,7 +99,9 @@ class CacheEntry:
     def write(self, summary: FeatureSummary) -> None:
         """Keep features. Where they cannot be written, `on_note` is called, and that is all."""
         try:
-            write_batch(self.path, arrays={"made_from": np.array(self.made_from), **_arrays(summary)})
+            arrays = {"made_from": np.array(self.made_from), **_arrays(summary)}
+            # A damaged directory may lack some; earlier versions did not say which there are.
+            write_batch(self.path, arrays=arrays, comment=" ".join(sorted(arrays)))
         except OSError as error:
             if self.on_note:
                 why = why_not_written(self.path, error)

@@ -93,7 +93,7 @@ def read_sealed_tensors(path: Path) -> dict[str, str]:
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
         try:
-            entries = json.loads(file.read(size)) if size <= _MAX_HEADER else None
+            entries: Any = json.loads(file.read(size)) if size <= _MAX_HEADER else None
             notes = entries["__metadata__"]
             found = notes.pop(_KEY, None)
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
