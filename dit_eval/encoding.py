@@ -26,6 +26,7 @@ from dit_eval.results.parse import json_text
 from dit_eval.results.settings import MOST_THREADS
 from dit_eval.system.ahead import in_order
 from dit_eval.system.dist import World
+from dit_eval.system.files import atomic_file
 from dit_eval.system.run_folder import RunFolder, differences, read_settings, refuse_other
 from dit_eval.system.seals import DIGESTS, damaged_files, digest_of, file_digest, read_sealed, run_digest, sealed
 from dit_eval.system.settings import check_settings
@@ -231,7 +232,7 @@ class _Unfinished:
         check_latents_folder(self._out)
         now = self._settings | {_STAMPS: _sizes_and_times(self._folder)}
         damaged = damaged_files(self._out)
-        known = self._compare(now, damaged)
+        known = self._compare(now, damaged, note)
         if self._out.exists():
             if not damaged:
                 note(f"{self._out}: complete already")
@@ -239,26 +240,38 @@ class _Unfinished:
             self._reopen(damaged, note)
         self._parts.mkdir(exist_ok=True)
         self._drop_unfit(run_digest(now), known, note)
-        self.files.write("settings.json", json.dumps(now).encode())
+        self.files.write("settings.json", json.dumps(sealed(now)).encode())
         if finished := self._finished():
             note(f"{self._out}: going on; {finished} files of up to {_SHARD} images are here already")
         return None
 
-    def _compare(self, now: dict[str, Any], damaged: list[str]) -> bool:
+    def _compare(self, now: dict[str, Any], damaged: list[str], note: Callable[[str], None]) -> bool:
         """Whether there are settings; ValueError if they are others. Those of earlier versions lack some."""
-        folder, known = self._out if self._out.exists() else self._parts, False
-        for name in {INDEX, self.files.settings.name} - set(damaged):
-            there = read_settings(folder / name)
-            if there is None:
-                continue
-            known = True
+        folder, found = self._parts, [self._settings_in(self._parts, note)]
+        if self._out.exists():
+            folder, found = self._out, [self._settings_in(self._out, note)]
+            if found == [None]:
+                with atomic_file(self._out / self.files.settings.name) as file:
+                    file.write(json.dumps(sealed(now)).encode())
+            found.append(None if INDEX in damaged else read_settings(self._out / INDEX))
+        for there in filter(None, found):
             refuse_other(folder, differences(self._settings, {key: there.get(key) for key in self._settings}))
             if there.get(_STAMPS, now[_STAMPS]) != now[_STAMPS]:
                 raise ValueError(
                     f"{folder} is of other images: files in {self._folder.root} have other sizes or times of change "
                     "than those that were encoded. Name another `out`, or remove it."
                 )
-        return known
+        return any(found)
+
+    def _settings_in(self, folder: Path, note: Callable[[str], None]) -> dict[str, Any] | None:
+        path = folder / self.files.settings.name
+        if read_settings(path) is None:
+            return None
+        try:
+            return read_sealed(path)
+        except ValueError:
+            note(f"{path}: damaged; written anew")
+            return None
 
     def _reopen(self, damaged: list[str], note: Callable[[str], None]) -> None:
         """Make a finished folder one that is not complete, without the shards that are damaged."""
@@ -297,7 +310,7 @@ class _Unfinished:
 
     @cached_property
     def _run(self) -> str:
-        return run_digest(read_settings(self.files.settings) or {})
+        return run_digest(read_sealed(self.files.settings))
 
     def shards(self) -> Iterator[tuple[int, range]]:
         """Number of each file, and the images that go into it."""
@@ -316,7 +329,7 @@ class _Unfinished:
         about = json.dumps({"kept": shard.kept, "skipped": shard.skipped}).encode()
         moments = io.BytesIO()
         np.lib.format.write_array(moments, shard.moments, allow_pickle=False)
-        contents: dict[str, bytes | memoryview] = {_about_name(number): about, shard_name(number): moments.getbuffer()}
+        contents = {_about_name(number): about, shard_name(number): moments.getvalue()}
         seal = {"run": self._run, "files": {name: digest_of(data) for name, data in contents.items()}}
         self.files.write(_seal_name(number), json.dumps(sealed(seal)).encode())
         # The moments last: their being there says that this part is done. Without any image they are not in the index.

@@ -366,7 +366,7 @@ class _Parts:
                 continue
             if why := self._fault(piece):
                 piece.path.unlink()
-                raise OSError(
+                raise ValueError(
                     f"{piece.path}: {why} since it was drawn, and removed. Run the same command again, which draws "
                     "these images once more; is the disk sound?"
                 )

@@ -350,10 +350,10 @@ class _Folder:
 
     def _mend_log(self, done: int, digest: str | None, note: Callable[[str], None]) -> None:
         """Leave out lines of steps that will be done again, damaged ones, and a line that was cut short."""
-        kept = b"".join(text for text, line in self._lines(note) if line["step"] <= done)
-        if digest is not None and digest_of(kept) != digest:
+        data = b"".join(text for text, line in self._lines(note) if line["step"] <= done)
+        if digest is not None and digest_of(data) != digest:
             note(f"{self._log}: damaged; losses of steps up to {done:,} are not as they were written")
-        self.files.write(self._log.name, kept)
+        self.files.write(self._log.name, data)
 
     def restore(self, trainer: Trainer, done: int) -> list[Tensor]:
         """Bring a trainer to the latest checkpoint; the losses that no line of the log has yet."""

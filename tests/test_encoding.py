@@ -364,6 +364,9 @@ def test_damaged_latents_are_refused(pictures, tmp_path):
         Latents(out)
     shard.write_bytes(whole)
     np.save(out / "labels.npy", np.zeros(3, np.int64))
+    with pytest.raises(ValueError, match=r"labels\.npy: damaged; it is not as it was written"):
+        Latents(out)
+    (out / "digests.json").unlink()  # as of an earlier version
     with pytest.raises(ValueError, match="other lengths"):
         Latents(out)
     with pytest.raises(FileNotFoundError, match="make them by `dit-eval encode`"):

@@ -280,7 +280,7 @@ def test_a_flipped_bit_in_a_cache_entry_is_found_or_does_not_matter(entry):
         if summary is None:
             found += 1
             assert len(notes) == 1
-            assert notes[0].startswith(f"warning: {made.path}: these features are damaged and made again (")
+            assert notes[0].startswith(f"{made.path}: damaged, or of something else (")
             assert notes[0].isprintable()
         else:
             np.testing.assert_array_equal(summary.pool_features, rows)
@@ -290,7 +290,7 @@ def test_a_flipped_bit_in_a_cache_entry_is_found_or_does_not_matter(entry):
 
 CACHE = {
     "of other images": ({"made_from": np.array('{"images": "b"}')}, "made from other images"),
-    "of nobody": ({"made_from": np.array("[" * 60_000)}, "damaged and made again"),
+    "of nobody": ({"made_from": np.array("[" * 60_000)}, "damaged, or of something else"),
     "of a number": ({"made_from": np.array(1)}, "made_from is int64"),
     "without features": ({"pool_features": None}, "it holds class_probs, made_from, mu, sigma"),
     "with something else": ({"evil": np.zeros(3)}, "it holds class_probs, evil"),

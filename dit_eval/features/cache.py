@@ -81,7 +81,7 @@ class CacheEntry:
         except (OSError, RecursionError, ValueError) as error:
             if self.on_note:
                 said = reason(error).removeprefix(f"{self.path}: ").rstrip(".")
-                self.on_note(f"warning: {shown(self.path)}: these features are damaged and made again ({said}).")
+                self.on_note(f"{shown(self.path)}: damaged, or of something else ({said}); made again")
             return None
 
     def write(self, summary: FeatureSummary) -> None:
@@ -107,7 +107,7 @@ class CacheEntry:
         crcs = {key: info.CRC for key, info in file.members.items() if key != "made_from"}
         if sums is not None and sums != crcs:  # of an earlier version there are none
             raise ValueError("its arrays were not written together")
-        widths = {key: self._width(key, file.header(key)) for key in known - {"made_from"}}
+        widths = {key: self._width(key, file.header(key)) for key in sorted(known - {"made_from"})}
         for mu, sigma, features, dim in (
             ("mu", "sigma", "pool_features", self.pool_dim),
             ("mu_s", "sigma_s", "spatial_features", self.spatial_dim),

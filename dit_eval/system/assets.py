@@ -25,7 +25,6 @@ from dit_eval.system.connection import Limits
 from dit_eval.system.download import discard, download
 from dit_eval.system.files import atomic_file, check_folder
 from dit_eval.system.progress import Progress
-from dit_eval.system.reading import read_json
 from dit_eval.system.text import did_you_mean, shown
 
 _CHUNK = 1 << 20  # bytes
@@ -174,6 +173,8 @@ def recorded_sha256(item: Asset) -> str | None:
     The file itself may have been replaced since: compare with its own checksum.
     """
     try:
+        from dit_eval.system.reading import read_json  # which imports NumPy; `--help` knows assets
+
         record = read_json(item.record_path, "a record of a download", max_size=_MAX_RECORD)
     except (OSError, ValueError):
         return None

@@ -5,11 +5,14 @@ study it is killed is tried without killing: each state of the disk that it may 
 same command goes on from there.
 """
 
+import dataclasses
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import inline_engine
 import kill_runs
@@ -23,16 +26,23 @@ from safetensors.torch import load_file
 from sample_runs import make_run, random_dit
 
 import dit_eval.encoding
+import dit_eval.sampling
 from dit_eval.cli import main
 from dit_eval.diffusion.data import ArrayData, list_images
+from dit_eval.diffusion.latents import Latents
 from dit_eval.diffusion.recipe import Recipe, Schedule
 from dit_eval.diffusion.sampler import ImageSampler
 from dit_eval.encoding import Encoder, encode
+from dit_eval.features.cache import CacheEntry
 from dit_eval.images.npz import open_batch
 from dit_eval.models.config import DiTConfig
+from dit_eval.results.parse import json_text
 from dit_eval.sampling import sample_npz
+from dit_eval.study.folder import Study
+from dit_eval.summary import FeatureSummary, GaussianStats
 from dit_eval.system.dist import World
 from dit_eval.system.run_folder import RunFolder, differences, is_claimed, read_settings, refuse_other, remove_partial
+from dit_eval.system.seals import TRAILER, read_sealed, sealed
 from dit_eval.training import TrainingRun, train
 
 
@@ -266,6 +276,14 @@ def test_a_training_goes_on_when_a_file_could_not_be_written(tmp_path, monkeypat
 # ---- an encoding
 
 
+def draw_pictures(folder):
+    rng = np.random.default_rng(0)
+    for number in range(11):
+        path = folder / ("cat" if number % 2 else "ant") / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
+
+
 def encoding(pictures, out, on_note=None):
     def posterior(images):
         small = images[:, :, ::8, ::8]
@@ -281,22 +299,18 @@ def contents(folder):
 
 def test_an_encoding_goes_on_from_each_state_of_the_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(dit_eval.encoding, "_SHARD", 4)
-    rng = np.random.default_rng(0)
-    for number in range(11):
-        path = tmp_path / "pictures" / ("cat" if number % 2 else "ant") / f"{number:02d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
+    draw_pictures(tmp_path / "pictures")
     stop = states_of_disk(monkeypatch, tmp_path / "now", tmp_path / "kept")
     assert encoding(tmp_path / "pictures", tmp_path / "now" / "latents") == 11
     states = stop()
-    shards = [name for k in range(3) for name in (f"shard-{k:06d}.json", f"moments-{k:06d}.npy")]
+    shards = [name for k in range(3) for name in (f"shard-{k:06d}.seal", f"shard-{k:06d}.json", f"moments-{k:06d}.npy")]
     renamed = [state.name[4:].split(":")[-1] for state in states]
-    assert renamed == ["settings.json", *shards, "labels.npy", "files.txt", "latents.json", "latents"]
+    assert renamed == ["settings.json", *shards, "labels.npy", "files.txt", "latents.json", "digests.json", "latents"]
     whole = contents(tmp_path / "now" / "latents")
     for number, state in enumerate(states):
         parts, notes = state / "latents.parts", []
         begun = {path.name: path.stat().st_mtime_ns for path in parts.glob("moments-*")}
-        assert len(begun) == min(3, max(0, (number - 1) // 2))
+        assert len(begun) == min(3, max(0, (number - 1) // 3))
         assert encoding(tmp_path / "pictures", state / "latents", on_note=notes.append) == 11
         assert [f"going on; {len(begun)} files" in note for note in notes] == [True] * bool(begun)
         assert contents(state / "latents") == whole
@@ -307,9 +321,9 @@ def test_an_encoding_goes_on_from_each_state_of_the_disk(tmp_path, monkeypatch):
 # ---- a sampling
 
 
-def sampling(out, on_note=None):
+def sampling(out, on_note=None, seed=0):
     model = random_dit(depth=1, hidden_size=16)
-    sampler = ImageSampler(model, make_run(model.config, num_images=20, num_sampling_steps="2"))
+    sampler = ImageSampler(model, make_run(model.config, num_images=20, num_sampling_steps="2", global_seed=seed))
     return sample_npz(out, sampler=sampler, labels=np.arange(20) % 10, batch_size=8, on_note=on_note)
 
 
@@ -437,3 +451,340 @@ def test_commands_killed_at_random_moments():
     tolls = kill_runs.kill_all(kill_runs.COMMANDS, 3, seed=1, processes=2)
     assert [fault for toll in tolls.values() for fault in toll.faults] == []
     assert {name: toll.kills for name, toll in tolls.items()} == dict.fromkeys(tolls, 3)
+
+
+# ---- damage, and pieces of other runs: found and named, done again, or of no matter
+
+
+def damage(path, at, how="flip"):
+    """Change a byte of a file: one bit of it, or all of them."""
+    data = bytearray(path.read_bytes())
+    at %= len(data)
+    changed = 0 if how == "zero" and data[at] else data[at] ^ 1 << at % 8
+    assert changed != data[at]
+    data[at] = changed
+    path.write_bytes(data)
+
+
+def places(path, count):
+    """Bytes of a file, the first and the last among them."""
+    size = path.stat().st_size
+    return sorted({round(share * (size - 1)) for share in np.linspace(0, 1, count)})
+
+
+def refusal(run, *arguments):
+    """What a ValueError of a run says; nothing if there is none."""
+    try:
+        run(*arguments)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.fixture
+def drawn(tmp_path, monkeypatch):
+    """A sampling that was stopped before it was packed; the file that it will be."""
+
+    def stopped(*_):
+        raise OSError("stopped")
+
+    out = tmp_path / "drawn" / "samples.npz"
+    with monkeypatch.context() as patch:
+        patch.setattr(dit_eval.sampling._Parts, "pack", stopped)
+        with pytest.raises(OSError, match="stopped"):
+            sampling(out)
+    return out
+
+
+def pieces_of(out):
+    return sorted(out.with_name(f"{out.name}.parts").glob("*.u8"))
+
+
+@pytest.mark.parametrize("sealed_", [True, False])
+def test_pieces_of_another_seed_are_not_packed(tmp_path, monkeypatch, sealed_):
+    """Killed while the parts are removed; the output is moved, and others are drawn under its name."""
+    stop = states_of_disk(monkeypatch, tmp_path / "now", tmp_path / "kept")
+    sampling(tmp_path / "now" / "samples.npz")
+    states = stop()[-2:]
+    expected = sampling(tmp_path / "other.npz", seed=1).read_bytes()
+    for state in states:
+        out, notes = state / "samples.npz", []
+        out.rename(state / "moved.npz")
+        left = pieces_of(out)
+        assert left
+        for piece in left:
+            if not sealed_:  # as earlier versions wrote them
+                piece.write_bytes(piece.read_bytes()[:-TRAILER])
+        sampling(out, notes.append, seed=1)
+        assert out.read_bytes() == expected
+        why = "of another run" if sealed_ else "of an unknown run"
+        assert notes == [f"{piece}: {why}; removed, its images are drawn again" for piece in left]
+
+
+def test_a_piece_under_another_name_is_drawn_again(tmp_path, drawn):
+    notes, expected = [], sampling(tmp_path / "whole.npz").read_bytes()
+    first, second, _ = pieces_of(drawn)
+    first.write_bytes(second.read_bytes())
+    sampling(drawn, notes.append)
+    assert drawn.read_bytes() == expected
+    assert notes[0] == f"{first}: damaged; removed, its images are drawn again"
+
+
+@pytest.mark.parametrize("how", ["flip", "zero"])
+@pytest.mark.parametrize("at", [0, 1000, -1, -33, -64])
+def test_a_damaged_piece_is_drawn_again_and_no_other(tmp_path, drawn, how, at):
+    notes, expected = [], sampling(tmp_path / "whole.npz").read_bytes()
+    piece = pieces_of(drawn)[1]
+    while how == "zero" and piece.read_bytes()[at] == 0:
+        at += 1
+    damage(piece, at, how)
+    sampling(drawn, notes.append)
+    assert drawn.read_bytes() == expected
+    assert notes == [
+        f"{piece}: damaged; removed, its images are drawn again",
+        f"{drawn}: going on; 12 of 20 images are here already",
+    ]
+
+
+def test_a_piece_that_is_damaged_during_the_run_is_not_packed(tmp_path, drawn, monkeypatch):
+    expected = sampling(tmp_path / "whole.npz").read_bytes()
+    damage(pieces_of(drawn)[1], 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(dit_eval.sampling._Parts, "_drop_unfit", lambda *_: None)
+        with pytest.raises(
+            ValueError, match=r"8-000000016\.u8: damaged since it was drawn, and removed\. Run the same"
+        ):
+            sampling(drawn)
+    assert len(pieces_of(drawn)) == 2
+    assert sampling(drawn).read_bytes() == expected
+
+
+def test_pieces_of_earlier_versions_are_taken(tmp_path, drawn):
+    notes, expected = [], sampling(tmp_path / "whole.npz").read_bytes()
+    for piece in pieces_of(drawn)[:2]:
+        piece.write_bytes(piece.read_bytes()[:-TRAILER])
+    sampling(drawn, notes.append)
+    assert notes == [f"{drawn}: going on; 20 of 20 images are here already"]
+    assert drawn.read_bytes() == expected
+
+
+def test_a_damaged_description_of_a_sampling_is_named_or_of_no_matter(tmp_path, drawn):
+    expected = open_batch(sampling(tmp_path / "whole.npz"), role="gen").array()
+    settings = drawn.with_name("samples.npz.parts") / "run.json"
+    for number, at in enumerate(places(settings, 60)):
+        copy = tmp_path / f"copy{number}"
+        shutil.copytree(drawn.parent, copy)
+        damage(copy / settings.relative_to(drawn.parent), at)
+        if said := refusal(sampling, copy / "samples.npz"):
+            assert "samples.npz.parts" in said
+        else:
+            np.testing.assert_array_equal(open_batch(copy / "samples.npz", role="gen").array(), expected)
+
+
+@pytest.fixture
+def encoded(tmp_path, monkeypatch):
+    """Pictures; a finished folder of their latents, and the same before it was given its name."""
+    monkeypatch.setattr(dit_eval.encoding, "_SHARD", 4)
+    pictures, out = tmp_path / "pictures", tmp_path / "now" / "latents"
+    draw_pictures(pictures)
+    stop = states_of_disk(monkeypatch, tmp_path / "now", tmp_path / "kept")
+    encoding(pictures, out)
+    return pictures, out, stop()[-1] / "latents"
+
+
+def test_damage_in_finished_latents_costs_that_file(tmp_path, encoded):
+    pictures, out, _ = encoded
+    whole = contents(out)
+    assert len(whole) == 3 * 2 + 5
+    for name in whole:
+        for at in places(out / name, 5):
+            damage(out / name, at)
+            notes = []
+            if name in ("latents.json", "labels.npy", "digests.json") or name.startswith("moments-"):  # are read
+                with pytest.raises(ValueError, match=re.escape(str(out / name))):
+                    read_all(out)
+            if said := refusal(encoding, pictures, out, notes.append):  # no JSON any more
+                assert said.startswith(f"{out / 'settings.json'}: written by another program; name another `out`.")
+                (out / name).write_bytes(whole[name])
+                continue
+            done = "written anew" if name == "settings.json" else "made again"
+            assert [note for note in notes if "damaged" in note] == [f"{out / name}: damaged; {done}"]
+            assert contents(out) == whole
+            read_all(out)
+
+
+def read_all(folder):
+    latents = Latents(folder)
+    return [latents.moments(index, mirrored) for index in range(len(latents)) for mirrored in (False, True)]
+
+
+def test_damage_in_unfinished_latents_costs_that_file(tmp_path, encoded):
+    pictures, whole, kept = encoded
+    parts = kept.with_name("latents.parts")
+    names = sorted(path.name for path in parts.iterdir())
+    assert len(names) == 3 * 3 + 5
+    for name in names:
+        for at in places(parts / name, 5):
+            copy = tmp_path / "copy"
+            shutil.copytree(kept.parent, copy)
+            damage(copy / "latents.parts" / name, at)
+            notes = []
+            if said := refusal(encoding, pictures, copy / "latents", notes.append):
+                assert name == "settings.json"
+                assert "latents.parts" in said
+            else:
+                said = [note for note in notes if "its images are encoded again" in note]
+                shard = re.sub(r"\D", "", name)
+                assert len(said) == (shard != "")
+                assert all(f"moments-{shard}.npy" in note for note in said)
+                assert contents(copy / "latents") == contents(whole)
+            shutil.rmtree(copy)
+
+
+def test_latents_of_another_run_are_encoded_again(tmp_path, encoded):
+    pictures, whole, kept = encoded
+    for name, why in (("shard-000001.seal", "of an unknown run"), (None, "of another run")):
+        copy, notes = tmp_path / f"copy {why}", []
+        shutil.copytree(kept.parent, copy)
+        parts = copy / "latents.parts"
+        (parts / "settings.json").unlink()
+        if name:
+            (parts / name).unlink()
+        else:
+            seal = read_sealed(parts / "shard-000001.seal") | {"run": "0" * 64}
+            (parts / "shard-000001.seal").write_text(json.dumps(sealed(seal)))
+        encoding(pictures, copy / "latents", notes.append)
+        assert notes[0] == f"{parts / 'moments-000001.npy'}: {why}; removed, its images are encoded again"
+        assert "going on; 2 files" in notes[1]
+        assert contents(copy / "latents") == contents(whole)
+
+
+KNOWN_BEFORE = ("listing_sha256", "image_size", "vae", "vae_sha256", "scale", "dtype")
+
+
+def test_images_replaced_under_the_same_names_are_others(tmp_path, encoded):
+    pictures, out, kept = encoded
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(pictures / "cat" / "03.png")
+    for folder, there in ((out, out), (kept, kept.with_name("latents.parts"))):
+        with pytest.raises(ValueError, match=f"{there} is of other images: files in .* have other sizes or times"):
+            encoding(pictures, folder)
+        settings = there / "settings.json"
+        earlier = {name: value for name, value in json.loads(settings.read_text()).items() if name in KNOWN_BEFORE}
+        settings.write_text(json.dumps(earlier))  # of an earlier version, which did not know
+        (there / "digests.json").unlink(missing_ok=True)
+        notes = []
+        encoding(pictures, folder, notes.append)
+        assert "complete already" in notes[0] if folder is out else notes
+
+
+def trained(folder, steps, notes=None):
+    run = dataclasses.replace(training(), schedule=Schedule(steps=steps, save_at=(5,), log_every=4))
+    train(folder, run, on_note=None if notes is None else notes.append)
+
+
+def test_damage_in_a_training_is_named(tmp_path):
+    trained(tmp_path / "run", 9)
+    shutil.copytree(tmp_path / "run", tmp_path / "more")
+    trained(tmp_path / "more", 12)
+    for path in sorted((tmp_path / "run").iterdir()):
+        if path.name == "lock":
+            continue
+        for at in places(path, 6):
+            for steps in (9, 12):
+                copy = tmp_path / "copy"
+                shutil.copytree(tmp_path / "run", copy)
+                damage(copy / path.name, at)
+                notes = []
+                if said := refusal(trained, copy, steps, notes):
+                    assert str(copy if path.name == "run.json" else copy / path.name) in said
+                else:
+                    assert path.name in ("run.json", "log.jsonl") or (steps == 12 and "0000005" in path.name)
+                    assert any("log.jsonl: damaged" in note for note in notes) == (path.name == "log.jsonl")
+                    if steps == 12:
+                        same = (f"{kind}-0000012.safetensors" for kind in ("ema", "model"))
+                        for name in same if path.name != "run.json" else ():
+                            assert (copy / name).read_bytes() == (tmp_path / "more" / name).read_bytes()
+                shutil.rmtree(copy)
+
+
+def test_weights_of_another_step_or_run_are_not_trained_on(tmp_path):
+    run = tmp_path / "run"
+    trained(run, 9)
+    for kind in ("ema", "model"):
+        path = run / f"{kind}-0000009.safetensors"
+        whole = path.read_bytes()
+        path.write_bytes((run / f"{kind}-0000005.safetensors").read_bytes())
+        with pytest.raises(ValueError, match=f"{path}: not as it was written: damaged, or of another step"):
+            trained(run, 12)
+        path.write_bytes(whole)
+    other = dataclasses.replace(training(), recipe=Recipe(learning_rate=2e-3, batch_size=4, ema_decay=0.9))
+    train(tmp_path / "other", dataclasses.replace(other, schedule=Schedule(steps=9, save_at=(5,), log_every=4)))
+    shutil.copy(tmp_path / "other" / "state.safetensors", run)
+    with pytest.raises(ValueError, match=r"state\.safetensors: of another run than the folder's run\.json"):
+        trained(run, 12)
+
+
+def test_damage_in_a_cache_entry_is_named_or_of_no_matter(tmp_path):
+    rng = np.random.default_rng(0)
+    summary = FeatureSummary(
+        pool=GaussianStats(mu=np.ones(3), sigma=np.eye(3), num=5),
+        pool_features=rng.random((5, 3), np.float32),
+        class_probs=rng.random((5, 2), np.float32),
+    )
+    notes = []
+    entry = CacheEntry(path=tmp_path / "entry.npz", made_from='{"a": 1}', num_images=5, on_note=notes.append)
+    entry.write(summary)
+    whole = entry.path.read_bytes()
+    lost = 0
+    for at in range(0, len(whole), 3):
+        damage(entry.path, at)
+        notes.clear()
+        found = entry.read()
+        if found is None:
+            assert len(notes) == 1
+            assert notes[0].startswith(f"{entry.path}: damaged, or of something else (")
+            assert notes[0].endswith("; made again")
+            lost += 1
+        else:
+            for name in ("pool_features", "class_probs"):
+                np.testing.assert_array_equal(getattr(found, name), getattr(summary, name))
+            np.testing.assert_array_equal(found.pool.sigma, np.eye(3))
+        entry.path.write_bytes(whole)
+    assert lost > len(whole) / 12
+    other = dataclasses.replace(entry, made_from='{"a": 2}')
+    assert other.read() is None
+    assert "made from other images, or by another network" in notes[-1]
+    assert dataclasses.replace(entry, num_images=4).read() is None
+    assert "class_probs is float32 (5, 2)" in notes[-1]
+
+
+FIRST_EDITION = Path(__file__).parents[1] / "goldens" / "first_edition"
+
+
+def test_damage_in_what_a_study_noted_is_named_and_done_again(tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(FIRST_EDITION / "study" / "whole", folder)
+    for path in folder.glob("done/*.json"):
+        path.write_text(json_text(sealed(json.loads(path.read_text()))), encoding="utf-8")
+    study = Study.open(folder)
+    results = [study.result(cell) for cell in study.plan.cells]
+    assert study.missing() == study.unfit() == []
+    for task in (study.plan.cells[0], study.plan.trainings[0]):
+        path = study.done_file(task)
+        whole = path.read_bytes()
+        for at in places(path, 60):
+            damage(path, at)
+            if unfit := study.unfit():
+                assert [line.startswith(f"warning: {path}: ") for line in unfit] == [True]
+                assert study.missing() == ([task] if task in study.plan.cells else [])
+            else:  # a space, or the name of the digest
+                assert [study.result(cell) for cell in study.plan.cells] == results
+            path.write_bytes(whole)
+        path.write_bytes(b"")
+        assert [line.startswith(f"warning: {path}: damaged (") for line in study.unfit()] == [True]
+        path.write_bytes(whole)
+    one, two, *_ = study.plan.cells
+    study.done_file(one).write_bytes(study.done_file(two).read_bytes())
+    assert study.missing() == [one]
+    (line,) = study.unfit()
+    assert line.endswith("of another task. So the cell is done again.")
