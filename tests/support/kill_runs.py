@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,10 @@ def _arrays(out: Path, pattern: str, *left_out: str) -> dict[str, object]:
 
 def _results(path: Path) -> list[dict[str, Any]]:
     """Lines of results without what differs from run to run: times, memory, environments, where the files lie."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines: list[dict[str, Any]] = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):  # half a line, of a run that was killed
+            lines.append(json.loads(text))
     for line in lines:
         for name in ("seconds", "peak_memory_bytes", "environment", "time"):
             line.pop(name, None)
