@@ -259,7 +259,7 @@ def shared_files(folder: Path, commands: tuple[Command, ...]) -> Iterator[None]:
 
         random_vae(SMALL).save_pretrained(folder / "vae")
         rng = np.random.default_rng(0)
-        for number in range(12):
+        for number in range(40):
             path = folder / "pictures" / "ab"[number % 2] / f"{number:02d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 256, (40, 36, 3), np.uint8)).save(path)
@@ -339,7 +339,7 @@ def kill_often(command: Command, kills: int, *, seed: int, shared: Path, work: P
 
 def _first_file(folder: Path, deadline: float) -> float:
     """`time.monotonic()` at which the first file is in a folder that a run writes in."""
-    while not any(path.is_file() for path in folder.rglob("*")) and time.monotonic() < deadline:
+    while not any("lock" not in path.name for path in folder.rglob("*.*")) and time.monotonic() < deadline:
         time.sleep(0.005)
     return time.monotonic()
 
