@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,10 @@ def _arrays(out: Path, pattern: str, *left_out: str) -> dict[str, object]:
 
 def _results(path: Path) -> list[dict[str, Any]]:
     """Lines of results without what differs from run to run: times, memory, environments, where the files lie."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines: list[dict[str, Any]] = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):  # half a line, of a run that was killed
+            lines.append(json.loads(text))
     for line in lines:
         for name in ("seconds", "peak_memory_bytes", "environment", "time"):
             line.pop(name, None)
@@ -256,7 +259,7 @@ def shared_files(folder: Path, commands: tuple[Command, ...]) -> Iterator[None]:
 
         random_vae(SMALL).save_pretrained(folder / "vae")
         rng = np.random.default_rng(0)
-        for number in range(12):
+        for number in range(40):
             path = folder / "pictures" / "ab"[number % 2] / f"{number:02d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 256, (40, 36, 3), np.uint8)).save(path)
@@ -336,7 +339,7 @@ def kill_often(command: Command, kills: int, *, seed: int, shared: Path, work: P
 
 def _first_file(folder: Path, deadline: float) -> float:
     """`time.monotonic()` at which the first file is in a folder that a run writes in."""
-    while not any(path.is_file() for path in folder.rglob("*")) and time.monotonic() < deadline:
+    while not any("lock" not in path.name for path in folder.rglob("*.*")) and time.monotonic() < deadline:
         time.sleep(0.005)
     return time.monotonic()
 
