@@ -3,9 +3,8 @@
 python benchmarks/digests.py [--images 64] [--repeats 5]
 
 Each is timed within the run itself: the seconds spent in hashing, and all others. So both are of the same moment of the
-same machine. Images are drawn by the embedded digits model, whose steps are as cheap as any (a DiT of the paper takes a
-thousand times as long an image, for sixteen thousand times as many bytes at most); features are random, of Inception's
-size.
+same machine. Images are drawn by the embedded digits model in few steps; features are random, as wide as Inception's.
+What is read from the cache is scored, and no more: a whole evaluation also starts PyTorch and sums the files.
 """
 
 from __future__ import annotations
