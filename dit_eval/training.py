@@ -418,6 +418,8 @@ class _Folder:
         for number, text in enumerate(lines_of(self._log, "a log") if self._log.exists() else (), start=1):
             if not text.endswith(b"\n"):
                 break
+            if not text.strip():
+                continue
             try:
                 found.append((text, parse_log_line(text.decode("utf-8"))))
             except ValueError as error:
