@@ -339,7 +339,10 @@ def kill_often(command: Command, kills: int, *, seed: int, shared: Path, work: P
 
 def _first_file(folder: Path, deadline: float) -> float:
     """`time.monotonic()` at which the first file is in a folder that a run writes in."""
-    while not any("lock" not in path.name for path in folder.rglob("*.*")) and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
+        with suppress(FileNotFoundError):  # a folder that was removed while it was listed
+            if any("lock" not in path.name for path in folder.rglob("*.*")):
+                break
         time.sleep(0.005)
     return time.monotonic()
 
