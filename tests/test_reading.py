@@ -447,7 +447,7 @@ def test_lines_that_are_none_of_a_log(tmp_path, text):
     if text not in ('{"step": -1, "loss": 1}', '{"step": 1.5, "loss": 1}'):  # of other programs, which may be drawn
         said = []
         assert read_losses(tmp_path, on_bad_line=said.append)["step"].tolist() == [2]
-        assert len(said) == 1
+        assert len(said) == (1 if text else 0), "an empty line is nothing"
 
 
 @pytest.mark.parametrize(
