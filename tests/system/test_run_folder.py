@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 import inline_engine
-import kill_runs
 import numpy as np
 import pytest
 import torch
@@ -442,15 +441,6 @@ def test_a_second_study_in_the_folder_waits_outside(tmp_path, capsys):
         main(["study", "run", str(tmp_path / "plan.toml"), "--out", str(tmp_path / "study"), "--device", "cpu"])
     assert exit_.value.code == 2
     assert "another process runs this study. Wait for it, or name another --out" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-@pytest.mark.processes
-def test_commands_killed_at_random_moments():
-    # `make kills` kills each a hundred times.
-    tolls = kill_runs.kill_all(kill_runs.COMMANDS, 3, seed=1, processes=2)
-    assert [fault for toll in tolls.values() for fault in toll.faults] == []
-    assert {name: toll.kills for name, toll in tolls.items()} == dict.fromkeys(tolls, 3)
 
 
 # ---- damage, and pieces of other runs: found and named, done again, or of no matter
