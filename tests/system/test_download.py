@@ -23,6 +23,8 @@ from dit_eval.system.assets import Asset, asset, assets, fetch, fetch_aloud
 from dit_eval.system.connection import Limits
 from dit_eval.system.download import download, redirected
 
+pytestmark = pytest.mark.slow  # servers that are slow
+
 CONTENT = bytes(range(256)) * 1200  # 307,200 bytes
 OTHER = bytes(reversed(CONTENT))
 LIMITS = Limits(size=1_000_000, redirects=3)
