@@ -30,8 +30,6 @@ from dit_eval.models import vae
 from dit_eval.study.plan_file import load_plan
 from dit_eval.system.tensors import load_tensors
 
-pytestmark = pytest.mark.slow  # processes with bounds of memory
-
 MIB = 1 << 20
 SIDE = 13_000
 DARK = np.zeros((8, 8, 3), np.uint8)
