@@ -92,7 +92,7 @@ class Form(Generic[_T]):
         def view() -> None:
             """Stand for the command."""
 
-        view.__signature__ = inspect.Signature(found)  # type: ignore[attr-defined]
+        view.__signature__ = inspect.Signature(found)  # type: ignore[attr-defined]  # inspect reads it, mypy knows none
         view.__annotations__ = {parameter.name: parameter.annotation for parameter in found}
         self.app.default(view)
 
@@ -106,13 +106,13 @@ class Form(Generic[_T]):
         for name, (cls, shown) in self._settings.items():
             left[name] = cls(**{each: left.pop(each) for each in shown if each in left})
         made = self.options(**left)
-        check_settings(made, bounds_alone=True)  # type: ignore[arg-type]
+        check_settings(made, bounds_alone=True)  # type: ignore[arg-type]  # `type[T]` cannot say dataclass
         return made
 
     def _parameters(self) -> list[inspect.Parameter]:
         found = []
         hints = get_type_hints(self.options, include_extras=True)
-        for item in fields(self.options):  # type: ignore[arg-type]
+        for item in fields(self.options):  # type: ignore[arg-type]  # `type[T]` cannot say dataclass
             hint = hints[item.name]
             panel = next(iter(_beside(hint, Panel)), None)
             if panel is None:

@@ -7,6 +7,7 @@ dgm-eval's DINOv2 fits its position table, made for 518 pixels, to 224, and that
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,7 +43,7 @@ class VitSize:
 VIT_L = VitSize()
 
 
-class VitExtractor:
+class VitExtractor(ABC):
     """What DINOv2 and CLIP have in common: weights from a file, images in, class-token embeddings out, in float32.
 
     Parameters
@@ -73,9 +74,9 @@ class VitExtractor:
         self._net = net.requires_grad_(False).eval().to(device)
         watch.check()
 
+    @abstractmethod
     def _renamed(self, state: dict[str, Tensor], source: str | os.PathLike[str]) -> dict[str, Tensor]:
         """The tensors of a file by timm's names, as the network takes them; ValueError if it is another's file."""
-        raise NotImplementedError
 
     def _prepare(self, image: np.ndarray) -> np.ndarray:
         """One image (H, W, 3) uint8 as one of the network's size; Pillow's bicubic, antialiased, rounded to uint8."""
