@@ -13,6 +13,7 @@ import numpy as np
 from fuzz_changes import change_bytes, change_json, change_npy, change_safetensors, change_text
 from fuzz_engine import Content, Odd, Reader
 from fuzz_seeds import images
+from small_plan import TINY_DIT_ON_DIGITS
 
 _BY_SUFFIX = {
     ".json": change_json,
@@ -138,19 +139,7 @@ def read_latents(path: Path) -> None:
 
 # ---- studies
 
-_PLAN = """name = "micro"
-about = "A tiny DiT on digits"
-[data]
-train = "digits"
-ref = "digits"
-extractor = "digits"
-space = "pixel"
-image_size = 8
-channels = 1
-num_classes = 10
-[models]
-"micro-S/4" = { depth = 1, hidden_size = 8, num_heads = 2, patch_size = 4 }
-[training]
+_PLAN = f"""{TINY_DIT_ON_DIGITS}[training]
 batch_size = 4
 log_every = 1
 [sampling]

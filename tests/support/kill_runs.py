@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 from forks import Forks
+from small_plan import TINY_DIT_ON_DIGITS
 
 _IN_A_ROW = 6  # kills before a run is left alone
 _PATIENCE = 60.0  # seconds to wait for a first file
@@ -130,19 +131,7 @@ def made_by_evaluate(out: Path) -> dict[str, object]:
 
 # ---- commands
 
-_PLAN = """name = "micro"
-about = "A tiny DiT on digits"
-[data]
-train = "digits"
-ref = "digits"
-extractor = "digits"
-space = "pixel"
-image_size = 8
-channels = 1
-num_classes = 10
-[models]
-"micro-S/4" = { depth = 1, hidden_size = 8, num_heads = 2, patch_size = 4 }
-[training]
+_PLAN = f"""{TINY_DIT_ON_DIGITS}[training]
 batch_size = 4
 log_every = 2
 [sampling]

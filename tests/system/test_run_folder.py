@@ -23,6 +23,7 @@ from kill_points import fail_once, states_of_disk
 from PIL import Image
 from safetensors.torch import load_file
 from sample_runs import make_run, random_dit
+from small_plan import TINY_DIT_ON_DIGITS
 
 import dit_eval.encoding
 import dit_eval.sampling
@@ -345,23 +346,7 @@ def test_a_sampling_goes_on_from_each_state_of_the_disk(tmp_path, monkeypatch):
 
 # ---- a study
 
-PLAN = """\
-name = "micro"
-about = "A tiny DiT on digits"
-
-[data]
-train = "digits"
-ref = "digits"
-extractor = "digits"
-space = "pixel"
-image_size = 8
-channels = 1
-num_classes = 10
-
-[models]
-"micro-S/4" = { depth = 1, hidden_size = 8, num_heads = 2, patch_size = 4 }
-
-[training]
+PLAN = f"""{TINY_DIT_ON_DIGITS}[training]
 batch_size = 4
 log_every = 2
 
