@@ -23,8 +23,9 @@ from dit_eval.metrics.choose import Choice, FeatureSizes, check_metrics, choose
 from dit_eval.metrics.intervals import estimate_uncertainty
 from dit_eval.metrics.metric import Sides
 from dit_eval.reference import check_named_size
-from dit_eval.results.badge import make_badge, precision_warnings, protocol_name, reference_protocol, unproven_name
+from dit_eval.results.badge import make_badge, precision_warnings, protocol_name
 from dit_eval.results.eval_result import EvalResult
+from dit_eval.results.references import reference_protocol, reference_warnings
 from dit_eval.results.settings import EvaluationSettings, with_metrics
 from dit_eval.system.assets import fetch, fetch_aloud, find_reference
 from dit_eval.system.environment import environment, now, peak_memory_bytes
@@ -81,7 +82,7 @@ def evaluate(
         if not settings.allow_size_mismatch:
             check_named_size(ref, gen)
         ref = find_reference(ref, bring=bring)
-    ref = given_images(ref, role="ref")
+    ref = given_images(ref, role="ref", network=sizes.name)
     _choose(gen, ref, sizes, settings)
     if isinstance(network, str):
         network = load_network(network, device=where.device, world=where.world, fetch=bring)
@@ -145,7 +146,7 @@ def _result(
     )
     warnings = [*choice.warnings, *precision_warnings(info), *gen.images.warnings, *ref.images.warnings]
     warnings += against_itself(gen_source, ref_source, gen.features.pool, ref.features.pool)
-    warnings += unproven_name(ref_source) if info.name == "inception" else []
+    warnings += reference_warnings(ref_source) if info.name == "inception" else []
     with timed(seconds, "metrics"):
         found: dict[str, float] = {}
         for compute in dict.fromkeys(metric.score for metric in choice.metrics):  # precision and recall share theirs

@@ -111,7 +111,7 @@ def _evaluation_setup(arguments: Evaluate, world: World) -> dict[str, Any]:
     settings = replace(arguments.settings, batch_size=arguments.batch_size)
     if not settings.allow_size_mismatch:
         check_named_size(arguments.ref, gen)
-    ref = open_role(reference_path(arguments.ref), "ref")
+    ref = open_role(reference_path(arguments.ref), "ref", network=arguments.network)
     choose(settings.metrics, gen=gen, ref=ref, network=network, allow_size_mismatch=settings.allow_size_mismatch)
     return {"gen": gen, "ref": ref, "network": load_extractor(arguments, world), "settings": settings}
 

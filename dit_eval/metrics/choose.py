@@ -207,6 +207,23 @@ def _check_dimensions(ref: ImageSet, network: FeatureSizes, stored: bool) -> Non
                 f"extractor needs {dim}. Statistics serve only the network and layer they were made with (Inception: "
                 "2048 and 2023)."
             )
+        if metric.needs.moments and stats is not None:
+            _check_network(ref, stats, network)
+
+
+def _check_network(ref: ImageSet, stats: GaussianStats, network: FeatureSizes) -> None:
+    """That statistics are not of another network, which dimensions do not tell.
+
+    Files of Inception's rarely say so, as ADM's do not; on other networks a file must.
+    """
+    again = f"Make statistics of this network with `dit-eval stats`, which notes it; this run is of {network.name}."
+    if stats.network not in (None, network.name):
+        raise ValueError(f"{ref.path}: its statistics are of the network {stats.network}, not {network.name}. {again}")
+    if stats.network is None and _kind(network.name) != "inception":
+        raise ValueError(
+            f"{ref.path}: it does not say which network its statistics are of, and {stats.dim:,} dimensions are those "
+            f"of several. {again}"
+        )
 
 
 def _dim(metric: Metric, network: FeatureSizes) -> int | None:

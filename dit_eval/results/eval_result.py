@@ -30,6 +30,8 @@ class ImageSource:
     statistics : "stored" if the file's own mu and sigma were used, "computed" if they came from its images
     run : how the images were drawn, if the file says so
     made_from : SHA-256 of the images behind stored statistics, if the file says so
+    fingerprint : of stored statistics, see `dit_eval.summary.GaussianStats.fingerprint`
+    git : what git calls a file of statistics alone by
     """
 
     path: str
@@ -39,6 +41,8 @@ class ImageSource:
     statistics: str
     run: SampleRun | None = None
     made_from: str | None = None
+    fingerprint: str | None = None
+    git: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +207,8 @@ class EvalResult:
         files, is None. Each can also be read as an attribute: `result.fid`
     protocols : whose definition, with its settings, of each metric that is not ADM's
     badge : what is as published and what is not; None in results of earlier versions, of which it is not known
-    reference_protocol : whose reference: "adm-2021", "digits", "own" images, "unknown-statistics"; None as of `badge`
+    reference_protocol : whose reference: "adm-2021", "jit-2025", "digits", "own" images, "unknown-statistics", as
+        `dit_eval.results.references` decides; None as of `badge`
     num_samples : generated images used
     num_reference : reference images that went through the network; None if none did
     distances : rule of the precision and recall distances

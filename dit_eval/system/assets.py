@@ -167,6 +167,15 @@ def sha256_of(path: Path, on_progress: Callable[[int, int], None] | None = None)
     return digest.hexdigest()
 
 
+def git_id_of(path: Path) -> str:
+    """What git calls a file by, and trees of repositories state: SHA-1 of its length and its bytes, hexadecimal."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha1(b"blob %d\0" % os.fstat(file.fileno()).st_size, usedforsecurity=False)
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def recorded_sha256(item: Asset) -> str | None:
     """SHA-256 of what `fetch` brought from the official address of this file; None where it noted nothing of the kind.
 
