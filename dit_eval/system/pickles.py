@@ -321,6 +321,7 @@ _CALLS: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy.core.numeric", "_frombuffer"): _buffer_array,
     ("numpy", "dtype"): _dtype,
     ("_codecs", "encode"): _encoded,
+    ("__builtin__", "bytes"): lambda machine: b"",  # without an argument: of an array without numbers
 }
 _LITERALS = frozenset({
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),

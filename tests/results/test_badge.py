@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
+import scipy.linalg
 import torch
 from evaluating import evaluate, with_scores
 from PIL import Image
@@ -52,11 +53,18 @@ from dit_eval.results.references import (
     reference_warnings,
 )
 from dit_eval.system.assets import asset, identify, recorded_sha256
+from dit_eval.system.pickles import read_pickle
 
 PINNED = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # as torch-fidelity states it
 TRUE_CONVOLUTIONS = "9886ad8445a8cf3d7ff03cc996e76be8a64a4ccbc77b8b7ab8f77a2d0ffcfb4e"
 GRAPH, IMAGENET_256, IMAGENET_512, OTHER = "a" * 64, "b" * 64, "c" * 64, "d" * 64
 MAR = "1da4c17607fe959d54999fd098105649a0c05e15"  # git's id of fid_stats/adm_in256_stats.npz in MAR's tree
+# pickle.dumps(numpy.array([1.0, 2.0]), 2) as Python 2 wrote it: bytes are texts there.
+PYTHON_2 = (
+    b"\x80\x02cnumpy.core.multiarray\n_reconstruct\nq\x01cnumpy\nndarray\nq\x02K\x00\x85U\x01b\x87Rq\x03(K\x01K\x02\x85"
+    b"cnumpy\ndtype\nq\x04U\x02f8K\x00K\x01\x87Rq\x05(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+    b"U\x10\x00\x00\x00\x00\x00\x00\xf0?\x00\x00\x00\x00\x00\x00\x00@tb."
+)
 JIT = "412046720c0d496dc6d72a30eac3e22b9ef6ddac3501cce7f996674ad227ba4c"  # statistics that are not ADM's
 
 
@@ -216,6 +224,113 @@ def test_a_copy_of_statistics_is_told_by_what_they_are(tmp_path, monkeypatch):
         assert reference_protocol(source(tmp_path / name)) == "some-2026", name
     statistics(tmp_path / "other.npz", mu=np.nextafter(given["mu"].astype("f4"), np.float32(9)))
     assert reference_protocol(source(tmp_path / "other.npz")) == "unknown-statistics"
+
+
+def test_a_pickle_holds_what_python_finds_in_it(tmp_path):
+    rng = np.random.RandomState(0)
+    same = {"mu": rng.rand(5), "sigma": np.asfortranarray(rng.rand(5, 5))}
+    given = {"num_images": 1_281_167, "fid": same, "again": same, "list": [1, -2.5, "x", (1, 2, 3, 4)], "long": 2**40,
+             "scalar": np.float64(0.5), "other end": rng.rand(3).astype(">f4"), "turned": np.arange(6).reshape(2, 3).T,
+             "empty": np.zeros((0, 2)), "bool": np.array([True]), "deep": {"a": {"b": [()]}}}  # fmt: skip
+    for protocol in range(6):
+        (tmp_path / "x.pkl").write_bytes(pickle.dumps(given, protocol=protocol))
+        found = read_pickle(tmp_path / "x.pkl", "a pickle of statistics")
+        np.testing.assert_equal(found, pickle.loads((tmp_path / "x.pkl").read_bytes()))
+        assert found["other end"].dtype == ">f4"
+    (tmp_path / "x.pkl").write_bytes(PYTHON_2)
+    assert read_pickle(tmp_path / "x.pkl", "a pickle").tolist() == [1.0, 2.0]
+
+
+LAYOUTS = {
+    "x.npz": lambda mu, sigma: {"mu": mu, "sigma": sigma},
+    "one row.npz": lambda mu, sigma: {"mu": mu[None], "sigma": sigma},
+    "MeanFlow.npz": lambda mu, sigma: {"ref_mu": mu, "ref_sigma": sigma},
+    "both.npz": lambda mu, sigma: {"mu": mu, "sigma": sigma, "ref_mu": mu[None], "ref_sigma": sigma},
+    "FD-Loss.npz": lambda mu, sigma: {"mu": mu, "sigma": sigma, "avg_mu": mu + 1, "avg_sigma": 2 * sigma},
+    "CLIP beside.npz": lambda mu, sigma: {"mu": mu, "sigma": sigma, "mu_clip": mu[:2], "sigma_clip": sigma[:2, :2]},
+    "EDM2.pkl": lambda mu, sigma: {
+        "num_images": 40, "fid": {"mu": mu, "sigma": sigma}, "fd_dinov2": {"mu": mu + 1, "sigma": sigma},
+    },
+    "one pair.pkl": lambda mu, sigma: {"ref_mu": mu[None], "ref_sigma": sigma},
+    "FD-Loss.pkl#jit_in256_stats.npz": lambda mu, sigma: {
+        "guided_diffusion_stats.npz": {"mu": mu + 1, "sigma": sigma}, "jit_in256_stats.npz": {"mu": mu, "sigma": sigma},
+        "vit_large_patch16_224_mae_in256_t224_stats.npz": {"mu": mu, "sigma": sigma},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_statistics_of_each_layout_give_the_same_number(tmp_path, pictures, name):
+    rng = np.random.RandomState(0)
+    features = 255 * rng.rand(40, 4)
+    mu, sigma = features.mean(0), np.cov(features.T)
+    given, file = LAYOUTS[name](mu, sigma), tmp_path / name.partition("#")[0]
+    if file.suffix == ".npz":
+        np.savez(file, **given)
+    else:
+        file.write_bytes(pickle.dumps(given))
+    gen = from_batches([pictures])
+    found = evaluate(gen=gen, ref=open_images(tmp_path / name, role="ref"), extractor=StubInception(), metrics=["fid"])
+    rows = pictures.reshape(60, -1)[:, :4].astype(np.float64)
+    other, mine = np.cov(rows.T), rows.mean(0)
+    root = scipy.linalg.sqrtm(sigma @ other)
+    assert found.fid == pytest.approx(((mu - mine) ** 2).sum() + np.trace(sigma + other - 2 * root.real), rel=1e-9)
+    assert found.ref.path == str(tmp_path / name if "#" in name or name != "EDM2.pkl" else f"{file}#fid")
+    assert found.ref.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_statistics_are_of_one_network(tmp_path):
+    one, other = ({"mu": np.full(4, value), "sigma": np.eye(4)} for value in (1.0, 2.0))
+    edm2 = tmp_path / "edm2.pkl"
+    edm2.write_bytes(pickle.dumps({"num_images": 9, "fid": one, "fd_dinov2": other}))
+    pool = open_images(edm2, role="ref", network="dinov2").pool
+    assert (pool.network, pool.num, pool.mu[0]) == ("dinov2", 9, 2.0)
+    assert open_images(edm2, role="ref").pool.network == "inception"
+    with pytest.raises(ValueError, match=r"holds no statistics of the network clip: fid \(inception\), fd_dinov2"):
+        open_images(edm2, role="ref", network="clip")
+    with pytest.raises(ValueError, match=r"no statistics called 'fd_dino'; it holds fid, fd_dinov2\. .*fd_dinov2"):
+        open_images(f"{edm2}#fd_dino", role="ref")
+    with pytest.raises(ValueError, match="holds statistics and no images to score"):
+        open_images(edm2, role="gen")
+    bundle = tmp_path / "bundle.pkl"
+    bundle.write_bytes(pickle.dumps({"guided_diffusion_stats.npz": one, "jit_in256_stats.npz": other}))
+    with pytest.raises(ValueError, match=r"several statistics of the network inception.*pkl#guided_diffusion_stats"):
+        open_images(bundle, role="ref")
+    bundle.write_bytes(pickle.dumps({"x": 1}))
+    with pytest.raises(ValueError, match=r"no statistics in the pickle; it holds x\. Needed mu and sigma"):
+        open_images(bundle, role="ref")
+    with pytest.raises(FileNotFoundError):
+        open_images(tmp_path / "none.pkl", role="ref")
+    np.savez(tmp_path / "x.npz", **one, ref_mu=other["mu"], ref_sigma=other["sigma"])
+    with pytest.raises(ValueError, match="mu, sigma and ref_mu, ref_sigma are different statistics"):
+        open_images(tmp_path / "x.npz", role="ref")
+
+
+def test_dimensions_prove_no_network(tmp_path, pictures):
+    class StubDino(StubInception):
+        name, spatial_dim = "dinov2", None
+
+    gen = open_images_of(tmp_path / "gen.npz", arr_0=pictures)
+    unsaid = open_images_of(tmp_path / "unsaid.npz", mu=np.ones(4), sigma=np.eye(4))
+    with pytest.raises(ValueError, match=r"unsaid.npz: it does not say which network its statistics are of, and 4 dim"):
+        choose(gen=gen, ref=unsaid, network=StubDino())
+    assert choose(gen=gen, ref=unsaid, network=StubInception()).stored
+    for network in (StubDino(), StubInception()):
+        path = tmp_path / f"{network.name}.npz"
+        write_reference(images=gen, out=path, extractor=network, num_images=0)
+        for other in (StubDino(), StubInception()):
+            ref = open_images(path, role="ref")
+            assert ref.pool.network == network.name
+            if network.name == other.name:
+                assert choose(gen=gen, ref=ref, network=other).stored
+                continue
+            with pytest.raises(ValueError, match=f"its statistics are of the network {network.name}, not {other.name}"):
+                choose(gen=gen, ref=ref, network=other)
+
+
+def open_images_of(path, **arrays):
+    np.savez(path, **arrays)
+    return open_images(path, role="ref")
 
 
 def test_git_calls_a_file_so(tmp_path):
