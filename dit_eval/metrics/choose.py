@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from dit_eval.images.pair import TwoReferences
 from dit_eval.metrics import METRICS
 from dit_eval.results.badge import NUM_SAMPLES
 from dit_eval.system.text import did_you_mean
@@ -186,9 +187,10 @@ def _kind(network: str) -> str:
 def _serves(ref: ImageSet, network: FeatureSizes) -> bool:
     """Whether the stored statistics of the reference stand for its images.
 
-    A network without spatial features passes those of another by, so that ADM's files serve it by their images.
+    A network without spatial features passes those of another by, so that ADM's files serve it by their images; those
+    that were named as the statistics of two references are never passed by.
     """
-    if network.spatial_dim is None and ref.num_images:
+    if network.spatial_dim is None and ref.num_images and not isinstance(ref, TwoReferences):
         return ref.pool is not None and ref.pool.dim == network.pool_dim
     return ref.pool is not None or ref.spatial is not None
 

@@ -98,9 +98,10 @@ def shown_protocol(result: EvalResult) -> str:
 def shown_reference(result: EvalResult) -> str | None:
     """Whose reference a result is against; None of another network than ADM's where the result does not say."""
     whose, file = result.reference_protocol, result.ref.sha256[:8]
+    pair = f", single images against {shown(Path(result.pr_ref.path).name)}" if result.pr_ref else ""
     if whose is None:
         return f"{NOT_RECORDED} ({shown(file)})" if result.protocol.startswith(PROTOCOL) else None
-    return f"{reference_title(whose)} ({shown(file)})" if whose in (OWN, UNKNOWN) else reference_title(whose)
+    return f"{reference_title(whose)}{f' ({shown(file)})' if whose in (OWN, UNKNOWN) else ''}{pair}"
 
 
 def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: CountNetwork) -> pd.DataFrame:

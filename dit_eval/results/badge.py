@@ -35,6 +35,7 @@ def make_badge(
     ref: ImageSource,
     distances: str,
     needs_classifier: bool,
+    pr_ref: ImageSource | None = None,
     whole_reference: bool = True,
 ) -> Badge:
     """The badge of a result with this provenance.
@@ -43,12 +44,13 @@ def make_badge(
     ----------
     distances : rule of the precision and recall distances
     needs_classifier : whether the Inception Score is among the metrics
+    pr_ref : images that precision and recall are against; None if those of ref
     whole_reference : False if only some images of the reference file were used
     """
     return Badge(
         protocol=_protocol(extractor, distances),
         weights=_weights(extractor, needs_classifier=needs_classifier),
-        reference=_reference(gen, ref, whole=whole_reference),
+        reference=_with_images(_reference(gen, ref, whole=whole_reference), pr_ref),
         num_samples=_part(gen.num_images == NUM_SAMPLES, f"{gen.num_images:,}"),
     )
 
@@ -91,6 +93,14 @@ def _weights(extractor: ExtractorInfo, *, needs_classifier: bool) -> BadgePart:
         return _part(False, "unknown")
     # The file is neither of the two, and its classifier could be any.
     return _part(not needs_classifier, "classifier unknown" if needs_classifier else "inception, another file")
+
+
+def _with_images(reference: BadgePart, pr_ref: ImageSource | None) -> BadgePart:
+    """The part of two references: ADM's numbers are of the statistics and the images of one file."""
+    if pr_ref is None:
+        return reference
+    known = known_reference(pr_ref)
+    return _part(False, f"{reference.reason}, with {known.name if known else 'other'} images for precision and recall")
 
 
 def _reference(gen: ImageSource, ref: ImageSource, *, whole: bool) -> BadgePart:

@@ -209,6 +209,7 @@ class EvalResult:
     badge : what is as published and what is not; None in results of earlier versions, of which it is not known
     reference_protocol : whose reference: "adm-2021", "jit-2025", "digits", "own" images, "unknown-statistics", as
         `dit_eval.results.references` decides; None as of `badge`
+    pr_ref : images that precision, recall and what else compares single images are against; None if those of ref
     num_samples : generated images used
     num_reference : reference images that went through the network; None if none did
     distances : rule of the precision and recall distances
@@ -227,6 +228,7 @@ class EvalResult:
     protocols: dict[str, str] = field(default_factory=dict)
     badge: Badge | None = None
     reference_protocol: str | None = None
+    pr_ref: ImageSource | None = None
     distances: str = "adm-float16"
     uncertainty: Uncertainty | None = None
     warnings: tuple[str, ...] = ()
@@ -286,7 +288,7 @@ class EvalResult:
         """
         try:
             data = parse_json(line)
-            for role in ("gen", "ref"):
+            for role in ("gen", "ref", *(("pr_ref",) if data.get("pr_ref") is not None else ())):
                 size, run = data[role]["image_size"], data[role].get("run")
                 data[role] = checked(
                     ImageSource(
