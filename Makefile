@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-PIP = $(BIN)/python -m pip install --quiet --constraint constraints.txt
+# Python compiles a module on its first import: the 18,000 that pip would compile at once take most of a minute.
+PIP = $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 
 # The fast tier leaves out what needs TensorFlow, a browser, TeX, Slurm or a published package, starts processes, or is slow.
 SLOW_TIERS = parity or processes or slurm or browser or tex or real or slow
