@@ -1,5 +1,6 @@
 """Files that dit-eval reads back: each damaged or hostile one is one message, or counts as not there, within bounds."""
 
+import ast
 import dataclasses
 import io
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import dit_eval
 import dit_eval.flops.kept as kept
 from dit_eval.diffusion.labels import read_labels
 from dit_eval.diffusion.latents import Latents
@@ -582,3 +584,76 @@ def test_a_file_beyond_its_bound_is_not_read(tmp_path):
 def test_a_path_that_is_no_utf8_stays_in_json(tmp_path):
     (tmp_path / "x.json").write_text(json.dumps({"train": "\udce9"}))
     assert read_json(tmp_path / "x.json", "settings") == {"train": "\udce9"}
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 2}', '{"b": {"a": 1, "a\\u0000": 1, "\\u0061": 2}}'])
+def test_a_name_that_stands_twice_in_json_is_refused(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ValueError, match="a stands in it twice"):
+        read_json(tmp_path / "x.json", "settings")
+
+
+# ---- nothing is read elsewhere
+
+READING = {"system/reading.py", "system/tensors.py", "system/toml.py", "images/decoding.py"}
+PARSERS = {
+    *("json.load", "json.loads", "tomllib.load", "tomllib.loads", "pickle.load", "pickle.loads", "json.decode"),
+    *("np.load", "np.fromfile", "np.memmap", "np.loadtxt", "np.genfromtxt", "format.read_array", "torch.load"),
+    *("jit.load", "load_file", "safe_open", "Image.open", "zipfile.ZipFile", "tarfile.open", "gzip.open"),
+    *("datasets.load_from_disk", "arrow.memory_map", "ParseFromString", "pandas.read_csv", "pandas.read_json"),
+}
+PACKAGED = "comes with the package"
+CHECKED = "of a member whose header was found good"
+ELSEWHERE = {
+    ("checks/findings/effects.py", "json.loads"): PACKAGED,
+    ("checks/verify.py", "json.loads"): PACKAGED,
+    ("checks/verify.py", "np.load"): PACKAGED,
+    ("paper/__init__.py", "pandas.read_csv"): PACKAGED,
+    ("features/cache.py", "json.loads"): "what this process says that an entry is made from",
+    ("features/tensorflow.py", "ParseFromString"): "a graph that `read_constants` has read within bounds",
+    ("images/huggingface.py", "datasets.load_from_disk"): "only the package knows the format; its files are checked",
+    ("images/huggingface.py", "arrow.memory_map"): "the check of those files",
+    ("images/npz.py", "np.memmap"): CHECKED,
+    ("images/npz_file.py", "np.memmap"): CHECKED,
+    ("images/npz_file.py", "zipfile.ZipFile"): CHECKED,
+    ("sampling.py", "np.fromfile"): "a piece, of which as many bytes are read as its images have",
+    ("system/download.py", "json.loads"): "a note, bounded; without NumPy, and without following links",
+    ("system/files.py", "zipfile.ZipFile"): "where every zip is opened, its directory bounded",
+}
+
+
+def parsed_in(source):
+    """The calls of a source that make values of a file's bytes."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module in ("json", "pickle", "tomllib"):
+            yield f"{node.module}.{node.names[0].name}"
+        if not isinstance(node, ast.Call):
+            continue
+        name, arguments = ast.unparse(node.func), [ast.unparse(each) for each in node.args]
+        found = next((each for each in PARSERS if f".{name}".endswith(f".{each}")), None)
+        written, own = "'w'" in arguments, arguments and arguments[0].startswith("json.dumps(")
+        if found and not written and not own:
+            yield found
+
+
+def test_files_are_parsed_by_the_reading_modules_alone():
+    package = Path(dit_eval.__file__).parent
+    sources = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
+    assert sources.keys() >= READING
+    found = {
+        (name, call)
+        for name, path in sources.items()
+        for call in parsed_in(path.read_text(encoding="utf-8"))
+        if name not in READING
+    }
+    assert found == ELSEWHERE.keys(), "add a bounded reader to system/reading, or say here why not"
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["json.loads(path.read_text())", "np.lib.format.read_array(file)", "from json import loads", "Image.open(path)",
+     "definition.ParseFromString(data)", "safetensors.torch.load_file(path)", "zipfile.ZipFile(path)"],
+)  # fmt: skip
+def test_a_new_place_that_parses_files_is_found(source):
+    assert list(parsed_in(source))
+    assert not list(parsed_in("json.loads(json.dumps(own)); zipfile.ZipFile(path, 'w'); read_json(path, 'x')"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from dit_eval.images.folder import read_file
 from dit_eval.images.listing import MAX_FILE, Load
 from dit_eval.images.reader import Reader, Role
 from dit_eval.system.files import Watch
-from dit_eval.system.reading import parse_json
+from dit_eval.system.reading import read_json
 from dit_eval.system.text import reason, shown
 
 _DESCRIPTIONS = ("state.json", "dataset_info.json")
@@ -191,22 +192,17 @@ def _check_files(path: Path) -> None:
         name = file.get("filename") if isinstance(file, dict) else None
         if not isinstance(name, str) or name in ("", ".", "..") or re.search(r"[/\\\0:]", name):
             raise _broken(path, f"state.json names {shown(repr(name)[:80])}; expected a file of the folder itself")
-        if not (path / name).is_file():  # a pipe would be waited for
-            kind = "no plain file" if (path / name).exists() else "missing"
+        if not os.path.isfile(path / name):  # a pipe would be waited for; `Path` has errors for names that are too long
+            kind = "no plain file" if os.path.exists(path / name) else "missing"
             raise _broken(path, f"{shown(name[:80])} is {kind}")
 
 
 def _described(path: Path, name: str) -> dict[str, Any]:
-    size = (path / name).stat().st_size
-    if size > _MAX_DESCRIPTION:
-        raise _broken(path, f"{name} has {size:,} bytes, of which {_MAX_DESCRIPTION:,} are allowed")
     try:
-        found = parse_json((path / name).read_text(encoding="utf-8"))
-    except (RecursionError, ValueError) as error:
-        raise _broken(path, f"{name}: {reason(error)}") from None
-    if not isinstance(found, dict):
-        raise _broken(path, f"{name} holds {type(found).__name__}; expected an object")
-    return found
+        return read_json(path / name, "what save_to_disk writes", max_size=_MAX_DESCRIPTION)
+    except (FileNotFoundError, ValueError) as error:
+        said = reason(error).removeprefix(f"{path / name}: ").rstrip(".")
+        raise _broken(path, f"{name}: {said}") from None
 
 
 def _check_unpacked(path: Path) -> None:

@@ -29,7 +29,7 @@ from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
 from dit_eval.system.files import atomic_file
 from dit_eval.system.run_folder import claim, is_claimed, remove_partial
-from dit_eval.system.seals import read_sealed, sealed
+from dit_eval.system.seals import digest_of, file_digest, read_sealed, sealed
 from dit_eval.system.text import reason
 from dit_eval.training import steps_done, weights_of_step
 
@@ -134,8 +134,8 @@ class Study:
             return
         names = ("results.jsonl", "losses.jsonl", "failures.json", "study.json", "plan.toml")
         there = [self.folder / name for name in names if (self.folder / name).exists()]
-        plan = self.folder / "plan.toml"
-        if there == [plan] and plan.read_bytes() == self.plan.text.encode():  # of a run that ended at once
+        plan, ours = self.folder / "plan.toml", digest_of(self.plan.text.encode())
+        if there == [plan] and plan.is_file() and file_digest(plan) == ours:  # of a run that ended at once
             return
         if there:
             raise FileExistsError(f"{there[0]}: of no study, which would write over it. Name another `out`.")

@@ -16,11 +16,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec import Meta
 
 from dit_eval.study.engine import Outcome, Resources
 from dit_eval.study.slurm_job import JobTask, code_of_failure, read_exits
 from dit_eval.system.files import atomic_file
+from dit_eval.system.reading import read_json_list
+from dit_eval.system.text import reason
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor
@@ -319,16 +324,15 @@ class SlurmEngine:
 
     def _read(self) -> list[_Array]:
         try:
-            text = self._record.read_text(encoding="utf-8")
+            return msgspec.convert(read_json_list(self._record, "a record of jobs"), list[_Array])
         except FileNotFoundError:
             return []
-        try:
-            return [_Array(**each) for each in json.loads(text)]
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
+            why = reason(error).removeprefix(f"{self._record}: ").rstrip(".")
             raise ValueError(
-                f"{self._record} is not a record of jobs ({error}). See with squeue that none of the study's jobs is "
-                "in the queue, then delete the file."
-            ) from error
+                f"{self._record} is not a record of jobs ({why}). See with squeue that none of the study's jobs is in "
+                "the queue, then delete the file."
+            ) from None
 
     def _write(self) -> None:
         with atomic_file(self._record) as file:
@@ -342,13 +346,13 @@ class _Array:
     `keys` are the outstanding ones and their places; `job` is None until sbatch has said it.
     """
 
-    name: str
-    submitted: float
-    nodes: int
-    size: int
-    throttle: int
-    keys: dict[str, int]
-    job: str | None = None
+    name: Annotated[str, Meta(pattern=r"^dit-eval-[0-9a-f]{16}\Z")]
+    submitted: Annotated[float, Meta(ge=0, lt=1e12)]
+    nodes: Annotated[int, Meta(ge=1, le=1 << 16)]
+    size: Annotated[int, Meta(ge=1, le=_MAX_ARRAY)]
+    throttle: Annotated[int, Meta(ge=0, le=_MAX_ARRAY)]
+    keys: dict[str, Annotated[int, Meta(ge=0, lt=_MAX_ARRAY)]]
+    job: Annotated[str, Meta(pattern=r"^[0-9]{1,20}\Z")] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -156,7 +156,6 @@ def _work(pipe: object, state: object, reader: Reader, seed: int) -> None:
 
     torch.set_num_threads(1)
     warnings.simplefilter("error")  # a reader warns by its own means, if at all
-    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of tags that Pillow skips
     warnings.simplefilter("ignore", ResourceWarning)  # of a file that is open until its error is forgotten
     np.seterr(all="ignore")
     with tempfile.TemporaryDirectory(dir=_IN_MEMORY) as folder:
