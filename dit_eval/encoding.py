@@ -252,7 +252,7 @@ class _Unfinished:
         if self._out.exists():
             folder, found = self._out, [self._settings_in(self._out, note)]
             if found == [None]:
-                with atomic_file(self._out / self.files.settings.name) as file:
+                with atomic_file(self._out / self.files.settings.name, own=True) as file:
                     file.write(json.dumps(sealed(now)).encode())
             found.append(None if INDEX in damaged else read_settings(self._out / INDEX))
         for there in filter(None, found):

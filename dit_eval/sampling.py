@@ -329,7 +329,7 @@ class _Parts:
     def save(self, begin: int, images: np.ndarray) -> None:
         try:
             name = f"{begin:09d}-{begin + len(images):09d}.u8"
-            with atomic_file(self.folder / name) as file:
+            with atomic_file(self.folder / name, own=True) as file:
                 file.write(images.data)
                 file.write(trailer(images.data, name=name, run=self._digest))
         except OSError as error:

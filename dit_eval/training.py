@@ -389,7 +389,7 @@ class _Folder:
                 "log": digest_of(self._log.read_bytes() if self._log.exists() else b""),
             }
             state = save({**trainer.state(), "pending": losses}, metadata=notes)
-            with atomic_file(self.path / _STATE) as file:
+            with atomic_file(self.path / _STATE, own=True) as file:
                 file.writelines(sealed_tensors(state))
 
         world.from_first(write)

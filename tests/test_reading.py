@@ -17,9 +17,12 @@ import pytest
 
 import dit_eval
 import dit_eval.flops.kept as kept
+from dit_eval.diffusion.data import ArrayData
 from dit_eval.diffusion.labels import read_labels
 from dit_eval.diffusion.latents import Latents
+from dit_eval.diffusion.recipe import Recipe, Schedule
 from dit_eval.features.cache import CacheEntry
+from dit_eval.models.config import DiTConfig
 from dit_eval.report.points import read_losses
 from dit_eval.study.folder import Study
 from dit_eval.study.plan_file import load_plan
@@ -27,7 +30,8 @@ from dit_eval.summary import FeatureSummary, GaussianStats
 from dit_eval.system.assets import Asset, recorded_sha256
 from dit_eval.system.reading import read_json
 from dit_eval.system.run_folder import read_settings
-from dit_eval.training import parse_log_line, steps_done
+from dit_eval.system.seals import file_digest
+from dit_eval.training import TrainingRun, parse_log_line, steps_done, train
 
 DEEP = b"[" * 200_000
 EDITION = Path(__file__).parent / "goldens" / "first_edition"
@@ -591,6 +595,50 @@ def test_a_name_that_stands_twice_in_json_is_refused(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(ValueError, match="a stands in it twice"):
         read_json(tmp_path / "x.json", "settings")
+
+
+# ---- pipes, which nobody fills
+
+
+def test_a_pipe_in_the_place_of_weights_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "ema-0000002.safetensors")
+    with pytest.raises(ValueError, match=r"ema-0000002\.safetensors: not a plain file"):
+        file_digest(tmp_path / "ema-0000002.safetensors")
+
+
+def test_a_pipe_in_the_place_of_results_is_not_waited_for(study):
+    for name in ("results.jsonl", "losses.jsonl", "failures.json"):
+        (study.folder / name).unlink(missing_ok=True)
+        os.mkfifo(study.folder / name)
+        with pytest.raises(FileExistsError, match=name):
+            study.note_failures({}) if name == "failures.json" else study.collect()
+        (study.folder / name).unlink()
+
+
+def test_a_pipe_in_the_place_of_a_cache_entry_is_not_waited_for(entry):
+    made, rows, notes = entry
+    made.path.unlink()
+    os.mkfifo(made.path)
+    assert made.read() is None
+    made.write(FeatureSummary(pool_features=rows))
+    (line,) = notes
+    assert line.startswith(f"warning: {made.path}: the features could not be kept")
+
+
+def test_half_a_character_in_the_settings_of_a_run_is_written_as_json_has_it(tmp_path):
+    forged = {"environments": [{"gpu": "\ud800"}]}
+    run = TrainingRun(
+        config=DiTConfig(depth=1, hidden_size=8, num_heads=2, patch_size=4, input_size=8, num_classes=3, in_channels=3,
+                         space="pixel"),
+        data=ArrayData(images=np.zeros((4, 8, 8, 3), np.uint8), labels=np.zeros(4, np.int64), identity={"kind": "x"}),
+        recipe=Recipe(batch_size=2),
+        schedule=Schedule(steps=1),
+    )  # fmt: skip
+    train(tmp_path / "run", run)
+    file = tmp_path / "run" / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | forged))
+    train(tmp_path / "run", dataclasses.replace(run, schedule=Schedule(steps=2)))
+    assert json.loads(file.read_text())["environments"][0] == forged["environments"][0]
 
 
 # ---- nothing is read elsewhere

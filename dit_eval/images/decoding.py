@@ -161,7 +161,7 @@ class _Unwanted(Exception):
 def _skip_in_silence() -> None:
     """Let nobody see Pillow's warnings. The filter stays: images are decoded in threads, where `catch_warnings` would
     put filters back that other threads have set meanwhile."""
-    if _SKIPPED not in warnings.filters:
+    if not warnings.filters or warnings.filters[0] != _SKIPPED:  # a filter before it would count
         warnings.filterwarnings("ignore", module=r"PIL\.")
 
 

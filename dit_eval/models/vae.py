@@ -19,7 +19,7 @@ from dit_eval.models.config import LATENT_FACTOR
 from dit_eval.models.wrappers import unwrap
 from dit_eval.system.reading import NOT_OURS, is_count, read_json
 from dit_eval.system.switches import arithmetic, each_core_alone
-from dit_eval.system.text import did_you_mean, shown
+from dit_eval.system.text import did_you_mean, reason, shown
 
 SCALE = 0.18215
 LATENT_CHANNELS = 4
@@ -182,9 +182,9 @@ def _load(
         with torch.device("meta"):
             model = AutoencoderKL.from_config(config)
         model.load_state_dict({_modern_name(name): value for name, value in state.items()}, assign=True)
-    except (*NOT_OURS, RuntimeError) as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{file}: not the weights of an f8 autoencoder in diffusers' names ({first}).") from None
+    except (*NOT_OURS, IndexError, RuntimeError) as error:
+        why = reason(error)
+        raise ValueError(f"{file}: not the weights of an f8 autoencoder in diffusers' names ({why}).") from None
     return model
 
 

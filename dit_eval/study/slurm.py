@@ -335,7 +335,7 @@ class SlurmEngine:
             ) from None
 
     def _write(self) -> None:
-        with atomic_file(self._record) as file:
+        with atomic_file(self._record, own=True) as file:
             file.write(json.dumps([asdict(array) for array in self._arrays], indent=1).encode())
 
 

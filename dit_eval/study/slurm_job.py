@@ -54,7 +54,7 @@ class Exit:
 
     def write(self, path: Path) -> None:
         """Leave it in a file, whole or not at all."""
-        with atomic_file(path) as file:
+        with atomic_file(path, own=True) as file:
             file.write(json.dumps(asdict(self)).encode())
 
 

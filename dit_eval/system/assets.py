@@ -315,7 +315,7 @@ def _bring(item: Asset, url: str, limits: Limits, on_progress: Callable[[int, in
     if official and item.sha256 is None:
         time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         record = {"url": item.url, "size": size, "sha256": found, "time": time}
-        with atomic_file(item.record_path) as file:
+        with atomic_file(item.record_path, own=True) as file:
             file.write(json.dumps(record).encode() + b"\n")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dit_eval.system.files import check_plain
 from dit_eval.system.reading import read_json, tensor_file, tensor_header
 from dit_eval.system.text import reason
 
@@ -137,7 +138,16 @@ def damaged_files(folder: Path) -> list[str]:
 
 
 def file_digest(path: Path) -> str:
-    """The digest of a file, which need not fit into memory."""
+    """The digest of a file, which need not fit into memory.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no plain file.
+    """
+    check_plain(path, "a file to compare")
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
