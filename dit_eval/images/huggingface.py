@@ -25,11 +25,6 @@ from dit_eval.system.text import reason, shown
 _DESCRIPTIONS = ("state.json", "dataset_info.json")
 _MAX_DESCRIPTION = 1 << 22  # bytes of one of them
 _DICTIONARY, _ROWS = 2, 3  # kinds of messages in an Arrow file, by Message.fbs
-# What the package raises at a saved dataset that is damaged, or made to do harm.
-_UNREADABLE = (
-    *(OSError, ValueError, LookupError, TypeError, AttributeError, NotImplementedError, ImportError),
-    *(ArithmeticError, MemoryError, RecursionError),
-)
 
 
 def from_dataset(
@@ -82,7 +77,13 @@ class _Rows:
 
     @contextmanager
     def reading(self) -> Iterator[Callable[[Sequence[int]], Iterator[Load]]]:
-        yield lambda indices: (partial(self._load, self.table[int(i)][self.column], i) for i in indices)
+        yield lambda indices: (partial(self._load, self._cell(int(i)), i) for i in indices)
+
+    def _cell(self, index: int) -> Any:
+        try:
+            return self.table[index][self.column]
+        except Exception as error:  # as in `_open`
+            raise ValueError(f"{self.where(index)}: cannot be read ({reason(error)}).") from None
 
     def _load(self, cell: Any, index: int) -> bytes:
         data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (None, None)
@@ -177,10 +178,13 @@ def _open(path: Path, *, role: Role, num_images: int | None) -> ImageFiles:
         _check_unpacked(path)
         dataset = datasets.load_from_disk(str(path))
         dataset.data.validate(full=True)  # Arrow believes a file that one value begins at any place
-    except _UNREADABLE as error:
+        # What a saved dataset names outside itself is not its own.
+        rows, labels = _rows(dataset, path, column=None, label_column=None, links=False, watch=watch)
+    except Exception as error:  # of every kind, at damage that the package does not expect; Arrow has kinds of its own
+        said = str(error) if isinstance(error, ValueError) else ""
+        if said.startswith(f"{path}: "):
+            raise
         raise _broken(path, reason(error)) from None
-    # What a saved dataset names outside itself is not its own.
-    rows, labels = _rows(dataset, path, column=None, label_column=None, links=False, watch=watch)
     return image_files(rows, num_images, labels)
 
 

@@ -397,7 +397,7 @@ WARNED = {"a text beyond the file": broken_tag(TIFF_EXTRA, 305, 8, 1 << 30),
 
 @pytest.mark.parametrize("kind", WARNED)
 def test_what_pillow_skips_is_skipped_in_silence(tmp_path, kind):
-    with pytest.warns(UserWarning, match="tag|Tag"), Image.open(io.BytesIO(WARNED[kind])) as image:
+    with pytest.warns(UserWarning, match="Truncated|larger"), Image.open(io.BytesIO(WARNED[kind])) as image:
         image.load()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
