@@ -177,7 +177,7 @@ def _load(
         if found.notes and on_note:
             on_note(f"{file}: {'; '.join(found.notes)}")
     beside = file.with_name("config.json")
-    config = _described(beside) if file.stem == _WEIGHTS and beside.is_file() else _CONFIG
+    config = described(beside) if file.stem == _WEIGHTS and beside.is_file() else _CONFIG
     try:
         with torch.device("meta"):
             model = AutoencoderKL.from_config(config)
@@ -188,7 +188,7 @@ def _load(
     return model
 
 
-def _described(path: Path) -> dict[str, Any]:
+def described(path: Path) -> dict[str, Any]:
     """How diffusers describes an autoencoder in a file, within bounds: it makes as many layers as it is told."""
     config = read_json(path, "the config.json of an autoencoder", max_size=_MAX_CONFIG)
     for name, value in config.items():

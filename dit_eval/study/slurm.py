@@ -97,7 +97,7 @@ class SlurmEngine:
         self._folder, self._limit = folder.absolute(), limit
         self._folder.mkdir(parents=True, exist_ok=True)
         self._record = self._folder / "jobs.json"
-        self._arrays = self._read()
+        self._arrays = read_arrays(self._record)
         self._waiting: dict[str, tuple[Resources, list[str]]] = {}
         self._ended_at: dict[str, float] = {}  # when a key was first seen ended without a record of how
         self._heard = float("-inf")  # when the controller last answered, by the monotonic clock
@@ -322,18 +322,6 @@ class SlurmEngine:
         )  # fmt: skip
         return executor
 
-    def _read(self) -> list[_Array]:
-        try:
-            return msgspec.convert(read_json_list(self._record, "a record of jobs"), list[_Array])
-        except FileNotFoundError:
-            return []
-        except ValueError as error:
-            why = reason(error).removeprefix(f"{self._record}: ").rstrip(".")
-            raise ValueError(
-                f"{self._record} is not a record of jobs ({why}). See with squeue that none of the study's jobs is in "
-                "the queue, then delete the file."
-            ) from None
-
     def _write(self) -> None:
         with atomic_file(self._record, own=True) as file:
             file.write(json.dumps([asdict(array) for array in self._arrays], indent=1).encode())
@@ -353,6 +341,26 @@ class _Array:
     throttle: Annotated[int, Meta(ge=0, le=_MAX_ARRAY)]
     keys: dict[str, Annotated[int, Meta(ge=0, lt=_MAX_ARRAY)]]
     job: Annotated[str, Meta(pattern=r"^[0-9]{1,20}\Z")] | None = None
+
+
+def read_arrays(record: Path) -> list[_Array]:
+    """The arrays of jobs that a file says are outstanding; none if there is no such file.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged.
+    """
+    try:
+        return msgspec.convert(read_json_list(record, "a record of jobs"), list[_Array])
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        why = reason(error).removeprefix(f"{record}: ").rstrip(".")
+        raise ValueError(
+            f"{record} is not a record of jobs ({why}). See with squeue that none of the study's jobs is in the queue, "
+            "then delete the file."
+        ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
