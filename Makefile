@@ -18,7 +18,7 @@ help:
 	@echo "make test-all     all tests (installs TensorFlow as well, for parity with the original program)"
 	@echo "make coverage     the fast tests again, and the share of lines that they run"
 	@echo "make check        lint, format, types and layering"
-	@echo "make fuzz         up to 1,000 damaged and hostile files for each reader, within 5 minutes"
+	@echo "make fuzz         1,000 damaged and hostile files for each reader, within 5 minutes"
 	@echo "make kills        kill each command at 100 random moments, have it go on, and compare what it made"
 	@echo "make bench        measure memory and speed on this machine"
 	@echo "make reports      make the figures and tables in reports/ again"

@@ -27,6 +27,7 @@ from dit_eval.results.settings import MOST_THREADS
 from dit_eval.system.ahead import in_order
 from dit_eval.system.dist import World
 from dit_eval.system.files import atomic_file
+from dit_eval.system.reading import is_count, read_json
 from dit_eval.system.run_folder import RunFolder, differences, read_settings, refuse_other
 from dit_eval.system.seals import DIGESTS, damaged_files, digest_of, file_digest, read_sealed, run_digest, sealed
 from dit_eval.system.settings import check_settings
@@ -251,7 +252,7 @@ class _Unfinished:
         if self._out.exists():
             folder, found = self._out, [self._settings_in(self._out, note)]
             if found == [None]:
-                with atomic_file(self._out / self.files.settings.name) as file:
+                with atomic_file(self._out / self.files.settings.name, own=True) as file:
                     file.write(json.dumps(sealed(now)).encode())
             found.append(None if INDEX in damaged else read_settings(self._out / INDEX))
         for there in filter(None, found):
@@ -286,21 +287,28 @@ class _Unfinished:
 
     def _drop_unfit(self, run: str, known: bool, note: Callable[[str], None]) -> None:
         """Remove shards that cannot be of this run, so that they are encoded again."""
-        for number, _ in self.shards():
-            if self.has(number) and (why := self._fault(number, run, known)):
+        for number, images in self.shards():
+            if self.has(number) and (why := self._fault(number, images, run, known)):
                 self._remove(self._parts, number)
                 note(f"{self._parts / shard_name(number)}: {why}; removed, its images are encoded again")
 
-    def _fault(self, number: int, run: str, known: bool) -> str | None:
+    def _fault(self, number: int, images: range, run: str, known: bool) -> str | None:
         """Why a shard cannot be taken, None if it can; one of earlier versions needs settings that are known."""
         seal = self._parts / _seal_name(number)
         if not seal.exists():
-            return None if known else "of an unknown run"
+            if not known:
+                return "of an unknown run"
+            try:
+                _read_about(self._parts / _about_name(number), images)
+            except (FileNotFoundError, ValueError):
+                return "damaged"
+            return None
         try:
             says = read_sealed(seal)
-        except ValueError:
+            files = {name: file_digest(self._parts / name) for name in _names(number)}
+        except (FileNotFoundError, ValueError):
             return "damaged"
-        if says.get("files") != {name: file_digest(self._parts / name) for name in _names(number)}:
+        if says.get("files") != files:
             return "damaged"
         return None if says.get("run") == run else "of another run"
 
@@ -344,7 +352,7 @@ class _Unfinished:
             raise OSError(
                 f"{self._parts}: {shard_name(missing[0])} is missing though all processes have finished. Run it again."
             )
-        about = [json.loads((self._parts / _about_name(k)).read_text(encoding="utf-8")) for k in numbers]
+        about = [_read_about(self._parts / _about_name(k), images) for k, images in self.shards()]
         kept = [index for shard in about for index in shard["kept"]]
         if not kept:
             raise ValueError(f"{self._folder.root}: none of the {len(self._folder):,} images can be read.")
@@ -382,6 +390,24 @@ class _Unfinished:
 
 def _about_name(number: int) -> str:
     return f"shard-{number:06d}.json"
+
+
+def _read_about(path: Path, images: range) -> dict[str, Any]:
+    """What a shard of these images says of itself: those that it keeps, and why it skips others.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is damaged.
+    """
+    about = read_json(path, "what a file of latents holds")
+    kept, skipped = about.get("kept"), about.get("skipped")
+    sound = isinstance(kept, list) and all(map(is_count, kept)) and sorted({*kept} & {*images}) == kept
+    if not sound or not isinstance(skipped, dict) or not all(isinstance(why, str) for why in skipped.values()):
+        raise ValueError(f"{path}: damaged. Rerun the same command to encode its images again.")
+    return about
 
 
 def _seal_name(number: int) -> str:

@@ -33,6 +33,7 @@ from dit_eval.results.settings import SamplingSettings
 from dit_eval.system.dist import World, join
 from dit_eval.system.files import atomic_file, check_ending, check_target
 from dit_eval.system.progress import Progress
+from dit_eval.system.reading import read_text
 from dit_eval.system.run_folder import RunFolder, refuse_other, remove_partial
 from dit_eval.system.seals import TRAILER, fault, run_digest, trailer
 
@@ -305,7 +306,7 @@ class _Parts:
 
     def _described(self) -> SampleRun:
         try:
-            return SampleRun.from_json(self.files.settings.read_text(encoding="utf-8"))
+            return SampleRun.from_json(read_text(self.files.settings, "the settings of a run"))
         except ValueError as error:
             raise ValueError(
                 f"{self.files.settings}: damaged, so that nobody knows which run its folder is of ({error}). Remove "
@@ -328,7 +329,7 @@ class _Parts:
     def save(self, begin: int, images: np.ndarray) -> None:
         try:
             name = f"{begin:09d}-{begin + len(images):09d}.u8"
-            with atomic_file(self.folder / name) as file:
+            with atomic_file(self.folder / name, own=True) as file:
                 file.write(images.data)
                 file.write(trailer(images.data, name=name, run=self._digest))
         except OSError as error:

@@ -24,7 +24,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -45,10 +44,11 @@ from dit_eval.models.dit import DiT
 from dit_eval.system.ahead import in_order
 from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
-from dit_eval.system.files import append_line, atomic_file, check_plain
+from dit_eval.system.files import append_line, atomic_file
 from dit_eval.system.reading import is_count, is_number, lines_of, parse_json
 from dit_eval.system.run_folder import RunFolder, differences, read_settings, refuse_other
 from dit_eval.system.seals import digest_of, file_digest, read_sealed_tensors, run_digest, sealed_tensors
+from dit_eval.system.tensors import stored_texts
 from dit_eval.system.text import reason
 
 _STATE = "state.safetensors"
@@ -213,7 +213,7 @@ def steps_done(folder: Path) -> int:
 
 def written_digest(weights: Path) -> str | None:
     """SHA-256 of a file of weights as a training wrote it; None if its folder does not say."""
-    return json.loads(_notes(weights.parent).get("weights", "{}")).get(weights.name)
+    return _digests(_notes(weights.parent)).get(weights.name)
 
 
 def _notes(folder: Path) -> dict[str, str]:
@@ -221,17 +221,22 @@ def _notes(folder: Path) -> dict[str, str]:
     path = folder / _STATE
     if not path.exists():
         return {}
-    check_plain(path, "the state of a training")
     try:
-        with safe_open(path, framework="pt") as file:
-            notes = dict(file.metadata() or {})
+        notes = stored_texts(path)
         if not re.fullmatch("[0-9]{1,15}", notes.get("step", "")):
             raise ValueError("it does not say of which step it is")
-        if not isinstance(parse_json(notes.get("weights", "{}")), dict):
-            raise ValueError("it does not say which weights are its own")
-    except (OSError, RecursionError, SafetensorError, ValueError) as error:
+        _digests(notes)
+    except (OSError, RecursionError, ValueError) as error:
         raise ValueError(f"{path}: damaged ({reason(error)}). {_MEND}") from None
     return notes
+
+
+def _digests(notes: Mapping[str, str]) -> dict[str, str]:
+    """Digests of the weights of all steps, by the names of their files; none in a state of earlier versions."""
+    found = parse_json(notes.get("weights", "{}"))
+    if not isinstance(found, dict) or not all(isinstance(digest, str) for digest in found.values()):
+        raise ValueError("it does not say which weights are its own")
+    return found
 
 
 def parse_log_line(text: str) -> dict[str, Any]:
@@ -296,7 +301,8 @@ class _Folder:
         self._environment = json.loads(json.dumps(environment()))
         environments = [*(e for e in known if e != self._environment), self._environment]
         text = json.dumps(self._described | {"environments": environments}, ensure_ascii=False, indent=2)
-        self.files.write("run.json", text.encode())
+        # Half a character, which a file from elsewhere may have had, as JSON spells it.
+        self.files.write("run.json", text.encode(errors="backslashreplace"))
         self._mend_log(done, log, note)
         if done:
             note(f"{self.path}: going on after step {done:,} of {steps:,}")
@@ -338,15 +344,15 @@ class _Folder:
             raise ValueError(f"{error} {_MEND}") from None
         if not says:  # of an earlier version
             return None
-        if says["run"] != self._run:
+        if says.get("run") != self._run:
             raise ValueError(f"{path}: of another run than the folder's run.json. {_MEND}")
-        self._weights = json.loads(says["weights"])
+        self._weights = _digests(says)
         latest = {weights_of_step(self.path, done, kind).name for kind in _KINDS}
         for name, digest in self._weights.items():
             weights = self.path / name
             if (every or name in latest) and weights.exists() and file_digest(weights) != digest:
                 raise ValueError(f"{weights}: not as it was written: damaged, or of another step or run. {_MEND}")
-        return says["log"]
+        return says.get("log")
 
     def _mend_log(self, done: int, digest: str | None, note: Callable[[str], None]) -> None:
         """Leave out lines of steps that will be done again, damaged ones, and a line that was cut short."""
@@ -383,7 +389,7 @@ class _Folder:
                 "log": digest_of(self._log.read_bytes() if self._log.exists() else b""),
             }
             state = save({**trainer.state(), "pending": losses}, metadata=notes)
-            with atomic_file(self.path / _STATE) as file:
+            with atomic_file(self.path / _STATE, own=True) as file:
                 file.writelines(sealed_tensors(state))
 
         world.from_first(write)

@@ -112,7 +112,7 @@ def _keep(key: str, count: list[int]) -> None:
     path = _file()
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
+        with atomic_file(path, own=True) as file:
             entries = {key: [*count, _check(key, count)] for key, count in _kept().items()}
             file.write(json.dumps(entries, sort_keys=True).encode())
 

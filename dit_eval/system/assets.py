@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from dit_eval.system.download import discard, download
 from dit_eval.system.files import atomic_file, check_folder
 from dit_eval.system.progress import Progress
 from dit_eval.system.text import did_you_mean, shown
+from dit_eval.system.toml import parse_toml
 
 _CHUNK = 1 << 20  # bytes
 _MAX_RECORD = 1 << 14  # bytes
@@ -123,8 +123,8 @@ def embedded_dir() -> Path:
 
 def assets() -> tuple[Asset, ...]:
     """All files of the manifest."""
-    with open(embedded_dir() / "manifest.toml", "rb") as file:
-        entries = tomllib.load(file)["asset"]
+    manifest = embedded_dir() / "manifest.toml"
+    entries = parse_toml(manifest.read_text(encoding="utf-8"), manifest)["asset"]
     return tuple(
         Asset(
             name=e["name"],
@@ -315,7 +315,7 @@ def _bring(item: Asset, url: str, limits: Limits, on_progress: Callable[[int, in
     if official and item.sha256 is None:
         time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         record = {"url": item.url, "size": size, "sha256": found, "time": time}
-        with atomic_file(item.record_path) as file:
+        with atomic_file(item.record_path, own=True) as file:
             file.write(json.dumps(record).encode() + b"\n")
 
 

@@ -41,19 +41,23 @@ _PATIENCE, _PAUSE = 60.0, 0.01  # seconds to wait for others who add a line, and
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, own: bool = False) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its name, and replaces an earlier one, only when all is on the disk.
 
     Until then it is `.NAME.*.part` beside it, and gone if an error comes; only a killed process leaves it. A link stays
     a link, to the new file, which may be read and written by those who might the earlier one. A pipe or device is
     written into as it is.
 
+    Parameters
+    ----------
+    own : it lies in a folder of dit-eval's own, where nobody means a pipe, which might be waited for: it is refused
+
     Raises
     ------
     OSError
         If it cannot be written. Nothing but a plain file is ever replaced.
     """
-    if is_stream(path):
+    if not own and is_stream(path):
         with open(path, "ab") as file:
             yield file
         return

@@ -74,12 +74,12 @@ class RunFolder:
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Write a file of the folder, whole or not at all."""
-        with atomic_file(self.path / name) as file:
+        with atomic_file(self.path / name, own=True) as file:
             file.write(data)
 
     def write_array(self, name: str, array: np.ndarray) -> None:
         """Write an array as `.npy`, whole or not at all."""
-        with atomic_file(self.path / name) as file:
+        with atomic_file(self.path / name, own=True) as file:
             np.lib.format.write_array(file, array, allow_pickle=False)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from dit_eval.study.engine import Outcome, Resources, torchrun
 from dit_eval.study.slurm import Delays, SlurmEngine
+from dit_eval.study.slurm_job import Exit
 
 ONE = Resources(minutes=10)
 PATIENCE = 90
@@ -339,11 +340,46 @@ def test_unknown_options_submit_nothing(any_engine):
     assert engine.outstanding == set()
 
 
-def test_a_damaged_record_is_named(any_engine, tmp_path):
+RECORD = {"name": "dit-eval-0123456789abcdef", "submitted": 1.5, "nodes": 1, "size": 2, "throttle": 1,
+          "keys": {"a": 0, "b": 1}, "job": "17"}  # fmt: skip
+RECORDS = (
+    b"[{]", b"", b"{}", b"1", b"[1]", b"[{}]", b"[" * 200_000, b"\xff", b'[{"name": "a", "name": "b"}]',
+    *(json.dumps([RECORD | change]).encode() for change in (
+        {"name": "../../x"}, {"name": "dit-eval-0123456789abcdef\n"}, {"name": 1}, {"submitted": float("nan")},
+        {"submitted": "now"}, {"nodes": 0}, {"nodes": 10**9}, {"size": -1}, {"throttle": 1.5}, {"keys": ["a"]},
+        {"keys": {"a": -1}}, {"keys": {"a": 10**30}}, {"job": 17}, {"job": "17; rm"},
+    )),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("data", RECORDS, ids=range(len(RECORDS)))
+def test_a_damaged_record_is_named(any_engine, tmp_path, data):
     (tmp_path / "jobs").mkdir()
-    (tmp_path / "jobs" / "jobs.json").write_text("[{]")
-    with pytest.raises(ValueError, match=r"jobs\.json is not a record of jobs"):
+    (tmp_path / "jobs" / "jobs.json").write_bytes(data)
+    with pytest.raises(ValueError, match=r"jobs\.json is not a record of jobs \(.*delete the file\.$") as error:
         any_engine(limit=1)
+    assert str(error.value).isprintable()
+
+
+def test_a_record_of_an_earlier_run_is_taken_up(any_engine, tmp_path):
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "jobs.json").write_text(json.dumps([RECORD, RECORD | {"keys": {"c": 0}, "job": None}]))
+    assert any_engine(limit=1).outstanding == {"a", "b", "c"}
+
+
+EXITS = (
+    b"", b"[]", b"1", b"{}", b"[" * 200_000, b"\xff", b'{"code": "0", "told": false, "reason": ""}',
+    b'{"code": 0.5, "told": false, "reason": ""}', b'{"code": 0, "told": 1, "reason": ""}',
+    b'{"code": 0, "told": false}', b" " * (1 << 20) + b'{"code": 0, "told": false, "reason": ""}',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("data", EXITS, ids=range(len(EXITS)))
+def test_a_damaged_record_of_an_exit_counts_as_not_there(tmp_path, data):
+    Exit(code=3, told=True, reason="why").write(tmp_path / "exit.json")
+    assert Exit.read(tmp_path / "exit.json") == Exit(code=3, told=True, reason="why")
+    (tmp_path / "exit.json").write_bytes(data)
+    assert Exit.read(tmp_path / "exit.json") is None
 
 
 def program(folder, name, script):

@@ -634,6 +634,28 @@ def test_latents_of_another_run_are_encoded_again(tmp_path, encoded):
         assert contents(copy / "latents") == contents(whole)
 
 
+ABOUTS = (b"", b"[]", b"{}", b"[" * 200_000, b"\xff", b'{"kept": [1]}', b'{"kept": [-1], "skipped": {}}',
+          b'{"kept": ["0"], "skipped": {}}', b'{"kept": [999], "skipped": {}}', b'{"kept": [], "skipped": {"a": 1}}',
+          None)  # fmt: skip
+
+
+def test_a_damaged_shard_of_an_earlier_version_is_encoded_again(tmp_path, encoded):
+    """They have no seals: what a shard says of itself is compared with its images."""
+    pictures, whole, kept = encoded
+    for number, data in enumerate(ABOUTS):
+        copy, notes = tmp_path / f"copy {number}", []
+        shutil.copytree(kept.parent, copy)
+        parts = copy / "latents.parts"
+        (parts / "shard-000001.seal").unlink()
+        if data is None:
+            (parts / "shard-000001.json").unlink()
+        else:
+            (parts / "shard-000001.json").write_bytes(data)
+        encoding(pictures, copy / "latents", notes.append)
+        assert notes[0] == f"{parts / 'moments-000001.npy'}: damaged; removed, its images are encoded again"
+        assert contents(copy / "latents") == contents(whole)
+
+
 KNOWN_BEFORE = ("listing_sha256", "image_size", "vae", "vae_sha256", "scale", "dtype")
 
 
