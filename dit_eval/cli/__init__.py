@@ -23,6 +23,7 @@ from dit_eval.cli.output import (
 )
 from dit_eval.cli.syntax import UsageError
 from dit_eval.system.dist import FailedElsewhere, rank_told
+from dit_eval.system.text import told
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -53,7 +54,7 @@ def _exit_code(call: Call) -> int:
         if os.environ.get("DIT_EVAL_TRACEBACK"):
             raise
         rank = rank_told()
-        say(f"dit-eval: error{f' in process {rank}' if rank else ''}: {call.spoken(str(error))}")
+        say(f"dit-eval: error{f' in process {rank}' if rank else ''}: {call.spoken(told(error))}")
         return USER_ERROR
     except KeyboardInterrupt:
         header("dit-eval: interrupted")  # in each process

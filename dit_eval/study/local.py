@@ -18,6 +18,7 @@ from typing import Any
 from dit_eval.study.engine import Outcome, Resources, torchrun
 from dit_eval.system.dist import end_with
 from dit_eval.system.files import open_log
+from dit_eval.system.text import told
 
 
 class LocalEngine:
@@ -161,7 +162,7 @@ class _Worker:
                     self._run(command, log)
                 pipe.send("")
             except Exception as error:
-                pipe.send(str(error) or type(error).__name__)
+                pipe.send(told(error))
 
     def end(self) -> None:
         """End this process at once, and its program."""

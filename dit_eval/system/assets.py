@@ -308,15 +308,14 @@ def _bring(item: Asset, url: str, limits: Limits, on_progress: Callable[[int, in
             f"What {shown(url)} sent is not {item.name}: its SHA-256 is {found}, needed {item.sha256}. "
             "It was deleted; is there a proxy or a login page in between?"
         )
-    size = partial.stat().st_size
     item.record_path.unlink(missing_ok=True)  # of an earlier file
-    os.replace(partial, item.path)
-    discard(partial)  # its note
-    if official and item.sha256 is None:
+    if official and item.sha256 is None:  # before the file has its name, after which nobody would note it any more
         time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        record = {"url": item.url, "size": size, "sha256": found, "time": time}
+        record = {"url": item.url, "size": partial.stat().st_size, "sha256": found, "time": time}
         with atomic_file(item.record_path) as file:
             file.write(json.dumps(record).encode() + b"\n")
+    os.replace(partial, item.path)
+    discard(partial)  # its note
 
 
 def fetch_aloud(item: Asset, *, url: str | None = None) -> Path:

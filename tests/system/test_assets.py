@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from kill_points import fail_once
 
 from dit_eval.system.assets import Asset, asset, assets, cache_dir, fetch, recorded_sha256, verify
 
@@ -176,6 +177,17 @@ def test_what_the_official_address_sent_is_noted_where_nothing_is_pinned(server,
     assert recorded_sha256(unpinned) == hashlib.sha256(CONTENT).hexdigest()
     path.write_bytes(b"another file")
     assert recorded_sha256(unpinned) != verify(unpinned)
+
+
+def test_a_note_that_cannot_be_written_is_not_missing_for_ever(server, item, monkeypatch):
+    unpinned = dataclasses.replace(item, sha256=None)
+    with monkeypatch.context() as patch:
+        fail_once(patch, item.record_path.name)
+        with pytest.raises(OSError, match=r"No space left on device: '.*fetched\.json'"):
+            fetch(unpinned)
+        assert not item.path.exists(), "nobody would note later what a file is that is there"
+    fetch(unpinned)
+    assert recorded_sha256(unpinned) == verify(unpinned) == hashlib.sha256(CONTENT).hexdigest()
 
 
 def test_a_mirror_is_not_the_official_address(server, item):
