@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from dit_eval.system.connection import Limits
 from dit_eval.system.download import discard, download
-from dit_eval.system.files import atomic_file, check_folder
+from dit_eval.system.files import atomic_file, check_folder, check_locks
 from dit_eval.system.progress import Progress
 from dit_eval.system.text import did_you_mean, shown
 
@@ -272,13 +272,15 @@ def _locked(target: Path) -> Iterator[None]:
     lock = FileLock(f"{target}.lock")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        check_locks(Path(lock.lock_file))
         lock.acquire()
-    except OSError:
+    except OSError as error:
+        why = error.strerror
         try:
             check_folder(target.parent)
         except OSError as error:
             raise OSError(f"{error}. Set DIT_EVAL_CACHE to a folder that you can write in.") from None
-        raise
+        raise OSError(f"{lock.lock_file}: {why}. Set DIT_EVAL_CACHE to another folder.") from None
     try:
         yield
     finally:

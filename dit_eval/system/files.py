@@ -180,6 +180,21 @@ def why_not_written(path: Path, error: OSError) -> str:
     return error.strerror or str(error) if path.parent.is_dir() else _obstacle(path.parent, error)
 
 
+def check_locks(path: Path) -> None:
+    """That the system can lock a file, which is made; whether another process has locked it makes no difference.
+
+    Libraries that lock files fall back on files that are there as long as the lock, where the system cannot: such one
+    stays when its process is killed, and on another machine nobody can tell.
+
+    Raises
+    ------
+    OSError
+        If it cannot, or the file cannot be made.
+    """
+    with _naming(path), open(path, "ab") as file:
+        _lock(file, path, patience=0.0)
+
+
 def is_stream(path: Path) -> bool:
     """Whether there is something else than a file or folder: a pipe, a device, or an open file as `/dev/stdout`."""
     opened = str(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))

@@ -6,12 +6,16 @@ same command goes on from there.
 """
 
 import dataclasses
+import errno
+import fcntl
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import inline_engine
@@ -35,6 +39,7 @@ from dit_eval.images.npz import open_batch
 from dit_eval.results.parse import json_text
 from dit_eval.study.folder import Study
 from dit_eval.summary import FeatureSummary, GaussianStats
+from dit_eval.system.assets import asset, fetch
 from dit_eval.system.dist import World
 from dit_eval.system.run_folder import RunFolder, differences, is_claimed, read_settings, refuse_other, remove_partial
 from dit_eval.system.seals import TRAILER, read_sealed, sealed
@@ -63,6 +68,36 @@ def test_one_run_at_a_time(tmp_path):
     with RunFolder(tmp_path / "run", doing="testing there") as second:
         second.claim()
     assert not is_claimed(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("years", [-30, 30])
+def test_a_lock_is_the_systems_whatever_its_file_says(tmp_path, years):
+    lock = tmp_path / "lock"
+    lock.write_text(f"{os.getpid()}\nanother-machine\n")  # a process of another machine, or of a number used again
+    then = time.time() + years * 365 * 86_400  # of a clock that was wrong
+    os.utime(lock, (then, then))
+    assert not is_claimed(lock)
+    with RunFolder(tmp_path, doing="testing there") as folder:
+        folder.claim()
+        assert is_claimed(lock)
+    assert lock.read_text().endswith("another-machine\n")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, code):
+    # A library would take a file's being there for a lock, which a killed process on another machine leaves for ever.
+    def fails(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", fails)
+    monkeypatch.setenv("DIT_EVAL_CACHE", str(tmp_path / "cache"))
+    why = rf"its file system cannot lock files \({os.strerror(code)}\)"
+    with pytest.raises(OSError, match=rf"run: cannot be written \({why}.*; name another `out`"):
+        RunFolder(tmp_path / "run", doing="testing there").claim()
+    assert not is_claimed(tmp_path / "run" / "lock")
+    with pytest.raises(OSError, match=rf"{why}.*Set DIT_EVAL_CACHE to another folder"):
+        fetch(asset("inception"))
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size] == []
 
 
 def test_a_lock_beside_the_folder_leaves_the_folder_to_its_run(tmp_path):
