@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dit_eval.system.text import shown
+from dit_eval.system.text import reason, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,7 @@ _T = TypeVar("_T")
 
 # Ranks wait for each other at the end of long work, of which some have a batch more than others.
 _PATIENCE = datetime.timedelta(days=7)
+_UNTIL_ALL_ARE_THERE = datetime.timedelta(hours=1)  # they start together, some from a slow disk
 
 # The variables that torchrun sets, and the least that they may say.
 _PLACE = {
@@ -242,23 +243,38 @@ def join() -> Iterator[World]:
     ------
     ValueError
         If the environment says no place among them, or not where they meet.
+    ConnectionError
+        If they do not meet there.
     """
     world = World.from_environment()
     _check_threads()
     with world._until_end as at_end:
         if world.size > 1:
             _check_meeting_place()
-            import torch
-
             if "TORCHELASTIC_RUN_ID" in os.environ:  # by torchrun, which gives its processes sessions of their own
                 end_with(os.getppid())
-            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            with _together() as processes:
-                store, rank, size = next(processes.rendezvous("env://", timeout=_PATIENCE))
-                processes.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
-            at_end.callback(processes.destroy_process_group)
+            store = _meet(world)
+            at_end.callback(_distributed().destroy_process_group)
             at_end.enter_context(_one_word(world, store))
         yield world
+
+
+def _meet(world: World) -> Any:
+    """Wait until all processes are there; the store that they share."""
+    import torch
+
+    processes = _distributed()
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        store, rank, size = next(processes.rendezvous("env://", timeout=_UNTIL_ALL_ARE_THERE))
+        processes.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    except RuntimeError as error:
+        place = shown(f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}")
+        raise ConnectionError(
+            f"process {world.rank} of {world.size} does not meet the others at {place} ({reason(error)}). Start all of "
+            "them by torchrun, with a port that is free and a name that each machine finds."
+        ) from error
+    return store
 
 
 @contextmanager
@@ -358,13 +374,18 @@ def _together() -> Iterator[Any]:
     OtherProcessEnded
         If one of them has ended.
     """
-    import torch.distributed
-
+    processes = _distributed()
     try:
-        yield torch.distributed
+        yield processes
     except RuntimeError as error:
         # gloo has no error of its own. Where it finds messages of the wrong size ("enforce"), the fault is here.
         lost = "gloo/transport" in str(error) and "enforce" not in str(error)
-        if lost or isinstance(error, torch.distributed.DistError):
+        if lost or isinstance(error, processes.DistError):
             raise OtherProcessEnded from error
         raise
+
+
+def _distributed() -> Any:
+    import torch.distributed
+
+    return torch.distributed

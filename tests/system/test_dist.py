@@ -1,6 +1,8 @@
 """The place of a process among others, as the environment says it: each mistake is one message."""
 
+import datetime
 import re
+import socket
 
 import numpy as np
 import pytest
@@ -138,6 +140,21 @@ def test_a_command_says_it_once(command, name, monkeypatch, capsys, tmp_path):
     assert err.startswith(f"dit-eval: error: {name} is 'x' in the environment; ")
     assert err.count("\n") == 1
     assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_that_do_not_meet_are_told(rank, monkeypatch):
+    monkeypatch.setattr("dit_eval.system.dist._UNTIL_ALL_ARE_THERE", datetime.timedelta(seconds=0.2))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = str(taken.getsockname()[1])
+        placed(monkeypatch, {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port})
+        message = (
+            rf"process {rank} of 2 does not meet the others at 127\.0\.0\.1:{port} \(.+\)\. Start all of them by torch"
+        )
+        with pytest.raises(ConnectionError, match=message) as error, join():
+            pass
+    assert str(error.value).isprintable()
 
 
 # ---- another process that is killed; for real under torchrun: tests/test_training.py, tests/test_sampling.py

@@ -16,6 +16,7 @@ from small_runs import draw_pictures, encoding, sampling, training
 
 import dit_eval.encoding
 import dit_eval.flops.kept as kept
+from dit_eval.checks import golden
 from dit_eval.cli import main
 from dit_eval.features.cache import CacheEntry
 from dit_eval.study.slurm_job import Exit
@@ -160,6 +161,16 @@ def keep_counts(path):
     kept._keep("a", [1_000_000, 2_000])
 
 
+def seeded_weights(path):
+    with pytest.MonkeyPatch.context() as patch:  # the rest, without what takes time
+        network = type("Network", (), {"__init__": lambda *_: None})
+        patch.setattr("torch_fidelity.feature_extractor_inceptionv3.FeatureExtractorInceptionV3", network)
+        patch.setattr(golden, "convolution_scopes", dict)
+        patch.setattr(golden, "seeded_weights", lambda *_: {})
+        patch.setattr(golden, "state_from_constants", lambda *_: {"a": torch.zeros(500)})
+        golden.write_seeded_weights(path)
+
+
 WRITERS = {  # of which these two cost only time when they fail
     "features": lambda path: CacheEntry(
         path=path, made_from='{"a": 1}', num_images=5, on_note=NOTES.append
@@ -167,6 +178,7 @@ WRITERS = {  # of which these two cost only time when they fail
     "counts": keep_counts,
     "line": lambda path: append_line(path, b"a line\n"),
     "line of a log": lambda path: append_line(path, b"a line\n", durable=False),
+    "weights to verify with": seeded_weights,
     "exit": lambda path: Exit(code=0, told=False, reason="").write(path),
 }  # fmt: skip
 
