@@ -44,7 +44,7 @@ from dit_eval.models.dit import DiT
 from dit_eval.system.ahead import in_order
 from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
-from dit_eval.system.files import append_line, atomic_file
+from dit_eval.system.files import append_line, atomic_file, sync
 from dit_eval.system.reading import is_count, is_number, lines_of, parse_json
 from dit_eval.system.run_folder import RunFolder, differences, read_settings, refuse_other
 from dit_eval.system.seals import digest_of, file_digest, read_sealed_tensors, run_digest, sealed_tensors
@@ -380,8 +380,7 @@ class _Folder:
             self._save_weights(trainer, "model")
             self._save_weights(trainer, "ema")
             if self._log.exists():
-                with open(self._log, "rb") as file:
-                    os.fsync(file.fileno())
+                sync(self._log)
             notes = {
                 "step": str(trainer.steps),
                 "run": self._run,

@@ -99,8 +99,10 @@ class SlurmEngine:
         self._record = self._folder / "jobs.json"
         self._arrays = read_arrays(self._record)
         self._waiting: dict[str, tuple[Resources, list[str]]] = {}
+        # By the monotonic clock: the other may be set, and is another machine's where an earlier engine ran there.
         self._ended_at: dict[str, float] = {}  # when a key was first seen ended without a record of how
-        self._heard = float("-inf")  # when the controller last answered, by the monotonic clock
+        self._missed_at: dict[str, float] = {}  # when an array was first not found in the queue
+        self._heard = float("-inf")  # when the controller last answered
 
     def check(self, resources: Iterable[Resources]) -> None:
         """See that submitit knows the options, before anything runs.
@@ -193,7 +195,7 @@ class SlurmEngine:
         log = None if job is None else self._folder / f"{job}_0_log.out"
         # Slurm's word goes first: a task that is in the queue again has left an exit record of its last start.
         outcome = _in_queue(queued)
-        if outcome is None and array.job is None and time.time() < array.submitted + self._delays.submit:
+        if outcome is None and array.job is None and self._may_appear(array):
             outcome = Outcome(state="pending", reason="being submitted")
         if outcome is None:
             outcome = self._ended(array, key, None if queued is None else queued.state)
@@ -217,6 +219,11 @@ class SlurmEngine:
         """Whether the record of a task that has ended may be on its way."""
         first_seen = self._ended_at.setdefault(key, time.monotonic())
         return time.monotonic() < first_seen + self._delays.record
+
+    def _may_appear(self, array: _Array) -> bool:
+        """Whether an array that nobody has heard of may still come into the queue."""
+        first_missed = self._missed_at.setdefault(array.name, time.monotonic())
+        return time.monotonic() < first_missed + self._delays.submit
 
     def _queue(self) -> dict[tuple[str, int], _Queued] | None:
         """What Slurm knows of this user's jobs, by name and place in the array; None if it does not answer."""
@@ -331,7 +338,8 @@ class SlurmEngine:
 class _Array:
     """A job array with outstanding tasks; of one task, a plain job.
 
-    `keys` are the outstanding ones and their places; `job` is None until sbatch has said it.
+    `keys` are the outstanding ones and their places; `job` is None until sbatch has said it. `submitted` is the time of
+    day, for people who read the record.
     """
 
     name: Annotated[str, Meta(pattern=r"^dit-eval-[0-9a-f]{16}\Z")]

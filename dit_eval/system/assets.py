@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from dit_eval.system.connection import Limits
 from dit_eval.system.download import discard, download
-from dit_eval.system.files import atomic_file, check_folder
+from dit_eval.system.files import atomic_file, check_folder, check_locks
 from dit_eval.system.progress import Progress
 from dit_eval.system.text import did_you_mean, shown
 from dit_eval.system.toml import parse_toml
@@ -272,13 +272,15 @@ def _locked(target: Path) -> Iterator[None]:
     lock = FileLock(f"{target}.lock")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        check_locks(Path(lock.lock_file))
         lock.acquire()
-    except OSError:
+    except OSError as error:
+        why = error.strerror
         try:
             check_folder(target.parent)
         except OSError as error:
             raise OSError(f"{error}. Set DIT_EVAL_CACHE to a folder that you can write in.") from None
-        raise
+        raise OSError(f"{lock.lock_file}: {why}. Set DIT_EVAL_CACHE to another folder.") from None
     try:
         yield
     finally:
@@ -308,15 +310,14 @@ def _bring(item: Asset, url: str, limits: Limits, on_progress: Callable[[int, in
             f"What {shown(url)} sent is not {item.name}: its SHA-256 is {found}, needed {item.sha256}. "
             "It was deleted; is there a proxy or a login page in between?"
         )
-    size = partial.stat().st_size
     item.record_path.unlink(missing_ok=True)  # of an earlier file
-    os.replace(partial, item.path)
-    discard(partial)  # its note
-    if official and item.sha256 is None:
+    if official and item.sha256 is None:  # before the file has its name, after which nobody would note it any more
         time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        record = {"url": item.url, "size": size, "sha256": found, "time": time}
+        record = {"url": item.url, "size": partial.stat().st_size, "sha256": found, "time": time}
         with atomic_file(item.record_path, own=True) as file:
             file.write(json.dumps(record).encode() + b"\n")
+    os.replace(partial, item.path)
+    discard(partial)  # its note
 
 
 def fetch_aloud(item: Asset, *, url: str | None = None) -> Path:

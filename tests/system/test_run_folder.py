@@ -6,12 +6,16 @@ same command goes on from there.
 """
 
 import dataclasses
+import errno
+import fcntl
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import inline_engine
@@ -22,28 +26,24 @@ from filelock import FileLock
 from kill_points import fail_once, states_of_disk
 from PIL import Image
 from safetensors.torch import load_file
-from sample_runs import make_run, random_dit
 from small_plan import TINY_DIT_ON_DIGITS
+from small_runs import draw_pictures, encoding, sampling, training
 
 import dit_eval.encoding
 import dit_eval.sampling
 from dit_eval.cli import main
-from dit_eval.diffusion.data import ArrayData, list_images
 from dit_eval.diffusion.latents import Latents
 from dit_eval.diffusion.recipe import Recipe, Schedule
-from dit_eval.diffusion.sampler import ImageSampler
-from dit_eval.encoding import Encoder, encode
 from dit_eval.features.cache import CacheEntry
 from dit_eval.images.npz import open_batch
-from dit_eval.models.config import DiTConfig
 from dit_eval.results.parse import json_text
-from dit_eval.sampling import sample_npz
 from dit_eval.study.folder import Study
 from dit_eval.summary import FeatureSummary, GaussianStats
+from dit_eval.system.assets import asset, fetch
 from dit_eval.system.dist import World
 from dit_eval.system.run_folder import RunFolder, differences, is_claimed, read_settings, refuse_other, remove_partial
 from dit_eval.system.seals import TRAILER, read_sealed, sealed
-from dit_eval.training import TrainingRun, train
+from dit_eval.training import train
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,6 +68,36 @@ def test_one_run_at_a_time(tmp_path):
     with RunFolder(tmp_path / "run", doing="testing there") as second:
         second.claim()
     assert not is_claimed(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("years", [-30, 30])
+def test_a_lock_is_the_systems_whatever_its_file_says(tmp_path, years):
+    lock = tmp_path / "lock"
+    lock.write_text(f"{os.getpid()}\nanother-machine\n")  # a process of another machine, or of a number used again
+    then = time.time() + years * 365 * 86_400  # of a clock that was wrong
+    os.utime(lock, (then, then))
+    assert not is_claimed(lock)
+    with RunFolder(tmp_path, doing="testing there") as folder:
+        folder.claim()
+        assert is_claimed(lock)
+    assert lock.read_text().endswith("another-machine\n")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, code):
+    # A library would take a file's being there for a lock, which a killed process on another machine leaves for ever.
+    def fails(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", fails)
+    monkeypatch.setenv("DIT_EVAL_CACHE", str(tmp_path / "cache"))
+    why = rf"its file system cannot lock files \({os.strerror(code)}\)"
+    with pytest.raises(OSError, match=rf"run: cannot be written \({why}.*; name another `out`"):
+        RunFolder(tmp_path / "run", doing="testing there").claim()
+    assert not is_claimed(tmp_path / "run" / "lock")
+    with pytest.raises(OSError, match=rf"{why}.*Set DIT_EVAL_CACHE to another folder"):
+        fetch(asset("inception"))
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size] == []
 
 
 def test_a_lock_beside_the_folder_leaves_the_folder_to_its_run(tmp_path):
@@ -204,19 +234,6 @@ def test_killed_before_a_file_takes_its_name(tmp_path, kind):
 # ---- a training
 
 
-def training():
-    rng = np.random.default_rng(0)
-    data = ArrayData(
-        images=rng.integers(0, 256, (40, 8, 8, 1), np.uint8), labels=rng.integers(0, 10, 40), identity={"test": 1}
-    )
-    config = DiTConfig(
-        depth=1, hidden_size=16, num_heads=2, patch_size=2, input_size=8, num_classes=10, in_channels=1, space="pixel"
-    )
-    recipe = Recipe(learning_rate=1e-3, batch_size=4, ema_decay=0.9)
-    schedule = Schedule(steps=12, save_at=(5, 9), log_every=4)
-    return TrainingRun(config=config, data=data, recipe=recipe, schedule=schedule)
-
-
 def same_training(one, other):
     names = sorted(path.name for path in one.iterdir())
     assert names == sorted(path.name for path in other.iterdir())
@@ -276,23 +293,6 @@ def test_a_training_goes_on_when_a_file_could_not_be_written(tmp_path, monkeypat
 # ---- an encoding
 
 
-def draw_pictures(folder):
-    rng = np.random.default_rng(0)
-    for number in range(11):
-        path = folder / ("cat" if number % 2 else "ant") / f"{number:02d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
-
-
-def encoding(pictures, out, on_note=None):
-    def posterior(images):
-        small = images[:, :, ::8, ::8]
-        return np.concatenate([small, small[:, :1]], 1), np.full((len(small), 4, 4, 4), 0.5, np.float32)
-
-    encoder = Encoder(encode=posterior, vae="test", vae_sha256="0" * 64, scale=1.0)
-    return encode(list_images(pictures, image_size=32), out, encoder=encoder, on_note=on_note)
-
-
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -319,12 +319,6 @@ def test_an_encoding_goes_on_from_each_state_of_the_disk(tmp_path, monkeypatch):
 
 
 # ---- a sampling
-
-
-def sampling(out, on_note=None, seed=0):
-    model = random_dit(depth=1, hidden_size=16)
-    sampler = ImageSampler(model, make_run(model.config, num_images=20, num_sampling_steps="2", global_seed=seed))
-    return sample_npz(out, sampler=sampler, labels=np.arange(20) % 10, batch_size=8, on_note=on_note)
 
 
 def test_a_sampling_goes_on_from_each_state_of_the_disk(tmp_path, monkeypatch):
