@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +39,7 @@ from torch import Tensor
 from dit_eval.diffusion.data import TrainingData
 from dit_eval.diffusion.recipe import Execution, Recipe, Schedule
 from dit_eval.diffusion.trainer import TERMS, Batch, Trainer, check_execution, draw_batch
+from dit_eval.images.identity import beside, check_identity
 from dit_eval.models.checkpoints import NOTES_KEY, read_state, save_dit
 from dit_eval.models.config import DiTConfig
 from dit_eval.models.dit import DiT
@@ -261,16 +262,23 @@ class _Folder:
 
     def __init__(self, path: Path, run: TrainingRun) -> None:
         self.path, self.files = path, RunFolder(path, doing="training there")
-        described = {
-            "config": dataclasses.asdict(run.config),
-            "recipe": dataclasses.asdict(run.recipe),
-            "data": run.data.identity,
-        }
-        self._described: dict[str, dict[str, Any]] = json.loads(json.dumps(described))  # as the file has it
-        self._schedule, self._log = run.schedule, path / "log.jsonl"
+        self._training, self._schedule, self._log = run, run.schedule, path / "log.jsonl"
         self._environment: dict[str, Any] = {}
-        self._run = run_digest(self._described)
         self._weights: dict[str, str] = {}  # digests of the weights of all steps, by the names of their files
+
+    @cached_property
+    def _described(self) -> dict[str, dict[str, Any]]:
+        """What tells the run from others, as the file has it; of process 0 alone, since data may be read for it."""
+        run = self._training
+        config, recipe = dataclasses.asdict(run.config), dataclasses.asdict(run.recipe)
+        described: dict[str, dict[str, Any]] = json.loads(
+            json.dumps({"config": config, "recipe": recipe, "data": run.data.identity})
+        )
+        return described
+
+    @cached_property
+    def _run(self) -> str:
+        return run_digest(self._described)
 
     def begin(self, note: Callable[[str], None]) -> int:
         """Keep other runs away, and compare what is there with what is asked for; process 0 only.
@@ -318,9 +326,10 @@ class _Folder:
         found = [
             f"{part} {difference}"
             for part, fields in self._described.items()
-            for difference in differences(fields, parts[part])
+            for difference in differences(beside(fields), beside(parts[part]))
         ]
         refuse_other(self.path, found)
+        check_identity(self._described["data"], parts["data"], self.path)
         return known
 
     def _check_written(self, done: int, *, every: bool) -> str | None:

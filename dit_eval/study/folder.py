@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from filelock import FileLock
 
+from dit_eval.images.identity import beside, check_identity
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.parse import json_text
 from dit_eval.sampling import images_drawn
@@ -281,10 +282,12 @@ class Study:
         begun = [path for path in runs if path.exists()]
         identity = json.loads(json.dumps(training_data(self.plan, sources).identity)) if begun else {}
         for path in begun:
-            if read_sealed(path).get("data") != identity:
+            there = read_sealed(path).get("data")
+            if not isinstance(there, dict) or beside(there) != beside(identity):
                 raise ValueError(
                     f"{path.parent} is of another run: its data are not {sources.train}. Name another `out`."
                 )
+            check_identity(identity, there, path.parent)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
