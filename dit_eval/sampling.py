@@ -35,6 +35,7 @@ from dit_eval.system.files import atomic_file, check_ending, check_target
 from dit_eval.system.progress import Progress
 from dit_eval.system.run_folder import RunFolder, refuse_other, remove_partial
 from dit_eval.system.seals import TRAILER, fault, run_digest, trailer
+from dit_eval.system.text import reason
 
 if TYPE_CHECKING:
     from dit_eval.diffusion.sampler import ImageSampler
@@ -253,6 +254,7 @@ class _Parts:
         Returns the run as it will be recorded, or None if the file is complete already.
         """
         _Parts(self.out, self._run).earlier()  # what is refused leaves nothing behind
+        self._check_front()
         self.files.claim()
         remove_partial(self.out.parent, self.out.name)
         self._drop_unfit(note)
@@ -302,6 +304,19 @@ class _Parts:
                 f"larger run, or delete the folder."
             )
         return begun
+
+    def _check_front(self) -> None:
+        """ValueError if images or labels of an OUT that is there are not as they were written. Reads all of it."""
+        if not self.out.exists():
+            return
+        try:
+            whole = open_batch(self.out, role="gen")
+            whole.check_images()
+            if whole.labels is None:
+                raise ValueError(f"{self.out}: {whole.labels_problem or 'no labels'}.")
+        except ValueError as error:
+            said = reason(error)
+            raise ValueError(f"{said} Put a good copy in its place, or remove it to draw the images again.") from None
 
     def _described(self) -> SampleRun:
         try:

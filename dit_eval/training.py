@@ -21,7 +21,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Generator
@@ -32,28 +31,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from dit_eval.diffusion.data import TrainingData
 from dit_eval.diffusion.recipe import Execution, Recipe, Schedule
 from dit_eval.diffusion.trainer import TERMS, Batch, Trainer, check_execution, draw_batch
+from dit_eval.diffusion.written import STATE, check_state, check_weights, steps_done
 from dit_eval.images.identity import beside, check_identity
-from dit_eval.models.checkpoints import NOTES_KEY, read_state, save_dit
+from dit_eval.models.checkpoints import NOTES_KEY, save_dit
 from dit_eval.models.config import DiTConfig
 from dit_eval.models.dit import DiT
 from dit_eval.system.ahead import in_order
 from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
-from dit_eval.system.files import append_line, atomic_file, check_plain
+from dit_eval.system.files import append_line, atomic_file
 from dit_eval.system.reading import is_count, is_number, lines_of, parse_json
 from dit_eval.system.run_folder import RunFolder, differences, read_settings, refuse_other
-from dit_eval.system.seals import digest_of, file_digest, read_sealed_tensors, run_digest, sealed_tensors
+from dit_eval.system.seals import digest_of, file_digest, run_digest, sealed_tensors
 from dit_eval.system.text import reason
 
-_STATE = "state.safetensors"
-_MEND = "Put a good copy in its place, or remove the folder to train again."
 _KINDS: tuple[Literal["ema"], Literal["model"]] = ("ema", "model")
 OnSteps = Callable[[int, int, float | None], None]  # steps done, steps in all, loss of the latest line of the log
 
@@ -201,40 +198,6 @@ def _batches(run: TrainingRun, done: int, world: World, num_workers: int) -> Gen
     return in_order(tasks, threads=num_workers, ahead=num_workers)
 
 
-def steps_done(folder: Path) -> int:
-    """Steps after which the run in a folder would go on; 0 if there is none.
-
-    Raises
-    ------
-    ValueError
-        If the file that says so is damaged.
-    """
-    return int(_notes(folder).get("step", 0))
-
-
-def written_digest(weights: Path) -> str | None:
-    """SHA-256 of a file of weights as a training wrote it; None if its folder does not say."""
-    return json.loads(_notes(weights.parent).get("weights", "{}")).get(weights.name)
-
-
-def _notes(folder: Path) -> dict[str, str]:
-    """What the state in a folder says of itself; nothing if there is none."""
-    path = folder / _STATE
-    if not path.exists():
-        return {}
-    check_plain(path, "the state of a training")
-    try:
-        with safe_open(path, framework="pt") as file:
-            notes = dict(file.metadata() or {})
-        if not re.fullmatch("[0-9]{1,15}", notes.get("step", "")):
-            raise ValueError("it does not say of which step it is")
-        if not isinstance(parse_json(notes.get("weights", "{}")), dict):
-            raise ValueError("it does not say which weights are its own")
-    except (OSError, RecursionError, SafetensorError, ValueError) as error:
-        raise ValueError(f"{path}: damaged ({reason(error)}). {_MEND}") from None
-    return notes
-
-
 def parse_log_line(text: str) -> dict[str, Any]:
     """A line of a training's log: "step", "loss" and other numbers by name; ValueError if it is none."""
     try:
@@ -340,21 +303,19 @@ class _Folder:
         ValueError
             If the state or weights are damaged, or of another step or run.
         """
-        path = self.path / _STATE
-        try:
-            says = read_sealed_tensors(path)
-        except ValueError as error:
-            raise ValueError(f"{error} {_MEND}") from None
+        says = check_state(self.path / STATE)
         if not says:  # of an earlier version
             return None
         if says["run"] != self._run:
-            raise ValueError(f"{path}: of another run than the folder's run.json. {_MEND}")
+            raise ValueError(
+                f"{self.path / STATE}: of another run than the folder's run.json. Put a good copy in its place, or "
+                "remove the folder to train again."
+            )
         self._weights = json.loads(says["weights"])
         latest = {weights_of_step(self.path, done, kind).name for kind in _KINDS}
-        for name, digest in self._weights.items():
-            weights = self.path / name
-            if (every or name in latest) and weights.exists() and file_digest(weights) != digest:
-                raise ValueError(f"{weights}: not as it was written: damaged, or of another step or run. {_MEND}")
+        for name in self._weights if every else latest & self._weights.keys():
+            if (self.path / name).exists():
+                check_weights(self.path / name)
         return says["log"]
 
     def _mend_log(self, done: int, digest: str | None, note: Callable[[str], None]) -> None:
@@ -369,11 +330,9 @@ class _Folder:
         ema, model = weights_of_step(self.path, done, "ema"), weights_of_step(self.path, done, "model")
         missing = [str(path) for path in (ema, model) if not path.exists()]
         if missing:
-            raise FileNotFoundError(f"{missing[0]}: gone; {self.path / _STATE} goes on from there.")
-        state = {name: value for name, value in read_state(self.path / _STATE).items() if isinstance(value, Tensor)}
-        pending = state.pop("pending")
-        trainer.restore(done, model=model, ema=ema, state=state)
-        return list(pending.to(next(trainer.model.parameters()).device))
+            raise FileNotFoundError(f"{missing[0]}: gone; {self.path / STATE} goes on from there.")
+        others = trainer.restore(done, model=model, ema=ema, state=self.path / STATE)
+        return list(others["pending"].to(next(trainer.model.parameters()).device))
 
     def save(self, trainer: Trainer, pending: list[Tensor], world: World) -> None:
         """Write a checkpoint. The state comes last: until it is there, a run goes on from the one before."""
@@ -392,7 +351,7 @@ class _Folder:
                 "log": digest_of(self._log.read_bytes() if self._log.exists() else b""),
             }
             state = save({**trainer.state(), "pending": losses}, metadata=notes)
-            with atomic_file(self.path / _STATE) as file:
+            with atomic_file(self.path / STATE) as file:
                 file.writelines(sealed_tensors(state))
 
         world.from_first(write)

@@ -17,6 +17,7 @@ import pytest
 import dit_eval.flops.kept as kept
 from dit_eval.diffusion.labels import read_labels
 from dit_eval.diffusion.latents import Latents
+from dit_eval.diffusion.written import steps_done
 from dit_eval.features.cache import CacheEntry
 from dit_eval.report.points import read_losses
 from dit_eval.study.folder import Study
@@ -25,7 +26,7 @@ from dit_eval.summary import FeatureSummary, GaussianStats
 from dit_eval.system.assets import Asset, recorded_sha256
 from dit_eval.system.reading import read_json
 from dit_eval.system.run_folder import read_settings
-from dit_eval.training import parse_log_line, steps_done
+from dit_eval.training import parse_log_line
 
 DEEP = b"[" * 200_000
 EDITION = Path(__file__).parent / "goldens" / "first_edition"

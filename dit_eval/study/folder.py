@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from filelock import FileLock
 
+from dit_eval.diffusion.written import steps_done
 from dit_eval.images.identity import beside, check_identity
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.parse import json_text
@@ -32,7 +33,7 @@ from dit_eval.system.files import atomic_file
 from dit_eval.system.run_folder import claim, is_claimed, remove_partial
 from dit_eval.system.seals import read_sealed, sealed
 from dit_eval.system.text import reason
-from dit_eval.training import steps_done, weights_of_step
+from dit_eval.training import weights_of_step
 
 State = Literal["done", "running", "ready", "waiting", "failed"]
 _PATIENCE = 30.0  # seconds that a task waits for a process of an earlier run to let go of it

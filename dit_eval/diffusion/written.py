@@ -1,0 +1,78 @@
+"""What the state in a training's folder says of the run: its steps, and digests of the weights as they were written."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from dit_eval.system.files import check_plain
+from dit_eval.system.reading import parse_json
+from dit_eval.system.seals import file_digest, read_sealed_tensors
+from dit_eval.system.text import reason
+
+STATE = "state.safetensors"
+_WEIGHTS = re.compile(r"(ema|model)-[0-9]{7,}\.safetensors")
+_MEND = "Put a good copy in its place, or remove the folder to train again."
+
+
+def steps_done(folder: Path) -> int:
+    """Steps after which the run in a folder would go on; 0 if there is none.
+
+    Raises
+    ------
+    ValueError
+        If the file that says so is damaged.
+    """
+    return int(_notes(folder / STATE).get("step", 0))
+
+
+def check_weights(path: Path, sha256: str | None = None) -> None:
+    """That a file of weights is as the training in whose folder it lies wrote it; one that nothing is said of passes.
+
+    Parameters
+    ----------
+    sha256 : of the file, if that is known; else all of it is read
+
+    Raises
+    ------
+    ValueError
+        If it is not, or the file that says so is damaged.
+    """
+    if not _WEIGHTS.fullmatch(path.name):  # another program's; a file beside it may be called as ours
+        return
+    written = parse_json(_notes(path.parent / STATE).get("weights", "{}")).get(path.name)
+    if written is not None and (sha256 or file_digest(path)) != written:
+        raise ValueError(f"{path}: not as it was written: damaged, or of another step or run. {_MEND}")
+
+
+def check_state(path: Path) -> dict[str, str]:
+    """What a state says of its run, after all of it was read; nothing if it has no digest, of an earlier version.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged.
+    """
+    try:
+        return read_sealed_tensors(path)
+    except ValueError as error:
+        raise ValueError(f"{error} {_MEND}") from None
+
+
+def _notes(path: Path) -> dict[str, str]:
+    """What a state says of its run; nothing if there is none."""
+    if not path.exists():
+        return {}
+    check_plain(path, "the state of a training")
+    try:
+        with safe_open(path, framework="pt") as file:
+            notes = dict(file.metadata() or {})
+        if not re.fullmatch("[0-9]{1,15}", notes.get("step", "")):
+            raise ValueError("it does not say of which step it is")
+        if not isinstance(parse_json(notes.get("weights", "{}")), dict):
+            raise ValueError("it does not say which weights are its own")
+    except (OSError, RecursionError, SafetensorError, ValueError) as error:
+        raise ValueError(f"{path}: damaged ({reason(error)}). {_MEND}") from None
+    return notes
