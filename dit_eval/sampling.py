@@ -28,13 +28,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dit_eval.images.npz import RUN_KEY, batch_bytes, open_batch, write_batch
+from dit_eval.results.parse import json_text
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.results.settings import SamplingSettings
 from dit_eval.system.dist import World, join
 from dit_eval.system.files import atomic_file, check_ending, check_target
 from dit_eval.system.progress import Progress
 from dit_eval.system.run_folder import RunFolder, refuse_other, remove_partial
-from dit_eval.system.seals import TRAILER, fault, run_digest, trailer
+from dit_eval.system.seals import TRAILER, fault, read_sealed, run_digest, sealed, trailer
 from dit_eval.system.text import reason
 
 if TYPE_CHECKING:
@@ -272,7 +273,7 @@ class _Parts:
                 f"{self.folder}: {free / 1e9:.3f} GB are free; needed {needed / 1e9:.3f} GB, for the {missing:,} "
                 f"images still to draw and once more for all {run.num_images:,} when they are packed."
             )
-        self.files.write("run.json", run.to_json().encode())
+        self.files.write("run.json", json_text(sealed(json.loads(run.to_json()))).encode())
         if missing < run.num_images:
             note(f"{self.out}: going on; {run.num_images - missing:,} of {run.num_images:,} images are here already")
         return run
@@ -320,11 +321,11 @@ class _Parts:
 
     def _described(self) -> SampleRun:
         try:
-            return SampleRun.from_json(self.files.settings.read_text(encoding="utf-8"))
+            return SampleRun.from_json(json.dumps(read_sealed(self.files.settings)))
         except ValueError as error:
             raise ValueError(
-                f"{self.files.settings}: damaged, so that nobody knows which run its folder is of ({error}). Remove "
-                "the folder, or name another `out`."
+                f"{self.files.settings}: damaged, so that nobody knows which run its folder is of ({reason(error)}). "
+                "Remove the folder, or name another `out`."
             ) from None
 
     def gaps(self) -> list[tuple[int, int]]:

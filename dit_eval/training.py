@@ -48,7 +48,7 @@ from dit_eval.system.environment import environment
 from dit_eval.system.files import append_line, atomic_file
 from dit_eval.system.reading import is_count, is_number, lines_of, parse_json
 from dit_eval.system.run_folder import RunFolder, differences, read_settings, refuse_other
-from dit_eval.system.seals import digest_of, file_digest, run_digest, sealed_tensors
+from dit_eval.system.seals import digest_of, file_digest, read_sealed, run_digest, sealed, sealed_tensors
 from dit_eval.system.text import reason
 
 _KINDS: tuple[Literal["ema"], Literal["model"]] = ("ema", "model")
@@ -249,7 +249,7 @@ class _Folder:
         Returns the number of steps done.
         """
         self.files.claim()
-        known = self._earlier_environments()
+        known = self._earlier_environments(note)
         done, steps = steps_done(self.path), self._schedule.steps
         if done >= steps:
             if not weights_of_step(self.path, steps).exists():
@@ -266,17 +266,32 @@ class _Folder:
         self._check_disk([step for step in self._schedule.saves if step > done])
         self._environment = json.loads(json.dumps(environment()))
         environments = [*(e for e in known if e != self._environment), self._environment]
-        text = json.dumps(self._described | {"environments": environments}, ensure_ascii=False, indent=2)
-        self.files.write("run.json", text.encode())
+        self._describe(environments)
         self._mend_log(done, log, note)
         if done:
             note(f"{self.path}: going on after step {done:,} of {steps:,}")
         return done
 
-    def _earlier_environments(self) -> list[dict[str, Any]]:
+    def _describe(self, environments: list[dict[str, Any]]) -> None:
+        about = sealed(self._described | {"environments": environments})
+        self.files.write("run.json", json.dumps(about, ensure_ascii=False, indent=2).encode())
+
+    def _there(self, note: Callable[[str], None]) -> dict[str, Any] | None:
+        """What says which run is there, None if nothing does; if that is damaged, what the state proves."""
+        settings = self.files.settings
+        try:
+            return None if read_settings(settings) is None else read_sealed(settings)
+        except ValueError:
+            if not (self.path / STATE).exists() or check_state(self.path / STATE).get("run") != self._run:
+                raise
+        note(f"{settings}: damaged; written anew, and where earlier steps were done is not known")
+        self._describe([])
+        return self._described | {"environments": []}
+
+    def _earlier_environments(self, note: Callable[[str], None]) -> list[dict[str, Any]]:
         """Where the run that is there was made, if any; ValueError if it is another one."""
         settings = self.files.settings
-        there = read_settings(settings)
+        there = self._there(note)
         if there is None:
             if any(self.path.glob("*.safetensors")):
                 raise ValueError(f"{self.path}: holds weights and no run.json; name another `out`.")
