@@ -37,7 +37,7 @@ from torch import Tensor
 from dit_eval.diffusion.data import TrainingData
 from dit_eval.diffusion.recipe import Execution, Recipe, Schedule
 from dit_eval.diffusion.trainer import TERMS, Batch, Trainer, check_execution, draw_batch
-from dit_eval.diffusion.written import STATE, check_state, check_weights, steps_done
+from dit_eval.diffusion.written import STATE, check_state, check_weights, notes_of, steps_done
 from dit_eval.images.identity import beside, check_identity
 from dit_eval.models.checkpoints import NOTES_KEY, save_dit
 from dit_eval.models.config import DiTConfig
@@ -211,6 +211,38 @@ def parse_log_line(text: str) -> dict[str, Any]:
     return line
 
 
+def log_is_damaged(folder: Path) -> bool:
+    """Whether the log in a folder is not as the state beside it says that it was written.
+
+    Raises
+    ------
+    ValueError
+        If the state is damaged.
+    """
+    notes, log = notes_of(folder), folder / "log.jsonl"
+    return "log" in notes and digest_of(_lines_to(log, int(notes["step"]), lambda _: None)) != notes["log"]
+
+
+def _lines_to(log: Path, step: int, note: Callable[[str], None]) -> bytes:
+    """The lines of a log up to a step."""
+    return b"".join(text for text, line in _whole_lines(log, note) if line["step"] <= step)
+
+
+def _whole_lines(log: Path, note: Callable[[str], None]) -> list[tuple[bytes, dict[str, Any]]]:
+    """Whole lines of a log, and what they say; a killed process may have left half of one."""
+    found = []
+    for number, text in enumerate(lines_of(log, "a log") if log.exists() else (), start=1):
+        if not text.endswith(b"\n"):
+            break
+        if not text.strip():
+            continue
+        try:
+            found.append((text, parse_log_line(text.decode("utf-8"))))
+        except ValueError as error:
+            note(f"warning: {log}, line {number}: damaged, left out ({reason(error)}).")
+    return found
+
+
 def weights_of_step(folder: Path, step: int, kind: Literal["ema", "model"] = "ema") -> Path:
     """The file of the averaged or plain weights after a step."""
     return folder / f"{kind}-{step:07d}.safetensors"
@@ -335,7 +367,7 @@ class _Folder:
 
     def _mend_log(self, done: int, digest: str | None, note: Callable[[str], None]) -> None:
         """Leave out lines of steps that will be done again, damaged ones, and a line that was cut short."""
-        data = b"".join(text for text, line in self._lines(note) if line["step"] <= done)
+        data = _lines_to(self._log, done, note)
         if digest is not None and digest_of(data) != digest:
             note(f"{self._log}: damaged; losses of steps up to {done:,} are not as they were written")
         self.files.write(self._log.name, data)
@@ -392,22 +424,8 @@ class _Folder:
         return world.from_first(write)
 
     def last_loss(self) -> float | None:
-        lines = self._lines(lambda _: None)
+        lines = _whole_lines(self._log, lambda _: None)
         return lines[-1][1]["loss"] if lines else None
-
-    def _lines(self, note: Callable[[str], None]) -> list[tuple[bytes, dict[str, Any]]]:
-        """Whole lines of the log, and what they say; a killed process may have left half of one."""
-        found = []
-        for number, text in enumerate(lines_of(self._log, "a log") if self._log.exists() else (), start=1):
-            if not text.endswith(b"\n"):
-                break
-            if not text.strip():
-                continue
-            try:
-                found.append((text, parse_log_line(text.decode("utf-8"))))
-            except ValueError as error:
-                note(f"warning: {self._log}, line {number}: damaged, left out ({reason(error)}).")
-        return found
 
     def _check_disk(self, saves: list[int]) -> None:
         with torch.device("meta"):

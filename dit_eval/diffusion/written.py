@@ -25,7 +25,7 @@ def steps_done(folder: Path) -> int:
     ValueError
         If the file that says so is damaged.
     """
-    return int(_notes(folder / STATE).get("step", 0))
+    return int(notes_of(folder).get("step", 0))
 
 
 def check_weights(path: Path, sha256: str | None = None) -> None:
@@ -42,7 +42,7 @@ def check_weights(path: Path, sha256: str | None = None) -> None:
     """
     if not _WEIGHTS.fullmatch(path.name):  # another program's; a file beside it may be called as ours
         return
-    written = parse_json(_notes(path.parent / STATE).get("weights", "{}")).get(path.name)
+    written = parse_json(notes_of(path.parent).get("weights", "{}")).get(path.name)
     if written is not None and (sha256 or file_digest(path)) != written:
         raise ValueError(f"{path}: not as it was written: damaged, or of another step or run. {_MEND}")
 
@@ -61,8 +61,15 @@ def check_state(path: Path) -> dict[str, str]:
         raise ValueError(f"{error} {_MEND}") from None
 
 
-def _notes(path: Path) -> dict[str, str]:
-    """What a state says of its run; nothing if there is none."""
+def notes_of(folder: Path) -> dict[str, str]:
+    """What the state in a folder says of its run, its digest not looked at; nothing if there is none.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged.
+    """
+    path = folder / STATE
     if not path.exists():
         return {}
     check_plain(path, "the state of a training")

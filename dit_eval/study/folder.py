@@ -33,7 +33,7 @@ from dit_eval.system.files import atomic_file
 from dit_eval.system.run_folder import claim, is_claimed, remove_partial
 from dit_eval.system.seals import read_sealed, sealed
 from dit_eval.system.text import reason
-from dit_eval.training import weights_of_step
+from dit_eval.training import log_is_damaged, weights_of_step
 
 State = Literal["done", "running", "ready", "waiting", "failed"]
 _PATIENCE = 30.0  # seconds that a task waits for a process of an earlier run to let go of it
@@ -155,6 +155,9 @@ class Study:
     def unfit(self) -> list[str]:
         """A line on each record of the folder that is damaged, and so counts as not there."""
         lines = [why for task in self.plan.tasks if isinstance(why := self._done(task), str)]
+        for folder in (self.training_folder(run.key) for run in self.plan.trainings):
+            if log_is_damaged(folder):
+                lines.append(f"warning: {folder / 'log.jsonl'}: damaged; losses are not as they were written.")
         try:
             read_failures(self.folder / "failures.json")
         except ValueError as error:
