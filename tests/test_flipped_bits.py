@@ -347,5 +347,5 @@ def test_a_flipped_bit_is_found_or_of_no_matter(tmp_path, monkeypatch, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WORKS)
-def test_many_flipped_bits_are_found_or_of_no_matter(tmp_path, monkeypatch, name):
-    walk(WORKS[name], tmp_path, monkeypatch, seed=1, times=8)
+def test_more_flipped_bits_are_found_or_of_no_matter(tmp_path, monkeypatch, name):
+    walk(dataclasses.replace(WORKS[name], ends=False), tmp_path, monkeypatch, seed=1, times=3)

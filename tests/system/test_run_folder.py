@@ -35,6 +35,7 @@ from dit_eval.diffusion.data import ArrayData, list_images
 from dit_eval.diffusion.latents import Latents
 from dit_eval.diffusion.recipe import Recipe, Schedule
 from dit_eval.diffusion.sampler import ImageSampler
+from dit_eval.diffusion.trainer import Trainer
 from dit_eval.encoding import Encoder, encode
 from dit_eval.features.cache import CacheEntry
 from dit_eval.images import open_images
@@ -771,6 +772,25 @@ def test_damage_in_a_training_is_named(tmp_path):
                         for name in same:
                             assert (copy / name).read_bytes() == (tmp_path / "more" / name).read_bytes()
                 shutil.rmtree(copy)
+
+
+def test_a_trainer_goes_back_to_nothing_that_is_damaged(tmp_path):
+    trained(tmp_path, 5)
+    files = {kind: tmp_path / f"{kind}-0000005.safetensors" for kind in ("model", "ema")}
+    files["state"] = tmp_path / "state.safetensors"
+    run = training()
+    trainer = Trainer(run.config, run.recipe)
+    assert trainer.restore(5, **files).keys() == {"pending"}
+    assert trainer.steps == 5
+    for path in files.values():
+        whole = path.read_bytes()
+        damage(path, len(whole) // 2)
+        with pytest.raises(ValueError, match=f"^{path}: .*damaged.* Put a good copy in its place"):
+            trainer.restore(5, **files)
+        path.write_bytes(whole)
+    shutil.copy(tmp_path / "model-0000005.safetensors", tmp_path / "ema-0000005.safetensors")
+    with pytest.raises(ValueError, match=r"ema-0000005\.safetensors: not as it was written: damaged, or of another"):
+        trainer.restore(5, **files)
 
 
 def test_weights_of_another_step_or_run_are_not_trained_on(tmp_path):
