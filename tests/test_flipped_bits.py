@@ -70,10 +70,10 @@ class Work:
 # ---- samples
 
 
-def draw(out, note, count=8):
+def draw(out, note, count=40):  # some kilobytes of images, of which opening a file reads no more than the first
     model = random_dit(depth=1, hidden_size=8)
     sampler = ImageSampler(model, make_run(model.config, num_images=count, num_sampling_steps="2"))
-    sample_npz(out, sampler=sampler, labels=np.arange(count) % 10, batch_size=4, on_note=note)
+    sample_npz(out, sampler=sampler, labels=np.arange(count) % 10, batch_size=20, on_note=note)
 
 
 def score(folder, note):
@@ -111,7 +111,7 @@ def pack(folder, note):
 
 
 def add_to(folder, note):
-    draw(folder / "samples.npz", note, count=12)
+    draw(folder / "samples.npz", note, count=44)
     return in_npz(folder / "samples.npz", note)
 
 
