@@ -729,7 +729,7 @@ def test_a_training_knows_the_images_of_its_latents(tmp_path):
     with pytest.raises(ValueError, match=r"run is of other images under the same names: their sizes or times"):
         latent("two", 2)
     path = tmp_path / "run" / "run.json"
-    about = json.loads(path.read_text())
+    about = read_sealed(path)
     assert len(about["data"].pop("sizes_and_times")) == 64
     path.write_text(json.dumps(about))  # of an earlier version, whose state has no digests
     write_without_digests(tmp_path / "run" / "state.safetensors")
