@@ -6,7 +6,6 @@ in `digests.json`. One that is damaged, or of another run, is made again.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -21,7 +20,8 @@ import numpy as np
 from msgspec import Meta
 
 from dit_eval.diffusion.data import CorruptImage, model_input
-from dit_eval.diffusion.latents import INDEX, Latents, check_latents_folder, shard_name
+from dit_eval.diffusion.latents import INDEX, SETTINGS, Latents, check_latents_folder, shard_name
+from dit_eval.images.identity import check_identity
 from dit_eval.results.parse import json_text
 from dit_eval.results.settings import MOST_THREADS
 from dit_eval.system.ahead import in_order
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 OnImages = Callable[[int, int], None]  # images done, images in all
 _SHARD = 512  # images of a file of latents: 32 MiB at 256 px
-_STAMPS = "sizes_and_times"  # the setting that tells images from others under the same names
 _GROUP = 64  # images that the network takes at once
 
 
@@ -209,7 +208,7 @@ class _Unfinished:
     def __init__(self, folder: ImageFolder, out: Path, encoder: Encoder, settings: EncodingSettings) -> None:
         self._folder, self._out, self._parts = folder, out, out.with_name(out.name + ".parts")
         self._settings: dict[str, Any] = {
-            "listing_sha256": folder.identity["listing_sha256"],
+            "listing_sha256": folder.listing_sha256,
             "image_size": folder.image_size,
             "vae": encoder.vae,
             "vae_sha256": encoder.vae_sha256,
@@ -220,7 +219,7 @@ class _Unfinished:
             self._parts,
             doing="encoding into it",
             out=out,
-            settings="settings.json",
+            settings=SETTINGS,
             lock=out.with_name(f".{out.name}.lock"),
         )
 
@@ -231,7 +230,7 @@ class _Unfinished:
         """
         self.files.claim()
         check_latents_folder(self._out)
-        now = self._settings | {_STAMPS: _sizes_and_times(self._folder)}
+        now = self._settings | self._folder.identify()
         damaged = damaged_files(self._out)
         known = self._compare(now, damaged, note)
         if self._out.exists():
@@ -241,7 +240,7 @@ class _Unfinished:
             self._reopen(damaged, note)
         self._parts.mkdir(exist_ok=True)
         self._drop_unfit(run_digest(now), known, note)
-        self.files.write("settings.json", json.dumps(sealed(now)).encode())
+        self.files.write(SETTINGS, json.dumps(sealed(now)).encode())
         if finished := self._finished():
             note(f"{self._out}: going on; {finished} files of up to {_SHARD} images are here already")
         return None
@@ -257,11 +256,7 @@ class _Unfinished:
             found.append(None if INDEX in damaged else read_settings(self._out / INDEX))
         for there in filter(None, found):
             refuse_other(folder, differences(self._settings, {key: there.get(key) for key in self._settings}))
-            if there.get(_STAMPS, now[_STAMPS]) != now[_STAMPS]:
-                raise ValueError(
-                    f"{folder} is of other images: files in {self._folder.root} have other sizes or times of change "
-                    "than those that were encoded. Name another `out`, or remove it."
-                )
+            check_identity(now, there, folder)
         return any(found)
 
     def _settings_in(self, folder: Path, note: Callable[[str], None]) -> dict[str, Any] | None:
@@ -417,15 +412,3 @@ def _seal_name(number: int) -> str:
 def _names(number: int) -> tuple[str, str]:
     """The files of a shard, the one that is written last at the end."""
     return _about_name(number), shard_name(number)
-
-
-def _sizes_and_times(folder: ImageFolder) -> str:
-    """A digest of sizes and times of last change: another one says that images were replaced under the same names."""
-    digest = hashlib.sha256()
-    for file in folder.files:
-        try:
-            status = os.stat(folder.root / file)
-        except OSError:  # read as an image, it is told of
-            continue
-        digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()

@@ -21,6 +21,7 @@ from dit_eval.diffusion.data import ArrayData
 from dit_eval.diffusion.labels import read_labels
 from dit_eval.diffusion.latents import Latents
 from dit_eval.diffusion.recipe import Recipe, Schedule
+from dit_eval.diffusion.written import steps_done
 from dit_eval.features.cache import CacheEntry
 from dit_eval.models.config import DiTConfig
 from dit_eval.report.points import read_losses
@@ -31,7 +32,7 @@ from dit_eval.system.assets import Asset, recorded_sha256
 from dit_eval.system.reading import read_json
 from dit_eval.system.run_folder import read_settings
 from dit_eval.system.seals import file_digest
-from dit_eval.training import TrainingRun, parse_log_line, steps_done, train
+from dit_eval.training import TrainingRun, parse_log_line, train
 
 DEEP = b"[" * 200_000
 EDITION = Path(__file__).parent / "goldens" / "first_edition"

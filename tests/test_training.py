@@ -38,6 +38,7 @@ from dit_eval.system.assets import asset
 from dit_eval.training import TrainingRun, train
 
 GOLDENS = Path(__file__).parent / "goldens"
+LATENTS = str(Path(__file__).parent / "goldens" / "first_edition" / "latents" / "whole")
 SIZES = ["--depth", "1", "--hidden-size", "16", "--num-heads", "2", "--patch-size", "2"]
 STEPS, SAVES = 12, (5, 9)
 
@@ -691,6 +692,7 @@ DIGITS = ["--data", str(asset("digits").path)]
         ([*SIZES, "--data", "{}/negative.npz"], "label -1"),
         ([*SIZES, "--data", "{}/empty.npz"], "no arr_0"),
         ([*SIZES, *DIGITS, "--image-size", "8"], "has its own size"),
+        ([*SIZES, "--data", LATENTS, "--identity", "bytes"], "--identity is for a folder of images"),
         ([*SIZES, *DIGITS, "--num-classes", "5"], "labels up to 9; the model knows 5"),
         ([*SIZES, *DIGITS, "--patch-size", "3"], "does not divide into patches of 3"),
         ([*SIZES, *DIGITS, "--depth", "0"], "needed at least 1 of each"),

@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 from filelock import FileLock
 
+from dit_eval.diffusion.written import steps_done
+from dit_eval.images.identity import beside, check_identity
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.parse import json_text
 from dit_eval.sampling import images_drawn
@@ -31,7 +33,7 @@ from dit_eval.system.files import atomic_file
 from dit_eval.system.run_folder import claim, is_claimed, remove_partial
 from dit_eval.system.seals import digest_of, file_digest, read_sealed, sealed
 from dit_eval.system.text import reason
-from dit_eval.training import steps_done, weights_of_step
+from dit_eval.training import log_is_damaged, weights_of_step
 
 State = Literal["done", "running", "ready", "waiting", "failed"]
 _PATIENCE = 30.0  # seconds that a task waits for a process of an earlier run to let go of it
@@ -153,6 +155,9 @@ class Study:
     def unfit(self) -> list[str]:
         """A line on each record of the folder that is damaged, and so counts as not there."""
         lines = [why for task in self.plan.tasks if isinstance(why := self._done(task), str)]
+        for folder in (self.training_folder(run.key) for run in self.plan.trainings):
+            if log_is_damaged(folder):
+                lines.append(f"warning: {folder / 'log.jsonl'}: damaged; losses are not as they were written.")
         try:
             read_failures(self.folder / "failures.json")
         except ValueError as error:
@@ -281,10 +286,12 @@ class Study:
         begun = [path for path in runs if path.exists()]
         identity = json.loads(json.dumps(training_data(self.plan, sources).identity)) if begun else {}
         for path in begun:
-            if read_sealed(path).get("data") != identity:
+            there = read_sealed(path).get("data")
+            if not isinstance(there, dict) or beside(there) != beside(identity):
                 raise ValueError(
                     f"{path.parent} is of another run: its data are not {sources.train}. Name another `out`."
                 )
+            check_identity(identity, there, path.parent)
 
     @contextmanager
     def alone(self) -> Iterator[None]:

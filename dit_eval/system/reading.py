@@ -336,6 +336,7 @@ def open_npz(path: Path, keys: Collection[str]) -> Iterator[NpzFile]:
         except BROKEN_ARCHIVE as error:
             raise ValueError(_not_a_zip(path, error)) from None
         check_whole_zip(path, archive)
+        _check_names(path, archive, keys)
         yield NpzFile(path=path, archive=archive, members=_members(archive, path, keys))
 
 
@@ -417,6 +418,21 @@ def _parsed_header(head: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
         if version == (2, 0):
             return np.lib.format.read_array_header_2_0(head)
         raise ValueError(f"npy format {version} is not one of images or statistics")
+
+
+def _check_names(path: Path, archive: zipfile.ZipFile, keys: Collection[str]) -> None:
+    """That no member of one of the keys has another name in the directory, and would be passed over."""
+    names = {f"{key}.npy".encode() for key in keys}
+    with open(path, "rb") as file:
+        for info in archive.infolist():
+            file.seek(info.header_offset)
+            local = file.read(30)
+            name = file.read(int.from_bytes(local[26:28], "little")) if local[:4] == b"PK\3\4" else b""
+            if name in names and name != info.orig_filename.encode(errors="surrogateescape"):
+                raise ValueError(
+                    f"{path}: its directory calls {name.decode()} '{shown(info.orig_filename)[:40]}'; the file is "
+                    "damaged. Copy or download it again."
+                )
 
 
 def _members(archive: zipfile.ZipFile, path: Path, keys: Collection[str]) -> dict[str, zipfile.ZipInfo]:

@@ -86,7 +86,8 @@ def training_seeds() -> list[Content]:
 
 def read_training(path: Path) -> None:
     """Ask for what is there, then for a step more."""
-    from dit_eval.training import steps_done, train
+    from dit_eval.diffusion.written import steps_done
+    from dit_eval.training import train
 
     refused: Exception | None = None
     assert steps_done(path) >= 0

@@ -34,13 +34,14 @@ def draw_pictures(folder):
         Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
 
 
-def encoding(pictures, out, on_note=None):
+def encoding(pictures, out, on_note=None, by="times"):
     def posterior(images):
         small = images[:, :, ::8, ::8]
         return np.concatenate([small, small[:, :1]], 1), np.full((len(small), 4, 4, 4), 0.5, np.float32)
 
     encoder = Encoder(encode=posterior, vae="test", vae_sha256="0" * 64, scale=1.0)
-    return encode(list_images(pictures, image_size=32), out, encoder=encoder, on_note=on_note)
+    folder = list_images(pictures, image_size=32, identity=by)
+    return encode(folder, out, encoder=encoder, on_note=on_note)
 
 
 def sampling(out, on_note=None, seed=0):
