@@ -107,5 +107,7 @@ def _bytes(paths: Sequence[Path], on_progress: Callable[[int, int], None] | None
 def _digest(path: Path) -> tuple[str, int]:
     try:
         return file_digest(path), path.stat().st_size
+    except FileNotFoundError:
+        raise ValueError(f"{shown(str(path))}: gone since its folder was listed.") from None
     except OSError as error:
         raise ValueError(f"{shown(str(path))}: cannot be read ({error.strerror}).") from None
