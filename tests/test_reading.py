@@ -388,6 +388,20 @@ def test_counts_that_cannot_be_read_are_made_again(counts, data):
     assert kept._kept() == {"b": [3, 4]}
 
 
+def test_counts_of_another_process_stay(counts):
+    own = counts.read_bytes()
+    kept._kept.cache_clear()
+    kept._keep("of another", [3, 4])
+    others = counts.read_bytes()
+    counts.write_bytes(own)
+    kept._kept.cache_clear()
+    assert "of another" not in kept._kept()
+    counts.write_bytes(others)  # while this one has what it read before
+    kept._keep("b", [5, 6])
+    kept._kept.cache_clear()
+    assert kept._kept() == {"a": [1_000_000, 2_000], "of another": [3, 4], "b": [5, 6]}
+
+
 RECORDS = (
     b"", b"[]", b"1", DEEP, b"\xff", b"{}", b'{"url": "u"}', b'{"url": "u", "sha256": 1}',
     b'{"url": "u", "sha256": "z"}',
