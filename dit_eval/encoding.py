@@ -6,7 +6,6 @@ in `digests.json`. One that is damaged, or of another run, is made again.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -21,12 +20,14 @@ import numpy as np
 from msgspec import Meta
 
 from dit_eval.diffusion.data import CorruptImage, model_input
-from dit_eval.diffusion.latents import INDEX, Latents, check_latents_folder, shard_name
+from dit_eval.diffusion.latents import INDEX, SETTINGS, Latents, check_latents_folder, shard_name
+from dit_eval.images.identity import check_identity
 from dit_eval.results.parse import json_text
 from dit_eval.results.settings import MOST_THREADS
 from dit_eval.system.ahead import in_order
 from dit_eval.system.dist import World
 from dit_eval.system.files import atomic_file
+from dit_eval.system.reading import is_count, read_json
 from dit_eval.system.run_folder import RunFolder, differences, read_settings, refuse_other
 from dit_eval.system.seals import DIGESTS, damaged_files, digest_of, file_digest, read_sealed, run_digest, sealed
 from dit_eval.system.settings import check_settings
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 OnImages = Callable[[int, int], None]  # images done, images in all
 _SHARD = 512  # images of a file of latents: 32 MiB at 256 px
-_STAMPS = "sizes_and_times"  # the setting that tells images from others under the same names
 _GROUP = 64  # images that the network takes at once
 
 
@@ -208,7 +208,7 @@ class _Unfinished:
     def __init__(self, folder: ImageFolder, out: Path, encoder: Encoder, settings: EncodingSettings) -> None:
         self._folder, self._out, self._parts = folder, out, out.with_name(out.name + ".parts")
         self._settings: dict[str, Any] = {
-            "listing_sha256": folder.identity["listing_sha256"],
+            "listing_sha256": folder.listing_sha256,
             "image_size": folder.image_size,
             "vae": encoder.vae,
             "vae_sha256": encoder.vae_sha256,
@@ -219,7 +219,7 @@ class _Unfinished:
             self._parts,
             doing="encoding into it",
             out=out,
-            settings="settings.json",
+            settings=SETTINGS,
             lock=out.with_name(f".{out.name}.lock"),
         )
 
@@ -230,7 +230,7 @@ class _Unfinished:
         """
         self.files.claim()
         check_latents_folder(self._out)
-        now = self._settings | {_STAMPS: _sizes_and_times(self._folder)}
+        now = self._settings | self._folder.identify()
         damaged = damaged_files(self._out)
         known = self._compare(now, damaged, note)
         if self._out.exists():
@@ -240,7 +240,7 @@ class _Unfinished:
             self._reopen(damaged, note)
         self._parts.mkdir(exist_ok=True)
         self._drop_unfit(run_digest(now), known, note)
-        self.files.write("settings.json", json.dumps(sealed(now)).encode())
+        self.files.write(SETTINGS, json.dumps(sealed(now)).encode())
         if finished := self._finished():
             note(f"{self._out}: going on; {finished} files of up to {_SHARD} images are here already")
         return None
@@ -251,16 +251,12 @@ class _Unfinished:
         if self._out.exists():
             folder, found = self._out, [self._settings_in(self._out, note)]
             if found == [None]:
-                with atomic_file(self._out / self.files.settings.name) as file:
+                with atomic_file(self._out / self.files.settings.name, own=True) as file:
                     file.write(json.dumps(sealed(now)).encode())
             found.append(None if INDEX in damaged else read_settings(self._out / INDEX))
         for there in filter(None, found):
             refuse_other(folder, differences(self._settings, {key: there.get(key) for key in self._settings}))
-            if there.get(_STAMPS, now[_STAMPS]) != now[_STAMPS]:
-                raise ValueError(
-                    f"{folder} is of other images: files in {self._folder.root} have other sizes or times of change "
-                    "than those that were encoded. Name another `out`, or remove it."
-                )
+            check_identity(now, there, folder)
         return any(found)
 
     def _settings_in(self, folder: Path, note: Callable[[str], None]) -> dict[str, Any] | None:
@@ -286,21 +282,28 @@ class _Unfinished:
 
     def _drop_unfit(self, run: str, known: bool, note: Callable[[str], None]) -> None:
         """Remove shards that cannot be of this run, so that they are encoded again."""
-        for number, _ in self.shards():
-            if self.has(number) and (why := self._fault(number, run, known)):
+        for number, images in self.shards():
+            if self.has(number) and (why := self._fault(number, images, run, known)):
                 self._remove(self._parts, number)
                 note(f"{self._parts / shard_name(number)}: {why}; removed, its images are encoded again")
 
-    def _fault(self, number: int, run: str, known: bool) -> str | None:
+    def _fault(self, number: int, images: range, run: str, known: bool) -> str | None:
         """Why a shard cannot be taken, None if it can; one of earlier versions needs settings that are known."""
         seal = self._parts / _seal_name(number)
         if not seal.exists():
-            return None if known else "of an unknown run"
+            if not known:
+                return "of an unknown run"
+            try:
+                _read_about(self._parts / _about_name(number), images)
+            except (FileNotFoundError, ValueError):
+                return "damaged"
+            return None
         try:
             says = read_sealed(seal)
-        except ValueError:
+            files = {name: file_digest(self._parts / name) for name in _names(number)}
+        except (FileNotFoundError, ValueError):
             return "damaged"
-        if says.get("files") != {name: file_digest(self._parts / name) for name in _names(number)}:
+        if says.get("files") != files:
             return "damaged"
         return None if says.get("run") == run else "of another run"
 
@@ -344,7 +347,7 @@ class _Unfinished:
             raise OSError(
                 f"{self._parts}: {shard_name(missing[0])} is missing though all processes have finished. Run it again."
             )
-        about = [json.loads((self._parts / _about_name(k)).read_text(encoding="utf-8")) for k in numbers]
+        about = [_read_about(self._parts / _about_name(k), images) for k, images in self.shards()]
         kept = [index for shard in about for index in shard["kept"]]
         if not kept:
             raise ValueError(f"{self._folder.root}: none of the {len(self._folder):,} images can be read.")
@@ -384,6 +387,24 @@ def _about_name(number: int) -> str:
     return f"shard-{number:06d}.json"
 
 
+def _read_about(path: Path, images: range) -> dict[str, Any]:
+    """What a shard of these images says of itself: those that it keeps, and why it skips others.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is damaged.
+    """
+    about = read_json(path, "what a file of latents holds")
+    kept, skipped = about.get("kept"), about.get("skipped")
+    sound = isinstance(kept, list) and all(map(is_count, kept)) and sorted({*kept} & {*images}) == kept
+    if not sound or not isinstance(skipped, dict) or not all(isinstance(why, str) for why in skipped.values()):
+        raise ValueError(f"{path}: damaged. Rerun the same command to encode its images again.")
+    return about
+
+
 def _seal_name(number: int) -> str:
     return f"shard-{number:06d}.seal"
 
@@ -391,15 +412,3 @@ def _seal_name(number: int) -> str:
 def _names(number: int) -> tuple[str, str]:
     """The files of a shard, the one that is written last at the end."""
     return _about_name(number), shard_name(number)
-
-
-def _sizes_and_times(folder: ImageFolder) -> str:
-    """A digest of sizes and times of last change: another one says that images were replaced under the same names."""
-    digest = hashlib.sha256()
-    for file in folder.files:
-        try:
-            status = os.stat(folder.root / file)
-        except OSError:  # read as an image, it is told of
-            continue
-        digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()

@@ -71,7 +71,7 @@ def evaluate(
         before any network runs; after it, if a file cannot be read, or an iterable had too few images for a metric.
     FileNotFoundError, ModuleNotFoundError, OSError
         If a file or a package is missing, or a public file cannot be fetched.
-    FirstProcessFailed
+    FailedElsewhere
         In the other processes, if process 0 fails in what it does alone.
     """
     settings, where = with_metrics(settings, metrics), given_where(where)

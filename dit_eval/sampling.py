@@ -28,13 +28,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dit_eval.images.npz import RUN_KEY, batch_bytes, open_batch, write_batch
+from dit_eval.results.parse import json_text
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.results.settings import SamplingSettings
 from dit_eval.system.dist import World, join
 from dit_eval.system.files import atomic_file, check_ending, check_target
 from dit_eval.system.progress import Progress
 from dit_eval.system.run_folder import RunFolder, refuse_other, remove_partial
-from dit_eval.system.seals import TRAILER, fault, run_digest, trailer
+from dit_eval.system.seals import TRAILER, fault, read_sealed, run_digest, sealed, trailer
+from dit_eval.system.text import reason
 
 if TYPE_CHECKING:
     from dit_eval.diffusion.sampler import ImageSampler
@@ -253,6 +255,7 @@ class _Parts:
         Returns the run as it will be recorded, or None if the file is complete already.
         """
         _Parts(self.out, self._run).earlier()  # what is refused leaves nothing behind
+        self._check_front()
         self.files.claim()
         remove_partial(self.out.parent, self.out.name)
         self._drop_unfit(note)
@@ -270,7 +273,7 @@ class _Parts:
                 f"{self.folder}: {free / 1e9:.3f} GB are free; needed {needed / 1e9:.3f} GB, for the {missing:,} "
                 f"images still to draw and once more for all {run.num_images:,} when they are packed."
             )
-        self.files.write("run.json", run.to_json().encode())
+        self.files.write("run.json", json_text(sealed(json.loads(run.to_json()))).encode())
         if missing < run.num_images:
             note(f"{self.out}: going on; {run.num_images - missing:,} of {run.num_images:,} images are here already")
         return run
@@ -303,13 +306,26 @@ class _Parts:
             )
         return begun
 
+    def _check_front(self) -> None:
+        """ValueError if images or labels of an OUT that is there are not as they were written. Reads all of it."""
+        if not self.out.exists():
+            return
+        try:
+            whole = open_batch(self.out, role="gen")
+            whole.check_images()
+            if whole.labels is None:
+                raise ValueError(f"{self.out}: {whole.labels_problem or 'no labels'}.")
+        except ValueError as error:
+            said = reason(error)
+            raise ValueError(f"{said} Put a good copy in its place, or remove it to draw the images again.") from None
+
     def _described(self) -> SampleRun:
         try:
-            return SampleRun.from_json(self.files.settings.read_text(encoding="utf-8"))
+            return SampleRun.from_json(json.dumps(read_sealed(self.files.settings)))
         except ValueError as error:
             raise ValueError(
-                f"{self.files.settings}: damaged, so that nobody knows which run its folder is of ({error}). Remove "
-                "the folder, or name another `out`."
+                f"{self.files.settings}: damaged, so that nobody knows which run its folder is of ({reason(error)}). "
+                "Remove the folder, or name another `out`."
             ) from None
 
     def gaps(self) -> list[tuple[int, int]]:
@@ -328,7 +344,7 @@ class _Parts:
     def save(self, begin: int, images: np.ndarray) -> None:
         try:
             name = f"{begin:09d}-{begin + len(images):09d}.u8"
-            with atomic_file(self.folder / name) as file:
+            with atomic_file(self.folder / name, own=True) as file:
                 file.write(images.data)
                 file.write(trailer(images.data, name=name, run=self._digest))
         except OSError as error:

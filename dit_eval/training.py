@@ -21,38 +21,36 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from dit_eval.diffusion.data import TrainingData
 from dit_eval.diffusion.recipe import Execution, Recipe, Schedule
 from dit_eval.diffusion.trainer import TERMS, Batch, Trainer, check_execution, draw_batch
-from dit_eval.models.checkpoints import NOTES_KEY, read_state, save_dit
+from dit_eval.diffusion.written import STATE, check_state, check_weights, digests_of, notes_of, steps_done
+from dit_eval.images.identity import beside, check_identity
+from dit_eval.models.checkpoints import NOTES_KEY, save_dit
 from dit_eval.models.config import DiTConfig
 from dit_eval.models.dit import DiT
 from dit_eval.system.ahead import in_order
 from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
-from dit_eval.system.files import append_line, atomic_file, check_plain
+from dit_eval.system.files import append_line, atomic_file, sync
 from dit_eval.system.reading import is_count, is_number, lines_of, parse_json
 from dit_eval.system.run_folder import RunFolder, differences, read_settings, refuse_other
-from dit_eval.system.seals import digest_of, file_digest, read_sealed_tensors, run_digest, sealed_tensors
+from dit_eval.system.seals import digest_of, file_digest, read_sealed, run_digest, sealed, sealed_tensors
 from dit_eval.system.text import reason
 
-_STATE = "state.safetensors"
-_MEND = "Put a good copy in its place, or remove the folder to train again."
 _KINDS: tuple[Literal["ema"], Literal["model"]] = ("ema", "model")
 OnSteps = Callable[[int, int, float | None], None]  # steps done, steps in all, loss of the latest line of the log
 
@@ -200,40 +198,6 @@ def _batches(run: TrainingRun, done: int, world: World, num_workers: int) -> Gen
     return in_order(tasks, threads=num_workers, ahead=num_workers)
 
 
-def steps_done(folder: Path) -> int:
-    """Steps after which the run in a folder would go on; 0 if there is none.
-
-    Raises
-    ------
-    ValueError
-        If the file that says so is damaged.
-    """
-    return int(_notes(folder).get("step", 0))
-
-
-def written_digest(weights: Path) -> str | None:
-    """SHA-256 of a file of weights as a training wrote it; None if its folder does not say."""
-    return json.loads(_notes(weights.parent).get("weights", "{}")).get(weights.name)
-
-
-def _notes(folder: Path) -> dict[str, str]:
-    """What the state in a folder says of itself; nothing if there is none."""
-    path = folder / _STATE
-    if not path.exists():
-        return {}
-    check_plain(path, "the state of a training")
-    try:
-        with safe_open(path, framework="pt") as file:
-            notes = dict(file.metadata() or {})
-        if not re.fullmatch("[0-9]{1,15}", notes.get("step", "")):
-            raise ValueError("it does not say of which step it is")
-        if not isinstance(parse_json(notes.get("weights", "{}")), dict):
-            raise ValueError("it does not say which weights are its own")
-    except (OSError, RecursionError, SafetensorError, ValueError) as error:
-        raise ValueError(f"{path}: damaged ({reason(error)}). {_MEND}") from None
-    return notes
-
-
 def parse_log_line(text: str) -> dict[str, Any]:
     """A line of a training's log: "step", "loss" and other numbers by name; ValueError if it is none."""
     try:
@@ -245,6 +209,38 @@ def parse_log_line(text: str) -> dict[str, Any]:
     if "loss" not in line:
         raise ValueError("expected a loss")
     return line
+
+
+def log_is_damaged(folder: Path) -> bool:
+    """Whether the log in a folder is not as the state beside it says that it was written.
+
+    Raises
+    ------
+    ValueError
+        If the state is damaged.
+    """
+    notes, log = notes_of(folder), folder / "log.jsonl"
+    return "log" in notes and digest_of(_lines_to(log, int(notes["step"]), lambda _: None)) != notes["log"]
+
+
+def _lines_to(log: Path, step: int, note: Callable[[str], None]) -> bytes:
+    """The lines of a log up to a step."""
+    return b"".join(text for text, line in _whole_lines(log, note) if line["step"] <= step)
+
+
+def _whole_lines(log: Path, note: Callable[[str], None]) -> list[tuple[bytes, dict[str, Any]]]:
+    """Whole lines of a log, and what they say; a killed process may have left half of one."""
+    found = []
+    for number, text in enumerate(lines_of(log, "a log") if log.exists() else (), start=1):
+        if not text.endswith(b"\n"):
+            break
+        if not text.strip():
+            continue
+        try:
+            found.append((text, parse_log_line(text.decode("utf-8"))))
+        except ValueError as error:
+            note(f"warning: {log}, line {number}: damaged, left out ({reason(error)}).")
+    return found
 
 
 def weights_of_step(folder: Path, step: int, kind: Literal["ema", "model"] = "ema") -> Path:
@@ -261,16 +257,23 @@ class _Folder:
 
     def __init__(self, path: Path, run: TrainingRun) -> None:
         self.path, self.files = path, RunFolder(path, doing="training there")
-        described = {
-            "config": dataclasses.asdict(run.config),
-            "recipe": dataclasses.asdict(run.recipe),
-            "data": run.data.identity,
-        }
-        self._described: dict[str, dict[str, Any]] = json.loads(json.dumps(described))  # as the file has it
-        self._schedule, self._log = run.schedule, path / "log.jsonl"
+        self._training, self._schedule, self._log = run, run.schedule, path / "log.jsonl"
         self._environment: dict[str, Any] = {}
-        self._run = run_digest(self._described)
         self._weights: dict[str, str] = {}  # digests of the weights of all steps, by the names of their files
+
+    @cached_property
+    def _described(self) -> dict[str, dict[str, Any]]:
+        """What tells the run from others, as the file has it; of process 0 alone, since data may be read for it."""
+        run = self._training
+        config, recipe = dataclasses.asdict(run.config), dataclasses.asdict(run.recipe)
+        described: dict[str, dict[str, Any]] = json.loads(
+            json.dumps({"config": config, "recipe": recipe, "data": run.data.identity})
+        )
+        return described
+
+    @cached_property
+    def _run(self) -> str:
+        return run_digest(self._described)
 
     def begin(self, note: Callable[[str], None]) -> int:
         """Keep other runs away, and compare what is there with what is asked for; process 0 only.
@@ -278,7 +281,7 @@ class _Folder:
         Returns the number of steps done.
         """
         self.files.claim()
-        known = self._earlier_environments()
+        known = self._earlier_environments(note)
         done, steps = steps_done(self.path), self._schedule.steps
         if done >= steps:
             if not weights_of_step(self.path, steps).exists():
@@ -295,17 +298,34 @@ class _Folder:
         self._check_disk([step for step in self._schedule.saves if step > done])
         self._environment = json.loads(json.dumps(environment()))
         environments = [*(e for e in known if e != self._environment), self._environment]
-        text = json.dumps(self._described | {"environments": environments}, ensure_ascii=False, indent=2)
-        self.files.write("run.json", text.encode())
+        self._describe(environments)
         self._mend_log(done, log, note)
         if done:
             note(f"{self.path}: going on after step {done:,} of {steps:,}")
         return done
 
-    def _earlier_environments(self) -> list[dict[str, Any]]:
+    def _describe(self, environments: list[dict[str, Any]]) -> None:
+        about = sealed(self._described | {"environments": environments})
+        # Half a character, which a file from elsewhere may have had, as JSON spells it.
+        text = json.dumps(about, ensure_ascii=False, indent=2).encode(errors="backslashreplace")
+        self.files.write("run.json", text)
+
+    def _there(self, note: Callable[[str], None]) -> dict[str, Any] | None:
+        """What says which run is there, None if nothing does; if that is damaged, what the state proves."""
+        settings = self.files.settings
+        try:
+            return None if read_settings(settings) is None else read_sealed(settings)
+        except ValueError:
+            if not (self.path / STATE).exists() or check_state(self.path / STATE).get("run") != self._run:
+                raise
+        note(f"{settings}: damaged; written anew, and where earlier steps were done is not known")
+        self._describe([])
+        return self._described | {"environments": []}
+
+    def _earlier_environments(self, note: Callable[[str], None]) -> list[dict[str, Any]]:
         """Where the run that is there was made, if any; ValueError if it is another one."""
         settings = self.files.settings
-        there = read_settings(settings)
+        there = self._there(note)
         if there is None:
             if any(self.path.glob("*.safetensors")):
                 raise ValueError(f"{self.path}: holds weights and no run.json; name another `out`.")
@@ -318,9 +338,10 @@ class _Folder:
         found = [
             f"{part} {difference}"
             for part, fields in self._described.items()
-            for difference in differences(fields, parts[part])
+            for difference in differences(beside(fields), beside(parts[part]))
         ]
         refuse_other(self.path, found)
+        check_identity(self._described["data"], parts["data"], self.path)
         return known
 
     def _check_written(self, done: int, *, every: bool) -> str | None:
@@ -331,26 +352,24 @@ class _Folder:
         ValueError
             If the state or weights are damaged, or of another step or run.
         """
-        path = self.path / _STATE
-        try:
-            says = read_sealed_tensors(path)
-        except ValueError as error:
-            raise ValueError(f"{error} {_MEND}") from None
+        says = check_state(self.path / STATE)
         if not says:  # of an earlier version
             return None
-        if says["run"] != self._run:
-            raise ValueError(f"{path}: of another run than the folder's run.json. {_MEND}")
-        self._weights = json.loads(says["weights"])
+        if says.get("run") != self._run:
+            raise ValueError(
+                f"{self.path / STATE}: of another run than the folder's run.json. Put a good copy in its place, or "
+                "remove the folder to train again."
+            )
+        self._weights = digests_of(says)
         latest = {weights_of_step(self.path, done, kind).name for kind in _KINDS}
-        for name, digest in self._weights.items():
-            weights = self.path / name
-            if (every or name in latest) and weights.exists() and file_digest(weights) != digest:
-                raise ValueError(f"{weights}: not as it was written: damaged, or of another step or run. {_MEND}")
-        return says["log"]
+        for name in self._weights if every else latest & self._weights.keys():
+            if (self.path / name).exists():
+                check_weights(self.path / name)
+        return says.get("log")
 
     def _mend_log(self, done: int, digest: str | None, note: Callable[[str], None]) -> None:
         """Leave out lines of steps that will be done again, damaged ones, and a line that was cut short."""
-        data = b"".join(text for text, line in self._lines(note) if line["step"] <= done)
+        data = _lines_to(self._log, done, note)
         if digest is not None and digest_of(data) != digest:
             note(f"{self._log}: damaged; losses of steps up to {done:,} are not as they were written")
         self.files.write(self._log.name, data)
@@ -360,11 +379,9 @@ class _Folder:
         ema, model = weights_of_step(self.path, done, "ema"), weights_of_step(self.path, done, "model")
         missing = [str(path) for path in (ema, model) if not path.exists()]
         if missing:
-            raise FileNotFoundError(f"{missing[0]}: gone; {self.path / _STATE} goes on from there.")
-        state = {name: value for name, value in read_state(self.path / _STATE).items() if isinstance(value, Tensor)}
-        pending = state.pop("pending")
-        trainer.restore(done, model=model, ema=ema, state=state)
-        return list(pending.to(next(trainer.model.parameters()).device))
+            raise FileNotFoundError(f"{missing[0]}: gone; {self.path / STATE} goes on from there.")
+        others = trainer.restore(done, model=model, ema=ema, state=self.path / STATE)
+        return list(others["pending"].to(next(trainer.model.parameters()).device))
 
     def save(self, trainer: Trainer, pending: list[Tensor], world: World) -> None:
         """Write a checkpoint. The state comes last: until it is there, a run goes on from the one before."""
@@ -374,8 +391,7 @@ class _Folder:
             self._save_weights(trainer, "model")
             self._save_weights(trainer, "ema")
             if self._log.exists():
-                with open(self._log, "rb") as file:
-                    os.fsync(file.fileno())
+                sync(self._log)
             notes = {
                 "step": str(trainer.steps),
                 "run": self._run,
@@ -383,7 +399,7 @@ class _Folder:
                 "log": digest_of(self._log.read_bytes() if self._log.exists() else b""),
             }
             state = save({**trainer.state(), "pending": losses}, metadata=notes)
-            with atomic_file(self.path / _STATE) as file:
+            with atomic_file(self.path / STATE, own=True) as file:
                 file.writelines(sealed_tensors(state))
 
         world.from_first(write)
@@ -409,22 +425,8 @@ class _Folder:
         return world.from_first(write)
 
     def last_loss(self) -> float | None:
-        lines = self._lines(lambda _: None)
+        lines = _whole_lines(self._log, lambda _: None)
         return lines[-1][1]["loss"] if lines else None
-
-    def _lines(self, note: Callable[[str], None]) -> list[tuple[bytes, dict[str, Any]]]:
-        """Whole lines of the log, and what they say; a killed process may have left half of one."""
-        found = []
-        for number, text in enumerate(lines_of(self._log, "a log") if self._log.exists() else (), start=1):
-            if not text.endswith(b"\n"):
-                break
-            if not text.strip():
-                continue
-            try:
-                found.append((text, parse_log_line(text.decode("utf-8"))))
-            except ValueError as error:
-                note(f"warning: {self._log}, line {number}: damaged, left out ({reason(error)}).")
-        return found
 
     def _check_disk(self, saves: list[int]) -> None:
         with torch.device("meta"):

@@ -1,5 +1,6 @@
 """Files that dit-eval reads back: each damaged or hostile one is one message, or counts as not there, within bounds."""
 
+import ast
 import dataclasses
 import io
 import json
@@ -14,10 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import dit_eval
 import dit_eval.flops.kept as kept
+from dit_eval.diffusion.data import ArrayData
 from dit_eval.diffusion.labels import read_labels
 from dit_eval.diffusion.latents import Latents
+from dit_eval.diffusion.recipe import Recipe, Schedule
+from dit_eval.diffusion.written import steps_done
 from dit_eval.features.cache import CacheEntry
+from dit_eval.models.config import DiTConfig
 from dit_eval.report.points import read_losses
 from dit_eval.study.folder import Study
 from dit_eval.study.plan_file import load_plan
@@ -25,7 +31,8 @@ from dit_eval.summary import FeatureSummary, GaussianStats
 from dit_eval.system.assets import Asset, recorded_sha256
 from dit_eval.system.reading import read_json
 from dit_eval.system.run_folder import read_settings
-from dit_eval.training import parse_log_line, steps_done
+from dit_eval.system.seals import file_digest
+from dit_eval.training import TrainingRun, parse_log_line, train
 
 DEEP = b"[" * 200_000
 EDITION = Path(__file__).parent / "goldens" / "first_edition"
@@ -381,6 +388,20 @@ def test_counts_that_cannot_be_read_are_made_again(counts, data):
     assert kept._kept() == {"b": [3, 4]}
 
 
+def test_counts_of_another_process_stay(counts):
+    own = counts.read_bytes()
+    kept._kept.cache_clear()
+    kept._keep("of another", [3, 4])
+    others = counts.read_bytes()
+    counts.write_bytes(own)
+    kept._kept.cache_clear()
+    assert "of another" not in kept._kept()
+    counts.write_bytes(others)  # while this one has what it read before
+    kept._keep("b", [5, 6])
+    kept._kept.cache_clear()
+    assert kept._kept() == {"a": [1_000_000, 2_000], "of another": [3, 4], "b": [5, 6]}
+
+
 RECORDS = (
     b"", b"[]", b"1", DEEP, b"\xff", b"{}", b'{"url": "u"}', b'{"url": "u", "sha256": 1}',
     b'{"url": "u", "sha256": "z"}',
@@ -582,3 +603,123 @@ def test_a_file_beyond_its_bound_is_not_read(tmp_path):
 def test_a_path_that_is_no_utf8_stays_in_json(tmp_path):
     (tmp_path / "x.json").write_text(json.dumps({"train": "\udce9"}))
     assert read_json(tmp_path / "x.json", "settings") == {"train": "\udce9"}
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 2}', '{"b": {"a": 1, "a\\u0000": 1, "\\u0061": 2}}'])
+def test_a_name_that_stands_twice_in_json_is_refused(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ValueError, match="a stands in it twice"):
+        read_json(tmp_path / "x.json", "settings")
+
+
+# ---- pipes, which nobody fills
+
+
+def test_a_pipe_in_the_place_of_weights_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "ema-0000002.safetensors")
+    with pytest.raises(ValueError, match=r"ema-0000002\.safetensors: not a plain file"):
+        file_digest(tmp_path / "ema-0000002.safetensors")
+
+
+def test_a_pipe_in_the_place_of_results_is_not_waited_for(study):
+    for name in ("results.jsonl", "losses.jsonl", "failures.json"):
+        (study.folder / name).unlink(missing_ok=True)
+        os.mkfifo(study.folder / name)
+        with pytest.raises(FileExistsError, match=name):
+            study.note_failures({}) if name == "failures.json" else study.collect()
+        (study.folder / name).unlink()
+
+
+def test_a_pipe_in_the_place_of_a_cache_entry_is_not_waited_for(entry):
+    made, rows, notes = entry
+    made.path.unlink()
+    os.mkfifo(made.path)
+    assert made.read() is None
+    made.write(FeatureSummary(pool_features=rows))
+    (line,) = notes
+    assert line.startswith(f"warning: {made.path}: the features could not be kept")
+
+
+def test_half_a_character_in_the_settings_of_a_run_is_written_as_json_has_it(tmp_path):
+    forged = {"environments": [{"gpu": "\ud800"}]}
+    run = TrainingRun(
+        config=DiTConfig(depth=1, hidden_size=8, num_heads=2, patch_size=4, input_size=8, num_classes=3, in_channels=3,
+                         space="pixel"),
+        data=ArrayData(images=np.zeros((4, 8, 8, 3), np.uint8), labels=np.zeros(4, np.int64), identity={"kind": "x"}),
+        recipe=Recipe(batch_size=2),
+        schedule=Schedule(steps=1),
+    )  # fmt: skip
+    train(tmp_path / "run", run)
+    file = tmp_path / "run" / "run.json"
+    said = json.loads(file.read_text())
+    del said["digest"]  # as an earlier version has it: with one, the file would be written anew
+    file.write_text(json.dumps(said | forged))
+    train(tmp_path / "run", dataclasses.replace(run, schedule=Schedule(steps=2)))
+    assert json.loads(file.read_text())["environments"][0] == forged["environments"][0]
+
+
+# ---- nothing is read elsewhere
+
+READING = {"system/reading.py", "system/tensors.py", "system/toml.py", "images/decoding.py"}
+PARSERS = {
+    *("json.load", "json.loads", "tomllib.load", "tomllib.loads", "pickle.load", "pickle.loads", "json.decode"),
+    *("np.load", "np.fromfile", "np.memmap", "np.loadtxt", "np.genfromtxt", "format.read_array", "torch.load"),
+    *("jit.load", "load_file", "safe_open", "Image.open", "zipfile.ZipFile", "tarfile.open", "gzip.open"),
+    *("datasets.load_from_disk", "arrow.memory_map", "ParseFromString", "pandas.read_csv", "pandas.read_json"),
+}
+PACKAGED = "comes with the package"
+CHECKED = "of a member whose header was found good"
+ELSEWHERE = {
+    ("checks/findings/effects.py", "json.loads"): PACKAGED,
+    ("checks/verify.py", "json.loads"): PACKAGED,
+    ("checks/verify.py", "np.load"): PACKAGED,
+    ("paper/__init__.py", "pandas.read_csv"): PACKAGED,
+    ("features/cache.py", "json.loads"): "what this process says that an entry is made from",
+    ("features/tensorflow.py", "ParseFromString"): "a graph that `read_constants` has read within bounds",
+    ("images/huggingface.py", "datasets.load_from_disk"): "only the package knows the format; its files are checked",
+    ("images/huggingface.py", "arrow.memory_map"): "the check of those files",
+    ("images/npz.py", "np.memmap"): CHECKED,
+    ("images/npz_file.py", "np.memmap"): CHECKED,
+    ("images/npz_file.py", "zipfile.ZipFile"): CHECKED,
+    ("sampling.py", "json.loads"): "settings that this process has, on their way into a file",
+    ("sampling.py", "np.fromfile"): "a piece, of which as many bytes are read as its images have",
+    ("system/download.py", "json.loads"): "a note, bounded; without NumPy, and without following links",
+    ("system/files.py", "zipfile.ZipFile"): "where every zip is opened, its directory bounded",
+}
+
+
+def parsed_in(source):
+    """The calls of a source that make values of a file's bytes."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module in ("json", "pickle", "tomllib"):
+            yield f"{node.module}.{node.names[0].name}"
+        if not isinstance(node, ast.Call):
+            continue
+        name, arguments = ast.unparse(node.func), [ast.unparse(each) for each in node.args]
+        found = next((each for each in PARSERS if f".{name}".endswith(f".{each}")), None)
+        written, own = "'w'" in arguments, arguments and arguments[0].startswith("json.dumps(")
+        if found and not written and not own:
+            yield found
+
+
+def test_files_are_parsed_by_the_reading_modules_alone():
+    package = Path(dit_eval.__file__).parent
+    sources = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
+    assert sources.keys() >= READING
+    found = {
+        (name, call)
+        for name, path in sources.items()
+        for call in parsed_in(path.read_text(encoding="utf-8"))
+        if name not in READING
+    }
+    assert found == ELSEWHERE.keys(), "add a bounded reader to system/reading, or say here why not"
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["json.loads(path.read_text())", "np.lib.format.read_array(file)", "from json import loads", "Image.open(path)",
+     "definition.ParseFromString(data)", "safetensors.torch.load_file(path)", "zipfile.ZipFile(path)"],
+)  # fmt: skip
+def test_a_new_place_that_parses_files_is_found(source):
+    assert list(parsed_in(source))
+    assert not list(parsed_in("json.loads(json.dumps(own)); zipfile.ZipFile(path, 'w'); read_json(path, 'x')"))

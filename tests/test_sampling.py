@@ -8,6 +8,7 @@ import random
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -385,6 +386,46 @@ def test_no_process_goes_on_before_the_file_is_there(tmp_path):
         timeout=300,
     )
     assert process.returncode == 0, process.stderr
+
+
+FATAL_FOR_TORCHRUN = """\
+import os
+import signal
+import time
+
+from dit_eval.cli import main
+from dit_eval.diffusion.sampler import ImageSampler
+
+draw = ImageSampler.draw
+
+
+def fatal(self, indices, labels, **more):
+    if 8 in indices:
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(600)
+    return draw(self, indices, labels, **more)
+
+
+ImageSampler.draw = fatal
+main()
+"""
+
+
+@pytest.mark.processes
+def test_processes_end_with_torchrun_and_another_run_goes_on(whole, tmp_path, capsys):
+    out, script = tmp_path / "samples.npz", tmp_path / "fatal.py"
+    script.write_text(FATAL_FOR_TORCHRUN)
+    process = subprocess.run(  # until all have closed its pipes
+        [*TORCHRUN, "--standalone", "--nproc-per-node=2", str(script), *command(out, "--per-proc-batch-size", 8)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert process.returncode == -signal.SIGKILL
+    assert "Traceback" not in process.stderr
+    assert not out.exists()
+    assert run(capsys, *command(out, "--per-proc-batch-size", 8))[0] == 0
+    assert out.read_bytes() == whole.read_bytes()
 
 
 @pytest.mark.processes

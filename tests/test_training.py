@@ -38,6 +38,7 @@ from dit_eval.system.assets import asset
 from dit_eval.training import TrainingRun, train
 
 GOLDENS = Path(__file__).parent / "goldens"
+LATENTS = str(Path(__file__).parent / "goldens" / "first_edition" / "latents" / "whole")
 SIZES = ["--depth", "1", "--hidden-size", "16", "--num-heads", "2", "--patch-size", "2"]
 STEPS, SAVES = 12, (5, 9)
 
@@ -534,11 +535,52 @@ def test_two_processes_by_torchrun_train_the_same(whole, tmp_path):
     near(whole, out)
 
 
+DEADLY_STEP = """\
+import os
+import signal
+
+from dit_eval.cli import main
+from dit_eval.diffusion.trainer import Trainer
+
+step = Trainer.step
+
+
+def deadly(self, batch):
+    if self.steps == 7 and os.environ["RANK"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch)
+
+
+Trainer.step = deadly
+main()
+"""
+
+
+@pytest.mark.processes
+def test_a_process_of_torchrun_is_killed(forks, tmp_path):
+    (tmp_path / "deadly.py").write_text(DEADLY_STEP)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    one, cut = tmp_path / "one", tmp_path / "cut"
+    ended = subprocess.run(
+        [*torchrun, tmp_path / "deadly.py", *command(cut)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert ended.returncode != 0
+    assert ended.stderr.count("dit-eval: error") <= 1, "torchrun itself tells the others to end, perhaps before"
+    assert "gloo" not in ended.stderr
+    assert "/dit_eval/" not in ended.stderr, "no traceback of ours"
+    assert (cut / "state.safetensors").exists()
+    for out in (one, cut):
+        assert forks(command(out), ranks=2)["statuses"] == [0, 0]
+    same_run(one, cut)
+
+
 def test_two_processes_killed_and_continued_by_two_and_by_one(forks, whole, tmp_path, capsys):
     two, cut = tmp_path / "two", tmp_path / "cut"
     assert forks(command(two), ranks=2)["statuses"] == [0, 0]
     near(whole, two)
-    forks(command(cut), ranks=2, kill_after=0.0, pieces=1, watch="/ema-0000005*", victims="one")
+    killed = forks(command(cut), ranks=2, kill_after=0.0, pieces=1, watch="/ema-0000005*", victims="one")
+    assert killed["stderr"].count("dit-eval: error: another process of this run has ended") <= 1
+    assert "Traceback" not in killed["stderr"]
     assert not (cut / f"ema-{STEPS:07d}.safetensors").exists()
     assert forks(command(cut), ranks=2)["statuses"] == [0, 0]
     same_run(two, cut)
@@ -650,6 +692,7 @@ DIGITS = ["--data", str(asset("digits").path)]
         ([*SIZES, "--data", "{}/negative.npz"], "label -1"),
         ([*SIZES, "--data", "{}/empty.npz"], "no arr_0"),
         ([*SIZES, *DIGITS, "--image-size", "8"], "has its own size"),
+        ([*SIZES, "--data", LATENTS, "--identity", "bytes"], "--identity is for a folder of images"),
         ([*SIZES, *DIGITS, "--num-classes", "5"], "labels up to 9; the model knows 5"),
         ([*SIZES, *DIGITS, "--patch-size", "3"], "does not divide into patches of 3"),
         ([*SIZES, *DIGITS, "--depth", "0"], "needed at least 1 of each"),

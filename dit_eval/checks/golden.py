@@ -227,7 +227,9 @@ def write_seeded_weights(path: Path, seed: int = 0) -> str:
         (scope, (kernel.shape[2], kernel.shape[3], kernel.shape[1], kernel.shape[0])) for scope, kernel in kernels
     ]
     weights = seeded_weights(shapes, seed)
+    state = io.BytesIO()  # torch.save takes the error of a full disk for one of its own
+    torch.save(state_from_constants(weights, path), state)
     with atomic_file(path) as file:
-        torch.save(state_from_constants(weights, path), file)
+        file.write(state.getbuffer())
     parts = (part for name in sorted(weights) for part in (name.encode(), weights[name].tobytes()))
     return hashlib.sha256(b"".join(parts)).hexdigest()

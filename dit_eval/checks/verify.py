@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from dit_eval.summary import GaussianStats
 from dit_eval.system.assets import embedded_dir
 from dit_eval.system.environment import environment
 from dit_eval.system.text import did_you_mean
+from dit_eval.system.toml import parse_toml
 from dit_eval.system.where import Where
 
 _EVERY = 5  # the golden file keeps one value in so many of a long vector
@@ -390,8 +390,8 @@ def _same(found: str, key: str) -> None:
 
 
 def _table() -> dict[str, Any]:
-    with open(embedded_dir() / "verify.toml", "rb") as file:
-        return tomllib.load(file)
+    path = embedded_dir() / "verify.toml"
+    return parse_toml(path.read_text(encoding="utf-8"), path)
 
 
 def _numbers() -> dict[str, np.ndarray]:

@@ -22,7 +22,8 @@ from dit_eval.cli.output import (
     say,
 )
 from dit_eval.cli.syntax import UsageError
-from dit_eval.system.dist import FirstProcessFailed, rank_told
+from dit_eval.system.dist import FailedElsewhere, rank_told
+from dit_eval.system.text import told
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -39,8 +40,8 @@ def _exit_code(call: Call) -> int:
     try:
         call()
         flush_stdout()
-    except FirstProcessFailed:
-        return USER_ERROR  # process 0 says why
+    except FailedElsewhere:
+        return USER_ERROR  # that process says why
     except NotWritten:
         return NOT_WRITTEN
     except BrokenPipeError:  # nobody reads stdout any more, as after `| head`
@@ -53,9 +54,9 @@ def _exit_code(call: Call) -> int:
         if os.environ.get("DIT_EVAL_TRACEBACK"):
             raise
         rank = rank_told()
-        say(f"dit-eval: error{f' in process {rank}' if rank else ''}: {call.spoken(str(error))}")
+        say(f"dit-eval: error{f' in process {rank}' if rank else ''}: {call.spoken(told(error))}")
         return USER_ERROR
     except KeyboardInterrupt:
-        say("dit-eval: interrupted")
+        header("dit-eval: interrupted")  # in each process
         return 130
     return 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import bring, header, say_note
-from dit_eval.cli.shared import DeviceEach, OnCorrupt, Pixels, check_destination, is_folder
+from dit_eval.cli.shared import DeviceEach, KnownBy, OnCorrupt, Pixels, check_destination, is_folder
 from dit_eval.system.dist import World, join
 from dit_eval.system.files import Watch
 from dit_eval.system.progress import Progress
@@ -37,6 +37,7 @@ class Encode:
     vae: Annotated[str, Option("all three have one encoder", metavar="ema|mse|original|FILE")] = "ema"
     half: Annotated[bool, Option("store float16: half the size, rounded")] = False
     on_corrupt: OnCorrupt = "refuse"
+    identity: KnownBy = "times"
     num_workers: Annotated[int, Option("threads that read")] = 4
     device: DeviceEach = "auto"
 
@@ -100,9 +101,11 @@ def _encode_setup(arguments: Encode, watch: Watch) -> tuple[ImageFolder, Path, s
         raise ValueError(f"--image-size {arguments.image_size}: needed a multiple of {LATENT_FACTOR}.")
     check_latents_folder(arguments.out)
     decoder = choose_decoder(arguments.vae)
-    folder = list_images(arguments.folder, image_size=arguments.image_size)
+    folder = list_images(arguments.folder, image_size=arguments.image_size, identity=arguments.identity)
     check_destination("--out", arguments.out.absolute().parent, folder=True)
     vae = decoder if isinstance(decoder, Path) else bring(decoder)
     watch.see(vae)
     with Progress() as progress:
-        return folder, vae, sha256_of(vae, partial(progress.update, "checksums"))
+        report = partial(progress.update, "checksums")
+        folder.identify(report)
+        return folder, vae, sha256_of(vae, report)

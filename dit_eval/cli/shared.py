@@ -70,6 +70,13 @@ Cache = Annotated[
 Device = Annotated[str, Option("cpu, cuda, cuda:1, ... (default: a GPU if there is one)", group=NETWORK)]
 DeviceEach = Annotated[str, Option("cpu or cuda (default: a GPU per process if there are any)")]
 Force = Annotated[bool, Option("write over an earlier file", group=EVERYDAY)]
+KnownBy = Annotated[
+    Literal["times", "bytes"],
+    Option(
+        "tell the images of a folder from others of the same names by sizes and times of change (default), or by all "
+        "their bytes, for copies that lose their times"
+    ),
+]
 OnCorrupt = Annotated[
     Literal["skip", "refuse"],
     Option("an image that cannot be read: stop at it (default), or leave it out; it is named either way"),

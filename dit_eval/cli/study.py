@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import header, say
 from dit_eval.cli.shared import check_destination, is_folder
 from dit_eval.results.settings import MOST_TASKS
-from dit_eval.system.dist import World, join
+from dit_eval.system.dist import join
 from dit_eval.system.progress import Progress
 from dit_eval.system.text import duration
 
@@ -250,10 +249,6 @@ def study_show(arguments: Show) -> None:
 
 
 def study_work(arguments: Work) -> None:
-    if World.from_environment().size > 1:
-        from dit_eval.study.local import end_with
-
-        end_with(os.getppid())  # torchrun, which gives its processes sessions of their own, may be killed
     with join() as world:
         from dit_eval.study.folder import Study
         from dit_eval.study.tasks import work

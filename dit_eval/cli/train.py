@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from dit_eval.cli.options import EVERYDAY, Option, Panel
 from dit_eval.cli.output import header, say
-from dit_eval.cli.shared import DeviceEach, OnCorrupt, Pixels, check_destination, is_folder
+from dit_eval.cli.shared import DeviceEach, KnownBy, OnCorrupt, Pixels, check_destination, is_folder
 from dit_eval.diffusion.recipe import Recipe, Schedule
 from dit_eval.results.settings import MOST_CLASSES
 from dit_eval.system.dist import World, join
@@ -69,6 +69,7 @@ class Train:
     no_flips: Annotated[bool, Option("mirror no images (default: half of them)", group=DATA)] = False
     num_workers: Annotated[int, Option("threads that read ahead", group=DATA)] = 4
     on_corrupt: OnCorrupt = "refuse"
+    identity: KnownBy = "times"
     schedule: Annotated[
         Schedule,
         Panel(options={"steps": Option("steps to train, in all", group=EVERYDAY), "save_at": Option(metavar="N,N")}),
@@ -122,6 +123,7 @@ def train(arguments: Train) -> None:
 
 def _training_setup(arguments: Train, world: World) -> tuple[TrainingRun, Execution]:
     """Data, model and recipe as asked for: everything a user may have got wrong."""
+    from dit_eval.diffusion.data import ImageFolder
     from dit_eval.diffusion.recipe import Execution
     from dit_eval.diffusion.trainer import check_execution
     from dit_eval.training import TrainingRun, check_training
@@ -146,7 +148,11 @@ def _training_setup(arguments: Train, world: World) -> tuple[TrainingRun, Execut
     data = _training_data(arguments, world)
     run = TrainingRun(config=_training_config(arguments, data), data=data, recipe=recipe, schedule=schedule)
     check_training(run, execution=execution, world=world)
-    return dataclasses.replace(run, data=_readable(arguments, data, world)), execution
+    readable = _readable(arguments, data, world)
+    if isinstance(readable, ImageFolder) and world.rank == 0:
+        with Progress() as progress:
+            readable.identify(partial(progress.update, "checksums"))
+    return dataclasses.replace(run, data=readable), execution
 
 
 def _check_one_model(arguments: Train) -> None:
@@ -183,6 +189,8 @@ def _training_data(arguments: Train, world: World) -> TrainingData:
         raise ValueError("--grey is for the grey images of an npz.")
     if arguments.image_size is not None and path.exists() and not is_folder:
         raise ValueError(f"--image-size is for a folder of images; {path} has its own size.")
+    if arguments.identity != "times" and not is_folder and path.is_dir():
+        raise ValueError(f"--identity is for a folder of images; {path} is known as `dit-eval encode` knew its images.")
     if arguments.model and is_folder:
         raise ValueError(
             f"--data {path}: images, and {arguments.model} is a model of latents. Encode them once: "
@@ -190,7 +198,13 @@ def _training_data(arguments: Train, world: World) -> TrainingData:
         )
     with Progress() as progress:
         report = partial(progress.update, "checksums") if world.rank == 0 else None
-        return open_data(path, image_size=arguments.image_size, channels=1 if arguments.grey else 3, on_progress=report)
+        return open_data(
+            path,
+            image_size=arguments.image_size,
+            channels=1 if arguments.grey else 3,
+            identity=arguments.identity,
+            on_progress=report,
+        )
 
 
 def _readable(arguments: Train, data: TrainingData, world: World) -> TrainingData:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -23,6 +23,7 @@ from PIL import Image
 from dit_eval.diffusion.latents import INDEX, Latents
 from dit_eval.images.decoding import FORMATS, decode, to_rgb, too_large
 from dit_eval.images.folder import read_file
+from dit_eval.images.identity import Identity, identify
 from dit_eval.images.listing import IMAGE_SUFFIXES
 from dit_eval.images.npz import open_batch
 from dit_eval.system.ahead import in_order
@@ -120,6 +121,7 @@ def open_data(
     *,
     image_size: int | None = None,
     channels: Literal[1, 3] = 3,
+    identity: Identity = "times",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TrainingData:
     """Training data of any kind: latents, an npz of images, or a folder of images.
@@ -128,6 +130,7 @@ def open_data(
     ----------
     image_size : side of the crop, for a folder of images
     channels : 1 to take the grey images of an npz as one channel
+    identity : see `ImageFolder`; an npz is always known by its bytes, and latents as `encode` knew their images
     on_progress : called with (bytes, bytes in all) while the checksum of an npz is computed
 
     Raises
@@ -145,7 +148,7 @@ def open_data(
         raise FileNotFoundError(f"{path}: neither latents, nor an npz, nor a folder of images.")
     if image_size is None:
         raise ValueError(f"{path}: a folder of images needs `image_size`, the side of the centre crop.")
-    return list_images(path, image_size=image_size)
+    return list_images(path, image_size=image_size, identity=identity)
 
 
 def open_npz(
@@ -201,6 +204,7 @@ class ImageFolder:
     labels : int64 (N,), numbers of `classes`
     classes : names of the class folders, sorted; empty if the images lie in `root` itself, all of class 0
     image_size : side of the crop
+    identified_by : what tells the images from others under the same names: sizes and "times" of change, or "bytes"
     """
 
     root: Path
@@ -208,6 +212,8 @@ class ImageFolder:
     labels: np.ndarray
     classes: tuple[str, ...]
     image_size: int
+    identified_by: Identity = "times"
+    _identified: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def space(self) -> Literal["latent", "pixel"]:
@@ -223,9 +229,24 @@ class ImageFolder:
 
     @property
     def identity(self) -> dict[str, Any]:
+        about = {"listing_sha256": self.listing_sha256, "images": len(self), "image_size": self.image_size}
+        return {"kind": "folder", **about, **self.identify()}
+
+    @property
+    def listing_sha256(self) -> str:
+        """SHA-256 of the names of classes and files."""
         names = "\n".join([*self.classes, "", *self.files]).encode(errors="surrogateescape")  # the bytes of the names
-        listing = hashlib.sha256(names).hexdigest()
-        return {"kind": "folder", "listing_sha256": listing, "images": len(self), "image_size": self.image_size}
+        return hashlib.sha256(names).hexdigest()
+
+    def identify(self, on_progress: Callable[[int, int], None] | None = None) -> dict[str, str]:
+        """What tells the images from others under the same names, as of the first call; bytes are read for it.
+
+        Parameters and errors as those of `dit_eval.images.identity.identify`.
+        """
+        if not self._identified:
+            found = identify(self.root, self.files, self.identified_by, on_progress=on_progress)
+            self._identified.update(found)
+        return self._identified
 
     def __len__(self) -> int:
         return len(self.files)
@@ -267,8 +288,12 @@ class CorruptImage(ValueError):
     """A file that cannot be read as an image; the message has its path."""
 
 
-def list_images(root: str | os.PathLike[str], *, image_size: int) -> ImageFolder:
+def list_images(root: str | os.PathLike[str], *, image_size: int, identity: Identity = "times") -> ImageFolder:
     """Find the images of a folder; each folder in it is a class, in alphabetical order.
+
+    Parameters
+    ----------
+    image_size, identity : see `ImageFolder`
 
     Raises
     ------
@@ -289,6 +314,7 @@ def list_images(root: str | os.PathLike[str], *, image_size: int) -> ImageFolder
         labels=np.repeat(np.arange(len(found), dtype=np.int64), [len(files) for files in found.values()]),
         classes=tuple(name for name in found if name),
         image_size=image_size,
+        identified_by=identity,
     )
 
 

@@ -11,11 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dit_eval.images.identity import recorded
 from dit_eval.system.reading import is_count, is_number, map_npy, npy_header, read_json
-from dit_eval.system.seals import damaged_files, file_digest, read_digests
+from dit_eval.system.seals import damaged_files, file_digest, read_digests, read_sealed
 from dit_eval.system.text import reason, shown
 
 INDEX = "latents.json"  # in a folder of latents; its being there says that all of them are
+SETTINGS = "settings.json"  # beside it: what tells the encoding from others
 
 
 class Latents:
@@ -41,6 +43,8 @@ class Latents:
                 f"{self.path}: no latents there; "
                 + ("`dit-eval encode` has not finished, run it again." if begun else "make them by `dit-eval encode`.")
             )
+        settings = self.path / SETTINGS  # of an earlier version there may be none
+        self._images_identity = recorded(read_sealed(settings)) if settings.exists() else {}
         self._digests = read_digests(self.path)
         for name in (INDEX, "labels.npy"):
             self._check(name)
@@ -77,7 +81,8 @@ class Latents:
     @property
     def identity(self) -> dict[str, Any]:
         kept = ("listing_sha256", "image_size", "vae_sha256", "dtype")
-        return {"kind": "latents", "images": len(self), **{name: self._index[name] for name in kept}}
+        known = {name: self._index[name] for name in kept}
+        return {"kind": "latents", "images": len(self), **known, **self._images_identity}
 
     def __len__(self) -> int:
         return self._ends[-1]

@@ -19,6 +19,7 @@ import numpy as np
 
 from dit_eval.diffusion.labels import draw_labels, read_labels
 from dit_eval.diffusion.sampler import Decoder, ImageSampler, check_sampling
+from dit_eval.diffusion.written import check_weights
 from dit_eval.models.checkpoints import build_dit
 from dit_eval.models.choose import ModelChoice, Weights, choose_decoder, choose_model
 from dit_eval.models.config import DiTConfig
@@ -142,12 +143,14 @@ def _describe(
         watch.see(vae)
     with voice.progress() as progress:
         report = partial(progress.update, "checksums")
+        checkpoint_sha256 = sha256_of(choice.path, report)
+        check_weights(choice.path, checkpoint_sha256)
         files = RunFiles(
             model=shown(choice.name),
             network=dataclasses.asdict(choice.config),
             image_size=choice.config.image_size,
             checkpoint=shown(choice.path.name),
-            checkpoint_sha256=sha256_of(choice.path, report),
+            checkpoint_sha256=checkpoint_sha256,
             weights=choice.weights,
             vae=shown(Path(settings.vae).name) if vae else None,
             vae_sha256=sha256_of(vae, report) if vae else None,

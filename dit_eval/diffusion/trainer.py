@@ -17,6 +17,7 @@ from dit_eval.diffusion.data import TrainingData
 from dit_eval.diffusion.process import Diffusion
 from dit_eval.diffusion.recipe import Execution, Recipe
 from dit_eval.diffusion.spacing import NUM_TRAIN_STEPS
+from dit_eval.diffusion.written import check_state, check_weights
 from dit_eval.models.checkpoints import read_state
 from dit_eval.models.config import DiTConfig
 from dit_eval.models.dit import DiT
@@ -184,24 +185,38 @@ class Trainer:
             for kind in ("exp_avg", "exp_avg_sq")
         }
 
-    def restore(self, steps: int, *, model: Path, ema: Path, state: dict[str, Tensor]) -> None:
+    def restore(self, steps: int, *, model: Path, ema: Path, state: Path) -> dict[str, Tensor]:
         """Go back to where a run was after some steps.
+
+        Parameters
+        ----------
+        model, ema : weights of that step
+        state : the file that `dit_eval.training.train` writes after them, with `state()` and more
+
+        Returns
+        -------
+        What the state holds beside the optimizer's.
 
         Raises
         ------
         ValueError
-            If a file is damaged.
+            If a file is damaged, or not as the state beside it says that it was written.
         """
+        check_state(state)
+        for path in (model, ema):
+            check_weights(path)
+        others = {name: value for name, value in read_state(state).items() if isinstance(value, Tensor)}
         self.model.load_state_dict(read_state(model))
         self.ema.load_state_dict(read_state(ema))
         moments = {
             i: {"step": torch.tensor(float(steps))}
-            | {kind: state[f"{kind}.{name}"] for kind in ("exp_avg", "exp_avg_sq")}
+            | {kind: others.pop(f"{kind}.{name}") for kind in ("exp_avg", "exp_avg_sq")}
             for i, name in enumerate(self._trained)
         }
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.steps = steps
+        return others
 
 
 def check_execution(recipe: Recipe, execution: Execution, world: World) -> None:

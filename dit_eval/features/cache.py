@@ -6,6 +6,7 @@ made from something else, is made again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ from dit_eval.images import ImageSet
 from dit_eval.images.npz import write_batch
 from dit_eval.summary import FeatureSummary, GaussianStats
 from dit_eval.system.dist import World
-from dit_eval.system.files import why_not_written
+from dit_eval.system.files import is_stream, why_not_written
 from dit_eval.system.reading import Header, NpzFile, open_npz, parse_json
 from dit_eval.system.text import reason, shown
 
@@ -89,6 +90,8 @@ class CacheEntry:
         arrays = _arrays(summary)
         made_from = json.dumps(json.loads(self.made_from) | {_SUMS: {key: _crc(each) for key, each in arrays.items()}})
         try:
+            if is_stream(self.path):  # which `write_batch` would write into, and wait for a reader
+                raise FileExistsError(errno.EEXIST, "it is no plain file")
             write_batch(self.path, arrays={"made_from": np.array(made_from), **arrays})
         except OSError as error:
             if self.on_note:

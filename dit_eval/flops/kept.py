@@ -89,6 +89,10 @@ def count_network(network: dict[str, Any]) -> Count | None:
 @functools.cache
 def _kept() -> dict[str, list[int]]:
     """Counts made before by the same code and packages, by model; a count takes seconds and always gives the same."""
+    return _read()
+
+
+def _read() -> dict[str, list[int]]:
     try:
         kept = read_json(_file(), "counts", max_size=_MAX_FILE)
     except (OSError, ValueError):
@@ -108,11 +112,12 @@ def _check(key: str, count: list[int]) -> str:
 
 
 def _keep(key: str, count: list[int]) -> None:
+    _kept().update(_read())  # what other processes counted meanwhile
     _kept()[key] = count
     path = _file()
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
+        with atomic_file(path, own=True) as file:
             entries = {key: [*count, _check(key, count)] for key, count in _kept().items()}
             file.write(json.dumps(entries, sort_keys=True).encode())
 

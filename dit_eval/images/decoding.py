@@ -22,8 +22,10 @@ What the modes of Pillow become as RGB of 8 bits, where `to_rgb` is asked:
 from __future__ import annotations
 
 import io
+import logging
 import re
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -52,6 +54,7 @@ FORMATS = {
     "TIFF": TiffImagePlugin,
     "WEBP": WebPImagePlugin,
 }
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else it writes of damage to stderr; an error says it
 _UNUSED = {b"iCCP", b"iTXt", b"zTXt", b"tEXt", b"eXIf"}  # chunks of a PNG that Pillow would unpack
 _STEP = 1 << 20  # bytes of pixel data unpacked at once to be counted
 # Passes of an interlaced PNG: first column and row, and steps between them.
@@ -65,6 +68,8 @@ _FRAMES, _PROGRESSIVE = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}, {0xC2, 0xC6, 
 # Pixel data that a whole JPEG does not need: some for each of the restart intervals that may be missing.
 _MORE = b"".join(b"\xa5\x3c\x96\x0f\x71\xc3" * 8 + bytes([0xFF, 0xD0 + k]) for k in (*range(8), *range(8)))
 
+# What Pillow warns of: tags and chunks that it skips, none of which is a pixel.
+_SKIPPED = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 # What Pillow raises at a file that is no image, or a damaged one.
 _UNREADABLE = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError, struct.error, zlib.error),
@@ -97,6 +102,7 @@ def decode(
     """
     if not data:
         raise ValueError(f"{where}: cannot be read as an image; it is empty.")
+    _skip_in_silence()
     try:
         png = is_png(data)
         if "WEBP" in formats and (size := _webp_size(data)):
@@ -150,6 +156,13 @@ def too_large(width: int, height: int, max_pixels: int) -> str:
 
 class _Unwanted(Exception):
     """An image that can be read, and is not wanted."""
+
+
+def _skip_in_silence() -> None:
+    """Let nobody see Pillow's warnings. The filter stays: images are decoded in threads, where `catch_warnings` would
+    put filters back that other threads have set meanwhile."""
+    if not warnings.filters or warnings.filters[0] != _SKIPPED:  # a filter before it would count
+        warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dit_eval.images.identity import sum_of_sums
 from dit_eval.images.listing import Load, Source, is_jpeg, is_png
 from dit_eval.images.reader import check_number, pixels
 from dit_eval.system.ahead import in_order
@@ -123,7 +124,7 @@ class ImageFiles:
             self._jpegs.update(index for index, (_, jpeg) in enumerate(found) if jpeg)
             self._digests.extend(text for text, _ in found)
             self.check_unchanged()
-        return hashlib.sha256("".join(f"{text}\n" for text in self._digests).encode()).hexdigest()
+        return sum_of_sums(self._digests)
 
     def check_unchanged(self) -> None:
         """That all that has been read is of the same files as they are now.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,17 +19,12 @@ from dit_eval.images.folder import read_file
 from dit_eval.images.listing import MAX_FILE, Load
 from dit_eval.images.reader import Reader, Role
 from dit_eval.system.files import Watch
-from dit_eval.system.reading import parse_json
+from dit_eval.system.reading import read_json
 from dit_eval.system.text import reason, shown
 
 _DESCRIPTIONS = ("state.json", "dataset_info.json")
 _MAX_DESCRIPTION = 1 << 22  # bytes of one of them
 _DICTIONARY, _ROWS = 2, 3  # kinds of messages in an Arrow file, by Message.fbs
-# What the package raises at a saved dataset that is damaged, or made to do harm.
-_UNREADABLE = (
-    *(OSError, ValueError, LookupError, TypeError, AttributeError, NotImplementedError, ImportError),
-    *(ArithmeticError, MemoryError, RecursionError),
-)
 
 
 def from_dataset(
@@ -81,7 +77,13 @@ class _Rows:
 
     @contextmanager
     def reading(self) -> Iterator[Callable[[Sequence[int]], Iterator[Load]]]:
-        yield lambda indices: (partial(self._load, self.table[int(i)][self.column], i) for i in indices)
+        yield lambda indices: (partial(self._load, self._cell(int(i)), i) for i in indices)
+
+    def _cell(self, index: int) -> Any:
+        try:
+            return self.table[index][self.column]
+        except Exception as error:  # as in `_open`
+            raise ValueError(f"{self.where(index)}: cannot be read ({reason(error)}).") from None
 
     def _load(self, cell: Any, index: int) -> bytes:
         data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (None, None)
@@ -176,10 +178,13 @@ def _open(path: Path, *, role: Role, num_images: int | None) -> ImageFiles:
         _check_unpacked(path)
         dataset = datasets.load_from_disk(str(path))
         dataset.data.validate(full=True)  # Arrow believes a file that one value begins at any place
-    except _UNREADABLE as error:
+        # What a saved dataset names outside itself is not its own.
+        rows, labels = _rows(dataset, path, column=None, label_column=None, links=False, watch=watch)
+    except Exception as error:  # of every kind, at damage that the package does not expect; Arrow has kinds of its own
+        said = str(error) if isinstance(error, ValueError) else ""
+        if said.startswith(f"{path}: "):
+            raise
         raise _broken(path, reason(error)) from None
-    # What a saved dataset names outside itself is not its own.
-    rows, labels = _rows(dataset, path, column=None, label_column=None, links=False, watch=watch)
     return image_files(rows, num_images, labels)
 
 
@@ -191,22 +196,17 @@ def _check_files(path: Path) -> None:
         name = file.get("filename") if isinstance(file, dict) else None
         if not isinstance(name, str) or name in ("", ".", "..") or re.search(r"[/\\\0:]", name):
             raise _broken(path, f"state.json names {shown(repr(name)[:80])}; expected a file of the folder itself")
-        if not (path / name).is_file():  # a pipe would be waited for
-            kind = "no plain file" if (path / name).exists() else "missing"
+        if not os.path.isfile(path / name):  # a pipe would be waited for; `Path` has errors for names that are too long
+            kind = "no plain file" if os.path.exists(path / name) else "missing"
             raise _broken(path, f"{shown(name[:80])} is {kind}")
 
 
 def _described(path: Path, name: str) -> dict[str, Any]:
-    size = (path / name).stat().st_size
-    if size > _MAX_DESCRIPTION:
-        raise _broken(path, f"{name} has {size:,} bytes, of which {_MAX_DESCRIPTION:,} are allowed")
     try:
-        found = parse_json((path / name).read_text(encoding="utf-8"))
-    except (RecursionError, ValueError) as error:
-        raise _broken(path, f"{name}: {reason(error)}") from None
-    if not isinstance(found, dict):
-        raise _broken(path, f"{name} holds {type(found).__name__}; expected an object")
-    return found
+        return read_json(path / name, "what save_to_disk writes", max_size=_MAX_DESCRIPTION)
+    except (FileNotFoundError, ValueError) as error:
+        said = reason(error).removeprefix(f"{path / name}: ").rstrip(".")
+        raise _broken(path, f"{name}: {said}") from None
 
 
 def _check_unpacked(path: Path) -> None:

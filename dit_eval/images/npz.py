@@ -155,6 +155,17 @@ class ImageBatch:
         self.check_unchanged()
         return digest.hexdigest()
 
+    def check_images(self) -> None:
+        """That the images are those that were written; reads all of them.
+
+        Raises
+        ------
+        ValueError
+            If they do not match the zip's own checksum.
+        """
+        if self._images is not None:
+            self._images.check(self.path)
+
     def check_unchanged(self) -> None:
         """That the file is still the one that was opened.
 

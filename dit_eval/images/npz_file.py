@@ -13,6 +13,8 @@ import numpy as np
 from dit_eval.system.files import BROKEN_ARCHIVE
 from dit_eval.system.reading import Header, NpzFile
 
+_CHUNK = 1 << 22  # bytes per read when images are checked
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageMember:
@@ -34,6 +36,21 @@ class ImageMember:
     def stored(self) -> bool:
         """Whether the bytes lie in the file as they are, not compressed."""
         return self.info.compress_type == zipfile.ZIP_STORED
+
+    def check(self, path: Path) -> None:
+        """Read all of the images, and compare them with the zip's own checksum.
+
+        Raises
+        ------
+        ValueError
+            If they are not those that were written.
+        """
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open(self.info) as file:
+                while file.read(_CHUNK):
+                    pass
+        except BROKEN_ARCHIVE as error:
+            raise ValueError(f"{path}: the images are damaged ({error}).") from None
 
     def batches(self, path: Path, begins: range, end: int) -> Iterator[np.ndarray]:
         """Images uint8 (B, H, W, 3) from each of `begins` on, as many as its step, to before image `end`."""

@@ -8,6 +8,7 @@ tensors and plain containers.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import re
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -26,7 +26,8 @@ from dit_eval.models.dit import DiT
 from dit_eval.models.names import DIT_NAMES
 from dit_eval.models.wrappers import found_elsewhere, unwrap
 from dit_eval.system.files import atomic_file
-from dit_eval.system.tensors import check_header, load_tensors
+from dit_eval.system.reading import parse_json, tensor_file, tensor_header
+from dit_eval.system.tensors import load_tensors, stored_texts
 from dit_eval.system.text import reason, shown
 
 # In the metadata of the safetensors files that we write.
@@ -279,16 +280,12 @@ def save_dit(path: str | os.PathLike[str], model: DiT, *, notes: Mapping[str, st
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {**(notes or {}), _CONFIG_KEY: json.dumps(asdict(model.config))}
     tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
-    data = memoryview(save(tensors, metadata=metadata))
-    # safetensors writes metadata in an order that changes from call to call.
-    size = 8 + int.from_bytes(data[:8], "little")
-    entries = json.loads(bytes(data[8:size]))
-    entries["__metadata__"] = dict(sorted(entries["__metadata__"].items()))
-    header = json.dumps(entries, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
+    data = save(tensors, metadata=metadata)
+    made = io.BytesIO(data)
+    header = tensor_header(made)
     with atomic_file(path) as file:
-        for part in (len(header).to_bytes(8, "little"), header, data[size:]):
-            file.write(part)
+        # safetensors writes metadata in an order that changes from call to call.
+        file.writelines(tensor_file(header, memoryview(data)[made.tell() :]))
 
 
 def stored_config(path: str | os.PathLike[str]) -> DiTConfig | None:
@@ -303,8 +300,8 @@ def stored_config(path: str | os.PathLike[str]) -> DiTConfig | None:
     """
     try:
         text = _metadata(Path(path)).get(_CONFIG_KEY)
-        return None if text is None else DiTConfig(**json.loads(text))
-    except (SafetensorError, ArithmeticError, RecursionError, TypeError, ValueError) as error:
+        return None if text is None else DiTConfig(**parse_json(text))
+    except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)}: its configuration cannot be read ({reason(error)}).") from None
 
 
@@ -326,14 +323,14 @@ def training_notes(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         text = _metadata(Path(path)).get(NOTES_KEY)
         if text is None:
             return None
-        notes = json.loads(text)
+        notes = parse_json(text)
         counts = (notes["step"], notes["recipe"]["batch_size"])
         if not all(type(count) is int and count > 0 for count in counts):
             raise ValueError(f"{counts[0]!r} steps of {counts[1]!r} images")
         if notes["weights"] not in ("ema", "model"):
             raise ValueError(f"weights {notes['weights']!r}, neither ema nor model")
         return dict(notes)
-    except (SafetensorError, KeyError, RecursionError, TypeError, ValueError) as error:
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)}: its notes on training cannot be read ({reason(error)}).") from None
 
 
@@ -343,9 +340,7 @@ def _metadata(path: Path) -> dict[str, str]:
         raise FileNotFoundError(f"{path}: no such checkpoint.")
     if path.suffix != ".safetensors":
         return {}
-    check_header(path)
-    with safe_open(path, framework="pt") as file:
-        return file.metadata() or {}
+    return stored_texts(path)
 
 
 def read_state(path: Path) -> dict[str, object]:

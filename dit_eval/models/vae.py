@@ -6,7 +6,6 @@ about unit variance (Rombach et al. 2022).
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +17,9 @@ from torch import Tensor
 from dit_eval.models.checkpoints import read_state
 from dit_eval.models.config import LATENT_FACTOR
 from dit_eval.models.wrappers import unwrap
+from dit_eval.system.reading import NOT_OURS, is_count, read_json
 from dit_eval.system.switches import arithmetic, each_core_alone
-from dit_eval.system.text import did_you_mean
+from dit_eval.system.text import did_you_mean, reason, shown
 
 SCALE = 0.18215
 LATENT_CHANNELS = 4
@@ -27,6 +27,8 @@ LATENT_CHANNELS = 4
 DECODERS = {"ema": "sd-vae-ft-ema", "mse": "sd-vae-ft-mse", "original": "sd-vae-original"}
 
 _WEIGHTS = "diffusion_pytorch_model"
+_MAX_CONFIG = 1 << 16  # bytes of a config.json
+_MAX_BLOCKS = 32  # of an autoencoder, and layers of a block
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 _ROOTS = {"encoder", "decoder", "quant_conv", "post_quant_conv"}  # first parts of its names
@@ -175,16 +177,27 @@ def _load(
         if found.notes and on_note:
             on_note(f"{file}: {'; '.join(found.notes)}")
     beside = file.with_name("config.json")
+    config = described(beside) if file.stem == _WEIGHTS and beside.is_file() else _CONFIG
     try:
-        described = file.stem == _WEIGHTS and beside.is_file()
-        config = json.loads(beside.read_text(encoding="utf-8")) if described else _CONFIG
         with torch.device("meta"):
             model = AutoencoderKL.from_config(config)
         model.load_state_dict({_modern_name(name): value for name, value in state.items()}, assign=True)
-    except (ValueError, RuntimeError, AttributeError, TypeError) as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{file}: not the weights of an f8 autoencoder in diffusers' names ({first}).") from None
+    except (*NOT_OURS, IndexError, RuntimeError) as error:
+        why = reason(error)
+        raise ValueError(f"{file}: not the weights of an f8 autoencoder in diffusers' names ({why}).") from None
     return model
+
+
+def described(path: Path) -> dict[str, Any]:
+    """How diffusers describes an autoencoder in a file, within bounds: it makes as many layers as it is told."""
+    config = read_json(path, "the config.json of an autoencoder", max_size=_MAX_CONFIG)
+    for name, value in config.items():
+        if isinstance(value, list) and len(value) > _MAX_BLOCKS:
+            raise ValueError(f"{path}: {shown(name)[:80]} has {len(value):,} entries; expected at most {_MAX_BLOCKS}.")
+    layers = config.get("layers_per_block", 1)
+    if not is_count(layers) or layers > _MAX_BLOCKS:
+        raise ValueError(f"{path}: layers_per_block is {layers!r:.80}; expected a number up to {_MAX_BLOCKS}.")
+    return config
 
 
 def _modern_name(name: str) -> str:

@@ -19,6 +19,7 @@ from dit_eval.report.tables.table import PAPER_TITLE, Table
 from dit_eval.report.templating import base64_text, render
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.references import reference_title
+from dit_eval.system.seals import file_digest
 from dit_eval.system.text import shown, slug
 
 
@@ -119,7 +120,7 @@ def page_html(
             "left_out": left_out,
             "paper": PAPER_TITLE,
             "version": dit_eval.__version__,
-            "sources": [(shown(path.name), hashlib.sha256(path.read_bytes()).hexdigest()) for path in sources],
+            "sources": [(shown(path.name), file_digest(path)) for path in sources],
             "made": [_how_made(result) for result in measured],
             "css": css,
             "script": script,

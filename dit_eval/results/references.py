@@ -8,7 +8,6 @@ ADM's batches and the embedded digits are public files (`manifest.toml`). Statis
 from __future__ import annotations
 
 import functools
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from dit_eval.results.eval_result import PROTOCOL, ImageSource
 from dit_eval.system.assets import assets, embedded_dir, identify
 from dit_eval.system.text import shown
+from dit_eval.system.toml import parse_toml
 
 OWN, UNKNOWN = "own", "unknown-statistics"
 NOT_RECORDED = "reference not recorded"  # of results of versions that did not say
@@ -51,8 +51,8 @@ class KnownReference:
 
 @functools.cache
 def _manifest() -> dict[str, Any]:
-    with open(embedded_dir() / "references.toml", "rb") as file:
-        return tomllib.load(file)
+    path = embedded_dir() / "references.toml"
+    return parse_toml(path.read_text(encoding="utf-8"), path)
 
 
 @functools.cache

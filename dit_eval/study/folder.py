@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 from filelock import FileLock
 
+from dit_eval.diffusion.written import steps_done
+from dit_eval.images.identity import beside, check_identity
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.parse import json_text
 from dit_eval.sampling import images_drawn
@@ -29,9 +31,9 @@ from dit_eval.system.dist import World
 from dit_eval.system.environment import environment
 from dit_eval.system.files import atomic_file
 from dit_eval.system.run_folder import claim, is_claimed, remove_partial
-from dit_eval.system.seals import read_sealed, sealed
+from dit_eval.system.seals import digest_of, file_digest, read_sealed, sealed
 from dit_eval.system.text import reason
-from dit_eval.training import steps_done, weights_of_step
+from dit_eval.training import log_is_damaged, weights_of_step
 
 State = Literal["done", "running", "ready", "waiting", "failed"]
 _PATIENCE = 30.0  # seconds that a task waits for a process of an earlier run to let go of it
@@ -134,8 +136,8 @@ class Study:
             return
         names = ("results.jsonl", "losses.jsonl", "failures.json", "study.json", "plan.toml")
         there = [self.folder / name for name in names if (self.folder / name).exists()]
-        plan = self.folder / "plan.toml"
-        if there == [plan] and plan.read_bytes() == self.plan.text.encode():  # of a run that ended at once
+        plan, ours = self.folder / "plan.toml", digest_of(self.plan.text.encode())
+        if there == [plan] and plan.is_file() and file_digest(plan) == ours:  # of a run that ended at once
             return
         if there:
             raise FileExistsError(f"{there[0]}: of no study, which would write over it. Name another `out`.")
@@ -153,6 +155,9 @@ class Study:
     def unfit(self) -> list[str]:
         """A line on each record of the folder that is damaged, and so counts as not there."""
         lines = [why for task in self.plan.tasks if isinstance(why := self._done(task), str)]
+        for folder in (self.training_folder(run.key) for run in self.plan.trainings):
+            if log_is_damaged(folder):
+                lines.append(f"warning: {folder / 'log.jsonl'}: damaged; losses are not as they were written.")
         try:
             read_failures(self.folder / "failures.json")
         except ValueError as error:
@@ -211,9 +216,9 @@ class Study:
     def collect(self) -> int:
         """Write `results.jsonl` and `losses.jsonl` from what is finished; the number of results."""
         results = [result for cell in self.plan.cells if (result := self.result(cell))]
-        with atomic_file(self.results) as file:
+        with atomic_file(self.results, own=True) as file:
             file.write("".join(result.to_json() + "\n" for result in results).encode())
-        with atomic_file(self.losses) as file:
+        with atomic_file(self.losses, own=True) as file:
             for run in self.plan.trainings:
                 name = label(run.model, run.config.block, run.recipe.global_seed)
                 for line in log_lines(self.training_folder(run.key) / "log.jsonl"):
@@ -236,7 +241,7 @@ class Study:
             about["result"] = result.to_dict()
         path = self.done_file(task)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
+        with atomic_file(path, own=True) as file:
             file.write(json_text(sealed(about)).encode())
 
     def begin(self, sources: Sources) -> None:
@@ -253,14 +258,14 @@ class Study:
             ("plan.toml", self.plan.text),
             ("study.json", json.dumps(sealed({"sources": dataclasses.asdict(sources), "environment": environment()}))),
         ):
-            with atomic_file(self.folder / name) as file:
+            with atomic_file(self.folder / name, own=True) as file:
                 file.write(text.encode())
         self.note_failures({})
         (self.folder / "locks").mkdir(exist_ok=True)
 
     def note_failures(self, reasons: Mapping[str, str]) -> None:
         """Keep why tasks failed, by their keys, until the study is run again."""
-        with atomic_file(self.folder / "failures.json") as file:
+        with atomic_file(self.folder / "failures.json", own=True) as file:
             file.write(json.dumps(reasons, indent=1).encode())
 
     def _refuse_other_measures(self, sources: Sources) -> None:
@@ -281,10 +286,12 @@ class Study:
         begun = [path for path in runs if path.exists()]
         identity = json.loads(json.dumps(training_data(self.plan, sources).identity)) if begun else {}
         for path in begun:
-            if read_sealed(path).get("data") != identity:
+            there = read_sealed(path).get("data")
+            if not isinstance(there, dict) or beside(there) != beside(identity):
                 raise ValueError(
                     f"{path.parent} is of another run: its data are not {sources.train}. Name another `out`."
                 )
+            check_identity(identity, there, path.parent)
 
     @contextmanager
     def alone(self) -> Iterator[None]:

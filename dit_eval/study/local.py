@@ -10,15 +10,15 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from dit_eval.study.engine import Outcome, Resources, torchrun
+from dit_eval.system.dist import end_with
 from dit_eval.system.files import open_log
+from dit_eval.system.text import told
 
 
 class LocalEngine:
@@ -162,7 +162,7 @@ class _Worker:
                     self._run(command, log)
                 pipe.send("")
             except Exception as error:
-                pipe.send(str(error) or type(error).__name__)
+                pipe.send(told(error))
 
     def end(self) -> None:
         """End this process at once, and its program."""
@@ -180,17 +180,6 @@ class _Worker:
             self._program = None
         if code:
             raise RuntimeError(f"{_exit_words(code)}; see {log}")
-
-
-def end_with(parent: int, *, end: Callable[[], object] = lambda: os._exit(1)) -> None:
-    """Have this process end when its parent has ended, however that did; `end` is how."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        end()
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _exit_words(code: int | None) -> str:

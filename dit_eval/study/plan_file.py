@@ -7,6 +7,7 @@ The keys of a table are the fields of the settings that it stands for, each stat
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,9 +26,11 @@ from dit_eval.models.names import DIT_NAMES, parse_name
 from dit_eval.results.settings import LABEL_RULES, SamplingSettings
 from dit_eval.study.expand import Combinations, Expansion, TrainingRules
 from dit_eval.study.plan import Data, Plan, PlanError, Rule, Speed, TaskResources
-from dit_eval.study.toml_table import Table, read_toml
+from dit_eval.study.toml_table import Table
+from dit_eval.system.reading import read_text
 from dit_eval.system.settings import Setting, settings_of
 from dit_eval.system.text import did_you_mean
+from dit_eval.system.toml import parse_toml
 
 PLAN_FOLDER = Path(__file__).with_name("plans")
 _MAX_FILE = 1 << 18  # bytes of a plan
@@ -103,20 +106,25 @@ def load_plan(plan: str | os.PathLike[str]) -> Plan:
         if path.stat().st_size > _MAX_FILE:
             raise PlanError(f"{path}: {path.stat().st_size:,} bytes; a plan may have {_MAX_FILE:,}.")
         try:
-            return parse_plan(path.read_text(encoding="utf-8"), path)
-        except UnicodeDecodeError as error:
-            raise PlanError(f"{path}: not UTF-8 text ({error}).") from None
+            text = io.StringIO(read_text(path, "a plan", max_size=_MAX_FILE), newline=None).read()
+        except ValueError as error:
+            raise PlanError(str(error)) from None
+        return parse_plan(text, path)
     known = embedded_plans()
     if os.fspath(plan) in known:
         embedded = known[os.fspath(plan)]
-        return parse_plan(embedded.read_text(encoding="utf-8"), embedded)
+        return parse_plan(read_text(embedded, "a plan"), embedded)
     hint = did_you_mean(path.name.removesuffix(".toml"), known)
     raise FileNotFoundError(f"{plan}: neither a file nor an embedded plan; known: {', '.join(known)}.{hint}")
 
 
 def parse_plan(text: str, path: Path) -> Plan:
     """A plan from its text; `path` is for messages, and where relative paths in it start. Errors as `load_plan`."""
-    top = Table(values=read_toml(text, path), path=path, text=text)
+    try:
+        values = parse_toml(text, path)
+    except ValueError as error:
+        raise PlanError(str(error)) from None
+    top = Table(values=values, path=path, text=text)
     said = _PlanTable(**top.read(settings_of(_PlanTable)))
     top.check_printable("name", said.name)
     top.check_printable("about", said.about)

@@ -16,11 +16,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec import Meta
 
 from dit_eval.study.engine import Outcome, Resources
 from dit_eval.study.slurm_job import JobTask, code_of_failure, read_exits
 from dit_eval.system.files import atomic_file
+from dit_eval.system.reading import read_json_list
+from dit_eval.system.text import reason
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor
@@ -92,10 +97,12 @@ class SlurmEngine:
         self._folder, self._limit = folder.absolute(), limit
         self._folder.mkdir(parents=True, exist_ok=True)
         self._record = self._folder / "jobs.json"
-        self._arrays = self._read()
+        self._arrays = read_arrays(self._record)
         self._waiting: dict[str, tuple[Resources, list[str]]] = {}
+        # By the monotonic clock: the other may be set, and is another machine's where an earlier engine ran there.
         self._ended_at: dict[str, float] = {}  # when a key was first seen ended without a record of how
-        self._heard = float("-inf")  # when the controller last answered, by the monotonic clock
+        self._missed_at: dict[str, float] = {}  # when an array was first not found in the queue
+        self._heard = float("-inf")  # when the controller last answered
 
     def check(self, resources: Iterable[Resources]) -> None:
         """See that submitit knows the options, before anything runs.
@@ -188,7 +195,7 @@ class SlurmEngine:
         log = None if job is None else self._folder / f"{job}_0_log.out"
         # Slurm's word goes first: a task that is in the queue again has left an exit record of its last start.
         outcome = _in_queue(queued)
-        if outcome is None and array.job is None and time.time() < array.submitted + self._delays.submit:
+        if outcome is None and array.job is None and self._may_appear(array):
             outcome = Outcome(state="pending", reason="being submitted")
         if outcome is None:
             outcome = self._ended(array, key, None if queued is None else queued.state)
@@ -212,6 +219,11 @@ class SlurmEngine:
         """Whether the record of a task that has ended may be on its way."""
         first_seen = self._ended_at.setdefault(key, time.monotonic())
         return time.monotonic() < first_seen + self._delays.record
+
+    def _may_appear(self, array: _Array) -> bool:
+        """Whether an array that nobody has heard of may still come into the queue."""
+        first_missed = self._missed_at.setdefault(array.name, time.monotonic())
+        return time.monotonic() < first_missed + self._delays.submit
 
     def _queue(self) -> dict[tuple[str, int], _Queued] | None:
         """What Slurm knows of this user's jobs, by name and place in the array; None if it does not answer."""
@@ -317,21 +329,8 @@ class SlurmEngine:
         )  # fmt: skip
         return executor
 
-    def _read(self) -> list[_Array]:
-        try:
-            text = self._record.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return []
-        try:
-            return [_Array(**each) for each in json.loads(text)]
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"{self._record} is not a record of jobs ({error}). See with squeue that none of the study's jobs is "
-                "in the queue, then delete the file."
-            ) from error
-
     def _write(self) -> None:
-        with atomic_file(self._record) as file:
+        with atomic_file(self._record, own=True) as file:
             file.write(json.dumps([asdict(array) for array in self._arrays], indent=1).encode())
 
 
@@ -339,16 +338,37 @@ class SlurmEngine:
 class _Array:
     """A job array with outstanding tasks; of one task, a plain job.
 
-    `keys` are the outstanding ones and their places; `job` is None until sbatch has said it.
+    `keys` are the outstanding ones and their places; `job` is None until sbatch has said it. `submitted` is the time of
+    day, for people who read the record.
     """
 
-    name: str
-    submitted: float
-    nodes: int
-    size: int
-    throttle: int
-    keys: dict[str, int]
-    job: str | None = None
+    name: Annotated[str, Meta(pattern=r"^dit-eval-[0-9a-f]{16}\Z")]
+    submitted: Annotated[float, Meta(ge=0, lt=1e12)]
+    nodes: Annotated[int, Meta(ge=1, le=1 << 16)]
+    size: Annotated[int, Meta(ge=1, le=_MAX_ARRAY)]
+    throttle: Annotated[int, Meta(ge=0, le=_MAX_ARRAY)]
+    keys: dict[str, Annotated[int, Meta(ge=0, lt=_MAX_ARRAY)]]
+    job: Annotated[str, Meta(pattern=r"^[0-9]{1,20}\Z")] | None = None
+
+
+def read_arrays(record: Path) -> list[_Array]:
+    """The arrays of jobs that a file says are outstanding; none if there is no such file.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged.
+    """
+    try:
+        return msgspec.convert(read_json_list(record, "a record of jobs"), list[_Array])
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        why = reason(error).removeprefix(f"{record}: ").rstrip(".")
+        raise ValueError(
+            f"{record} is not a record of jobs ({why}). See with squeue that none of the study's jobs is in the queue, "
+            "then delete the file."
+        ) from None
 
 
 @dataclass(frozen=True, kw_only=True)

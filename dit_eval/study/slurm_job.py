@@ -14,12 +14,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from dit_eval.study.engine import Resources, torchrun
 from dit_eval.system.files import atomic_file
+from dit_eval.system.reading import read_json
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
 
+_MAX_RECORD = 1 << 16  # bytes of a record
 _GRACE = 40.0  # seconds to end for a command that is told to; torchrun takes up to 30 to end its processes
 
 
@@ -42,15 +46,15 @@ class Exit:
 
     @classmethod
     def read(cls, path: Path) -> Exit | None:
-        """What a file says; None if it is not there."""
+        """What a file says; None if it is not there, or damaged: of such a task Slurm's word counts alone."""
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
+            return msgspec.convert(read_json(path, "how a command ended", max_size=_MAX_RECORD), cls)
+        except (FileNotFoundError, ValueError):
             return None
 
     def write(self, path: Path) -> None:
         """Leave it in a file, whole or not at all."""
-        with atomic_file(path) as file:
+        with atomic_file(path, own=True) as file:
             file.write(json.dumps(asdict(self)).encode())
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from dit_eval.diffusion.labels import draw_labels
 from dit_eval.diffusion.recipe import Execution
 from dit_eval.diffusion.sampler import ImageSampler
+from dit_eval.diffusion.written import check_weights, steps_done
 from dit_eval.evaluation import score
 from dit_eval.images.npz import open_batch
 from dit_eval.models.checkpoints import load_dit
@@ -29,7 +30,7 @@ from dit_eval.system.dist import World, cores, gpu_count
 from dit_eval.system.files import Watch, check_target
 from dit_eval.system.switches import using_threads
 from dit_eval.system.where import Where
-from dit_eval.training import steps_done, train, weights_of_step, written_digest
+from dit_eval.training import train, weights_of_step
 
 OnTask = Callable[[int, int], None]  # told in process 0 of steps or images done, and their number
 
@@ -152,12 +153,8 @@ def _sampler(study: Study, cell: Cell, device: str) -> ImageSampler:
     decoder = None if cell.vae is None else Path(study.sources.decoders[cell.vae])
     watch = Watch(checkpoint, *([] if decoder is None else [decoder]))
     training = next(run for run in study.plan.trainings if run.key == cell.training)
-    checkpoint_sha256, written = sha256_of(checkpoint), written_digest(checkpoint)
-    if written not in (None, checkpoint_sha256):
-        raise ValueError(
-            f"{checkpoint}: not as it was written: damaged, or of another step or run. Put a good copy in its place, "
-            f"or remove {checkpoint.parent} to train again."
-        )
+    checkpoint_sha256 = sha256_of(checkpoint)
+    check_weights(checkpoint, checkpoint_sha256)
     files = RunFiles(
         model=cell.model,
         network=dataclasses.asdict(cell.config),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -15,36 +14,14 @@ import msgspec
 
 from dit_eval.study.plan import PlanError
 from dit_eval.system.settings import Setting, choices, expectation
-from dit_eval.system.text import nearest, reason, shown
+from dit_eval.system.text import nearest, shown
+from dit_eval.system.toml import key_parts
 
 Keys = tuple[str | int, ...]  # a place in a file: names of keys, places in lists of tables
 
 _NAME = r"""(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)"""
 _KEY = re.compile(rf"\s*({_NAME}(?:\s*\.\s*{_NAME})*)\s*=")
-# For a key of n parts `tomllib` takes memory by n squared. What is once taken of a part is not given back, and none
-# begins within another, so that no text takes time by the square of its length.
-_PART = r"""(?:(?<!\\)"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+'|(?<![A-Za-z0-9_-])[A-Za-z0-9_-]++)[ \t]*+"""
-_MAX_PARTS = 16
-_LONG_KEY = re.compile(rf"{_PART}(?:\.[ \t]*+{_PART}){{{_MAX_PARTS}}}")
 _HEADER = re.compile(r"\s*(\[\[?)\s*(.+?)\s*\]\]?\s*(#.*)?$")
-
-
-def read_toml(text: str, path: Path) -> dict[str, Any]:
-    """What a text in TOML says; `path` is for messages.
-
-    Raises
-    ------
-    PlanError
-        If it is none, or has a key of more parts than any plan.
-    """
-    if long := _LONG_KEY.search(text):
-        line = text.count("\n", 0, long.start()) + 1
-        found = _within(long[0], 80)
-        raise PlanError(f"{path}, line {line}: a key of more than {_MAX_PARTS} parts ({found}); expected a few.")
-    try:
-        return tomllib.loads(text)
-    except (RecursionError, ValueError) as error:  # brackets within brackets; a number of thousands of digits
-        raise PlanError(f"{path}: not TOML ({reason(error)}).") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +165,7 @@ def _line_of(text: str, keys: Keys) -> int:
     for number, whole in enumerate(text.splitlines(), start=1):
         line = whole[:200]  # a header or key is there; both patterns take the square of a length
         if header := _HEADER.match(line):
-            names = _names(header[2])
+            names = key_parts(header[2])
             if not names:  # a line of a list that looks like a header
                 continue
             table = names
@@ -197,23 +174,9 @@ def _line_of(text: str, keys: Keys) -> int:
                 table = (*table, counts[header[2]])
             lines.setdefault(table, number)
         elif key := _KEY.match(line):
-            names = _names(key[1])
+            names = key_parts(key[1])
             for depth in range(len(names)):
                 lines.setdefault((*table, *names[: depth + 1]), number)
     while keys and keys not in lines:
         keys = keys[:-1]
     return lines.get(keys, 1)
-
-
-def _names(dotted: str) -> tuple[str, ...]:
-    """The parts of a dotted key; none if it is no key but, say, a line of a text."""
-    try:
-        return tuple(_nested_names(tomllib.loads(f"[{dotted}]")))
-    except tomllib.TOMLDecodeError:
-        return ()
-
-
-def _nested_names(table: Mapping[str, Any]) -> Iterator[str]:
-    for name, inner in table.items():
-        yield name
-        yield from _nested_names(inner)

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import tomllib
 import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,9 +23,10 @@ from filelock import FileLock
 
 from dit_eval.system.connection import Limits
 from dit_eval.system.download import discard, download
-from dit_eval.system.files import atomic_file, check_folder
+from dit_eval.system.files import atomic_file, check_folder, check_locks
 from dit_eval.system.progress import Progress
 from dit_eval.system.text import did_you_mean, shown
+from dit_eval.system.toml import parse_toml
 
 _CHUNK = 1 << 20  # bytes
 _MAX_RECORD = 1 << 14  # bytes
@@ -160,8 +160,8 @@ def embedded_dir() -> Path:
 
 def assets() -> tuple[Asset, ...]:
     """All files of the manifest."""
-    with open(embedded_dir() / "manifest.toml", "rb") as file:
-        entries = tomllib.load(file)["asset"]
+    manifest = embedded_dir() / "manifest.toml"
+    entries = parse_toml(manifest.read_text(encoding="utf-8"), manifest)["asset"]
     return tuple(
         Asset(
             name=e["name"],
@@ -318,13 +318,15 @@ def _locked(target: Path) -> Iterator[None]:
     lock = FileLock(f"{target}.lock")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        check_locks(Path(lock.lock_file))
         lock.acquire()
-    except OSError:
+    except OSError as error:
+        why = error.strerror
         try:
             check_folder(target.parent)
         except OSError as error:
             raise OSError(f"{error}. Set DIT_EVAL_CACHE to a folder that you can write in.") from None
-        raise
+        raise OSError(f"{lock.lock_file}: {why}. Set DIT_EVAL_CACHE to another folder.") from None
     try:
         yield
     finally:
@@ -354,15 +356,14 @@ def _bring(item: Asset, url: str, limits: Limits, on_progress: Callable[[int, in
             f"What {shown(url)} sent is not {shown(item.name)}: its SHA-256 is {found}, needed {item.sha256}. "
             "It was deleted; is there a proxy or a login page in between?"
         )
-    size = partial.stat().st_size
     item.record_path.unlink(missing_ok=True)  # of an earlier file
+    if official and item.sha256 is None:  # before the file has its name, after which nobody would note it any more
+        time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        record = {"url": item.url, "size": partial.stat().st_size, "sha256": found, "time": time}
+        with atomic_file(item.record_path, own=True) as file:
+            file.write(json.dumps(record).encode() + b"\n")
     os.replace(partial, item.path)
     discard(partial)  # its note
-    if official and item.sha256 is None:
-        time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        record = {"url": item.url, "size": size, "sha256": found, "time": time}
-        with atomic_file(item.record_path) as file:
-            file.write(json.dumps(record).encode() + b"\n")
 
 
 def fetch_aloud(item: Asset, *, url: str | None = None) -> Path:

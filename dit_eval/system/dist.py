@@ -8,12 +8,14 @@ from __future__ import annotations
 import datetime
 import os
 import re
+import threading
+import time
 from collections.abc import Callable, Container, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dit_eval.system.text import shown
+from dit_eval.system.text import reason, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +25,7 @@ _T = TypeVar("_T")
 
 # Ranks wait for each other at the end of long work, of which some have a batch more than others.
 _PATIENCE = datetime.timedelta(days=7)
+_UNTIL_ALL_ARE_THERE = datetime.timedelta(hours=1)  # they start together, some from a slow disk
 
 # The variables that torchrun sets, and the least that they may say.
 _PLACE = {
@@ -112,19 +115,22 @@ class World:
         if self.size > 1:
             import torch
 
-            _distributed().all_reduce(torch.zeros(1))  # of a CPU tensor: over gloo, whatever the GPUs are doing
+            with _together() as processes:
+                processes.all_reduce(torch.zeros(1))  # of a CPU tensor: over gloo, whatever the GPUs are doing
 
     def average_(self, tensor: Tensor) -> None:
         """Replace a tensor by its mean over all processes, which then hold the same bits."""
         if self.size > 1:
-            _distributed().all_reduce(tensor)
+            with _together() as processes:
+                processes.all_reduce(tensor)
             tensor /= self.size
 
     def copy_first_(self, tensors: Iterable[Tensor]) -> None:
         """Replace tensors by those of process 0."""
         if self.size > 1:
-            for tensor in tensors:
-                _distributed().broadcast(tensor, src=0)
+            with _together() as processes:
+                for tensor in tensors:
+                    processes.broadcast(tensor, src=0)
 
     def most(self, number: int) -> int:
         """The greatest of the numbers of all processes, in all of them."""
@@ -133,7 +139,8 @@ class World:
         import torch
 
         greatest = torch.tensor(number)
-        _distributed().all_reduce(greatest, op=_distributed().ReduceOp.MAX)
+        with _together() as processes:
+            processes.all_reduce(greatest, op=processes.ReduceOp.MAX)
         return int(greatest)
 
     def collect(self, rows: np.ndarray) -> np.ndarray | None:
@@ -150,18 +157,19 @@ class World:
 
         counts = torch.zeros(self.size, dtype=torch.long)
         counts[self.rank] = len(rows)
-        _distributed().all_reduce(counts)
-        if self.rank:
-            if len(rows):
-                _distributed().send(torch.from_numpy(np.ascontiguousarray(rows)), dst=0)
-            return None
-        gathered = np.empty((int(counts.sum()), *rows.shape[1:]), rows.dtype)
-        gathered[: len(rows)] = rows
-        at = len(rows)
-        for rank, count in enumerate(counts.tolist()):
-            if rank and count:
-                _distributed().recv(torch.from_numpy(gathered[at : at + count]), src=rank)
-                at += count
+        with _together() as processes:
+            processes.all_reduce(counts)
+            if self.rank:
+                if len(rows):
+                    processes.send(torch.from_numpy(np.ascontiguousarray(rows)), dst=0)
+                return None
+            gathered = np.empty((int(counts.sum()), *rows.shape[1:]), rows.dtype)
+            gathered[: len(rows)] = rows
+            at = len(rows)
+            for rank, count in enumerate(counts.tolist()):
+                if rank and count:
+                    processes.recv(torch.from_numpy(gathered[at : at + count]), src=rank)
+                    at += count
         return gathered
 
     def from_first(self, function: Callable[[], _T]) -> _T:
@@ -169,7 +177,7 @@ class World:
 
         Raises
         ------
-        FirstProcessFailed
+        FailedElsewhere
             In the other processes, if the function fails; process 0 raises the error itself, so that it is reported
             once.
         """
@@ -179,10 +187,13 @@ class World:
         try:
             if self.rank == 0:
                 outcome = [function(), True]
-        finally:
-            _distributed().broadcast_object_list(outcome, device="cpu")
+        except BaseException:
+            with suppress(OtherProcessEnded):  # of the two, the error of the function says more
+                _hear_first(outcome)
+            raise
+        _hear_first(outcome)
         if not outcome[1]:
-            raise FirstProcessFailed
+            raise FailedElsewhere
         return outcome[0]
 
     def first_then_all(self, function: Callable[[], _T]) -> _T:
@@ -207,30 +218,91 @@ def gpu_count() -> int:
     return torch.cuda.device_count()
 
 
-class FirstProcessFailed(Exception):
-    """Process 0 has failed and reports why."""
+class FailedElsewhere(Exception):
+    """Another process has failed and reports why."""
+
+
+class OtherProcessEnded(ConnectionError):
+    """Another process has ended, so that this one waits for it in vain."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another process of this run has ended, so the others end as well. What is finished is kept; run the same "
+            "command again to go on."
+        )
 
 
 @contextmanager
 def join() -> Iterator[World]:
     """Meet the other processes: over nccl between GPUs, gloo between CPUs; words always go over gloo.
 
+    Processes that torchrun has started end when it has ended. Where a process ends before its work is done, one of the
+    others raises `OtherProcessEnded`, and the rest `FailedElsewhere`.
+
     Raises
     ------
     ValueError
         If the environment says no place among them, or not where they meet.
+    ConnectionError
+        If they do not meet there.
     """
     world = World.from_environment()
     _check_threads()
     with world._until_end as at_end:
         if world.size > 1:
             _check_meeting_place()
-            import torch
-
-            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            _distributed().init_process_group(backend, timeout=_PATIENCE)
+            if "TORCHELASTIC_RUN_ID" in os.environ:  # by torchrun, which gives its processes sessions of their own
+                end_with(os.getppid())
+            store = _meet(world)
             at_end.callback(_distributed().destroy_process_group)
+            at_end.enter_context(_one_word(world, store))
         yield world
+
+
+def _meet(world: World) -> Any:
+    """Wait until all processes are there; the store that they share."""
+    import torch
+
+    processes = _distributed()
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        store, rank, size = next(processes.rendezvous("env://", timeout=_UNTIL_ALL_ARE_THERE))
+        processes.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    except RuntimeError as error:
+        place = shown(f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}")
+        raise ConnectionError(
+            f"process {world.rank} of {world.size} does not meet the others at {place} ({reason(error)}). Start all of "
+            "them by torchrun, with a port that is free and a name that each machine finds."
+        ) from error
+    return store
+
+
+@contextmanager
+def _one_word(world: World, store: Any) -> Iterator[None]:
+    """Let one process say that another has ended, and none where that one has said why."""
+    try:
+        yield
+    except FailedElsewhere:
+        raise
+    except BaseException as error:
+        try:
+            first = store.add("failed", 1) == 1  # torchrun keeps the store, or else process 0
+        except RuntimeError:
+            first = world.rank == 1
+        if isinstance(error, OtherProcessEnded) and not first:
+            raise FailedElsewhere from None
+        raise
+
+
+def end_with(parent: int, *, end: Callable[[], object] = lambda: os._exit(1)) -> None:
+    """Have this process end when its parent has ended, however that did; `end` is how."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        end()
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def rank_told() -> int:
@@ -285,6 +357,32 @@ def _check_meeting_place() -> None:
         if not os.environ.get(name, "").strip():
             raise ValueError(f"{name} is not set in the environment; processes meet there. {_TO_BE_ALONE}")
     _told("MASTER_PORT", 1, 65_535)
+
+
+def _hear_first(outcome: list[Any]) -> None:
+    """Replace an outcome by that of process 0."""
+    with _together() as processes:
+        processes.broadcast_object_list(outcome, device="cpu")
+
+
+@contextmanager
+def _together() -> Iterator[Any]:
+    """`torch.distributed`, to do what all processes do.
+
+    Raises
+    ------
+    OtherProcessEnded
+        If one of them has ended.
+    """
+    processes = _distributed()
+    try:
+        yield processes
+    except RuntimeError as error:
+        # gloo has no error of its own. Where it finds messages of the wrong size ("enforce"), the fault is here.
+        lost = "gloo/transport" in str(error) and "enforce" not in str(error)
+        if lost or isinstance(error, processes.DistError):
+            raise OtherProcessEnded from error
+        raise
 
 
 def _distributed() -> Any:

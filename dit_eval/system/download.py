@@ -357,8 +357,11 @@ class _Part:
         self.cut(0)
         place = _note_path(self.path)
         place.unlink(missing_ok=True)
-        with open(place, "xb") as file:
-            file.write(json.dumps(asdict(note)).encode() + b"\n")
+        try:
+            with open(place, "xb") as file:
+                file.write(json.dumps(asdict(note)).encode() + b"\n")
+        except OSError as error:
+            raise self._full(error) from None
 
     def cut(self, size: int) -> None:
         self._file.truncate(size)

@@ -41,39 +41,44 @@ _PATIENCE, _PAUSE = 60.0, 0.01  # seconds to wait for others who add a line, and
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, own: bool = False) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its name, and replaces an earlier one, only when all is on the disk.
 
     Until then it is `.NAME.*.part` beside it, and gone if an error comes; only a killed process leaves it. A link stays
     a link, to the new file, which may be read and written by those who might the earlier one. A pipe or device is
     written into as it is.
 
+    Parameters
+    ----------
+    own : it lies in a folder of dit-eval's own, where nobody means a pipe, which might be waited for: it is refused
+
     Raises
     ------
     OSError
-        If it cannot be written. Nothing but a plain file is ever replaced.
+        If it cannot be written; with its name. Nothing but a plain file is ever replaced.
     """
-    if is_stream(path):
-        with open(path, "ab") as file:
+    if not own and is_stream(path):
+        with _naming(path), open(path, "ab") as file:
             yield file
         return
     path = _followed(path)
     mode = _mode_of(path)
     partial = _partial(path)
-    try:
-        with open(partial, "xb") as file:
-            if mode is not None:
-                with suppress(OSError):  # a file system without modes
-                    os.fchmod(file.fileno(), mode)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        _mode_of(path)  # while the file was written, something else may have taken its name
-        os.replace(partial, path)
-    except BaseException:
-        with suppress(OSError):  # the folder is gone, or a file by now: the first error says more
-            partial.unlink(missing_ok=True)
-        raise
+    with _naming(path, partial):
+        try:
+            with open(partial, "xb") as file:
+                if mode is not None:
+                    with suppress(OSError):  # a file system without modes
+                        os.fchmod(file.fileno(), mode)
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            _mode_of(path)  # while the file was written, something else may have taken its name
+            os.replace(partial, path)
+        except BaseException:
+            with suppress(OSError):  # the folder is gone, or a file by now: the first error says more
+                partial.unlink(missing_ok=True)
+            raise
 
 
 def open_log(path: Path) -> BinaryIO:
@@ -102,14 +107,14 @@ def append_line(path: Path, line: bytes, *, durable: bool = True) -> None:
     Raises
     ------
     OSError
-        If it cannot be written, or locked; the file is then as before.
+        If it cannot be written, or locked; with its name, and the file is then as before.
     """
     if is_stream(path):
-        with open(path, "ab") as file:
+        with _naming(path), open(path, "ab") as file:
             file.write(line)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path) as file:
+    with _naming(path), _locked(path) as file:
         size = written = file.seek(0, os.SEEK_END)
         if size:
             file.seek(-1, os.SEEK_END)
@@ -124,6 +129,12 @@ def append_line(path: Path, line: bytes, *, durable: bool = True) -> None:
             if line.startswith(file.read(len(line) + 1)):  # and nobody who knows no lock has added more
                 file.truncate(size)
             raise
+
+
+def sync(path: Path) -> None:
+    """Wait until a file is on the disk; OSError, with its name, if it cannot be written there."""
+    with _naming(path), open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def check_target(path: Path, *, append: bool = False) -> None:
@@ -173,6 +184,21 @@ def why_not_written(path: Path, error: OSError) -> str:
     return error.strerror or str(error) if path.parent.is_dir() else _obstacle(path.parent, error)
 
 
+def check_locks(path: Path) -> None:
+    """That the system can lock a file, which is made; whether another process has locked it makes no difference.
+
+    Libraries that lock files fall back on files that are there as long as the lock, where the system cannot: such one
+    stays when its process is killed, and on another machine nobody can tell.
+
+    Raises
+    ------
+    OSError
+        If it cannot, or the file cannot be made.
+    """
+    with _naming(path), open(path, "ab") as file:
+        _lock(file, path, patience=0.0)
+
+
 def is_stream(path: Path) -> bool:
     """Whether there is something else than a file or folder: a pipe, a device, or an open file as `/dev/stdout`."""
     opened = str(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
@@ -181,6 +207,20 @@ def is_stream(path: Path) -> bool:
 
 def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+
+
+@contextmanager
+def _naming(path: Path, partial: Path | None = None) -> Iterator[None]:
+    """Give an error of the system the name of the file that is written, if it has none, or that of its part.
+
+    Where a disk is full, that is found out when bytes are written, and all that is known then is an open file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, partial, os.fspath(partial or "")):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _followed(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Files that are read back, within bounds: JSON, `.npy`, and the members of `.npz`.
+"""Files that are read back, within bounds: JSON, the headers of safetensors, `.npy`, and the members of `.npz`.
 
 What a file says of itself is believed up to limits only, and never more than its bytes can hold; sizes are checked
 before memory is taken. Whatever is wrong with a file is one `ValueError` with its path and what was found.
@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
@@ -24,9 +24,11 @@ import numpy as np
 from dit_eval.system.files import BROKEN_ARCHIVE, check_plain, check_whole_zip, open_zip
 from dit_eval.system.text import reason, shown
 
+_Json = TypeVar("_Json", dict[str, Any], list[Any])
 _CHUNK = 1 << 22  # bytes of rows read at once
 _MAX_DIRECTORY = 1 << 20  # bytes of the zip's directory: thousands of members
 _MAX_HEADER = 1 << 14  # bytes of an npy header; NumPy itself reads 10,000 characters
+_MAX_TENSORS = 1 << 22  # bytes of a safetensors header: tens of thousands of tensors
 _MAX_RATIO = 1032  # that deflate can reach
 _MAX_TEXT = 1 << 26  # bytes of a text: what a million skipped images are listed in
 _MAX_LINE = 1 << 24  # bytes of a line
@@ -68,13 +70,33 @@ def read_text(path: Path, needed: str, *, max_size: int = _MAX_TEXT) -> str:
 
 def read_json(path: Path, needed: str, *, max_size: int = _MAX_TEXT) -> dict[str, Any]:
     """The object that a JSON file holds; parameters and errors as those of `read_text`."""
+    return _read_json(path, needed, max_size, dict)
+
+
+def read_json_list(path: Path, needed: str, *, max_size: int = _MAX_TEXT) -> list[Any]:
+    """The list that a JSON file holds; parameters and errors as those of `read_text`."""
+    return _read_json(path, needed, max_size, list)
+
+
+def _read_json(path: Path, needed: str, max_size: int, kind: type[_Json]) -> _Json:
     text = read_text(path, needed, max_size=max_size)
     try:
-        found = json.loads(text)  # half a character may stand in it: paths that are no UTF-8 are written so
+        # Half a character may stand in it: paths that are no UTF-8 are written so.
+        found = json.loads(text, object_pairs_hook=_each_once)
     except (RecursionError, ValueError) as error:
         raise ValueError(f"{path}: not JSON ({reason(error)}); expected {needed}.") from None
-    if not isinstance(found, dict):
+    if not isinstance(found, kind):
         raise ValueError(f"{path}: holds {_kind(found)}; expected {needed}.")
+    return found
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON: of a name that stands in it twice, readers would not agree on which counts."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{shown(twice)[:40]} stands in it twice")
     return found
 
 
@@ -124,8 +146,52 @@ def is_count(value: object) -> bool:
 
 
 def _kind(value: object) -> str:
-    names = {list: "a list", str: "a text", bool: "a truth value", int: "a number", float: "a number"}
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a text",
+        bool: "a truth value",
+        int: "a number",
+        float: "a number",
+    }
     return names.get(type(value), "nothing")
+
+
+# ---- headers of safetensors
+
+
+def tensor_header(file: IO[bytes]) -> dict[str, Any]:
+    """What the header of a safetensors file says, as JSON has it; the file then stands at its first tensor.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or larger than those of people's files. The message is the reason alone.
+    """
+    size = tensor_header_size(file)
+    try:
+        found = json.loads(file.read(size), object_pairs_hook=_each_once)
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"its header is not JSON: {reason(error)}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"its header holds {_kind(found)}")
+    return found
+
+
+def tensor_header_size(file: IO[bytes]) -> int:
+    """Bytes of the header of a safetensors file, which comes next in it; errors as those of `tensor_header`."""
+    size = int.from_bytes(file.read(8), "little")
+    if size > _MAX_TENSORS:
+        raise ValueError(f"it cannot be read: a header of {size:,} bytes, of which {_MAX_TENSORS:,} are allowed")
+    return size
+
+
+def tensor_file(header: dict[str, Any], tensors: memoryview) -> list[bytes | memoryview]:
+    """A safetensors file of a header, its metadata in the order of their names, and of tensors; in parts."""
+    text = json.dumps(header | {"__metadata__": dict(sorted(header["__metadata__"].items()))}, separators=(",", ":"))
+    data = text.encode()
+    data += b" " * (-len(data) % 8)
+    return [len(data).to_bytes(8, "little"), data, tensors]
 
 
 # ---- arrays
@@ -270,6 +336,7 @@ def open_npz(path: Path, keys: Collection[str]) -> Iterator[NpzFile]:
         except BROKEN_ARCHIVE as error:
             raise ValueError(_not_a_zip(path, error)) from None
         check_whole_zip(path, archive)
+        _check_names(path, archive, keys)
         yield NpzFile(path=path, archive=archive, members=_members(archive, path, keys))
 
 
@@ -351,6 +418,21 @@ def _parsed_header(head: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
         if version == (2, 0):
             return np.lib.format.read_array_header_2_0(head)
         raise ValueError(f"npy format {version} is not one of images or statistics")
+
+
+def _check_names(path: Path, archive: zipfile.ZipFile, keys: Collection[str]) -> None:
+    """That no member of one of the keys has another name in the directory, and would be passed over."""
+    names = {f"{key}.npy".encode() for key in keys}
+    with open(path, "rb") as file:
+        for info in archive.infolist():
+            file.seek(info.header_offset)
+            local = file.read(30)
+            name = file.read(int.from_bytes(local[26:28], "little")) if local[:4] == b"PK\3\4" else b""
+            if name in names and name != info.orig_filename.encode(errors="surrogateescape"):
+                raise ValueError(
+                    f"{path}: its directory calls {name.decode()} '{shown(info.orig_filename)[:40]}'; the file is "
+                    "damaged. Copy or download it again."
+                )
 
 
 def _members(archive: zipfile.ZipFile, path: Path, keys: Collection[str]) -> dict[str, zipfile.ZipInfo]:

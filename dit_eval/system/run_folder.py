@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from dit_eval.system.dist import World
-from dit_eval.system.files import atomic_file
+from dit_eval.system.files import atomic_file, check_locks
 from dit_eval.system.reading import read_json
 from dit_eval.system.text import reason, shown
 
@@ -74,12 +74,12 @@ class RunFolder:
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Write a file of the folder, whole or not at all."""
-        with atomic_file(self.path / name) as file:
+        with atomic_file(self.path / name, own=True) as file:
             file.write(data)
 
     def write_array(self, name: str, array: np.ndarray) -> None:
         """Write an array as `.npy`, whole or not at all."""
-        with atomic_file(self.path / name) as file:
+        with atomic_file(self.path / name, own=True) as file:
             np.lib.format.write_array(file, array, allow_pickle=False)
 
 
@@ -101,7 +101,16 @@ def read_settings(path: Path) -> dict[str, Any] | None:
 
 
 def claim(lock: FileLock, busy: str, *, patience: float = 0.0) -> None:
-    """Take a lock; ValueError with the message `busy` if another process holds it for so many seconds more."""
+    """Take a lock, of the system: it goes when its process ends or its machine fails, whatever the file says.
+
+    Raises
+    ------
+    ValueError
+        With the message `busy` if another process holds it for so many seconds more.
+    OSError
+        If the system cannot lock it.
+    """
+    check_locks(Path(lock.lock_file))
     try:
         lock.acquire(timeout=patience)
     except Timeout:
@@ -111,6 +120,10 @@ def claim(lock: FileLock, busy: str, *, patience: float = 0.0) -> None:
 def is_claimed(path: Path) -> bool:
     """Whether a process holds the lock of this file."""
     if not path.exists():
+        return False
+    try:
+        check_locks(path)
+    except OSError:  # so nobody could claim it here
         return False
     try:
         with FileLock(path, timeout=0):

@@ -6,18 +6,19 @@ A digest is a SHA-256 in hexadecimal. What earlier versions wrote has none and i
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dit_eval.system.reading import read_json
+from dit_eval.system.files import check_plain
+from dit_eval.system.reading import read_json, tensor_file, tensor_header
 from dit_eval.system.text import reason
 
 DIGESTS = "digests.json"  # in a finished folder: the digest of each of its files
 TRAILER = 64  # bytes that `trailer` gives
 _KEY = "digest"
-_MAX_HEADER = 100_000_000  # bytes of a safetensors header, as its library has it
 _CHUNK = 1 << 20
 _BUFFER = bytes | bytearray | memoryview
 
@@ -72,16 +73,13 @@ def read_sealed(path: Path) -> dict[str, Any]:
     return about
 
 
-def sealed_tensors(data: bytes) -> list[_BUFFER]:
+def sealed_tensors(data: bytes) -> list[bytes | memoryview]:
     """The bytes of a safetensors file, with a digest of all of it in its metadata; parts that follow each other."""
-    view = memoryview(data)
-    size = 8 + int.from_bytes(view[:8], "little")
-    entries = json.loads(bytes(view[8:size]))
-    digest = digest_of(_plain(entries), view[size:])
-    entries["__metadata__"] = dict(sorted({**entries["__metadata__"], _KEY: digest}.items()))
-    header = json.dumps(entries, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    return [len(header).to_bytes(8, "little"), header, view[size:]]
+    made = io.BytesIO(data)
+    header = tensor_header(made)
+    tensors = memoryview(data)[made.tell() :]
+    header["__metadata__"][_KEY] = digest_of(_plain(header), tensors)
+    return tensor_file(header, tensors)
 
 
 def read_sealed_tensors(path: Path) -> dict[str, str]:
@@ -93,16 +91,17 @@ def read_sealed_tensors(path: Path) -> dict[str, str]:
         If it is damaged.
     """
     with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
         try:
-            entries: Any = json.loads(file.read(size)) if size <= _MAX_HEADER else None
-            notes = entries["__metadata__"]
-            found = notes.pop(_KEY, None)
-        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+            header = tensor_header(file)
+        except ValueError:
             raise ValueError(f"{path}: damaged; its header cannot be read.") from None
+        notes = header.get("__metadata__")
+        if not isinstance(notes, dict) or not all(isinstance(text, str) for text in notes.values()):
+            raise ValueError(f"{path}: damaged; its header has no texts.")
+        found = notes.pop(_KEY, None)
         if found is None:
             return {}
-        digest = hashlib.sha256(_plain(entries))
+        digest = hashlib.sha256(_plain(header))
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     if digest.hexdigest() != found:
@@ -139,7 +138,16 @@ def damaged_files(folder: Path) -> list[str]:
 
 
 def file_digest(path: Path) -> str:
-    """The digest of a file, which need not fit into memory."""
+    """The digest of a file, which need not fit into memory.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no plain file.
+    """
+    check_plain(path, "a file to compare")
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from dit_eval.system.files import check_plain, open_zip
+from dit_eval.system.reading import tensor_header_size
 
 _MAX_DIRECTORY = 1 << 22  # bytes of a checkpoint's directory: tens of thousands of tensors
 _MAX_STEPS = 1 << 22  # instructions of a pickle, each of which makes up to some 60 bytes; optimizers have 100,000
@@ -47,7 +49,7 @@ def load_tensors(path: Path, *, containers: tuple[type, ...] = ()) -> object:
     check_plain(path, "a file of weights")
     try:
         if path.suffix == ".safetensors":
-            check_header(path)
+            _check_header(path)
             return dict(load_file(path))
         if _is_zip(path):
             _check_members(path)
@@ -66,12 +68,29 @@ def load_tensors(path: Path, *, containers: tuple[type, ...] = ()) -> object:
     return loaded
 
 
-def check_header(path: Path) -> None:
+def stored_texts(path: Path) -> dict[str, str]:
+    """The texts that a safetensors file carries by name, its metadata.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is damaged. The message is the reason alone.
+    """
+    check_plain(path, "a safetensors file")
+    try:
+        _check_header(path)
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except Exception as error:  # as in `load_tensors`
+        raise ValueError(_reason(path, error)) from None
+
+
+def _check_header(path: Path) -> None:
     """That the header of a safetensors file is of a size that people's files have; ValueError with the reason alone."""
     with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-    if size > _MAX_DIRECTORY:
-        raise ValueError(f"it cannot be read: a header of {size:,} bytes, of which {_MAX_DIRECTORY:,} are allowed")
+        tensor_header_size(file)
 
 
 def _reason(path: Path, error: Exception) -> str:

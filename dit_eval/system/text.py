@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Mapping
 
@@ -119,6 +121,15 @@ def reason(error: BaseException) -> str:
     text = str(error).partition("\n")[0] or type(error).__name__
     text = text if text.isprintable() else ascii(text)[1:-1]
     return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+def told(error: BaseException) -> str:
+    """What an error says to the user; one of the system in the form of our own: the file, what is wrong, what to do."""
+    if not isinstance(error, OSError) or error.filename is None or error.strerror is None:
+        return str(error) or type(error).__name__
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = " Make room and run the same command again." if full else ""
+    return f"{shown(os.fsdecode(error.filename))}: {error.strerror}.{advice}"
 
 
 def duration(seconds: float) -> str:

@@ -3,7 +3,11 @@
 import io
 import itertools
 import struct
+import subprocess
+import sys
+import textwrap
 import tracemalloc
+import warnings
 import zlib
 
 import numpy as np
@@ -361,7 +365,6 @@ def test_jpegs_that_are_grey_at_their_end_are_whole(tmp_path, read, options):
         np.testing.assert_array_equal(read(tmp_path, whole), np.asarray(Image.open(io.BytesIO(whole))))
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_other_kinds_that_are_cut_are_refused(tmp_path):
     kinds = (("BMP", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("WEBP", {}), ("PPM", {}), ("GIF", {}))
     for (kind, options), part in itertools.product(kinds, (0.2, 0.5, 0.9)):
@@ -376,3 +379,45 @@ def test_bombs_are_refused_in_training_too(tmp_path):
             trained_on(tmp_path, png(bytes(1000), size=size))
     with pytest.raises(CorruptImage, match=r"cannot be read as an image \(it begins with b'%!PS-Ado'\)"):
         trained_on(tmp_path, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+
+
+def broken_tag(data, number, place, value):
+    """A TIFF of which a tag has another value: 4 of its count, 8 of where it is."""
+    changed, at = bytearray(data), int.from_bytes(data[4:8], "little") + 2
+    while int.from_bytes(changed[at : at + 2], "little") != number:
+        at += 12
+    changed[at + place : at + place + 4] = value.to_bytes(4, "little")
+    return bytes(changed)
+
+
+TIFF_EXTRA = encoded(NOISE, "TIFF", software="x" * 20)
+WARNED = {"a text beyond the file": broken_tag(TIFF_EXTRA, 305, 8, 1 << 30),
+          "a text larger than the file": broken_tag(TIFF_EXTRA, 305, 4, 1 << 20)}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WARNED)
+def test_what_pillow_skips_is_skipped_in_silence(tmp_path, kind):
+    with pytest.warns(UserWarning, match="Truncated|larger"), Image.open(io.BytesIO(WARNED[kind])) as image:
+        image.load()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        np.testing.assert_array_equal(trained_on(tmp_path, WARNED[kind]), NOISE)
+        warnings.simplefilter("error")  # as `python -W error` has it
+        np.testing.assert_array_equal(trained_on(tmp_path, WARNED[kind]), NOISE)
+    assert said == []
+
+
+def test_pillow_writes_nothing_of_its_own_to_stderr(tmp_path):
+    (tmp_path / "x").write_bytes(broken_tag(TIFF_EXTRA, 277, 8, 140))  # samples of a pixel
+    code = """
+        import sys
+        from dit_eval.images.decoding import decode
+        try:
+            decode(open(sys.argv[1], "rb").read(), "x", formats=["TIFF"], max_pixels=1 << 20)
+        except ValueError as error:
+            print(error)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), tmp_path / "x"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("x: cannot be read as an image")
+    assert done.stderr == ""

@@ -1093,3 +1093,24 @@ def test_datasets_that_are_not_clear_are_refused(dataset, tmp_path, capsys):
     with pytest.raises(ValueError, match=r"saved: cannot be read as a dataset"):
         open_images(tmp_path / "saved", role="gen")
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), SystemError("of C"), RuntimeError("Arrow's\nown"), KeyError("\x1b")])
+def test_whatever_the_package_raises_at_a_saved_dataset_is_one_message(tmp_path, monkeypatch, error):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image()})
+    datasets.Dataset.from_dict({"image": [Image.fromarray(NOISE[0])]}, features=features).save_to_disk(tmp_path / "x")
+
+    def fail(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets, "load_from_disk", fail)
+        with pytest.raises(ValueError, match=r"x: cannot be read as a dataset \(.*\)\. Save it again") as found:
+            open_images(tmp_path / "x", role="gen")
+        assert str(found.value).isprintable()
+    images = open_images(tmp_path / "x", role="gen")
+    monkeypatch.setattr(datasets.Dataset, "__getitem__", fail)
+    with pytest.raises(ValueError, match=r"x, row 0: cannot be read \(.*\)") as found:
+        list(images.batches(1))
+    assert str(found.value).isprintable()

@@ -36,6 +36,30 @@ def test_stored_and_compressed_files_give_the_same_images(tmp_path, images, save
     assert [len(b) for b in batch.batches(16)] == [16, 16, 5]
 
 
+@pytest.mark.parametrize("key", ["arr_0", "arr_1", "sample_run"])
+def test_a_directory_that_calls_an_array_by_another_name_is_damaged(tmp_path, images, key):
+    path = tmp_path / "x.npz"
+    np.savez(path, arr_0=images, arr_1=np.arange(37), sample_run=np.array("{}"))
+    data = bytearray(path.read_bytes())
+    at = data.rindex(key.encode())  # in the directory, which ends the file
+    data[at] ^= 8
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"x\.npz: its directory calls {key}\.npy '[^']*'; the file is damaged"):
+        open_batch(path, role="gen")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_images_are_checked_without_their_being_used(tmp_path, images, save):
+    path = tmp_path / "x.npz"
+    save(path, arr_0=images)
+    open_batch(path, role="gen").check_images()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"x\.npz: the images are damaged \("):
+        open_batch(path, role="gen").check_images()
+
+
 def test_num_images_takes_the_first_in_file_order(tmp_path, images):
     np.savez(tmp_path / "x.npz", arr_0=images, arr_1=np.arange(37))
     batch = open_batch(tmp_path / "x.npz", role="gen", num_images=10)

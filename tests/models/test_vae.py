@@ -199,3 +199,42 @@ def test_without_network_the_decoder_to_bring_is_named(latent_dit, tmp_path, cap
     assert code == 2
     assert "sd-vae-ft-mse could not be downloaded" in error
     assert str(tmp_path / "cache" / "sd-vae-ft-mse.safetensors") in error
+
+
+CONFIGS = {
+    "nothing": (b"", "not JSON"),
+    "a list": (b"[]", "holds a list"),
+    "brackets": (b"[" * 50_000, "not JSON"),
+    "no text": (b"\xff", "not UTF-8"),
+    "megabytes": (b" " * (1 << 20), "more than 65,536 bytes"),
+    "a name twice": (b'{"act_fn": "silu", "act_fn": "relu"}', "act_fn stands in it twice"),
+    "a billion layers": (json.dumps(SMALL | {"layers_per_block": 10**9}).encode(), "layers_per_block is 1000000000"),
+    "layers of text": (json.dumps(SMALL | {"layers_per_block": "2"}).encode(), "layers_per_block is '2'"),
+    "many blocks": (json.dumps(SMALL | {"block_out_channels": [8] * 999}).encode(), "has 999 entries"),
+}
+WRONG = {
+    "groups of none": {"norm_num_groups": 0},
+    "channels of text": {"block_out_channels": "8"},
+    "half a character": {"act_fn": "\ud800"},
+    "too few blocks": {"down_block_types": ["DownEncoderBlock2D"]},
+    "an unknown block": {"down_block_types": ["x"] * 4},
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_hostile_config_is_named(small, tmp_path, name):
+    data, said = CONFIGS[name]
+    torch.save(small.state_dict(), tmp_path / "diffusion_pytorch_model.bin")
+    (tmp_path / "config.json").write_bytes(data)
+    with pytest.raises(ValueError, match=rf"config\.json: .*{said}") as error:
+        Autoencoder(tmp_path)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_config_of_no_autoencoder_is_one_message(small, tmp_path, name):
+    torch.save(small.state_dict(), tmp_path / "diffusion_pytorch_model.bin")
+    (tmp_path / "config.json").write_text(json.dumps(SMALL | WRONG[name]))
+    with pytest.raises(ValueError, match="not the weights of an f8 autoencoder") as error:
+        Autoencoder(tmp_path)
+    assert str(error.value).isprintable()

@@ -2,21 +2,29 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from inline_engine import InlineEngine
+from small_plan import TINY_DIT_ON_DIGITS
 
+from dit_eval.cli import main
 from dit_eval.study.engine import Outcome, Resources, torchrun
 from dit_eval.study.slurm import Delays, SlurmEngine
+from dit_eval.study.slurm_job import Exit
 
 ONE = Resources(minutes=10)
 PATIENCE = 90
 ENDED = {"done", "failed", "lost"}
+SAY_NAME = "sed -n 's/^#SBATCH --job-name=//p' $1"  # of the script that sbatch is given
+BAD_END = Exit(code=1, told=False, reason="exit code 1")
 
 
 def shell(text):
@@ -339,11 +347,46 @@ def test_unknown_options_submit_nothing(any_engine):
     assert engine.outstanding == set()
 
 
-def test_a_damaged_record_is_named(any_engine, tmp_path):
+RECORD = {"name": "dit-eval-0123456789abcdef", "submitted": 1.5, "nodes": 1, "size": 2, "throttle": 1,
+          "keys": {"a": 0, "b": 1}, "job": "17"}  # fmt: skip
+RECORDS = (
+    b"[{]", b"", b"{}", b"1", b"[1]", b"[{}]", b"[" * 200_000, b"\xff", b'[{"name": "a", "name": "b"}]',
+    *(json.dumps([RECORD | change]).encode() for change in (
+        {"name": "../../x"}, {"name": "dit-eval-0123456789abcdef\n"}, {"name": 1}, {"submitted": float("nan")},
+        {"submitted": "now"}, {"nodes": 0}, {"nodes": 10**9}, {"size": -1}, {"throttle": 1.5}, {"keys": ["a"]},
+        {"keys": {"a": -1}}, {"keys": {"a": 10**30}}, {"job": 17}, {"job": "17; rm"},
+    )),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("data", RECORDS, ids=range(len(RECORDS)))
+def test_a_damaged_record_is_named(any_engine, tmp_path, data):
     (tmp_path / "jobs").mkdir()
-    (tmp_path / "jobs" / "jobs.json").write_text("[{]")
-    with pytest.raises(ValueError, match=r"jobs\.json is not a record of jobs"):
+    (tmp_path / "jobs" / "jobs.json").write_bytes(data)
+    with pytest.raises(ValueError, match=r"jobs\.json is not a record of jobs \(.*delete the file\.$") as error:
         any_engine(limit=1)
+    assert str(error.value).isprintable()
+
+
+def test_a_record_of_an_earlier_run_is_taken_up(any_engine, tmp_path):
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "jobs.json").write_text(json.dumps([RECORD, RECORD | {"keys": {"c": 0}, "job": None}]))
+    assert any_engine(limit=1).outstanding == {"a", "b", "c"}
+
+
+EXITS = (
+    b"", b"[]", b"1", b"{}", b"[" * 200_000, b"\xff", b'{"code": "0", "told": false, "reason": ""}',
+    b'{"code": 0.5, "told": false, "reason": ""}', b'{"code": 0, "told": 1, "reason": ""}',
+    b'{"code": 0, "told": false}', b" " * (1 << 20) + b'{"code": 0, "told": false, "reason": ""}',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("data", EXITS, ids=range(len(EXITS)))
+def test_a_damaged_record_of_an_exit_counts_as_not_there(tmp_path, data):
+    Exit(code=3, told=True, reason="why").write(tmp_path / "exit.json")
+    assert Exit.read(tmp_path / "exit.json") == Exit(code=3, told=True, reason="why")
+    (tmp_path / "exit.json").write_bytes(data)
+    assert Exit.read(tmp_path / "exit.json") is None
 
 
 def program(folder, name, script):
@@ -372,10 +415,89 @@ def test_a_controller_that_is_away_loses_nothing(any_engine, tmp_path):
         impatient.poll()
 
 
+GONE = ["BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"]
+
+
+@pytest.mark.parametrize("state", GONE)
+@pytest.mark.parametrize("ends", [[], [Exit(code=None, told=True, reason="ended by SIGTERM")], [BAD_END]])
+def test_what_slurm_ends_is_lost_and_the_message_says_how(any_engine, tmp_path, state, ends):
+    # Whatever the nodes that were left have noted: without the others they end badly.
+    program(
+        tmp_path / "bin",
+        "sbatch",
+        f"sed -n 's/^#SBATCH --job-name=//p' $1 > {tmp_path}/name; echo Submitted batch job 7",
+    )
+    engine = any_engine(limit=1)
+    engine.submit({"x": Resources(nodes=2)}, lambda key: shell("true"))
+    name = (tmp_path / "name").read_text().strip()
+    for node, end in enumerate(ends):
+        end.write(tmp_path / "jobs" / name / f"exit-0-{node}.json")
+    program(tmp_path / "bin", "squeue", f'echo "{name}|7|N/A|RUNNING|None"')
+    assert engine.poll()["x"].state == "running"
+    program(tmp_path / "bin", "squeue", f'echo "{name}|7|N/A|{state}|None"')
+    outcome = engine.poll()["x"]
+    assert (outcome.state, outcome.code, outcome.job) == ("lost", None, "7")
+    assert outcome.reason.startswith(f"{state}: "), "and another try is sensible"
+    assert engine.outstanding == set()
+
+
+def test_a_task_whose_nodes_fail_is_started_three_times_and_then_told(tmp_path, monkeypatch, capsys):
+    started = Counter()
+
+    class Failing(InlineEngine):
+        def poll(self):
+            news = {key: Outcome(state="lost", reason="NODE_FAIL: it left no exit code") for key in self._waiting}
+            started.update(self._waiting)
+            self._waiting = []
+            return news
+
+    monkeypatch.setattr("dit_eval.study.tasks.LocalEngine", Failing)
+    (tmp_path / "plan.toml").write_text(
+        TINY_DIT_ON_DIGITS + "[training]\nbatch_size = 4\n"
+        "[sampling]\nnum_samples = 8\n[[cells]]\nmodels = 'all'\ntraining_steps = [2]\nsampling_steps = [2]\n"
+    )
+    with pytest.raises(SystemExit) as exit_:
+        main(["study", "run", str(tmp_path / "plan.toml"), "--out", str(tmp_path / "study"), "--device", "cpu"])
+    assert exit_.value.code == 2
+    assert [*started.values()] == [3], "the cell waits for its training"
+    told = capsys.readouterr().err
+    assert len(re.findall("started again: .*: NODE_FAIL: it left no exit code", told)) == 2
+    assert len(re.findall("failed: .*: NODE_FAIL: it left no exit code", told)) == 1
+    assert "Run the same command again when the reason is gone" in told
+
+
+@pytest.mark.parametrize("state", ["PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"])
+def test_what_slurm_puts_back_after_a_node_has_failed_is_waited_for(any_engine, tmp_path, state):
+    program(
+        tmp_path / "bin",
+        "sbatch",
+        f"sed -n 's/^#SBATCH --job-name=//p' $1 > {tmp_path}/name; echo Submitted batch job 7",
+    )
+    engine = any_engine(limit=1, delays=Delays(record=0.0, submit=0.0))
+    engine.submit({"x": ONE}, lambda key: shell("true"))
+    program(tmp_path / "bin", "squeue", f'echo "$(cat {tmp_path}/name)|7|N/A|{state}|BeginTime"')
+    assert engine.poll()["x"] == Outcome(
+        state="pending", reason="BeginTime", job="7", log=tmp_path / "jobs" / "7_0_log.out"
+    )
+
+
+@pytest.mark.parametrize("jump", [-1e8, 1e8])
+def test_a_clock_that_jumps_loses_no_submission(any_engine, tmp_path, monkeypatch, jump):
+    late = "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2; exit 1"
+    program(tmp_path / "bin", "sbatch", late)
+    engine = any_engine(limit=1, delays=Delays(submit=5.0, record=0.0))
+    with pytest.raises(OSError, match="Socket timed out"):
+        engine.submit({"x": ONE}, lambda key: shell("true"))
+    monkeypatch.setattr(time, "time", lambda now=time.time: now() + jump)
+    assert engine.poll()["x"].reason == "being submitted"
+    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 6.0)
+    assert engine.poll()["x"].state == "lost"
+
+
 def test_a_submission_without_an_answer_is_found_by_its_name(any_engine, tmp_path):
     programs = tmp_path / "bin"
     late = "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2; exit 1"
-    program(programs, "sbatch", f"sed -n 's/^#SBATCH --job-name=//p' $1 > {tmp_path}/name; {late}")
+    program(programs, "sbatch", f"{SAY_NAME} > {tmp_path}/name; {late}")
     program(programs, "squeue", f'echo "$(cat {tmp_path}/name)|7|N/A|PENDING|Resources"')
     engine = any_engine(limit=1)
     with pytest.raises(OSError, match="Socket timed out"):

@@ -205,6 +205,43 @@ def read_record(path: Path) -> None:
     assert found is None or isinstance(found, str)
 
 
+def job_seeds() -> list[bytes]:
+    array = {"name": "dit-eval-0123456789abcdef", "submitted": 1.5, "nodes": 1, "size": 2, "throttle": 1}
+    return [json.dumps([array | {"keys": {"a": 0, "b": 1}, "job": "17"}, array | {"keys": {}, "job": None}]).encode()]
+
+
+def read_jobs(path: Path) -> None:
+    from dit_eval.study.slurm import read_arrays
+
+    for array in read_arrays(path):
+        assert "/" not in array.name, "the name of another folder"
+        assert all(0 <= place < 1000 for place in array.keys.values()), "a place in no array"
+
+
+def exit_seeds() -> list[bytes]:
+    return [b'{"code": 0, "told": false, "reason": ""}', b'{"code": null, "told": true, "reason": "ended by SIGTERM"}']
+
+
+def read_exit(path: Path) -> None:
+    from dit_eval.study.slurm_job import Exit, code_of_failure
+
+    found = Exit.read(path)
+    assert found is None or (found.code is None or isinstance(found.code, int)), "a code that is no number"
+    code_of_failure([found] if found else [])
+
+
+def config_seeds() -> list[bytes]:
+    from dit_eval.models import vae
+
+    return [json.dumps(vae._CONFIG).encode()]
+
+
+def read_config(path: Path) -> None:
+    from dit_eval.models.vae import described
+
+    assert described(path).get("layers_per_block", 1) < 100
+
+
 BESIDE = (
     Reader(name="labels, text", suffix=".txt", seeds=label_text_seeds, mutate=change_text, read=read_label_file),
     Reader(name="labels, npy", suffix=".npy", seeds=label_npy_seeds, mutate=change_npy, read=read_label_file),
@@ -217,5 +254,8 @@ BESIDE = (
     Reader(name="features in the cache", suffix=".npz", seeds=cache_entry_seeds, mutate=partial(in_zip, change_npy),
            read=read_cache_entry),
     Reader(name="kept counts", suffix=".json", seeds=kept_count_seeds, mutate=change_json, read=read_kept_counts),
+    Reader(name="record of jobs", suffix=".json", seeds=job_seeds, mutate=change_json, read=read_jobs),
+    Reader(name="record of an exit", suffix=".json", seeds=exit_seeds, mutate=change_json, read=read_exit),
+    Reader(name="autoencoder's config", suffix=".json", seeds=config_seeds, mutate=change_json, read=read_config),
     Reader(name="record of a download", suffix=".json", seeds=record_seeds, mutate=change_json, read=read_record),
 )  # fmt: skip

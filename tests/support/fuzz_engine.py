@@ -22,6 +22,7 @@ import numpy as np
 from fuzz_changes import change_bytes
 
 SECONDS = 5.0  # that a case may take; all but a few take hundredths of one
+TOO_LONG = f"more than {SECONDS:g} seconds"
 MEMORY = 256 << 20  # bytes that a case may add to what its process has held before
 _STARTED = 512 << 20  # bytes of address space beyond the bound, so that a larger request fails instead of swapping
 _CHUNK = 100  # cases handed to a process at a time
@@ -129,7 +130,7 @@ def run_case(reader: Reader, path: Path, tally: Tally) -> str | None:
         elif not message.replace("\n", "").isprintable():
             problem = f"a message with control characters: {message[:200]!r}"
     except TooLong:
-        problem = f"more than {SECONDS:g} seconds"
+        problem = TOO_LONG
     except BaseException as error:
         problem = f"{type(error).__name__}: {str(error)[:200]}"
     finally:
@@ -156,7 +157,6 @@ def _work(pipe: object, state: object, reader: Reader, seed: int) -> None:
 
     torch.set_num_threads(1)
     warnings.simplefilter("error")  # a reader warns by its own means, if at all
-    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of tags that Pillow skips
     warnings.simplefilter("ignore", ResourceWarning)  # of a file that is open until its error is forgotten
     np.seterr(all="ignore")
     with tempfile.TemporaryDirectory(dir=_IN_MEMORY) as folder:
@@ -176,7 +176,12 @@ def _work(pipe: object, state: object, reader: Reader, seed: int) -> None:
             for number in cases:
                 put(path, case_content(reader, seeds, seed, number))
                 state[0], state[1] = number, time.monotonic()
-                if problem := run_case(reader, path, tally):
+                problem = run_case(reader, path, tally)
+                if problem == TOO_LONG:  # perhaps the machine was busy: what hangs does so again
+                    put(path, case_content(reader, seeds, seed, number))
+                    state[1] = time.monotonic()
+                    problem = run_case(reader, path, Tally())
+                if problem:
                     tally.findings.append(f"{reader.name}, seed {seed}, case {number}: {problem}")
             state[0] = -1
             pipe.send(tally)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import math
+import os
 import tempfile
 import zipfile
+from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from fuzz_changes import change_bytes, change_json, change_npy, change_safetensors, change_text
@@ -82,7 +86,8 @@ def training_seeds() -> list[Content]:
 
 def read_training(path: Path) -> None:
     """Ask for what is there, then for a step more."""
-    from dit_eval.training import steps_done, train
+    from dit_eval.diffusion.written import steps_done
+    from dit_eval.training import train
 
     refused: Exception | None = None
     assert steps_done(path) >= 0
@@ -135,6 +140,51 @@ def read_latents(path: Path) -> None:
     assert np.isfinite(x).all(), "latents that are no numbers"
     assert (labels.dtype, labels.shape) == (np.int64, (count,)), "labels of another form"
     assert all(0 <= label < data.num_classes for label in labels), "labels of no class"
+
+
+@cache
+def _pictures() -> tuple[object, object]:
+    """Images to encode, which stay until the process ends, and the encoder."""
+    from PIL import Image
+
+    from dit_eval.diffusion.data import list_images
+    from dit_eval.encoding import Encoder
+
+    folder = Path(os.environ["DIT_EVAL_CACHE"], "pictures")
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, pixels in enumerate(images()):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+
+    def posterior(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return group[:, [0, 1, 2, 0], ::8, ::8], np.full((len(group), 4, 2, 2), 0.5, np.float32)
+
+    return list_images(folder, image_size=16), Encoder(encode=posterior, vae="test", vae_sha256="0" * 64, scale=0.18)
+
+
+def unfinished_latent_seeds() -> list[Content]:
+    """With a seal, and as earlier versions left it."""
+    from dit_eval.encoding import encode
+
+    listed, encoder = _pictures()
+    with tempfile.TemporaryDirectory() as folder:
+        with (
+            mock.patch("dit_eval.encoding._Unfinished.finish", side_effect=KeyboardInterrupt),
+            contextlib.suppress(KeyboardInterrupt),
+        ):
+            encode(listed, Path(folder, "out"), encoder=encoder)
+        made = folder_content(Path(folder))
+    return [made, {name: data for name, data in made.items() if not name.endswith(".seal")}]
+
+
+def read_unfinished_latents(path: Path) -> None:
+    """Go on; without a seal damage may be taken, as far as it is of the right form."""
+    from dit_eval.diffusion.latents import Latents
+    from dit_eval.encoding import encode
+
+    listed, encoder = _pictures()
+    assert encode(listed, path / "out", encoder=encoder) == len(Latents(path / "out"))
+    for index in range(len(Latents(path / "out"))):
+        Latents(path / "out").moments(index, mirrored=False)
 
 
 # ---- studies
@@ -227,6 +277,13 @@ _DATASET = Reader(name="saved dataset", suffix=".saved", seeds=dataset_seeds, mu
 FOLDERS = (
     Reader(name="training folder", suffix=".run", seeds=training_seeds, mutate=change_folder, read=read_training),
     Reader(name="latents folder", suffix=".latents", seeds=latent_seeds, mutate=change_folder, read=read_latents),
+    Reader(
+        name="unfinished latents",
+        suffix=".begun",
+        seeds=unfinished_latent_seeds,
+        mutate=change_folder,
+        read=read_unfinished_latents,
+    ),
     Reader(name="study folder", suffix=".study", seeds=study_seeds, mutate=change_folder, read=read_study),
     *([_DATASET] if importlib.util.find_spec("datasets") else []),
 )

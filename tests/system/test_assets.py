@@ -6,11 +6,14 @@ import http.server
 import json
 import re
 import shutil
+import subprocess
+import sys
 import threading
 import tomllib
 from pathlib import Path
 
 import pytest
+from kill_points import fail_once
 
 from dit_eval.system.assets import Asset, asset, assets, cache_dir, fetch, find_reference, recorded_sha256, verify
 
@@ -188,6 +191,85 @@ def test_processes_that_fetch_at_once_download_once(server, item):
     assert len(server.seen) == 1
 
 
+TEN = """\
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import dit_eval.flops.kept as kept
+from dit_eval.features.cache import cache_entry, cached_features
+from dit_eval.features.network import FeatureBatch
+from dit_eval.images.npz import open_batch, write_batch
+from dit_eval.system.assets import Asset, cache_dir, fetch
+
+
+class Network:
+    name, backend, device, precision, weights_sha256 = "test", "torch", "cpu", "fp32", "0" * 64
+    pool_dim, spatial_dim = 12, None
+
+    def __call__(self, images):
+        time.sleep(0.002)
+        return FeatureBatch(pool=images.reshape(len(images), -1).astype(np.float32), spatial=None, class_probs=None)
+
+
+def work(item, images, number):
+    notes = []
+    entry = cache_entry(images, Network(), images_sha256="1" * 64, cache=cache_dir(), on_note=notes.append)
+    summary, _ = cached_features(images, Network(), entry=entry, batch_size=20)
+    again, cached = cached_features(images, Network(), entry=entry, batch_size=20)
+    kept._keep(str(number), [1000 + number, 1])
+    kept._keep("all", [7, 1])
+    seen = [summary.pool.sigma, summary.pool_features, again.pool.sigma, again.pool_features]
+    said = [hashlib.sha256(each.tobytes()).hexdigest() for each in seen]
+    assert cached and kept._kept()["all"] == [7, 1] and not notes, notes
+    return json.dumps([said, hashlib.sha256(fetch(item).read_bytes()).hexdigest()])
+
+
+item = Asset(name="thing", kind="weights", filename="thing.bin", url=sys.argv[1], sha256=None, note="")
+pixels = np.arange(200 * 12).astype(np.uint8).reshape(200, 2, 2, 3)
+write_batch("images.npz", images=[pixels], shape=pixels.shape)
+images = open_batch("images.npz", role="gen")
+starts, go = os.pipe()
+children = []
+for number in range(10):
+    if not (pid := os.fork()):
+        os.close(go)
+        os.read(starts, 1)  # until all are there
+        Path(f"said-{number}").write_text(work(item, images, number))
+        os._exit(0)
+    children.append(pid)
+os.close(go)
+sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children))
+"""
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_ten_processes_share_a_cache(server, item, tmp_path, begun):
+    if begun:  # a part that a killed process has left
+        server.hang_up_after = 1000
+        with pytest.raises(ConnectionError):
+            fetch(dataclasses.replace(item, sha256=None))
+        server.hang_up_after = None
+        server.seen.clear()
+    done = subprocess.run(
+        [sys.executable, "-c", TEN, server.url], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    said = {path.read_text() for path in tmp_path.glob("said-*")}
+    assert len(list(tmp_path.glob("said-*"))) == 10
+    ((features, fetched),) = map(json.loads, said)
+    assert features[:2] == features[2:], "made and kept are the same bits"
+    assert fetched == hashlib.sha256(CONTENT).hexdigest()
+    assert len(server.seen) == 1, "one download"
+    assert not [*(tmp_path / "cache").glob(".*.part")]
+    assert len([*(tmp_path / "cache").glob("features-*.npz")]) == 1
+
+
 def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("DIT_EVAL_CACHE", str(tmp_path / "a"))
     assert cache_dir() == tmp_path / "a"
@@ -228,6 +310,17 @@ def test_what_the_official_address_sent_is_noted_where_nothing_is_pinned(server,
     assert recorded_sha256(unpinned) == hashlib.sha256(CONTENT).hexdigest()
     path.write_bytes(b"another file")
     assert recorded_sha256(unpinned) != verify(unpinned)
+
+
+def test_a_note_that_cannot_be_written_is_not_missing_for_ever(server, item, monkeypatch):
+    unpinned = dataclasses.replace(item, sha256=None)
+    with monkeypatch.context() as patch:
+        fail_once(patch, item.record_path.name)
+        with pytest.raises(OSError, match=r"No space left on device: '.*fetched\.json'"):
+            fetch(unpinned)
+        assert not item.path.exists(), "nobody would note later what a file is that is there"
+    fetch(unpinned)
+    assert recorded_sha256(unpinned) == verify(unpinned) == hashlib.sha256(CONTENT).hexdigest()
 
 
 def test_a_mirror_is_not_the_official_address(server, item):

@@ -1,11 +1,17 @@
 """The place of a process among others, as the environment says it: each mistake is one message."""
 
+import datetime
 import re
+import socket
 
+import numpy as np
 import pytest
+import torch
+import torch.distributed
+from torch.distributed import HashStore
 
 from dit_eval.cli import main
-from dit_eval.system.dist import World, join, rank_told
+from dit_eval.system.dist import FailedElsewhere, OtherProcessEnded, World, _one_word, join, rank_told
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
 TWO = {"RANK": "1", "WORLD_SIZE": "2"}
@@ -134,3 +140,128 @@ def test_a_command_says_it_once(command, name, monkeypatch, capsys, tmp_path):
     assert err.startswith(f"dit-eval: error: {name} is 'x' in the environment; ")
     assert err.count("\n") == 1
     assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_that_do_not_meet_are_told(rank, monkeypatch):
+    monkeypatch.setattr("dit_eval.system.dist._UNTIL_ALL_ARE_THERE", datetime.timedelta(seconds=0.2))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = str(taken.getsockname()[1])
+        placed(monkeypatch, {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port})
+        message = (
+            rf"process {rank} of 2 does not meet the others at 127\.0\.0\.1:{port} \(.+\)\. Start all of them by torch"
+        )
+        with pytest.raises(ConnectionError, match=message) as error, join():
+            pass
+    assert str(error.value).isprintable()
+
+
+# ---- another process that is killed; for real under torchrun: tests/test_training.py, tests/test_sampling.py
+
+ENDED = (
+    "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:25493. This is "
+    "typically caused by a remote worker crashing."
+)
+OTHERS = {
+    RuntimeError("[enforce fail at gloo/transport/tcp/pair.cc:446] op.preamble.length <= op.nbytes. 8 vs 4"): False,
+    RuntimeError("expected scalar type Float"): False,
+    RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1000ms for recv operation"): True,
+    torch.distributed.DistNetworkError("failed to recv, got 0 bytes"): True,
+    torch.distributed.DistBackendError("NCCL communicator was aborted on rank 1"): True,
+}
+TOGETHER = {
+    "barrier": lambda world: world.barrier(),
+    "average_": lambda world: world.average_(torch.ones(2)),
+    "copy_first_": lambda world: world.copy_first_([torch.ones(2)]),
+    "most": lambda world: world.most(3),
+    "collect": lambda world: world.collect(np.ones((2, 3))),
+    "from_first": lambda world: world.from_first(lambda: 1),
+    "first_then_all": lambda world: world.first_then_all(lambda: 1),
+}
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Have all that processes do together fail."""
+
+    def fail(error):
+        def failing(*_, **__):
+            raise error
+
+        for name in ("all_reduce", "broadcast", "broadcast_object_list", "send", "recv"):
+            monkeypatch.setattr(torch.distributed, name, failing)
+
+    return fail
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("what", TOGETHER)
+def test_a_process_that_has_ended_is_one_message(what, rank, failing):
+    failing(RuntimeError(ENDED))
+    with pytest.raises(OtherProcessEnded, match=r"^another process of this run has ended.* run the same command again"):
+        TOGETHER[what](World(rank=rank, size=2))
+
+
+@pytest.mark.parametrize("error", OTHERS, ids=str)
+def test_errors_of_our_own_are_not_those_of_another_process(error, failing):
+    failing(error)
+    with pytest.raises(OtherProcessEnded if OTHERS[error] else type(error)):
+        World(size=2).barrier()
+
+
+def test_an_error_is_told_though_nobody_else_is_there_any_more(failing):
+    failing(RuntimeError(ENDED))
+    with pytest.raises(ZeroDivisionError):
+        World(rank=0, size=2).from_first(lambda: 1 // 0)
+
+
+def ends(store, *, rank, size=4, error):
+    """How a process ends that meets an error."""
+    try:
+        with _one_word(World(rank=rank, size=size), store):
+            raise error
+    except BaseException as found:
+        return type(found)
+
+
+@pytest.mark.parametrize("first", [OtherProcessEnded(), OSError("full"), KeyboardInterrupt()], ids=lambda e: type(e))
+def test_one_process_speaks(first):
+    store = HashStore()
+    assert ends(store, rank=2, error=first) is type(first)
+    assert [ends(store, rank=rank, error=OtherProcessEnded()) for rank in (0, 3)] == [FailedElsewhere] * 2
+    assert ends(store, rank=1, error=OSError("a fault of its own")) is OSError
+    assert ends(store, rank=1, error=FailedElsewhere()) is FailedElsewhere
+    with _one_word(World(size=2), store):
+        pass
+
+
+def test_without_process_0_which_kept_the_store_the_next_one_speaks():
+    class Gone:
+        def add(self, *_):
+            raise torch.distributed.DistNetworkError("failed to recv, got 0 bytes")
+
+    found = [ends(Gone(), rank=rank, error=OtherProcessEnded()) for rank in (1, 2, 3)]
+    assert found == [OtherProcessEnded, FailedElsewhere, FailedElsewhere]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OtherProcessEnded(), "dit-eval: error in process 1: another process of this run has ended, so the others"),
+        (FailedElsewhere(), ""),
+        (KeyboardInterrupt(), ""),
+    ],
+)
+def test_what_a_command_says_and_how_it_ends(error, said, monkeypatch, capsys):
+    def failing(_):
+        raise error
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("dit_eval.cli.app.Call.__call__", failing)
+    with pytest.raises(SystemExit) as exit_:
+        main(COMMANDS["sample"])
+    assert exit_.value.code == (130 if isinstance(error, KeyboardInterrupt) else 2)
+    told = capsys.readouterr().err
+    assert told.startswith(said)
+    assert told.count("\n") == (1 if said else 0)

@@ -6,12 +6,17 @@ same command goes on from there.
 """
 
 import dataclasses
+import errno
+import fcntl
+import hashlib
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import inline_engine
@@ -21,25 +26,26 @@ import torch
 from filelock import FileLock
 from kill_points import fail_once, states_of_disk
 from PIL import Image
-from safetensors.torch import load_file
-from sample_runs import make_run, random_dit
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from small_plan import TINY_DIT_ON_DIGITS
+from small_runs import draw_pictures, encoding, sampling, training
 
 import dit_eval.encoding
 import dit_eval.sampling
 from dit_eval.cli import main
-from dit_eval.diffusion.data import ArrayData, list_images
+from dit_eval.diffusion.data import list_images
 from dit_eval.diffusion.latents import Latents
 from dit_eval.diffusion.recipe import Recipe, Schedule
-from dit_eval.diffusion.sampler import ImageSampler
-from dit_eval.encoding import Encoder, encode
+from dit_eval.diffusion.trainer import Trainer
 from dit_eval.features.cache import CacheEntry
+from dit_eval.images import open_images
 from dit_eval.images.npz import open_batch
 from dit_eval.models.config import DiTConfig
 from dit_eval.results.parse import json_text
-from dit_eval.sampling import sample_npz
 from dit_eval.study.folder import Study
 from dit_eval.summary import FeatureSummary, GaussianStats
+from dit_eval.system.assets import asset, fetch
 from dit_eval.system.dist import World
 from dit_eval.system.run_folder import RunFolder, differences, is_claimed, read_settings, refuse_other, remove_partial
 from dit_eval.system.seals import TRAILER, read_sealed, sealed
@@ -68,6 +74,36 @@ def test_one_run_at_a_time(tmp_path):
     with RunFolder(tmp_path / "run", doing="testing there") as second:
         second.claim()
     assert not is_claimed(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("years", [-30, 30])
+def test_a_lock_is_the_systems_whatever_its_file_says(tmp_path, years):
+    lock = tmp_path / "lock"
+    lock.write_text(f"{os.getpid()}\nanother-machine\n")  # a process of another machine, or of a number used again
+    then = time.time() + years * 365 * 86_400  # of a clock that was wrong
+    os.utime(lock, (then, then))
+    assert not is_claimed(lock)
+    with RunFolder(tmp_path, doing="testing there") as folder:
+        folder.claim()
+        assert is_claimed(lock)
+    assert lock.read_text().endswith("another-machine\n")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, code):
+    # A library would take a file's being there for a lock, which a killed process on another machine leaves for ever.
+    def fails(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", fails)
+    monkeypatch.setenv("DIT_EVAL_CACHE", str(tmp_path / "cache"))
+    why = rf"its file system cannot lock files \({os.strerror(code)}\)"
+    with pytest.raises(OSError, match=rf"run: cannot be written \({why}.*; name another `out`"):
+        RunFolder(tmp_path / "run", doing="testing there").claim()
+    assert not is_claimed(tmp_path / "run" / "lock")
+    with pytest.raises(OSError, match=rf"{why}.*Set DIT_EVAL_CACHE to another folder"):
+        fetch(asset("inception"))
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size] == []
 
 
 def test_a_lock_beside_the_folder_leaves_the_folder_to_its_run(tmp_path):
@@ -204,19 +240,6 @@ def test_killed_before_a_file_takes_its_name(tmp_path, kind):
 # ---- a training
 
 
-def training():
-    rng = np.random.default_rng(0)
-    data = ArrayData(
-        images=rng.integers(0, 256, (40, 8, 8, 1), np.uint8), labels=rng.integers(0, 10, 40), identity={"test": 1}
-    )
-    config = DiTConfig(
-        depth=1, hidden_size=16, num_heads=2, patch_size=2, input_size=8, num_classes=10, in_channels=1, space="pixel"
-    )
-    recipe = Recipe(learning_rate=1e-3, batch_size=4, ema_decay=0.9)
-    schedule = Schedule(steps=12, save_at=(5, 9), log_every=4)
-    return TrainingRun(config=config, data=data, recipe=recipe, schedule=schedule)
-
-
 def same_training(one, other):
     names = sorted(path.name for path in one.iterdir())
     assert names == sorted(path.name for path in other.iterdir())
@@ -276,23 +299,6 @@ def test_a_training_goes_on_when_a_file_could_not_be_written(tmp_path, monkeypat
 # ---- an encoding
 
 
-def draw_pictures(folder):
-    rng = np.random.default_rng(0)
-    for number in range(11):
-        path = folder / ("cat" if number % 2 else "ant") / f"{number:02d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
-
-
-def encoding(pictures, out, on_note=None):
-    def posterior(images):
-        small = images[:, :, ::8, ::8]
-        return np.concatenate([small, small[:, :1]], 1), np.full((len(small), 4, 4, 4), 0.5, np.float32)
-
-    encoder = Encoder(encode=posterior, vae="test", vae_sha256="0" * 64, scale=1.0)
-    return encode(list_images(pictures, image_size=32), out, encoder=encoder, on_note=on_note)
-
-
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -319,12 +325,6 @@ def test_an_encoding_goes_on_from_each_state_of_the_disk(tmp_path, monkeypatch):
 
 
 # ---- a sampling
-
-
-def sampling(out, on_note=None, seed=0):
-    model = random_dit(depth=1, hidden_size=16)
-    sampler = ImageSampler(model, make_run(model.config, num_images=20, num_sampling_steps="2", global_seed=seed))
-    return sample_npz(out, sampler=sampler, labels=np.arange(20) % 10, batch_size=8, on_note=on_note)
 
 
 def test_a_sampling_goes_on_from_each_state_of_the_disk(tmp_path, monkeypatch):
@@ -575,7 +575,7 @@ def test_damage_in_finished_latents_costs_that_file(tmp_path, encoded):
         for at in places(out / name, 5):
             damage(out / name, at)
             notes = []
-            if name in ("latents.json", "labels.npy", "digests.json") or name.startswith("moments-"):  # are read
+            if name != "files.txt" and not name.startswith("shard-"):  # all others are read
                 with pytest.raises(ValueError, match=re.escape(str(out / name))):
                     read_all(out)
             if said := refusal(encoding, pictures, out, notes.append):  # no JSON any more
@@ -634,6 +634,28 @@ def test_latents_of_another_run_are_encoded_again(tmp_path, encoded):
         assert contents(copy / "latents") == contents(whole)
 
 
+ABOUTS = (b"", b"[]", b"{}", b"[" * 200_000, b"\xff", b'{"kept": [1]}', b'{"kept": [-1], "skipped": {}}',
+          b'{"kept": ["0"], "skipped": {}}', b'{"kept": [999], "skipped": {}}', b'{"kept": [], "skipped": {"a": 1}}',
+          None)  # fmt: skip
+
+
+def test_a_damaged_shard_of_an_earlier_version_is_encoded_again(tmp_path, encoded):
+    """They have no seals: what a shard says of itself is compared with its images."""
+    pictures, whole, kept = encoded
+    for number, data in enumerate(ABOUTS):
+        copy, notes = tmp_path / f"copy {number}", []
+        shutil.copytree(kept.parent, copy)
+        parts = copy / "latents.parts"
+        (parts / "shard-000001.seal").unlink()
+        if data is None:
+            (parts / "shard-000001.json").unlink()
+        else:
+            (parts / "shard-000001.json").write_bytes(data)
+        encoding(pictures, copy / "latents", notes.append)
+        assert notes[0] == f"{parts / 'moments-000001.npy'}: damaged; removed, its images are encoded again"
+        assert contents(copy / "latents") == contents(whole)
+
+
 KNOWN_BEFORE = ("listing_sha256", "image_size", "vae", "vae_sha256", "scale", "dtype")
 
 
@@ -641,7 +663,7 @@ def test_images_replaced_under_the_same_names_are_others(tmp_path, encoded):
     pictures, out, kept = encoded
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(pictures / "cat" / "03.png")
     for folder, there in ((out, out), (kept, kept.with_name("latents.parts"))):
-        with pytest.raises(ValueError, match=f"{there} is of other images: files in .* have other sizes or times"):
+        with pytest.raises(ValueError, match=f"{there} is of other images under the same names: their sizes or times"):
             encoding(pictures, folder)
         settings = there / "settings.json"
         earlier = {name: value for name, value in json.loads(settings.read_text()).items() if name in KNOWN_BEFORE}
@@ -650,6 +672,91 @@ def test_images_replaced_under_the_same_names_are_others(tmp_path, encoded):
         notes = []
         encoding(pictures, folder, notes.append)
         assert "complete already" in notes[0] if folder is out else notes
+
+
+def touch(path):
+    """Give a file another time of change, and the same bytes."""
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+
+
+@pytest.mark.parametrize("work", ["encode", "train"])
+def test_images_are_told_apart_by_times_or_by_bytes(tmp_path, work):
+    pictures, out = tmp_path / "pictures", tmp_path / "out"
+    draw_pictures(pictures)
+    one = pictures / "cat" / "03.png"
+
+    def run(by, to=out):
+        folder = list_images(pictures, image_size=32, identity=by)
+        if work == "encode":
+            return encoding(pictures, to, by=by)
+        config = DiTConfig(
+            depth=1, hidden_size=8, num_heads=1, patch_size=16, input_size=32, num_classes=2, space="pixel",
+            in_channels=3,
+        )  # fmt: skip
+        schedule = Schedule(steps=2 if (to / "state.safetensors").exists() else 1)
+        return train(to, TrainingRun(config=config, data=folder, recipe=Recipe(batch_size=2), schedule=schedule))
+
+    run("times")
+    run("bytes", tmp_path / "bytes")
+    run("times")
+    for by, other, folder in (("bytes", "times", out), ("times", "bytes", tmp_path / "bytes")):
+        with pytest.raises(ValueError, match=f"{folder} knows its images by their {other}: pass `identity` {other}"):
+            run(by, folder)
+    touch(one)
+    with pytest.raises(ValueError, match=r"their sizes or times of change are others\. If they are a copy"):
+        run("times")
+    run("bytes", tmp_path / "bytes")
+    damage(one, -3)  # in the checksum of an empty chunk
+    with pytest.raises(ValueError, match="under the same names: their bytes are others"):
+        run("bytes", tmp_path / "bytes")
+
+
+def test_the_bytes_of_a_folder_are_known_as_evaluations_know_them(tmp_path):
+    draw_pictures(tmp_path)
+    files = [path.read_bytes() for path in sorted(tmp_path.rglob("*.png"))]
+    lines = "".join(f"{hashlib.sha256(data).hexdigest()}\n" for data in files)
+    told = []
+    folder = list_images(tmp_path, image_size=32, identity="bytes")
+    assert folder.identify(lambda *progress: told.append(progress)) == {
+        "bytes_sha256": hashlib.sha256(lines.encode()).hexdigest()
+    }
+    assert told[-1] == (sum(map(len, files)), sum(map(len, files)))
+    assert open_images(tmp_path, role="gen").sha256() == folder.identity["bytes_sha256"]
+    again = dataclasses.replace(folder)
+    (tmp_path / "cat" / "03.png").unlink()
+    with pytest.raises(ValueError, match=r"cat/03\.png: gone since its folder was listed"):
+        again.identify()
+
+
+def test_a_training_knows_the_images_of_its_latents(tmp_path):
+    for name in ("one", "two"):
+        draw_pictures(tmp_path / name)
+    touch(tmp_path / "two" / "cat" / "03.png")
+
+    def latent(name, steps):
+        encoding(tmp_path / name, tmp_path / f"{name}.latents")
+        data = Latents(tmp_path / f"{name}.latents")
+        config = DiTConfig(depth=1, hidden_size=8, num_heads=1, patch_size=2, input_size=4, num_classes=2)
+        run = TrainingRun(config=config, data=data, recipe=Recipe(batch_size=2), schedule=Schedule(steps=steps))
+        return train(tmp_path / "run", run)
+
+    latent("one", 1)
+    with pytest.raises(ValueError, match=r"run is of other images under the same names: their sizes or times"):
+        latent("two", 2)
+    path = tmp_path / "run" / "run.json"
+    about = read_sealed(path)
+    assert len(about["data"].pop("sizes_and_times")) == 64
+    path.write_text(json.dumps(about))  # of an earlier version, whose state has no digests
+    write_without_digests(tmp_path / "run" / "state.safetensors")
+    assert latent("two", 2).steps == 2
+    assert "sizes_and_times" in json.loads(path.read_text())["data"]
+
+
+def write_without_digests(path):
+    with safe_open(path, framework="pt") as file:
+        notes = {"step": file.metadata()["step"]}
+    save_file(load_file(path), path, metadata=notes)
 
 
 def trained(folder, steps, notes=None):
@@ -671,15 +778,35 @@ def test_damage_in_a_training_is_named(tmp_path):
                 damage(copy / path.name, at)
                 notes = []
                 if said := refusal(trained, copy, steps, notes):
-                    assert str(copy if path.name == "run.json" else copy / path.name) in said
+                    assert str(copy / path.name) in said
                 else:
+                    assert any("run.json: damaged; written anew" in note for note in notes) == (path.name == "run.json")
                     assert path.name in ("run.json", "log.jsonl") or (steps == 12 and "0000005" in path.name)
                     assert any("log.jsonl: damaged" in note for note in notes) == (path.name == "log.jsonl")
                     if steps == 12:
                         same = (f"{kind}-0000012.safetensors" for kind in ("ema", "model"))
-                        for name in same if path.name != "run.json" else ():
+                        for name in same:
                             assert (copy / name).read_bytes() == (tmp_path / "more" / name).read_bytes()
                 shutil.rmtree(copy)
+
+
+def test_a_trainer_goes_back_to_nothing_that_is_damaged(tmp_path):
+    trained(tmp_path, 5)
+    files = {kind: tmp_path / f"{kind}-0000005.safetensors" for kind in ("model", "ema")}
+    files["state"] = tmp_path / "state.safetensors"
+    run = training()
+    trainer = Trainer(run.config, run.recipe)
+    assert trainer.restore(5, **files).keys() == {"pending"}
+    assert trainer.steps == 5
+    for path in files.values():
+        whole = path.read_bytes()
+        damage(path, len(whole) // 2)
+        with pytest.raises(ValueError, match=f"^{path}: .*damaged.* Put a good copy in its place"):
+            trainer.restore(5, **files)
+        path.write_bytes(whole)
+    shutil.copy(tmp_path / "model-0000005.safetensors", tmp_path / "ema-0000005.safetensors")
+    with pytest.raises(ValueError, match=r"ema-0000005\.safetensors: not as it was written: damaged, or of another"):
+        trainer.restore(5, **files)
 
 
 def test_weights_of_another_step_or_run_are_not_trained_on(tmp_path):

@@ -1,8 +1,10 @@
 """The name that was meant: case and separators make no difference, and nothing is suggested that is far off."""
 
+import errno
+
 import pytest
 
-from dit_eval.system.text import did_you_mean, nearest
+from dit_eval.system.text import did_you_mean, nearest, told
 
 # As the paper and the published code write them.
 MODELS = ("DiT-S/2", "DiT-S/4", "DiT-B/2", "DiT-XL/2", "DiT-XL/8", "ADM-64", "ADM-256", "ADM-U-256-upsampler", "LDM-4")
@@ -56,3 +58,20 @@ def test_words_of_other_programs_lead_to_names():
 
 def test_a_word_of_any_length_is_answered():
     assert nearest("DiT-XL/2" * 1_000_000, MODELS) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("a, b"), "a, b"),
+        (OSError("PATH: ours"), "PATH: ours"),
+        (OSError(5, "Input/output error"), "[Errno 5] Input/output error"),
+        (OSError(13, "Permission denied", "a/b"), "a/b: Permission denied."),
+        (OSError(13, "Permission denied", b"a\xff\x1b"), "a\\xff\\x1b: Permission denied."),
+        (OSError(errno.ENOSPC, "No space", "a"), "a: No space. Make room and run the same command again."),
+        (OSError(errno.EDQUOT, "Quota", "a"), "a: Quota. Make room and run the same command again."),
+        (ZeroDivisionError(), "ZeroDivisionError"),
+    ],
+)
+def test_errors_of_the_system_name_the_file_first(error, said):
+    assert told(error) == said
