@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 
@@ -52,7 +53,9 @@ def read_pickle(path: Path, needed: str) -> Any:
         if size > MAX_PICKLE:
             raise ValueError(f"{path}: {size:,} bytes; expected {needed}, of at most {MAX_PICKLE:,}.")
         try:
-            return _Values(path).plain(_run(_Bounded(file, size), room=2 * size))
+            with catch_warnings():
+                simplefilter("ignore")  # Python's parser warns of escapes in texts that are none
+                return _Values().plain(_run(_Bounded(file, size), room=2 * size))
         except _Refused as error:
             raise ValueError(f"{path}: {error}; expected {needed}: {_ONLY} alone. Nothing was run.") from None
         # Instructions of a damaged pickle find values of every kind.
@@ -288,8 +291,8 @@ def _array(data: bytes, of: object, shape: object, order: str) -> np.ndarray:
 class _Values:
     """What the machine has made, as plain values, each thing that is referred to twice counted each time."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._seen = path, 0
+    def __init__(self) -> None:
+        self._seen = 0
 
     def plain(self, value: Any, depth: int = 0) -> Any:
         self._seen += 1
