@@ -12,6 +12,7 @@ from evaluating import evaluate
 import dit_eval
 from dit_eval.cli import main
 from dit_eval.images.npz import open_batch, write_batch
+from dit_eval.images.pair import TwoReferences
 from dit_eval.reference import write_reference
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.lines import append_result, read_results
@@ -313,6 +314,7 @@ from dit_eval.features.digits import DigitsExtractor
 import dit_eval
 from dit_eval.cli import main
 from dit_eval.images.npz import open_batch, write_batch
+from dit_eval.images.pair import TwoReferences
 from dit_eval.results.settings import EvaluationSettings
 from dit_eval.system.environment import peak_memory_bytes
 result = score(gen=open_batch(sys.argv[1], role="gen", num_images=int(sys.argv[2])),
@@ -382,6 +384,18 @@ def test_several_processes_give_the_result_of_one(
     assert found.num_samples == 500
     # The cache that process 0 wrote serves one process as well.
     assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@pytest.mark.processes
+def test_two_processes_share_the_images_of_two_references(sample_file, two_files, tmp_path, digits_extractor):
+    pair = TwoReferences(statistics=open_batch(two_files[0], role="ref"), images=open_batch(two_files[1], role="ref"))
+    alone = evaluate(gen=open_batch(sample_file, role="gen"), ref=pair, extractor=digits_extractor)
+    arguments = [sample_file, "--ref", two_files[0], "--pr-ref", two_files[1], "--extractor", "digits"]
+    process = by_torchrun(2, *arguments, "--json", tmp_path / "result.json", "--no-results")
+    assert process.returncode == 0, process.stderr
+    found = EvalResult.from_json((tmp_path / "result.json").read_text())
+    assert_same(found, alone, rel=1e-9)
+    assert (found.ref, found.pr_ref, found.num_reference) == (alone.ref, alone.pr_ref, 200)
 
 
 @pytest.mark.processes
