@@ -778,8 +778,8 @@ def test_diagnose_tells_of_other_weights_and_another_reference(tmp_path, picture
     assert told(dataclasses.replace(sound, badge=None)) == {}, "not known"
     against = dataclasses.replace(sound, badge=badge(reference="jit-in256"), reference_protocol="jit-2025")
     assert told(against) == {
-        "result-reference": "the result's reference is not known to be ADM's (jit-in256): its distances are FID and sFID "
-        "against JiT's statistics"
+        "result-reference": "the result's reference is not known to be ADM's (jit-in256): its distances are FID and "
+        "sFID against JiT's statistics"
     }
     unsaid = diagnose(gen=a, ref=a, result=dataclasses.replace(sound, reference_protocol=None)).unchecked
     assert any("is of an earlier version: reference not recorded" in text for text in unsaid)
