@@ -210,9 +210,10 @@ def test_two_references_are_statistics_and_images(sample_file, two_files, tmp_pa
         assert exit_.value.code == code
         found = json.loads(capsys.readouterr().out)
     assert found["pr_ref"]["path"] == str(two_files[1])
-    with pytest.raises(SystemExit):
-        main([*line, "--pr-ref", str(two_files[0])])
-    assert "--pr-ref" in capsys.readouterr().err
+    for given in (str(two_files[0]), "imagenet25", "hf://one/x.npz"):
+        with pytest.raises(SystemExit):
+            main([*line, "--pr-ref", given])
+        assert f"error: --pr-ref {given}: " in capsys.readouterr().err
 
 
 def test_equal_sets_give_zero_and_keep_the_raw_value(tmp_path, digits, digits_extractor):

@@ -123,7 +123,7 @@ def _evaluation_setup(arguments: Evaluate, world: World) -> dict[str, Any]:
     if arguments.pr_ref is not None:
         from dit_eval.images.pair import TwoReferences
 
-        ref = TwoReferences(statistics=ref, images=open_role(reference_path(arguments.pr_ref), "ref"))
+        ref = TwoReferences(statistics=ref, images=open_role(reference_path(arguments.pr_ref, "pr_ref"), "ref"))
     choose(settings.metrics, gen=gen, ref=ref, network=network, allow_size_mismatch=settings.allow_size_mismatch)
     return {"gen": gen, "ref": ref, "network": load_extractor(arguments, world), "settings": settings}
 

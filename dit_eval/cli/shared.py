@@ -159,11 +159,11 @@ def open_role(
     return images
 
 
-def reference_path(ref: str) -> Path:
+def reference_path(ref: str, called: str = "ref") -> Path:
     """A path, or the name of a public reference batch (fetched when it is not here yet)."""
     from dit_eval.system.assets import find_reference
 
-    return find_reference(ref, bring=bring)
+    return find_reference(ref, bring=bring, called=called)
 
 
 def network_line(arguments: NetworkOptions) -> str:

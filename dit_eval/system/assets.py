@@ -74,7 +74,9 @@ class Asset:
         return self.path.with_name(f"{self.path.name}.fetched.json")
 
 
-def find_reference(ref: str | os.PathLike[str], *, bring: Callable[[Asset], Path] | None = None) -> Path:
+def find_reference(
+    ref: str | os.PathLike[str], *, bring: Callable[[Asset], Path] | None = None, called: str = "ref"
+) -> Path:
     """The file that a path means, or the name or address of a public reference, fetched when it is not here yet.
 
     Addresses are those of the web, and `hf://OWNER/REPOSITORY[@REVISION]/FILE` or `hf://datasets/...` of files on
@@ -83,6 +85,7 @@ def find_reference(ref: str | os.PathLike[str], *, bring: Callable[[Asset], Path
     Parameters
     ----------
     bring : brings a public file, and returns where it is; `fetch` of this module by default
+    called : the parameter, in messages
 
     Raises
     ------
@@ -98,7 +101,7 @@ def find_reference(ref: str | os.PathLike[str], *, bring: Callable[[Asset], Path
     if re.match("(https?|hf)://", text):
         address, _, behind = text.partition("#")
         pinned = behind if re.fullmatch("[0-9a-f]{64}", behind) else None
-        found = (bring or fetch)(_addressed(address, pinned))
+        found = (bring or fetch)(_addressed(address, pinned, called))
         return found.with_name(f"{found.name}#{behind}") if behind and not pinned else found
     files = {item.filename: item.name for item in assets() if item.kind == "reference"}
     names = [*files.values()]
@@ -109,17 +112,17 @@ def find_reference(ref: str | os.PathLike[str], *, bring: Callable[[Asset], Path
     if path.name in files:
         name = files[path.name]
         raise FileNotFoundError(
-            f"`ref` {text}: no such file. By name it is found in the cache or fetched: `ref` {name}"
+            f"`{called}` {text}: no such file. By name it is found in the cache or fetched: `{called}` {name}"
         )
     if path.suffix or os.sep in text or not isinstance(ref, str):
         return path  # opening it says that it is not there
     hint = did_you_mean(text, names)
-    raise ValueError(f"`ref` {text}: neither a file nor a known reference; known: {', '.join(names)}.{hint}")
+    raise ValueError(f"`{called}` {text}: neither a file nor a known reference; known: {', '.join(names)}.{hint}")
 
 
-def _addressed(address: str, sha256: str | None) -> Asset:
+def _addressed(address: str, sha256: str | None, called: str) -> Asset:
     """The file at an address, which has a place of its own in the cache."""
-    url = _on_hugging_face(address) if address.startswith("hf://") else address
+    url = _on_hugging_face(address, called) if address.startswith("hf://") else address
     last = re.sub("[^A-Za-z0-9._-]", "_", urllib.parse.urlsplit(url).path.rpartition("/")[2])[-100:]
     mine = hashlib.sha256(url.encode()).hexdigest()[:16]
     return Asset(
@@ -132,14 +135,14 @@ def _addressed(address: str, sha256: str | None) -> Asset:
     )
 
 
-def _on_hugging_face(address: str) -> str:
+def _on_hugging_face(address: str, called: str) -> str:
     """The web address of a file on Hugging Face; ValueError if it names none."""
     form = r"hf://((?:datasets/)?[\w.-]+/[\w.-]+)(?:@([\w.-]+))?/([^?#]+)"
     found = re.fullmatch(form, address, re.ASCII)
     if found is None:
         raise ValueError(
-            f"`ref` {shown(address)}: expected hf://OWNER/REPOSITORY/FILE, with @REVISION behind the repository if it "
-            "is another than main, or hf://datasets/OWNER/REPOSITORY/FILE."
+            f"`{called}` {shown(address)}: expected hf://OWNER/REPOSITORY/FILE, with @REVISION behind the repository "
+            "if it is another than main, or hf://datasets/OWNER/REPOSITORY/FILE."
         )
     return f"https://huggingface.co/{found[1]}/resolve/{found[2] or 'main'}/{urllib.parse.quote(found[3])}"
 
