@@ -29,10 +29,11 @@ def test_the_plan_is_of_cifar10_and_names_no_file(name):
     for run in plan.trainings:
         assert (run.recipe.flip, run.recipe.ema_warm_up, run.config.label_dropout) == (0.5, True, 0.1)
         numbers = 3 * run.config.patch_size**2
-        assert run.config.hidden_size >= numbers, f"{run.model} cannot pass on the noise of a patch, {numbers} numbers"
+        # At 1 the model drew noise: what a patch holds has to pass through the width. The paper's least is 1.5.
+        assert run.config.hidden_size >= 1.5 * numbers, run.model
     swept = [cell for cell in plan.cells if cell.training_steps == plan.trainings[0].steps[-1]]
     steps = [{cell.num_sampling_steps for cell in swept if cell.model == run.model} for run in plan.trainings]
-    assert sum(len(each) >= 5 for each in steps) >= 3, "sampling against model compute, for three models or more"
+    assert sum(len(each) >= 4 for each in steps) >= 3, "sampling against model compute, for three models or more"
 
 
 def test_sizes_are_the_papers_made_smaller():
@@ -42,7 +43,7 @@ def test_sizes_are_the_papers_made_smaller():
     ]
     for run in plan.trainings:
         config, size = run.config, re.search("[A-Z]+(?=/)", run.model)[0]
-        assert (3 * config.depth, 2 * config.hidden_size, 2 * config.num_heads) == SIZES[size], run.model
+        assert (4 * config.depth, 4 * config.hidden_size / 3, config.num_heads) == SIZES[size], run.model
         # As many patches as the paper's latents of 256 px have: 32 a side.
         assert (config.input_size // config.patch_size) ** 2 in (16, 64, 256)
 
@@ -56,7 +57,7 @@ def test_the_plans_fit_into_their_hours():
     assert (predicted_hours(small) + features) / 2 < 0.9, "of an hour, on two cores"
     gflops = [run.gflops for run in small.trainings]
     assert 6 <= len(gflops) <= 9
-    assert np.log10(max(gflops) / min(gflops)) >= 1.5
+    assert np.log10(max(gflops) / min(gflops)) > 1.5
 
 
 @pytest.fixture
@@ -70,10 +71,10 @@ def one_thread():
 def test_the_small_plan_runs_on_stand_ins(tmp_path, inception_files, torch_inception, one_thread):
     text = embedded_plans()["cifar10-small"].read_text(encoding="utf-8")
     for old, new in (
-        ('models = "all"', 'models = "tiny-S/4"'),
-        ('["tiny-S/4", "tiny-B/4", "tiny-L/4"]', '"tiny-S/4"'),
-        ("training_steps = 2000", "training_steps = 2"),
-        ("[8, 16, 64, 128]", "3"),  # the same cell again
+        ('models = "all"', 'models = "tiny-S/2"'),
+        ('["tiny-S/2", "tiny-B/2", "tiny-L/2"]', '"tiny-S/2"'),
+        ("training_steps = 2500", "training_steps = 2"),
+        ("[8, 16, 64]", "3"),  # the same cell again
         ("sampling_steps = 32", "sampling_steps = 3"),
         ("num_samples = 1000", "num_samples = 4"),
         ('["fid", "sfid", "kid", "precision", "recall"]', '["fid", "precision"]'),
