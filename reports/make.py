@@ -23,6 +23,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import cifar10_page
 import why_fid_differs
 
 from dit_eval.cli.grid import draw_grid
@@ -68,6 +69,8 @@ def make_cifar10(study: list[str]) -> None:
         copy_study(Path(study[0]), folder)
         draw_samples(Path(study[0]), folder)  # their files have 3 MB each
     make_study(folder)
+    (folder / "README.md").write_text(cifar10_page.page(folder), encoding="utf-8")
+    sys.stdout.write(f"{folder / 'README.md'}\n")
 
 
 def make_study(folder: Path) -> None:
