@@ -93,7 +93,11 @@ def _law(path: Path) -> list[str]:
 def _table(rows: Sequence[tuple[EvalResult, SampleRun]]) -> str:
     """A Markdown table: model, compute and metrics."""
     head = ("model", "Gflops", "steps", "Gflops an image", "FID", "KID x 1000 (95 %)", "sFID", "precision", "recall")
-    lines = [head, ("---",) * len(head), *sorted((_cells(*row) for row in rows), key=lambda cells: cells[0])]
+    lines = [
+        head,
+        ("---",) * len(head),
+        *sorted((_cells(*row) for row in rows), key=lambda cells: (cells[1], int(cells[2]))),
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
