@@ -335,3 +335,17 @@ def test_torch_fidelitys_published_values_come_out(true_inception, true_parts):
         chosen, parts=true_parts, network=true_inception, where=Where(cache=real.folder() / "features")
     )
     assert found.passed, found.text()
+
+
+@pytest.mark.long
+def test_all_published_numbers_come_out_of_kept_features(true_inception, true_parts):
+    """Training set against test set and the rest, where the features of all 65,000 pictures are kept already."""
+    kept = real.folder() / "features"
+    try:
+        found = verify_anchors(
+            anchors(), parts=true_parts, network=Counting(true_inception, most=0), where=Where(cache=kept)
+        )
+    except KeyboardInterrupt:
+        command = f"dit-eval verify --published cifar10 --weights {real.inception()} --cache {kept}"
+        pytest.skip(f"takes two hours of a core: DIT_EVAL_CACHE={real.cifar10()} {command}")
+    assert found.passed, found.text()
