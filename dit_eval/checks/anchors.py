@@ -7,7 +7,6 @@ and those that cannot be had here, each with the reason.
 from __future__ import annotations
 
 import tempfile
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from dit_eval.metrics.metric import Sides
 from dit_eval.results.badge import CONVOLUTIONS_SHA256
 from dit_eval.summary import FeatureSummary, RunningStats
 from dit_eval.system.assets import Asset, embedded_dir
+from dit_eval.system.toml import parse_toml
 from dit_eval.system.where import Where
 
 # Images that pass through the network before they are put into the cache: what a run that ends early loses at most.
@@ -218,5 +218,5 @@ def _check(anchor: Anchor, found: float) -> Check:
 
 
 def _table() -> dict[str, Any]:
-    with open(embedded_dir() / "anchors.toml", "rb") as file:
-        return tomllib.load(file)
+    path = embedded_dir() / "anchors.toml"
+    return parse_toml(path.read_text(encoding="utf-8"), path)
