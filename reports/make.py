@@ -4,11 +4,13 @@ python reports/make.py paper                    the paper's tables and figures, 
 python reports/make.py paper table4 figure8     some of them
 python reports/make.py digits                   figures and tables of the study `digits`, from its committed results
 python reports/make.py digits STUDY             from a finished study, whose results are copied here first
+python reports/make.py cifar10 [STUDY]          the same of the study `cifar10-small`
 python reports/make.py why                      the page on why an FID differs, from reference_stats/effects.json
 python reports/make.py metric_response          what each metric sees in damaged digits: the quickstart's figure
 
 `dit-eval report` makes the same tables and figures with your own results in them, and a page of it all.
 `dit-eval study run digits --out STUDY` makes a finished study, in about half an hour on two cores.
+reports/cifar10/README.md says what `cifar10-small` needs besides.
 """
 
 from __future__ import annotations
@@ -21,16 +23,19 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import cifar10_page
 import why_fid_differs
 
+from dit_eval.cli.grid import draw_grid
 from dit_eval.quickstart import quickstart
 from dit_eval.report.law import measured_laws
 from dit_eval.report.page import report_files
-from dit_eval.results.eval_result import EvalResult
+from dit_eval.report.points import shown_protocol
 from dit_eval.results.lines import read_results
+from dit_eval.system.text import slug
 
 HERE = Path(__file__).parent
-PAPER, DIGITS = HERE / "paper", HERE / "digits"
+PAPER = HERE / "paper"
 
 OF_PAPER = (
     # The paper's tables; a mark or a column "counted" is ours.
@@ -40,8 +45,7 @@ OF_PAPER = (
     # Numbers of the text beside our own; model size, sampling and compute; later papers.
     *("stated", "scaling-law", "sampling-pairs", "sampling-front", "sampling-targets", "later-256", "later-512"),
 )
-SETTING = "-digits-8"  # what the report adds to the names of figures and tables of this protocol and image size
-ALSO = ("measured", "figure13")
+ALSO = ("measured", "figure13")  # of a study, beside the figures and tables of its protocol and image size
 
 
 def make_paper(wanted: list[str]) -> None:
@@ -52,13 +56,40 @@ def make_paper(wanted: list[str]) -> None:
 
 
 def make_digits(study: list[str]) -> None:
+    folder = HERE / "digits"
     if study:
-        copy_study(Path(study[0]))
-    files = report_files(results=DIGITS / "results.jsonl", losses=DIGITS / "losses.jsonl")
-    stems = {name: Path(name).stem for name in files}
-    write(DIGITS, {n: files[n] for n, stem in stems.items() if stem.endswith(SETTING) or stem in ALSO})
-    lines = [line for law in measured_laws(DIGITS / "results.jsonl").values() for line in law.sentences()]
-    (DIGITS / "law.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        copy_study(Path(study[0]), folder)
+        copy_samples(Path(study[0]), folder)
+    make_study(folder)
+
+
+def make_cifar10(study: list[str]) -> None:
+    folder = HERE / "cifar10"
+    if study:
+        copy_study(Path(study[0]), folder)
+        draw_samples(Path(study[0]), folder)  # their files have 3 MB each
+    make_study(folder)
+    (folder / "README.md").write_text(cifar10_page.page(folder), encoding="utf-8")
+    sys.stdout.write(f"{folder / 'README.md'}\n")
+
+
+def make_study(folder: Path) -> None:
+    """Figures, tables and analyses of the results in a folder."""
+    files = report_files(results=folder / "results.jsonl", losses=folder / "losses.jsonl")
+    # What the report adds to the names of figures and tables of these results; here the folder's name is enough.
+    first = read_results(folder / "results.jsonl")[0]
+    size = max(first.gen.image_size)
+    ending, ours = f"-{slug(shown_protocol(first))}-{size}", f"-{folder.name}-{size}"
+    named = {}
+    for name, content in files.items():
+        path = Path(name)
+        if path.stem.endswith(ending):
+            named[str(path.with_stem(path.stem.removesuffix(ending) + ours))] = content
+        elif path.stem in ALSO:
+            named[name] = content
+    write(folder, named)
+    lines = [line for law in measured_laws(folder / "results.jsonl").values() for line in law.sentences()]
+    (folder / "law.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def make_why(_: list[str]) -> None:
@@ -86,35 +117,54 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
             sys.stdout.write(f"{target}\n")
 
 
-def copy_study(study: Path) -> None:
-    """What the report is made of: the plan, results, losses, seconds of each task, and the samples of Figure 7."""
-    DIGITS.mkdir(exist_ok=True)
+def copy_study(study: Path, folder: Path) -> None:
+    """What the report is made of: the plan, results, losses, and seconds of each task."""
+    folder.mkdir(exist_ok=True)
     for name in ("plan.toml", "results.jsonl", "losses.jsonl"):
-        shutil.copyfile(study / name, DIGITS / name)
-    with open(DIGITS / "tasks.csv", "w", newline="", encoding="utf-8") as file:
+        shutil.copyfile(study / name, folder / name)
+    with open(folder / "tasks.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["key", "gflops", "share", "training_seconds", "sampling_seconds", "evaluation_seconds"])
         for path in sorted((study / "done").glob("*.json")):
             done = json.loads(path.read_text(encoding="utf-8"))
             seconds = [done["seconds"].get(phase, "") for phase in ("training", "sampling", "evaluation")]
             writer.writerow([path.stem, f"{done['gflops']:.3f}", done["share"], *seconds])
-    shutil.rmtree(DIGITS / "samples", ignore_errors=True)
-    (DIGITS / "samples").mkdir()
-    results = read_results(study / "results.jsonl")
-    longest = max(result.gen.run.training_steps or 0 for result in results if result.gen.run)
-    for result in results:
-        if is_in_figure7(result, longest):
-            shutil.copyfile(study / result.gen.path, DIGITS / result.gen.path)
 
 
-def is_in_figure7(result: EvalResult, training_steps: int) -> bool:
-    run = result.gen.run
-    if run is None or run.network["block"] != "adaln-zero":
-        return False
-    return (run.training_steps, run.num_sampling_steps, run.cfg_scale) == (training_steps, "64", 1.0)
+def copy_samples(study: Path, folder: Path) -> None:
+    """The samples of Figure 7."""
+    shutil.rmtree(folder / "samples", ignore_errors=True)
+    (folder / "samples").mkdir()
+    for path in samples_of_models(study, sampling_steps="64"):
+        shutil.copyfile(study / path, folder / path)
 
 
-PARTS = {"paper": make_paper, "digits": make_digits, "why": make_why, "metric_response": make_metric_response}
+def draw_samples(study: Path, folder: Path) -> None:
+    """Ten images of each model, of one noise and class in a column."""
+    paths = [study / path for path in samples_of_models(study, sampling_steps="32")]
+    draw_grid(paths, folder / "figures" / "samples.png", first=0, count=10)
+
+
+def samples_of_models(study: Path, *, sampling_steps: str) -> list[str]:
+    """The sample files of adaLN-Zero models at the end of training, without guidance, as the results name them."""
+    results = [result for result in read_results(study / "results.jsonl") if result.gen.run]
+    longest = max(result.gen.run.training_steps or 0 for result in results)
+    wanted = ("adaln-zero", longest, sampling_steps, 1.0)
+    runs = {result.gen.path: result.gen.run for result in results}
+    return [
+        path
+        for path, run in runs.items()
+        if (run.network["block"], run.training_steps, run.num_sampling_steps, run.cfg_scale) == wanted
+    ]
+
+
+PARTS = {
+    "paper": make_paper,
+    "digits": make_digits,
+    "cifar10": make_cifar10,
+    "why": make_why,
+    "metric_response": make_metric_response,
+}
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in PARTS:

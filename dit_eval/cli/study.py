@@ -288,7 +288,11 @@ def _format_cost(plan: Plan, tasks: list[Any]) -> str:
     hours = predicted_hours(plan, tasks)
     if plan.speed is not None and hours is not None:
         text += (
-            f"\nabout {hours:,.2f} device-hours: {plan.speed.device} at {plan.speed.tflops:g} Tflop/s "
-            f"({plan.speed.source})"
+            f"\nabout {hours:,.2f} device-hours: {plan.speed.device} at {plan.speed.tflops:g} Tflop/s"
+            f"{_scoring_speed(plan.speed.scored_per_second)} ({plan.speed.source})"
         )
     return text
+
+
+def _scoring_speed(scored_per_second: float | None) -> str:
+    return "" if scored_per_second is None else f", {scored_per_second:g} samples a second scored"

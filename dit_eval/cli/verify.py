@@ -29,6 +29,16 @@ class Verify:
     """
 
     offline: Annotated[bool, Option("without download, in about a minute", group=EVERYDAY)] = False
+    published: Annotated[
+        str | None,
+        Option(
+            "of which images: ADM's sample batches (adm, the default), or real ones (cifar10: over an hour on a CPU; "
+            "with --cache a run that ended early goes on)",
+            metavar="NAME",
+            choices=("adm", "cifar10"),
+            group=EVERYDAY,
+        ),
+    ] = None
     golden: Annotated[
         tuple[str, ...],
         Option(
@@ -53,14 +63,23 @@ class Verify:
 
 
 def verify(arguments: Verify) -> None:
-    if arguments.offline and (arguments.golden or arguments.weights or arguments.cache):
-        raise ValueError("--offline makes its own images and weights; drop --golden, --weights and --cache.")
+    if arguments.offline and (arguments.published or arguments.golden or arguments.weights or arguments.cache):
+        raise ValueError(
+            "--offline makes its own images and weights; drop --published, --golden, --weights and --cache."
+        )
+    if arguments.published == "cifar10" and arguments.golden:
+        raise ValueError("--golden names one of ADM's sample batches; drop it, or --published cifar10.")
     check_destination("--json", arguments.json)
     check_destination("--cache", arguments.cache, folder=True)
-    header(f"verify: {'the golden set that is made here' if arguments.offline else 'published sample batches'}")
+    what, run = "published sample batches", _verify_published
+    if arguments.offline:
+        what, run = "the golden set that is made here", _verify_offline
+    elif arguments.published == "cifar10":
+        what, run = "published numbers of CIFAR-10", _verify_cifar10
+    header(f"verify: {what}")
     from dit_eval.checks.verify import report_json
 
-    verifications = _verify_offline(arguments) if arguments.offline else _verify_published(arguments)
+    verifications = run(arguments)
     passed = all(item.passed for item in verifications)
     try:
         tell_json(arguments.json, report_json(verifications), "\n".join(item.text() for item in verifications))
@@ -75,6 +94,24 @@ def _verify_offline(arguments: Verify) -> list[Verification]:
     from dit_eval.checks.verify import verify_offline
 
     return [verify_offline(device=World().device(arguments.device), on_step=say)]
+
+
+def _verify_cifar10(arguments: Verify) -> list[Verification]:
+    from dit_eval.checks.anchors import anchors, check_true, cifar10_parts, verify_anchors
+
+    extractor = load_extractor(arguments)
+    check_true(extractor)
+    parts = cifar10_parts(bring)
+    with Progress(names={part: f"features of {part}" for part in parts}) as progress:
+        found = verify_anchors(
+            anchors(),
+            parts=parts,
+            network=extractor,
+            batch_size=arguments.batch_size,
+            where=Where(cache=arguments.cache, on_progress=progress.update, on_note=progress.note),
+            on_check=lambda check: progress.note("\n".join(check.lines())),
+        )
+    return [found]
 
 
 def _verify_published(arguments: Verify) -> list[Verification]:

@@ -190,6 +190,8 @@ def _keyed_measure(data: Data) -> dict[str, Any]:
         keyed["backend"] = data.backend
     if data.metrics is not None:
         keyed["metrics"] = sorted(data.metrics)
+    if data.intervals:
+        keyed["intervals"] = True
     return keyed
 
 

@@ -40,6 +40,7 @@ class Data:
     extractor: Annotated[str, Meta(description="the feature network")] = "inception"
     backend: Annotated[str, Meta(description="the program that runs it")] = "torch"
     metrics: Annotated[tuple[str, ...], Meta(description="names of metrics")] | None = None
+    intervals: Annotated[bool, Meta(description="score with standard errors and 95 % intervals")] = False
 
     @property
     def input_channels(self) -> int:
@@ -175,6 +176,10 @@ class Speed:
     device: Annotated[str, Meta(description="what one device is, in words")]
     tflops: Annotated[float, Meta(gt=0, description="1e12 operations a second that one reaches; a multiply-add is two")]
     source: Annotated[str, Meta(description="where that number comes from")]
+    scored_per_second: (
+        Annotated[float, Meta(gt=0, description="samples a second that one device takes through the feature network")]
+        | None
+    ) = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -157,6 +157,11 @@ def _check_statistics(ref: ImageBatch, network: Network) -> None:
 def _check_tasks(plan: Plan, train: str, device: str) -> None:
     """The part of `check_study` that needs the training data alone. Errors as there."""
     data = _open_training_data(plan, train)
+    if data.num_classes == 1 < plan.data.num_classes:
+        raise ValueError(
+            f"{train}: its images are all of one class; expected {plan.data.num_classes}, as the plan has. Put labels "
+            "into an npz as arr_1, and images of a folder into a folder for each class."
+        )
     device = "cpu" if device == "cpu" else "cuda"  # what "auto" is, is known where tasks run
     for run in plan.trainings:
         resources = plan.resources(run)

@@ -130,7 +130,7 @@ def _draw_and_score(study: Study, cell: Cell, world: World, on_progress: OnTask 
         gen=open_batch(out, role="gen"),
         ref=open_batch(study.sources.ref, role="ref"),
         network=feature_network(study.plan, study.sources, device=device),
-        settings=EvaluationSettings(metrics=study.plan.data.metrics),
+        settings=EvaluationSettings(metrics=study.plan.data.metrics, intervals=study.plan.data.intervals),
         # A cell is scored once; features of 50,000 images take 800 MB.
         where=Where(cache=study.folder / "cache", cache_gen=False, world=world),
     )

@@ -39,7 +39,7 @@ class Asset:
     Attributes
     ----------
     name : how the command line calls it
-    kind : "weights", "reference" or "samples"
+    kind : "weights", "reference", "samples" (generated images) or "images" (real ones)
     filename : name in the cache, or in `reference_stats/` for an embedded one
     url : public address, or None for an embedded file
     sha256 : hexadecimal; None where the publisher states none and nobody here could compute it
@@ -49,7 +49,7 @@ class Asset:
     """
 
     name: str
-    kind: Literal["weights", "reference", "samples"]
+    kind: Literal["weights", "reference", "samples", "images"]
     filename: str
     url: str | None
     sha256: str | None
@@ -180,7 +180,7 @@ def assets() -> tuple[Asset, ...]:
     )
 
 
-def asset(name: str, kind: Literal["weights", "reference", "samples"] | None = None) -> Asset:
+def asset(name: str, kind: Literal["weights", "reference", "samples", "images"] | None = None) -> Asset:
     """The asset of that name.
 
     Raises

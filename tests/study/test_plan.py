@@ -292,6 +292,7 @@ def test_sizes_change_the_keys_of_their_model_only():
         ('extractor = "digits"', 'extractor = "inception"'),
         ('extractor = "digits"', 'extractor = "clip"'),
         ('extractor = "digits"', 'extractor = "digits"\nmetrics = ["fid", "coverage"]'),
+        ('extractor = "digits"', 'extractor = "digits"\nintervals = true'),
     ],
 )
 def test_what_changes_results_only_keeps_the_trainings(change):
@@ -352,6 +353,8 @@ def test_the_usual_backend_and_metrics_leave_the_keys():
     # Study folders of earlier versions are gone on with.
     by_name = ('extractor = "digits"', 'extractor = "digits"\nbackend = "torch"')
     assert keys(plan_of(PIXELS, by_name)) == keys(plan_of())
+    without = ('extractor = "digits"', 'extractor = "digits"\nintervals = false')
+    assert keys(plan_of(PIXELS, without)) == keys(plan_of())
     tensorflow = ('extractor = "digits"', 'extractor = "inception"\nbackend = "tensorflow"')
     torch = ('extractor = "digits"', 'extractor = "inception"')
     assert not set(keys(plan_of(PIXELS, tensorflow))[1]) & set(keys(plan_of(PIXELS, torch))[1])
@@ -463,6 +466,10 @@ def test_work_is_the_closed_form():
     assert predicted_hours(plan) == pytest.approx(gpu_hours(total, achieved_tflops=0.02), rel=1e-12)
     assert predicted_hours(plan, [plan.cells[0]]) == pytest.approx(work_gflops(plan.cells[0]) * 2 / 20 / 3600)
     assert predicted_hours(parse_plan(LATENTS, PATH)) is None, "no speed is known"
+    scored = plan_of(PIXELS, ("tflops = 0.02", "tflops = 0.02\nscored_per_second = 4"))
+    images = sum(cell.num_samples for cell in scored.cells)
+    assert predicted_hours(scored) - predicted_hours(plan) == pytest.approx(images / 4 / 3600)
+    assert predicted_hours(scored, list(scored.trainings)) == predicted_hours(plan, list(plan.trainings))
 
 
 def test_gflops_are_the_papers():

@@ -525,6 +525,8 @@ def odd_files(tmp_path_factory):
     rng = np.random.default_rng(0)
     np.savez(folder / "large.npz", arr_0=rng.integers(0, 256, (8, 16, 16, 3), np.uint8), arr_1=np.arange(8) % 10)
     np.savez(folder / "statistics.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    grey = np.repeat(rng.integers(0, 256, (8, 8, 8, 1), np.uint8), 3, axis=3)
+    np.savez(folder / "unlabelled.npz", arr_0=grey, labels=np.arange(8))
     np.savez(folder / "colour.npz", arr_0=rng.integers(0, 256, (8, 8, 8, 3), np.uint8))
     return folder
 
@@ -541,6 +543,7 @@ def odd_files(tmp_path_factory):
         ([], ["--ref", "{}/statistics.npz"], "have 2048 dimensions; the digits extractor needs"),
         ([], ["--data", "{}/large.npz"], "its images have colours"),
         ([], ["--data", "{}/colour.npz"], "its images have colours"),
+        ([], ["--data", "{}/unlabelled.npz"], "all of one class; expected 10, as the plan has. Put labels into"),
         ([("num_classes = 10", "num_classes = 5")], [], "labels up to 9; the model knows 5"),
         ([("image_size = 8", "image_size = 16")], [], "the model needs images of 1 x 16 x 16"),
         ([('labels = "balanced"', 'precision = "tf32"')], [], "tf32"),

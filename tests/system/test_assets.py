@@ -294,7 +294,7 @@ def test_the_manifest_pins_what_can_be_pinned():
 def test_embedded_files_are_in_the_wheel():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    needed = {"manifest.toml", "references.toml", "verify.toml", "verify.npz", "effects.json"} | {
+    needed = {"manifest.toml", "anchors.toml", "references.toml", "verify.toml", "verify.npz", "effects.json"} | {
         item.filename for item in assets() if item.url is None
     }
     assert included == {f"reference_stats/{name}": f"dit_eval/reference_stats/{name}" for name in needed}
