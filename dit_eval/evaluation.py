@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dit_eval.features.load import load_network
 from dit_eval.features.provenance import against_itself, announce, checksums, extractor_info
@@ -22,11 +22,12 @@ from dit_eval.images.npz import ImageBatch
 from dit_eval.metrics.choose import Choice, FeatureSizes, check_metrics, choose
 from dit_eval.metrics.intervals import estimate_uncertainty
 from dit_eval.metrics.metric import Sides
-from dit_eval.reference import check_named_size
-from dit_eval.results.badge import make_badge, precision_warnings, protocol_name, reference_protocol, unproven_name
+from dit_eval.reference import given_reference
+from dit_eval.results.badge import make_badge, precision_warnings, protocol_name
 from dit_eval.results.eval_result import EvalResult
+from dit_eval.results.references import reference_protocol, reference_warnings
 from dit_eval.results.settings import EvaluationSettings, with_metrics
-from dit_eval.system.assets import fetch, fetch_aloud, find_reference
+from dit_eval.system.assets import fetch, fetch_aloud
 from dit_eval.system.environment import environment, now, peak_memory_bytes
 from dit_eval.system.progress import Progress, timed
 from dit_eval.system.where import Where, given_where
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 def evaluate(
     gen: str | os.PathLike[str] | np.ndarray | ImageSet,
     *,
-    ref: str | os.PathLike[str] | np.ndarray | ImageSet,
+    ref: str | os.PathLike[str] | np.ndarray | ImageSet | tuple[Any, Any],
     network: str | FeatureExtractor = "inception",
     metrics: str | Sequence[str] | None = None,
     settings: EvaluationSettings | None = None,
@@ -54,7 +55,9 @@ def evaluate(
     ----------
     gen : generated images: a path (npz, folder, zip, tar, saved dataset), a uint8 array (N, H, W, 3), or an image set
         of `open_images`, `from_batches` or `from_dataset`
-    ref : real images or their statistics: as gen, or the name of a public reference batch such as "imagenet256"
+    ref : real images or their statistics: as gen, the name of a public reference batch such as "imagenet256", or the
+        address of a file; or a pair of them, statistics and images: the images are for precision, recall and what else
+        compares single images
     network : a name of `NETWORKS`, or a loaded network; public references and weights are fetched into the cache
     metrics : names of `METRICS`, each of which must be possible, here or in `settings`; None as in `choose`
     settings : the other choices that decide a number
@@ -77,11 +80,8 @@ def evaluate(
     gen = given_images(gen, role="gen", num_images=settings.num_images)
     sizes = given_sizes(network, where)
     check_metrics(settings.metrics, sizes.name)
-    if isinstance(ref, str | os.PathLike):
-        if not settings.allow_size_mismatch:
-            check_named_size(ref, gen)
-        ref = find_reference(ref, bring=bring)
-    ref = given_images(ref, role="ref")
+    mismatch = settings.allow_size_mismatch
+    ref = given_reference(ref, gen=gen, network=sizes.name, bring=bring, allow_size_mismatch=mismatch)
     _choose(gen, ref, sizes, settings)
     if isinstance(network, str):
         network = load_network(network, device=where.device, world=where.world, fetch=bring)
@@ -135,7 +135,7 @@ def _result(
 ) -> EvalResult:
     """The metrics, and all that a result says beside them; of process 0 alone."""
     info = extractor_info(network)
-    gen_source, ref_source = gen.source("computed"), ref.source("stored" if choice.stored else "computed")
+    gen_source, (ref_source, pr_source) = gen.source("computed"), ref.sources(stored=choice.stored)
     sides = Sides(
         gen=gen.features,
         ref=ref.features,
@@ -145,7 +145,8 @@ def _result(
     )
     warnings = [*choice.warnings, *precision_warnings(info), *gen.images.warnings, *ref.images.warnings]
     warnings += against_itself(gen_source, ref_source, gen.features.pool, ref.features.pool)
-    warnings += unproven_name(ref_source) if info.name == "inception" else []
+    warnings += against_itself(gen_source, pr_source) if pr_source else []
+    warnings += reference_warnings(ref_source) if info.name == "inception" else []
     with timed(seconds, "metrics"):
         found: dict[str, float] = {}
         for compute in dict.fromkeys(metric.score for metric in choice.metrics):  # precision and recall share theirs
@@ -163,6 +164,7 @@ def _result(
         extractor=info,
         gen=gen_source,
         ref=ref_source,
+        pr_ref=pr_source,
         distances=settings.distances,
         needs_classifier=any(metric.needs.class_probs for metric in choice.metrics),
         whole_reference=not isinstance(ref.images, ImageBatch) or ref.images.num_images == ref.images.num_stored,
@@ -170,11 +172,12 @@ def _result(
     return EvalResult(
         scores=values,
         num_samples=gen_source.num_images,
-        num_reference=ref_source.num_images if choice.reads_ref else None,
+        num_reference=(pr_source or ref_source).num_images if choice.reads_ref else None,
         protocol=protocol_name(badge, info.name),
         extractor=info,
         gen=gen_source,
         ref=ref_source,
+        pr_ref=pr_source,
         badge=badge,
         reference_protocol=reference_protocol(ref_source),
         protocols={metric.name: metric.protocol for metric in choice.metrics if metric.protocol},

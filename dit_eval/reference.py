@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,10 +22,14 @@ from dit_eval.features.seen import given_sizes
 from dit_eval.images import ImageSet
 from dit_eval.images.given import given_images
 from dit_eval.images.npz import write_batch
-from dit_eval.system.assets import assets, fetch, fetch_aloud
+from dit_eval.images.pair import TwoReferences
+from dit_eval.system.assets import assets, fetch, fetch_aloud, find_reference
 from dit_eval.system.files import check_ending, check_target
 from dit_eval.system.progress import OnProgress, Progress
 from dit_eval.system.where import Where, given_where
+
+if TYPE_CHECKING:
+    from dit_eval.system.assets import Asset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +87,37 @@ def check_named_size(ref: str | os.PathLike[str], gen: ImageSet) -> None:
             f"{gen.path} has images of {width}x{height}, {ref} of {side}x{side}. Take the reference of the samples' "
             "resolution, or pass `allow_size_mismatch` to score them as they are (the network resizes both)."
         )
+
+
+def given_reference(
+    ref: Any, *, gen: ImageSet, network: str, bring: Callable[[Asset], Path], allow_size_mismatch: bool
+) -> ImageSet:
+    """Whatever stands for a reference, or a pair of statistics and images, opened; public files are brought.
+
+    Parameters
+    ----------
+    ref : what `dit_eval.evaluate` takes
+    gen : the samples, which must have the size that a reference's name says, unless `allow_size_mismatch`
+    network : whose statistics are meant where a file holds those of several
+    bring : see `find_reference`
+
+    Raises
+    ------
+    ValueError, FileNotFoundError, OSError
+        As `dit_eval.evaluate`.
+    """
+    opened = []
+    for each in ref if isinstance(ref, tuple) else (ref,):
+        named = isinstance(each, str | os.PathLike)
+        if named and not allow_size_mismatch:
+            check_named_size(each, gen)
+        found = find_reference(each, bring=bring) if named else each
+        opened.append(given_images(found, role="ref", network=network))
+    if len(opened) == 2:
+        return TwoReferences(statistics=opened[0], images=opened[1])
+    if len(opened) != 1:
+        raise ValueError(f"`ref`: expected one reference, or a pair of statistics and images; got {len(opened)}.")
+    return opened[0]
 
 
 def make_reference(

@@ -5,6 +5,7 @@ Everything the metrics need of an image set is a `FeatureSummary`; the same type
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import InitVar, dataclass
 from typing import Literal
@@ -32,6 +33,7 @@ class GaussianStats:
     sigma : float64 (D, D), normalised by num - 1
     num : number of images behind it, or None if unknown (ADM's reference files do not say).
         The rank of sigma is at most num - 1, which the Fréchet distance relies on.
+    network : name of the network whose features they are of, where that is on record
     names : of mu and sigma in messages; not kept
 
     Raises
@@ -44,6 +46,7 @@ class GaussianStats:
     mu: np.ndarray
     sigma: np.ndarray
     num: int | None = None
+    network: str | None = None
     names: InitVar[tuple[str, str]] = ("the mean", "the covariance")
 
     def __post_init__(self, names: tuple[str, str]) -> None:
@@ -65,6 +68,17 @@ class GaussianStats:
     @property
     def dim(self) -> int:
         return self.mu.size
+
+    def fingerprint(self) -> str:
+        """SHA-256 of mu and sigma as float32 in rows, little-endian: the same however and by which keys they are kept.
+
+        Float32 is the least that files of statistics have; a file of float64 and its copy in float32 have one.
+        """
+        digest = hashlib.sha256(f"{self.dim}\n".encode())
+        with np.errstate(over="ignore", under="ignore"):
+            for numbers in (self.mu, self.sigma):
+                digest.update(np.ascontiguousarray(numbers, "<f4").data)
+        return digest.hexdigest()
 
 
 def _real(name: str, numbers: np.ndarray) -> np.ndarray:

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 from evaluating import evaluate
 
+import dit_eval
+from dit_eval.cli import main
 from dit_eval.images.npz import open_batch, write_batch
+from dit_eval.images.pair import TwoReferences
 from dit_eval.reference import write_reference
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.lines import append_result, read_results
+from dit_eval.system.where import Where
 
 VALUES = ("fid", "sfid", "inception_score", "precision", "recall")
 
@@ -152,6 +156,66 @@ def test_a_sample_file_with_statistics_is_scored_by_its_images(
     assert any("carries statistics; they are ignored" in w for w in found.warnings)
 
 
+@pytest.fixture
+def two_files(tmp_path, digits_ref):
+    """Statistics of the digits, and other images of them."""
+    with np.load(digits_ref) as stored:
+        np.savez(tmp_path / "stats.npz", **{key: stored[key] for key in ("mu", "sigma", "mu_s", "sigma_s")})
+        np.savez(tmp_path / "images.npz", arr_0=stored["arr_0"][:200])
+    return tmp_path / "stats.npz", tmp_path / "images.npz"
+
+
+def test_statistics_of_one_file_and_images_of_another(sample_file, two_files, tmp_path, digits_extractor):
+    stats, images = two_files
+    alone = {path: run(sample_file, path, digits_extractor) for path in two_files}
+    extractor = Counting(digits_extractor)
+    where = Where(cache=tmp_path / "cache", cache_gen=False)
+
+    def both():
+        pair = (str(stats), open_batch(images, role="ref"))
+        return dit_eval.evaluate(sample_file, ref=pair, network=extractor, where=where, quiet=True)
+
+    found = both()
+    assert_same(found, alone[stats], ("fid", "sfid", "inception_score"), rel=1e-12)
+    assert_same(found, alone[images], ("precision", "recall"), rel=1e-12)
+    assert (found.ref.path, found.ref.sha256, found.ref.statistics, found.ref.num_images) == (
+        str(stats), alone[stats].ref.sha256, "stored", 0)  # fmt: skip
+    assert (found.pr_ref.path, found.pr_ref.sha256, found.num_reference) == (str(images), alone[images].ref.sha256, 200)
+    assert found.reference_protocol == "unknown-statistics"
+    assert found.badge.reference.reason == "unknown statistics, with other images for precision and recall"
+    assert EvalResult.from_json(found.to_json()) == found
+    assert f"pr-ref  {images}" in found.text()
+    assert extractor.seen == 700
+    assert_same(both(), found, rel=1e-12)
+    assert extractor.seen == 1200, "the features of the images were kept"
+    line = json.loads(found.to_json())
+    del line["pr_ref"]
+    assert EvalResult.from_json(json.dumps(line)).pr_ref is None, "a line of an earlier version"
+
+
+def test_two_references_are_statistics_and_images(sample_file, two_files, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for ref, told in {
+        two_files[::-1]: r"images.npz: holds no statistics \(mu, sigma\), which `ref` must beside `pr_ref`",
+        (two_files[0], two_files[0]): r"`pr_ref` .*stats.npz: holds no images",
+        (*two_files, two_files[1]): r"expected one reference, or a pair of statistics and images; got 3",
+        (): r"expected one reference, or a pair of statistics and images; got 0",
+    }.items():
+        with pytest.raises(ValueError, match=told):
+            dit_eval.evaluate(sample_file, ref=ref, network="digits", quiet=True)
+    line = ["evaluate", str(sample_file), "--extractor", "digits", "--json", "-", "--ref", str(two_files[0])]
+    for more, code in (["--dry-run"], 0), ([], 0), (["--no-results"], 0):
+        with pytest.raises(SystemExit) as exit_:
+            main([*line, "--pr-ref", str(two_files[1]), *more])
+        assert exit_.value.code == code
+        found = json.loads(capsys.readouterr().out)
+    assert found["pr_ref"]["path"] == str(two_files[1])
+    for given in (str(two_files[0]), "imagenet25", "hf://one/x.npz"):
+        with pytest.raises(SystemExit):
+            main([*line, "--pr-ref", given])
+        assert f"error: --pr-ref {given}: " in capsys.readouterr().err
+
+
 def test_equal_sets_give_zero_and_keep_the_raw_value(tmp_path, digits, digits_extractor):
     np.savez(tmp_path / "x.npz", arr_0=digits.images)
     same = run(tmp_path / "x.npz", tmp_path / "x.npz", digits_extractor)
@@ -248,7 +312,10 @@ import sys
 import numpy as np
 from dit_eval.evaluation import score
 from dit_eval.features.digits import DigitsExtractor
+import dit_eval
+from dit_eval.cli import main
 from dit_eval.images.npz import open_batch, write_batch
+from dit_eval.images.pair import TwoReferences
 from dit_eval.results.settings import EvaluationSettings
 from dit_eval.system.environment import peak_memory_bytes
 result = score(gen=open_batch(sys.argv[1], role="gen", num_images=int(sys.argv[2])),
@@ -318,6 +385,18 @@ def test_several_processes_give_the_result_of_one(
     assert found.num_samples == 500
     # The cache that process 0 wrote serves one process as well.
     assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@pytest.mark.processes
+def test_two_processes_share_the_images_of_two_references(sample_file, two_files, tmp_path, digits_extractor):
+    pair = TwoReferences(statistics=open_batch(two_files[0], role="ref"), images=open_batch(two_files[1], role="ref"))
+    alone = evaluate(gen=open_batch(sample_file, role="gen"), ref=pair, extractor=digits_extractor)
+    arguments = [sample_file, "--ref", two_files[0], "--pr-ref", two_files[1], "--extractor", "digits"]
+    process = by_torchrun(2, *arguments, "--json", tmp_path / "result.json", "--no-results")
+    assert process.returncode == 0, process.stderr
+    found = EvalResult.from_json((tmp_path / "result.json").read_text())
+    assert_same(found, alone, rel=1e-9)
+    assert (found.ref, found.pr_ref, found.num_reference) == (alone.ref, alone.pr_ref, 200)
 
 
 @pytest.mark.processes

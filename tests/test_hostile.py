@@ -131,8 +131,32 @@ def result(**changes):
     return written("x.jsonl", lambda: json.dumps(json.loads(fuzz_seeds.result_seeds()[0]) | changes).encode())
 
 
+def pickled(make, protocol=4):
+    return written("x.pkl", lambda: pickle.dumps(make(), protocol=protocol))
+
+
+def laughs():
+    """Ten to the thirtieth texts, by ten references to ten references."""
+    value = ["ha"]
+    for _ in range(14):
+        value = [value] * 10
+    return value
+
+
+def within_itself():
+    value = []
+    value.append(value)
+    return value
+
+
+ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\0tc_codecs\nencode\n(X\1\0\0\0bX\6\0\0\0latin1tRtR"
+DOUBLE = b"cnumpy\ndtype\n(X\2\0\0\0f8K\0K\1tR"
+# A text of a megabyte that becomes bytes a thousand times, all of them kept.
+AGAIN = b"\x80\2]q\0X\0\0\x10\0" + b"x" * (1 << 20) + b"q\1" + b"0" + (
+    b"c_codecs\nencode\n(h\1X\6\0\0\0latin1tRa" * 1000) + b"."  # fmt: skip
 NPZ = ("evaluate", "x.npz", "--ref", "digits", "--extractor", "digits", "--no-results")
 REF = ("evaluate", "good.npz", "--ref", "x.npz", "--extractor", "digits", "--no-results")
+PICKLE = ("evaluate", "good.npz", "--ref", "x.pkl", "--extractor", "digits", "--no-results")
 WEIGHTS = ("evaluate", "good.npz", "--ref", "good.npz", "--no-results", "--device", "cpu", "--weights")
 SAMPLE = ("sample", "--model", "DiT-S/8", "--vae", "vae.safetensors", "--device", "cpu", "--out", "y.npz", "--ckpt")
 PLAN = ("study", "status", "x.toml", "--out", "y")
@@ -186,6 +210,75 @@ HOSTILE = {
     ),
     "npz: a device": (NPZ, lambda: os.symlink("/dev/zero", "x.npz"), r"x\.npz: not a plain file"),
     "npz: a pipe": (NPZ, lambda: os.mkfifo("x.npz"), r"x\.npz: not a plain file"),
+    # pickles of statistics
+    "pickle: a call": (PICKLE, pickled(Evil), r"x\.pkl: it asks for (posix|os)\.mkdir; .*Nothing was run"),
+    "pickle: a call in text": (PICKLE, pickled(Evil, 0), r"x\.pkl: it asks for (posix|os)\.mkdir"),
+    "pickle: a call among statistics": (
+        PICKLE, pickled(lambda: {"mu": np.zeros(2), "sigma": np.eye(2), "x": Evil()}), r"it asks for (posix|os)\.mkdir",
+    ),
+    "pickle: an instance": (
+        PICKLE, written("x.pkl", b"(S'a-pickle-ran'\nios\nmkdir\n."), r"x\.pkl: it has the instruction INST",
+    ),
+    "pickle: an object": (
+        PICKLE, written("x.pkl", b"(cnumpy\ndtype\nS'f8'\no."), r"x\.pkl: it has the instruction OBJ",
+    ),
+    "pickle: a new object": (
+        PICKLE, written("x.pkl", b"\x80\2cnumpy\nndarray\nK\1\x85\x81."), r"x\.pkl: it has the instruction NEWOBJ",
+    ),
+    "pickle: a registered function": (PICKLE, written("x.pkl", b"\x80\2\x82\1)R."), r"the instruction EXT1"),
+    "pickle: something elsewhere": (PICKLE, written("x.pkl", b"Pwhere\n."), r"the instruction PERSID"),
+    "pickle: code by a name on the stack": (
+        PICKLE,
+        written("x.pkl", b"\x80\4\x8c\x08builtins\x8c\4exec\x93\x8c\4evil\x85R."),
+        r"x\.pkl: it asks for builtins\.exec",
+    ),
+    "pickle: a name that is no text": (PICKLE, written("x.pkl", b"\x80\4]]\x93."), r"something that has no name"),
+    "pickle: a name within NumPy": (
+        PICKLE, written("x.pkl", b"cnumpy.core.multiarray\nfromfile\n(S'x'\ntR."), r"it asks for numpy\.core.*fromfile",
+    ),
+    "pickle: an array of a class of its own": (
+        PICKLE, pickled(lambda: np.zeros(2).view(np.recarray)), r"it asks for numpy\.recarray|numpy\.rec",
+    ),
+    "pickle: the state of a function": (
+        PICKLE, written("x.pkl", b"\x80\2cnumpy\ndtype\n}b."), r"it sets the state of numpy\.dtype",
+    ),
+    "pickle: a call of what is no function": (PICKLE, written("x.pkl", b"\x80\2]K\1\x85R."), r"calls what is no func"),
+    "pickle: objects in an array": (PICKLE, pickled(lambda: np.array([Evil()], object)), r"an array is of 'O8'"),
+    "pickle: a dtype of brackets": (
+        PICKLE, written("x.pkl", b"\x80\2cnumpy\ndtype\n" + b"]" * 9 + b"\x85R."), r"x\.pkl: ",
+    ),
+    "pickle: an array of terabytes": (
+        PICKLE,
+        written("x.pkl", b"\x80\2" + ARRAY + b"(K\1\x8a\6\0\0\0\0\x80\0\x85" + DOUBLE + b"\x89C\x0812345678tb."),
+        r"an array of 8 bytes where its shape promises 549755813888",
+    ),
+    "pickle: bytes of exabytes": (
+        PICKLE, written("x.pkl", b"\x80\4\x8e" + (1 << 60).to_bytes(8, "little") + b"x."), r"x\.pkl: not a whole",
+    ),
+    "pickle: a text as bytes again and again": (PICKLE, written("x.pkl", AGAIN), r"its texts become more bytes"),
+    "pickle: a billion laughs": (PICKLE, pickled(laughs), r"it holds more values, or deeper ones"),
+    "pickle: a list in itself": (PICKLE, pickled(within_itself), r"it holds more values, or deeper ones"),
+    "pickle: brackets": (PICKLE, written("x.pkl", b"]" * 50_000 + b"a" * 49_999 + b"."), r"deeper ones"),
+    "pickle: a number of thousands of digits": (PICKLE, written("x.pkl", b"L" + b"9" * 9000 + b"L\n."), r"not a whole"),
+    "pickle: a number of kilobytes": (
+        PICKLE, written("x.pkl", b"\x80\2\x8b\x00\x20\0\0" + b"\x7f" * 8192 + b"."), r"x\.pkl: it holds int",
+    ),
+    "pickle: instructions without end": (PICKLE, written("x.pkl", b"N0" * 100_000 + b"."), r"more than 100,000 instr"),
+    "pickle: a name that moves the cursor": (
+        PICKLE, written("x.pkl", b"c\x1b[2Jevil\nx\n."), r"it asks for \\x1b\[2Jevil\.x",
+    ),
+    "pickle: a tensor": (PICKLE, pickled(lambda: {"mu": torch.zeros(2)}), r"it asks for torch\._utils"),
+    "pickle: no end": (PICKLE, written("x.pkl", b"\x80\2]"), r"x\.pkl: not a whole pickle"),
+    "pickle: a stack that is empty": (PICKLE, written("x.pkl", b"."), r"x\.pkl: not a whole pickle"),
+    "pickle: a mark that is none": (PICKLE, written("x.pkl", b"\x80\2]u."), r"x\.pkl: "),
+    "pickle: statistics of many features": (
+        PICKLE, pickled(lambda: {"mu": np.zeros(5000), "sigma": np.eye(2)}), r"mu has shape \(5000,\)",
+    ),
+    "pickle: a mean of integers": (
+        PICKLE, pickled(lambda: {"mu": np.zeros(2, int), "sigma": np.eye(2)}), r"mu is int64; needed floating point",
+    ),
+    "pickle: a pipe": (PICKLE, lambda: os.mkfifo("x.pkl"), r"x\.pkl: not a plain file"),
+    "pickle: a large file": (PICKLE, sized("x.pkl", 1 << 30 | 1), r"x\.pkl: 1,073,741,825 bytes"),
     # GraphDef
     "GraphDef: a field longer than the file": (
         (*WEIGHTS, "x.pb"), written("x.pb", b"\x0a" + number(1 << 62) + b"x"), r"x\.pb: not a frozen TensorFlow graph",

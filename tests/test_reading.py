@@ -660,9 +660,10 @@ def test_half_a_character_in_the_settings_of_a_run_is_written_as_json_has_it(tmp
 
 # ---- nothing is read elsewhere
 
-READING = {"system/reading.py", "system/tensors.py", "system/toml.py", "images/decoding.py"}
+READING = {"system/reading.py", "system/pickles.py", "system/tensors.py", "system/toml.py", "images/decoding.py"}
 PARSERS = {
     *("json.load", "json.loads", "tomllib.load", "tomllib.loads", "pickle.load", "pickle.loads", "json.decode"),
+    "pickletools.genops",
     *("np.load", "np.fromfile", "np.memmap", "np.loadtxt", "np.genfromtxt", "format.read_array", "torch.load"),
     *("jit.load", "load_file", "safe_open", "Image.open", "zipfile.ZipFile", "tarfile.open", "gzip.open"),
     *("datasets.load_from_disk", "arrow.memory_map", "ParseFromString", "pandas.read_csv", "pandas.read_json"),

@@ -22,6 +22,7 @@ from dit_eval.features.network import FeatureExtractor
 from dit_eval.images import ImageSet
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.parse import json_text
+from dit_eval.results.references import NOT_RECORDED
 
 _RANK: dict[str, int] = {"certain": 0, "likely": 1, "possible": 2}
 
@@ -169,6 +170,8 @@ def _unchecked(case: Case) -> Iterator[str]:
         yield f"{case.gen.path}: images below 32 px are too small to look for a resize or JPEG in them."
     if case.extractor is None and case.ref.pool is not None:
         yield f"{case.ref.path}: whether its statistics are of this Inception takes the network (--network)."
+    if case.result is not None and case.result.reference_protocol is None:
+        yield f"The result of {case.gen.path} is of an earlier version: {NOT_RECORDED}. Score the samples again."
     if case.result is None and case.expect is not None:
         yield f"No result of {case.gen.path} is known; score it with `dit-eval evaluate`, or name its --results."
 

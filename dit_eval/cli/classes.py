@@ -65,7 +65,7 @@ def classes(arguments: Classes) -> None:
     check_destination("--grid", arguments.grid)
     check_destination("--cache", arguments.cache, folder=True)
     check_extractor(arguments)
-    ref = open_role(reference_path(arguments.ref), "ref")
+    ref = open_role(reference_path(arguments.ref), "ref", network=arguments.network)
     if arguments.grid and gen.image_size != ref.image_size:
         raise ValueError(
             f"{gen.path} and {ref.path} have images of different sizes, and --grid draws them side by side; drop it."

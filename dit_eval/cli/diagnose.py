@@ -89,7 +89,7 @@ def diagnose(arguments: Diagnose) -> None:
     check_destination("--json", arguments.json)
     if arguments.through_network:
         check_extractor(arguments)
-    ref = open_role(reference_path(arguments.ref), "ref")
+    ref = open_role(reference_path(arguments.ref), "ref", network=arguments.network)
     from dit_eval.checks.diagnose import diagnose
 
     expect = _expectation(arguments)

@@ -28,6 +28,7 @@ from dit_eval.system.dist import World, join
 from dit_eval.system.progress import Progress
 
 if TYPE_CHECKING:
+    from dit_eval.images import ImageSet
     from dit_eval.results.eval_result import EvalResult
 
 
@@ -44,8 +45,15 @@ class Evaluate(NetworkOptions):
     samples: Samples
     ref: Annotated[
         str,
-        Option("an npz, images as SAMPLES, or a name: imagenet64, 128, 256 or 512, or digits"),
+        Option("an npz or .pkl, images as SAMPLES, a URL, or a name: imagenet64, 128, 256 or 512, or digits"),
     ]
+    pr_ref: Annotated[
+        str | None,
+        Option(
+            "compare single images with these, for precision and recall, where --ref holds statistics",
+            metavar="IMAGES",
+        ),
+    ] = None
     settings: Annotated[
         EvaluationSettings,
         Panel(
@@ -111,7 +119,11 @@ def _evaluation_setup(arguments: Evaluate, world: World) -> dict[str, Any]:
     settings = replace(arguments.settings, batch_size=arguments.batch_size)
     if not settings.allow_size_mismatch:
         check_named_size(arguments.ref, gen)
-    ref = open_role(reference_path(arguments.ref), "ref")
+    ref: ImageSet = open_role(reference_path(arguments.ref), "ref", network=arguments.network)
+    if arguments.pr_ref is not None:
+        from dit_eval.images.pair import TwoReferences
+
+        ref = TwoReferences(statistics=ref, images=open_role(reference_path(arguments.pr_ref, "pr_ref"), "ref"))
     choose(settings.metrics, gen=gen, ref=ref, network=network, allow_size_mismatch=settings.allow_size_mismatch)
     return {"gen": gen, "ref": ref, "network": load_extractor(arguments, world), "settings": settings}
 

@@ -142,13 +142,15 @@ def check_destination(
         raise ValueError(f"{option} {error}. Name {what} that you can write in{instead}.") from None
 
 
-def open_role(path: Path, role: Literal["gen", "ref"], num_images: int | None = None) -> ImageBatch | ImageFiles:
+def open_role(
+    path: Path, role: Literal["gen", "ref"], num_images: int | None = None, *, network: str = INCEPTION.name
+) -> ImageBatch | ImageFiles:
     """Open a set of images, and say what it is."""
     # At once: to load NumPy takes a moment, and to list an archive a while.
     header(f"{role}  {path}" + (f", {size_text(path.stat().st_size)}" if path.is_file() else ""))
     from dit_eval.images import open_images
 
-    images = open_images(path, role=role, num_images=num_images)
+    images = open_images(path, role=role, num_images=num_images, network=network)
     size = "x".join(str(side) for side in reversed(images.image_size or ()))
     what = f"{images.num_images:,} images of {size} px" if images.num_images else "no images"
     if images.num_images < images.num_stored:
@@ -157,11 +159,11 @@ def open_role(path: Path, role: Literal["gen", "ref"], num_images: int | None = 
     return images
 
 
-def reference_path(ref: str) -> Path:
+def reference_path(ref: str, called: str = "ref") -> Path:
     """A path, or the name of a public reference batch (fetched when it is not here yet)."""
     from dit_eval.system.assets import find_reference
 
-    return find_reference(ref, bring=bring)
+    return find_reference(ref, bring=bring, called=called)
 
 
 def network_line(arguments: NetworkOptions) -> str:

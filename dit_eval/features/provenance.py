@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Lock
 
 import numpy as np
@@ -12,6 +13,7 @@ from dit_eval.features.network import FeatureExtractor
 from dit_eval.images import ImageSet
 from dit_eval.results.eval_result import ExtractorInfo, ImageSource
 from dit_eval.summary import GaussianStats
+from dit_eval.system.assets import git_id_of
 from dit_eval.system.progress import OnProgress
 
 # Share of the largest value by which means and covariances of the same images differ at most, whatever program and
@@ -62,14 +64,19 @@ def extractor_info(extractor: FeatureExtractor) -> ExtractorInfo:
 
 def image_source(batch: ImageSet, sha256: str, statistics: str) -> ImageSource:
     """A set of images as results name it, once they have been read; `statistics` is "stored" or "computed"."""
+    entry = getattr(batch, "entry", None)  # of statistics in a file of several
+    stored = batch.pool if statistics == "stored" else None
+    alone = stored is not None and not batch.num_images
     return ImageSource(
-        path=str(batch.path),
+        path=f"{batch.path}#{entry}" if entry else str(batch.path),
         sha256=sha256,
         num_images=batch.num_images or 0,  # an iterable has counted them by now
         image_size=batch.image_size,
         statistics=statistics,
         run=batch.run,
         made_from=getattr(batch, "made_from", None),  # an npz may say so
+        fingerprint=stored.fingerprint() if stored else None,
+        git=git_id_of(Path(batch.path)) if alone else None,
     )
 
 

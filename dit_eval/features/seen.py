@@ -11,6 +11,7 @@ from dit_eval.features.load import check_network
 from dit_eval.features.network import FeatureExtractor, Network
 from dit_eval.features.provenance import image_source
 from dit_eval.images import ImageSet
+from dit_eval.images.pair import TwoReferences
 from dit_eval.results.eval_result import ImageSource
 from dit_eval.summary import FeatureSummary
 from dit_eval.system.where import Where
@@ -33,6 +34,15 @@ class Seen:
     def source(self, statistics: str) -> ImageSource:
         """As `image_source`."""
         return image_source(self.images, self.sha256 or self.images.sha256(), statistics)
+
+    def sources(self, *, stored: bool) -> tuple[ImageSource, ImageSource | None]:
+        """The reference, and the one of its images where they are another's than its statistics."""
+        pair = self.images
+        if not isinstance(pair, TwoReferences):
+            return self.source("stored" if stored else "computed"), None
+        statistics = image_source(pair.statistics, pair.statistics.sha256(), "stored")
+        images = image_source(pair.images, self.sha256 or pair.sha256(), "computed")
+        return replace(statistics, num_images=0), images
 
 
 def pass_over(

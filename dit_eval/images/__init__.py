@@ -17,6 +17,7 @@ from dit_eval.images.folder import FOLDER
 from dit_eval.images.huggingface import HUGGING_FACE, from_dataset
 from dit_eval.images.npz import NPZ
 from dit_eval.images.reader import ImageSet, Reader, Role
+from dit_eval.images.statistics import is_statistics, open_statistics
 from dit_eval.images.stream import from_batches
 from dit_eval.images.tar import TAR
 from dit_eval.images.zip import ZIP
@@ -31,15 +32,18 @@ __all__ = ["READERS", "ImageSet", "Reader", "from_batches", "from_dataset", "ope
 READERS: tuple[Reader, ...] = (HUGGING_FACE, FOLDER, ZIP, TAR, NPZ)
 
 
-def open_images(path: str | os.PathLike[str], *, role: Role, num_images: int | None = None) -> ImageBatch | ImageFiles:
+def open_images(
+    path: str | os.PathLike[str], *, role: Role, num_images: int | None = None, network: str = "inception"
+) -> ImageBatch | ImageFiles:
     """Open images of any kind, and check all that can be checked without reading them.
 
     Parameters
     ----------
     path : an `.npz` batch; a folder of images, with those in folders below it; a `.zip`, `.tar` or `.tar.gz` of them;
-        or a folder that a Hugging Face dataset was saved to
-    role : "gen" must hold images; "ref" may be an npz of statistics only
+        or a folder that a Hugging Face dataset was saved to; as reference also a pickle of statistics
+    role : "gen" must hold images; "ref" may be statistics only
     num_images : use the first ones, in the order of `dit_eval.images.listing`; all by default
+    network : whose statistics are meant where a file holds those of several
 
     Raises
     ------
@@ -51,5 +55,7 @@ def open_images(path: str | os.PathLike[str], *, role: Role, num_images: int | N
         If it is a saved dataset and the package `datasets` is not installed.
     """
     path = Path(path)
+    if is_statistics(path):
+        return open_statistics(path, role=role, network=network)
     reader = next(reader for reader in READERS if reader.recognises(path))
     return cast("ImageBatch | ImageFiles", reader.open(path, role=role, num_images=num_images))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -155,14 +156,31 @@ def image_files(source: Source, num_images: int | None, labels: np.ndarray | Non
 
 
 def _folder_labels(names: Sequence[str]) -> np.ndarray | None:
-    """Class folders as labels, if every image lies in one of at least two; numbered as in training, by plain order."""
+    """Class folders as labels, if every image lies in one of at least two; numbered as in training, by plain order.
+
+    Folders that only divide a numbered series are no classes.
+    """
     folders = [name.split("/")[:-1] for name in names]
     # An archive often has a folder around all of it, which is no class.
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(min(folders), max(folders), strict=False)))
-    if any(len(parts) == shared for parts in folders):
+    if any(len(parts) == shared for parts in folders) or _numbered_through(names):
         return None
     classes = {name: k for k, name in enumerate(sorted({parts[shared] for parts in folders}))}
     return np.array([classes[parts[shared]] for parts in folders], np.int64)
+
+
+def _numbered_through(names: Sequence[str]) -> bool:
+    """Whether folders hold a thousand numbered images each, as EDM2 writes them (001000/001234.png): no classes."""
+
+    def fits(name: str) -> bool:
+        folder, _, file = name.rpartition("/")
+        numbers = folder.rpartition("/")[2], file.partition(".")[0]
+        if not all(re.fullmatch("[0-9]{1,18}", number) for number in numbers):
+            return False
+        thousand, number = map(int, numbers)
+        return thousand == number // 1000 * 1000
+
+    return all(map(fits, names))
 
 
 def _decode(data: bytes, where: str, size: tuple[int, int] | None) -> np.ndarray:

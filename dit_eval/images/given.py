@@ -9,13 +9,16 @@ from dit_eval.images import ImageSet, open_images
 from dit_eval.images.stream import from_batches
 
 
-def given_images(source: Any, *, role: Literal["gen", "ref"], num_images: int | None = None) -> ImageSet:
+def given_images(
+    source: Any, *, role: Literal["gen", "ref"], num_images: int | None = None, network: str = "inception"
+) -> ImageSet:
     """An image set of what stands for images: a path, a uint8 array or tensor (N, H, W, 3), or an image set.
 
     Parameters
     ----------
     role : "gen" must hold images; "ref" may be statistics only
     num_images : use the first ones; of a set that is open already, its own number stands
+    network : see `open_images`
 
     Raises
     ------
@@ -25,7 +28,7 @@ def given_images(source: Any, *, role: Literal["gen", "ref"], num_images: int | 
         If it cannot be taken for images; the message says what was found.
     """
     if isinstance(source, str | os.PathLike):
-        return open_images(source, role=role, num_images=num_images)
+        return open_images(source, role=role, num_images=num_images, network=network)
     if hasattr(source, "shape") and hasattr(source, "dtype"):  # an array or a tensor
         return from_batches([source], num_images=num_images, name=role)
     if isinstance(source, type) or not all(hasattr(source, name) for name in ("batches", "sha256", "num_images")):

@@ -3,7 +3,8 @@
 A batch holds `arr_0`, uint8 (N, H, W, 3), and optionally labels `arr_1`, integers (N,) or what stands for them without
 doubt: a column, whole numbers of another type, one-hot rows. Images in further arrays are not passed over without a
 word: ADM's evaluator reads `arr_0` alone, and so do we. A reference batch may also, or only,
-hold the statistics `mu`, `sigma` (pool features) and `mu_s`, `sigma_s` (spatial features). Our own sample batches say
+hold the statistics `mu`, `sigma` (pool features, which MeanFlow calls `ref_mu`, `ref_sigma`) and `mu_s`, `sigma_s`
+(spatial features). Our own sample batches say
 in `sample_run` how they were drawn, as JSON text. Opening a file reads and
 checks headers and statistics only. Images are read batch by batch: memory-mapped inside the zip where the member
 is stored, decompressed as a stream where it is not, so that a 10 GB file never sits in RAM.
@@ -49,7 +50,7 @@ from dit_eval.system.reading import NpzFile, open_npz
 
 __all__ = ["NPZ", "RUN_KEY", "ImageBatch", "batch_bytes", "open_batch", "write_batch"]
 
-_KEYS = {IMAGES, LABELS, RUN_KEY, *POOL, *SPATIAL}
+_KEYS = {IMAGES, LABELS, RUN_KEY, *(key for pair in (*POOL, *SPATIAL) for key in pair)}
 _CHUNK = 1 << 22  # bytes per read when a file is hashed
 
 
@@ -68,6 +69,7 @@ class ImageBatch:
     pool, spatial : stored statistics, or None
     run : how the images were drawn, or None where the file does not say
     made_from : SHA-256 of the images that the statistics were made of, or None where the file does not say
+    entry : name of the statistics in a file of several
     read_once, warnings : see `dit_eval.images.ImageSet`
     """
 
@@ -81,6 +83,7 @@ class ImageBatch:
     spatial: GaussianStats | None
     run: SampleRun | None
     made_from: str | None = None
+    entry: str | None = None
     read_once: bool = False
     warnings: tuple[str, ...] = ()
     _images: ImageMember | None
@@ -194,7 +197,8 @@ def open_batch(path: str | os.PathLike[str], *, role: Role, num_images: int | No
     check_plain(path, f"an .npz {_ROLES[role]} batch")
     watch = Watch(path)
     with open_npz(path, _KEYS) as file:
-        pool, spatial = read_statistics(file, *POOL), read_statistics(file, *SPATIAL)
+        made_from = read_made_from(file.archive)
+        pool, spatial = (read_statistics(file, names, made_from.network) for names in (POOL, SPATIAL))
         if IMAGES not in file.members and (role == "gen" or pool is spatial is None):
             raise ValueError(_about_missing_images(file, role))
         images = read_images(file)
@@ -205,7 +209,7 @@ def open_batch(path: str | os.PathLike[str], *, role: Role, num_images: int | No
         labels, remark = read_labels(file, stored)
         if remark:
             warnings.append(f"{path}: {remark}{', so that its images have no labels' if labels is None else ''}.")
-        run, made_from = read_run(file), read_made_from(file.archive)
+        run = read_run(file)
     return ImageBatch(
         path=path,
         num_images=used,
@@ -216,7 +220,7 @@ def open_batch(path: str | os.PathLike[str], *, role: Role, num_images: int | No
         pool=pool,
         spatial=spatial,
         run=run,
-        made_from=made_from,
+        made_from=made_from.images_sha256,
         warnings=tuple(warnings),
         _images=images,
         _watch=watch,

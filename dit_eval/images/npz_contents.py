@@ -6,6 +6,8 @@ import math
 import re
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -18,7 +20,8 @@ from dit_eval.system.text import shown
 
 IMAGES, LABELS = "arr_0", "arr_1"
 RUN_KEY = "sample_run"  # the member that says how the images were drawn
-POOL, SPATIAL = ("mu", "sigma"), ("mu_s", "sigma_s")
+# Mean and covariance, as ADM and most programs call them; MeanFlow's line of programs has names of its own.
+POOL, SPATIAL = (("mu", "sigma"), ("ref_mu", "ref_sigma")), (("mu_s", "sigma_s"),)
 _MAX_PIXELS = 1 << 24  # of an image: 4096 x 4096
 _MAX_FEATURES = 4096  # D of stored statistics; sigma then takes 128 MiB
 _MAX_LABELS = 1 << 24
@@ -139,14 +142,29 @@ def _labels(file: NpzFile, header: Header, num_stored: int, *, one_hot: bool) ->
     return labels, ""
 
 
-def read_statistics(file: NpzFile, mu_key: str, sigma_key: str) -> GaussianStats | None:
+def read_statistics(
+    file: NpzFile, names: tuple[tuple[str, str], ...], network: str | None = None
+) -> GaussianStats | None:
     """Stored statistics, or None where there are none.
+
+    Parameters
+    ----------
+    names : of mean and covariance, one pair for each program that writes them
+    network : whose features they are of, if the file says so
 
     Raises
     ------
     ValueError
-        If one of the two is missing, or they are no mean and covariance.
+        If one of the two is missing, they are no mean and covariance, or two pairs differ.
     """
+    found = [stats for pair in names if (stats := _pair(file, *pair, network)) is not None]
+    if len(found) > 1 and len({stats.fingerprint() for stats in found}) > 1:
+        pairs = " and ".join(", ".join(pair) for pair in names)
+        raise ValueError(f"{file.path}: {pairs} are different statistics. Save those that are meant, under mu, sigma.")
+    return found[0] if found else None
+
+
+def _pair(file: NpzFile, mu_key: str, sigma_key: str, network: str | None) -> GaussianStats | None:
     path = file.path
     present = [key for key in (mu_key, sigma_key) if key in file.members]
     if not present:
@@ -154,24 +172,33 @@ def read_statistics(file: NpzFile, mu_key: str, sigma_key: str) -> GaussianStats
     if len(present) == 1:
         missing = sigma_key if present == [mu_key] else mu_key
         raise ValueError(f"{path}: holds {present[0]} but no {missing}; a mean and a covariance belong together.")
-    _check_statistics(file, mu_key, sigma_key)
-    mu, sigma = file.array(mu_key), file.array(sigma_key)
+    mu, sigma = file.header(mu_key), file.header(sigma_key)
+    check_statistics(path, (mu_key, sigma_key), mu.shape, sigma.shape, (mu.dtype, sigma.dtype))
     try:
-        return GaussianStats(mu=mu, sigma=sigma, names=(mu_key, sigma_key))
+        return GaussianStats(
+            mu=file.array(mu_key).reshape(-1), sigma=file.array(sigma_key), network=network, names=(mu_key, sigma_key)
+        )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _check_statistics(file: NpzFile, mu_key: str, sigma_key: str) -> None:
-    mu, sigma = file.header(mu_key), file.header(sigma_key)
-    if len(mu.shape) != 1 or sigma.shape != (*mu.shape, *mu.shape) or not 0 < mu.shape[0] <= _MAX_FEATURES:
+def check_statistics(
+    path: Path | str,
+    names: tuple[str, str],
+    mu: tuple[int, ...],
+    sigma: tuple[int, ...],
+    dtypes: tuple[np.dtype, np.dtype],
+) -> None:
+    """That arrays of these shapes can be a mean, (D,) or (1, D), and a covariance, (D, D); ValueError if not."""
+    dims = mu[1:] if len(mu) == 2 and mu[0] == 1 else mu
+    if len(dims) != 1 or sigma != (*dims, *dims) or not 0 < dims[0] <= _MAX_FEATURES:
         raise ValueError(
-            f"{file.path}: {mu_key} has shape {mu.shape} and {sigma_key} {sigma.shape}; needed (D,) and (D, D), with D "
+            f"{path}: {names[0]} has shape {mu} and {names[1]} {sigma}; needed (D,) and (D, D), with D "
             f"from 1 to {_MAX_FEATURES:,}."
         )
-    for key, header in ((mu_key, mu), (sigma_key, sigma)):
-        if header.dtype.kind != "f":
-            raise ValueError(f"{file.path}: {key} is {header.dtype}; needed floating point statistics.")
+    for name, dtype in zip(names, dtypes, strict=True):
+        if dtype.kind != "f":
+            raise ValueError(f"{path}: {name} is {dtype}; needed floating point statistics.")
 
 
 def read_run(file: NpzFile) -> SampleRun | None:
@@ -191,10 +218,20 @@ def read_run(file: NpzFile) -> SampleRun | None:
         raise ValueError(f"{file.path}: {RUN_KEY}: {error}") from None
 
 
-def read_made_from(archive: zipfile.ZipFile) -> str | None:
-    """What `dit_eval.reference` notes in the zip's comment; another program's comment is no error."""
+@dataclass(frozen=True, kw_only=True)
+class MadeFrom:
+    """What `dit_eval.reference` notes in the zip's comment: the images behind statistics, and the network."""
+
+    images_sha256: str | None = None
+    network: str | None = None
+
+
+def read_made_from(archive: zipfile.ZipFile) -> MadeFrom:
+    """What the comment says; nothing where it is another program's."""
     try:
-        made_from = parse_json(archive.comment.decode())["made_from"]["images_sha256"]
+        found = parse_json(archive.comment.decode())["made_from"]
+        said = found["images_sha256"], found["extractor"]["name"]
     except (KeyError, RecursionError, TypeError, ValueError):
-        return None
-    return made_from if isinstance(made_from, str) else None
+        return MadeFrom()
+    images, network = (text if isinstance(text, str) else None for text in said)
+    return MadeFrom(images_sha256=images, network=network)

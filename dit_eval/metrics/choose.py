@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from dit_eval.images.pair import TwoReferences
 from dit_eval.metrics import METRICS
 from dit_eval.results.badge import NUM_SAMPLES
 from dit_eval.system.text import did_you_mean
@@ -186,9 +187,10 @@ def _kind(network: str) -> str:
 def _serves(ref: ImageSet, network: FeatureSizes) -> bool:
     """Whether the stored statistics of the reference stand for its images.
 
-    A network without spatial features passes those of another by, so that ADM's files serve it by their images.
+    A network without spatial features passes those of another by, so that ADM's files serve it by their images; those
+    that were named as the statistics of two references are never passed by.
     """
-    if network.spatial_dim is None and ref.num_images:
+    if network.spatial_dim is None and ref.num_images and not isinstance(ref, TwoReferences):
         return ref.pool is not None and ref.pool.dim == network.pool_dim
     return ref.pool is not None or ref.spatial is not None
 
@@ -207,6 +209,23 @@ def _check_dimensions(ref: ImageSet, network: FeatureSizes, stored: bool) -> Non
                 f"extractor needs {dim}. Statistics serve only the network and layer they were made with (Inception: "
                 "2048 and 2023)."
             )
+        if metric.needs.moments and stats is not None:
+            _check_network(ref, stats, network)
+
+
+def _check_network(ref: ImageSet, stats: GaussianStats, network: FeatureSizes) -> None:
+    """That statistics are not of another network, which dimensions do not tell.
+
+    Files of Inception's rarely say so, as ADM's do not; on other networks a file must.
+    """
+    again = f"Make statistics of this network with `dit-eval stats`, which notes it; this run is of {network.name}."
+    if stats.network not in (None, network.name):
+        raise ValueError(f"{ref.path}: its statistics are of the network {stats.network}, not {network.name}. {again}")
+    if stats.network is None and _kind(network.name) != "inception":
+        raise ValueError(
+            f"{ref.path}: it does not say which network its statistics are of, and {stats.dim:,} dimensions are those "
+            f"of several. {again}"
+        )
 
 
 def _dim(metric: Metric, network: FeatureSizes) -> int | None:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from html import escape
 
 from dit_eval.metrics import METRICS
+from dit_eval.metrics.metric import Metric
 from dit_eval.results.badge import NUM_SAMPLES
 from dit_eval.results.eval_result import EvalResult
+from dit_eval.results.references import NOT_RECORDED, foreign_title
 
 _COUNT = f"{NUM_SAMPLES // 1000}K"  # in the names of extrapolated distances
 
@@ -53,10 +55,14 @@ def _sets(result: EvalResult) -> list[tuple[str, str, str]]:
     """Role, path, and what is known, of samples and reference."""
     size = "x".join(str(n) for n in reversed(result.gen.image_size or ()))
     run = f"   {result.gen.run.summary()}" if result.gen.run else ""
-    used = f"{result.num_reference:,} images" if result.num_reference else "no images used"
+    read = result.num_reference if result.pr_ref is None else None
+    used = f"{read:,} images" if read else "no images used"
+    whose = NOT_RECORDED if result.reference_protocol is None else foreign_title(result.reference_protocol)
+    pair = result.pr_ref
     return [
         ("gen", result.gen.path, f"{result.num_samples:,} images, {size} px{run}"),
-        ("ref", result.ref.path, f"{used}, {result.ref.statistics} statistics"),
+        ("ref", result.ref.path, f"{used}, {result.ref.statistics} statistics{f'   {whose}' if whose else ''}"),
+        *([] if pair is None else [("pr-ref", pair.path, f"{pair.num_images:,} images, for precision and recall")]),
     ]
 
 
@@ -69,6 +75,7 @@ def _rows(result: EvalResult) -> Iterator[_Row]:
             "inception" in metric.networks and network != metric.networks[0]
         ):  # the others say in their names what they are
             name += f" ({network})"
+        name += against(result, metric)
         score = result.scores.get(metric.key)
         value = "" if score is None else f"{score:.{metric.digits}f}"
         yield _Row(name=name, value=value, sureness=_sureness(result, metric.key))
@@ -78,6 +85,12 @@ def _rows(result: EvalResult) -> Iterator[_Row]:
             if estimate is not None and (name == "infinity" or result.num_samples < NUM_SAMPLES):
                 value = f"{estimate.value:.{metric.digits}f}"
                 yield _Row(name=f"{metric.label}-{name}", value=value, sureness=_sureness(result, key))
+
+
+def against(result: EvalResult, metric: Metric) -> str:
+    """What stands behind a distance from statistics that are not ADM's, as in "FID-50K against JiT's statistics"."""
+    whose = foreign_title(result.reference_protocol) if result.ref.statistics == "stored" else ""
+    return f" against {whose}" if whose and metric.needs.moments else ""
 
 
 def _count(result: EvalResult) -> str:

@@ -22,6 +22,7 @@ from dit_eval.paper import PRINTED_METRICS, load_statements, load_table
 from dit_eval.report.words import is_papers_model, model_name
 from dit_eval.results.eval_result import PROTOCOL, EvalResult
 from dit_eval.results.lines import read_lines
+from dit_eval.results.references import NOT_RECORDED, OWN, UNKNOWN, reference_title
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.system.reading import NOT_OURS, is_number, parse_json, read_json
 from dit_eval.system.text import reason, shown
@@ -52,6 +53,7 @@ COLUMNS = (
     "num_samples",
     *(metric.key for metric in PAPERS_METRICS),
     "protocol",
+    "reference",  # whose, as texts call it; with the beginning of its checksum where it is not a public one
     "badge",  # what of a measured result is as published
     "seed",
     "note",
@@ -62,7 +64,8 @@ COLUMNS = (
 )
 UNVERIFIED = f"{PROTOCOL}, not verified"  # of results whose badge does not bear their protocol out, or that have none
 _TEXT_COLUMNS = (
-    *("source", "origin", "model", "family", "size", "block", "sampler", "decoder", "protocol", "badge", "note"),
+    *("source", "origin", "model", "family", "size", "block", "sampler", "decoder", "protocol", "reference"),
+    *("badge", "note"),
 )
 PAPERS_SIZES = (256, 512)  # pixels
 _LOSSES = ("loss", "mse", "vb")
@@ -92,6 +95,15 @@ def shown_protocol(result: EvalResult) -> str:
     return UNVERIFIED if result.protocol == PROTOCOL and not verified else shown(result.protocol)
 
 
+def shown_reference(result: EvalResult) -> str | None:
+    """Whose reference a result is against; None of another network than ADM's where the result does not say."""
+    whose, file = result.reference_protocol, result.ref.sha256[:8]
+    pair = f", single images against {shown(Path(result.pr_ref.path).name)}" if result.pr_ref else ""
+    if whose is None:
+        return f"{NOT_RECORDED} ({shown(file)})" if result.protocol.startswith(PROTOCOL) else None
+    return f"{reference_title(whose)}{f' ({shown(file)})' if whose in (OWN, UNKNOWN) else ''}{pair}"
+
+
 def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: CountNetwork) -> pd.DataFrame:
     """A point for each result, in order.
 
@@ -110,6 +122,7 @@ def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: CountNe
             "image_size": max(result.gen.image_size) if result.gen.image_size else None,
             "num_samples": result.num_samples,
             "protocol": shown_protocol(result),
+            "reference": shown_reference(result),
             "badge": result.badge.text() if result.badge else None,
             **{metric.key: result.scores.get(metric.key) for metric in METRICS},
             **_estimates(result),
@@ -269,6 +282,7 @@ def _published(model: str, image_size: int, block: str, steps_k: float, origin: 
         "decoder": decoder,
         "num_samples": 50_000,
         "protocol": PROTOCOL,
+        "reference": reference_title(PROTOCOL),
     }
 
 

@@ -18,6 +18,7 @@ from dit_eval.report.tables.analysis import law_tables, sampling_tables
 from dit_eval.report.tables.table import PAPER_TITLE, Table
 from dit_eval.report.templating import base64_text, render
 from dit_eval.results.eval_result import EvalResult
+from dit_eval.results.references import reference_title
 from dit_eval.system.seals import file_digest
 from dit_eval.system.text import shown, slug
 
@@ -52,7 +53,8 @@ class Section:
 
 def setting_ending(setting: Setting) -> str:
     """What the file names of a setting end with; nothing for the paper's own."""
-    return "" if setting.is_papers else f"-{slug(setting.protocol)}-{setting.image_size}"
+    whose = f"{setting.protocol} {setting.reference}".strip()
+    return "" if setting.is_papers else f"-{slug(whose)}-{setting.image_size}"
 
 
 def law_analysis(setting: Setting) -> Analysis | None:
@@ -138,7 +140,8 @@ def _how_made(result: EvalResult) -> tuple[str, dict[str, str]]:
     commit = result.environment.get("commit") or "not known"
     facts = {
         "samples": f"{result.gen.path}, SHA-256 {result.gen.sha256}",
-        "reference": f"{result.ref.path}, {result.ref.statistics} statistics, SHA-256 {result.ref.sha256}",
+        "reference": f"{result.ref.path}, {result.ref.statistics} statistics, SHA-256 {result.ref.sha256}; "
+        + reference_title(result.reference_protocol),
         "features": f"{features.name} on {features.backend}, weights {features.weights_sha256}",
         "checkpoint": f"{run.checkpoint} ({run.weights}), SHA-256 {run.checkpoint_sha256}" if run else "not known",
         "program": f"dit_eval {result.environment.get('dit_eval', 'not known')}, commit {commit}",

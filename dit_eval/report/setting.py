@@ -24,14 +24,16 @@ class Setting:
 
     Attributes
     ----------
-    points : those of one protocol and image size, the paper's among them where it has any
+    points : those of one protocol, reference and image size, the paper's among them where it has any
     protocol, image_size : what they have in common
+    reference : whose it is, where results of the same protocol are against several; else empty
     num_samples, sampling_steps : of the evaluations that figures of training and of model size show
     sweep_samples : N of the evaluations that figures of sampling compute show
     """
 
     points: pd.DataFrame
     protocol: str
+    reference: str
     image_size: int
     num_samples: int
     sampling_steps: int
@@ -44,7 +46,8 @@ class Setting:
 
     @property
     def name(self) -> str:
-        return f"{self.image_size} px, protocol {self.protocol}"
+        against = f", against {self.reference}" if self.reference else ""
+        return f"{self.image_size} px, protocol {self.protocol}{against}"
 
     @property
     def scaling(self) -> pd.DataFrame:
@@ -85,15 +88,25 @@ class Setting:
 
 
 def settings(points: pd.DataFrame) -> list[Setting]:
-    """The paper's setting at 256 px, then one for each other protocol and image size that was measured."""
+    """The paper's setting at 256 px, then one for each other protocol, reference and image size that was measured."""
     found = [_setting(points, PROTOCOL, 256)]
     measured = points[(points["source"] == "measured") & points["gflops"].notna() & points["image_size"].notna()]
+    # Of ADM's network: the protocol says "own" or "unknown statistics" of different files.
+    several = measured[measured["protocol"].str.startswith(PROTOCOL) & (measured["protocol"] != PROTOCOL)]
+    references = several.groupby(["protocol", "image_size"])["reference"].unique().to_dict()
     for protocol, image_size in sorted(set(zip(measured["protocol"], measured["image_size"], strict=True))):
-        setting = _setting(points, protocol, int(image_size))
-        shown = pd.concat([setting.scaling, setting.sweep])
-        if not setting.is_papers and len(select(shown, source="measured")):
-            found.append(setting)
+        theirs = sorted(references.get((protocol, image_size), []))
+        for reference in theirs if len(theirs) > 1 else [""]:
+            found += _measured_setting(points, protocol, int(image_size), reference)
     return found
+
+
+def _measured_setting(points: pd.DataFrame, protocol: str, image_size: int, reference: str) -> list[Setting]:
+    """The setting, if it is not the paper's and there is something measured to show of it."""
+    mine = select(points, reference=reference) if reference else points
+    setting = _setting(mine, protocol, image_size, reference)
+    shown = pd.concat([setting.scaling, setting.sweep])
+    return [] if setting.is_papers or select(shown, source="measured").empty else [setting]
 
 
 def comparable(points: pd.DataFrame) -> pd.DataFrame:
@@ -104,9 +117,9 @@ def comparable(points: pd.DataFrame) -> pd.DataFrame:
     return select(points, protocol=PROTOCOL, image_size=PAPERS_SIZES)
 
 
-def _setting(points: pd.DataFrame, protocol: str, image_size: int) -> Setting:
+def _setting(points: pd.DataFrame, protocol: str, image_size: int, reference: str = "") -> Setting:
     points = select(points, protocol=protocol, image_size=image_size)
-    common = {"points": points, "protocol": protocol, "image_size": image_size}
+    common = {"points": points, "protocol": protocol, "reference": reference, "image_size": image_size}
     if protocol == PROTOCOL:
         return Setting(num_samples=50_000, sampling_steps=250, sweep_samples=10_000, **common)
     unguided = select(points, cfg_scale=1.0, sampler="ddpm")

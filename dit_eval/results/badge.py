@@ -8,37 +8,14 @@ noted of what the official address sent, and that of the network's tensors, whic
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from dit_eval.results.eval_result import PROTOCOL, Badge, BadgePart, ExtractorInfo, ImageSource
-from dit_eval.system.assets import assets, identify
+from dit_eval.results.references import known_reference, reference_protocol
+from dit_eval.system.assets import identify
 
 NUM_SAMPLES = 50_000
 # `dit_eval.features.inception.convolutions_sha256` of the network of 2015-12-05, as reference_stats/
 # make_inception_fingerprint.py finds it. The classifier, which the Inception Score alone needs, is not in it.
 CONVOLUTIONS_SHA256 = "9886ad8445a8cf3d7ff03cc996e76be8a64a4ccbc77b8b7ab8f77a2d0ffcfb4e"
-
-
-def reference_protocol(ref: ImageSource) -> str:
-    """Whose reference it is: the protocol of a public one, "own" for images or statistics of them made by dit-eval, or
-    "unknown-statistics"."""
-    known = identify(ref.sha256, "reference")
-    if known is not None and known.protocol is not None:
-        return known.protocol
-    return "own" if ref.statistics == "computed" or ref.made_from is not None else "unknown-statistics"
-
-
-def unproven_name(ref: ImageSource) -> list[str]:
-    """A warning where a reference has the file name of a public one, but nothing says that it is that file."""
-    for item in assets():
-        named = item.kind == "reference" and item.url is not None and Path(ref.path).name == item.filename
-        if named and identify(ref.sha256, "reference") is None:
-            return [
-                f"{ref.path} has the name of {item.name}, whose publisher states no checksum, and is not what "
-                f"`dit-eval weights fetch {item.name}` noted of the official address. To have it known as {item.name}, "
-                f"delete or move {item.path} if it is there, and pass --ref {item.name}."
-            ]
-    return []
 
 
 def precision_warnings(extractor: ExtractorInfo) -> list[str]:
@@ -58,6 +35,7 @@ def make_badge(
     ref: ImageSource,
     distances: str,
     needs_classifier: bool,
+    pr_ref: ImageSource | None = None,
     whole_reference: bool = True,
 ) -> Badge:
     """The badge of a result with this provenance.
@@ -66,12 +44,13 @@ def make_badge(
     ----------
     distances : rule of the precision and recall distances
     needs_classifier : whether the Inception Score is among the metrics
+    pr_ref : images that precision and recall are against; None if those of ref
     whole_reference : False if only some images of the reference file were used
     """
     return Badge(
         protocol=_protocol(extractor, distances),
         weights=_weights(extractor, needs_classifier=needs_classifier),
-        reference=_reference(gen, ref, whole=whole_reference),
+        reference=_with_images(_reference(gen, ref, whole=whole_reference), pr_ref),
         num_samples=_part(gen.num_images == NUM_SAMPLES, f"{gen.num_images:,}"),
     )
 
@@ -116,10 +95,18 @@ def _weights(extractor: ExtractorInfo, *, needs_classifier: bool) -> BadgePart:
     return _part(not needs_classifier, "classifier unknown" if needs_classifier else "inception, another file")
 
 
+def _with_images(reference: BadgePart, pr_ref: ImageSource | None) -> BadgePart:
+    """The part of two references: ADM's numbers are of the statistics and the images of one file."""
+    if pr_ref is None:
+        return reference
+    known = known_reference(pr_ref)
+    return _part(False, f"{reference.reason}, with {known.name if known else 'other'} images for precision and recall")
+
+
 def _reference(gen: ImageSource, ref: ImageSource, *, whole: bool) -> BadgePart:
-    known = identify(ref.sha256, "reference")
+    known = known_reference(ref)
     if known is None or known.protocol != PROTOCOL:
         return _part(False, known.name if known else reference_protocol(ref).replace("-", " "))
-    if gen.image_size != ref.image_size:
+    if gen.image_size != (ref.image_size or known.image_size):
         return _part(False, f"{known.name}, samples of another size")
     return _part(whole, known.name if whole else f"{ref.num_images:,} images of {known.name}")

@@ -30,6 +30,8 @@ class ImageSource:
     statistics : "stored" if the file's own mu and sigma were used, "computed" if they came from its images
     run : how the images were drawn, if the file says so
     made_from : SHA-256 of the images behind stored statistics, if the file says so
+    fingerprint : of stored statistics, see `dit_eval.summary.GaussianStats.fingerprint`
+    git : what git calls a file of statistics alone by
     """
 
     path: str
@@ -39,6 +41,8 @@ class ImageSource:
     statistics: str
     run: SampleRun | None = None
     made_from: str | None = None
+    fingerprint: str | None = None
+    git: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +207,9 @@ class EvalResult:
         files, is None. Each can also be read as an attribute: `result.fid`
     protocols : whose definition, with its settings, of each metric that is not ADM's
     badge : what is as published and what is not; None in results of earlier versions, of which it is not known
-    reference_protocol : whose reference: "adm-2021", "digits", "own" images, "unknown-statistics"; None as of `badge`
+    reference_protocol : whose reference: "adm-2021", "jit-2025", "digits", "own" images, "unknown-statistics", as
+        `dit_eval.results.references` decides; None as of `badge`
+    pr_ref : images that precision, recall and what else compares single images are against; None if those of ref
     num_samples : generated images used
     num_reference : reference images that went through the network; None if none did
     distances : rule of the precision and recall distances
@@ -222,6 +228,7 @@ class EvalResult:
     protocols: dict[str, str] = field(default_factory=dict)
     badge: Badge | None = None
     reference_protocol: str | None = None
+    pr_ref: ImageSource | None = None
     distances: str = "adm-float16"
     uncertainty: Uncertainty | None = None
     warnings: tuple[str, ...] = ()
@@ -281,7 +288,7 @@ class EvalResult:
         """
         try:
             data = parse_json(line)
-            for role in ("gen", "ref"):
+            for role in ("gen", "ref", *(("pr_ref",) if data.get("pr_ref") is not None else ())):
                 size, run = data[role]["image_size"], data[role].get("run")
                 data[role] = checked(
                     ImageSource(

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,26 +71,38 @@ class Asset:
     @property
     def record_path(self) -> Path:
         """Where `fetch` notes what it brought from the official address."""
-        return self.path.with_name(f"{self.filename}.fetched.json")
+        return self.path.with_name(f"{self.path.name}.fetched.json")
 
 
-def find_reference(ref: str | os.PathLike[str], *, bring: Callable[[Asset], Path] | None = None) -> Path:
-    """The file that a path means, or the name of a public reference batch, which is fetched when it is not here yet.
+def find_reference(
+    ref: str | os.PathLike[str], *, bring: Callable[[Asset], Path] | None = None, called: str = "ref"
+) -> Path:
+    """The file that a path means, or the name or address of a public reference, fetched when it is not here yet.
+
+    Addresses are those of the web, and `hf://OWNER/REPOSITORY[@REVISION]/FILE` or `hf://datasets/...` of files on
+    Hugging Face. Behind # stands the SHA-256 that a file must have, or the name of statistics in it.
 
     Parameters
     ----------
     bring : brings a public file, and returns where it is; `fetch` of this module by default
+    called : the parameter, in messages
 
     Raises
     ------
     FileNotFoundError
         If it is the path of a public file that is not there.
     ValueError
-        If it is neither a path nor a name; the message lists the names.
+        If it is neither a path nor a name nor an address, and the message lists the names; or if what came has another
+        checksum than it must have.
     OSError
         If the file cannot be fetched.
     """
     text, path = os.fspath(ref), Path(ref)
+    if re.match("(https?|hf)://", text):
+        address, _, behind = text.partition("#")
+        pinned = behind if re.fullmatch("[0-9a-f]{64}", behind) else None
+        found = (bring or fetch)(_addressed(address, pinned, called))
+        return found.with_name(f"{found.name}#{behind}") if behind and not pinned else found
     files = {item.filename: item.name for item in assets() if item.kind == "reference"}
     names = [*files.values()]
     if path.is_file() or (path.exists() and text not in names):  # ./digits is a folder of that name
@@ -99,12 +112,39 @@ def find_reference(ref: str | os.PathLike[str], *, bring: Callable[[Asset], Path
     if path.name in files:
         name = files[path.name]
         raise FileNotFoundError(
-            f"`ref` {text}: no such file. By name it is found in the cache or fetched: `ref` {name}"
+            f"`{called}` {text}: no such file. By name it is found in the cache or fetched: `{called}` {name}"
         )
     if path.suffix or os.sep in text or not isinstance(ref, str):
         return path  # opening it says that it is not there
     hint = did_you_mean(text, names)
-    raise ValueError(f"`ref` {text}: neither a file nor a known reference; known: {', '.join(names)}.{hint}")
+    raise ValueError(f"`{called}` {text}: neither a file nor a known reference; known: {', '.join(names)}.{hint}")
+
+
+def _addressed(address: str, sha256: str | None, called: str) -> Asset:
+    """The file at an address, which has a place of its own in the cache."""
+    url = _on_hugging_face(address, called) if address.startswith("hf://") else address
+    last = re.sub("[^A-Za-z0-9._-]", "_", urllib.parse.urlsplit(url).path.rpartition("/")[2])[-100:]
+    mine = hashlib.sha256(url.encode()).hexdigest()[:16]
+    return Asset(
+        name=url,
+        kind="reference",
+        filename=f"references/{mine}/{last.lstrip('.') or 'reference'}",
+        url=url,
+        sha256=sha256,
+        note="named by its address",
+    )
+
+
+def _on_hugging_face(address: str, called: str) -> str:
+    """The web address of a file on Hugging Face; ValueError if it names none."""
+    form = r"hf://((?:datasets/)?[\w.-]+/[\w.-]+)(?:@([\w.-]+))?/([^?#]+)"
+    found = re.fullmatch(form, address, re.ASCII)
+    if found is None:
+        raise ValueError(
+            f"`{called}` {shown(address)}: expected hf://OWNER/REPOSITORY/FILE, with @REVISION behind the repository "
+            "if it is another than main, or hf://datasets/OWNER/REPOSITORY/FILE."
+        )
+    return f"https://huggingface.co/{found[1]}/resolve/{found[2] or 'main'}/{urllib.parse.quote(found[3])}"
 
 
 def cache_dir() -> Path:
@@ -167,6 +207,15 @@ def sha256_of(path: Path, on_progress: Callable[[int, int], None] | None = None)
     return digest.hexdigest()
 
 
+def git_id_of(path: Path) -> str:
+    """What git calls a file by, and trees of repositories state: SHA-1 of its length and its bytes, hexadecimal."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha1(b"blob %d\0" % os.fstat(file.fileno()).st_size, usedforsecurity=False)
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def recorded_sha256(item: Asset) -> str | None:
     """SHA-256 of what `fetch` brought from the official address of this file; None where it noted nothing of the kind.
 
@@ -212,9 +261,9 @@ def verify(item: Asset, path: Path | None = None) -> str:
         raise FileNotFoundError(f"{path}: not there. Get it with `dit-eval weights fetch {item.name}`.")
     found = sha256_of(path)
     if item.sha256 is not None and found != item.sha256:
+        again = "run it again" if item.name == item.url else f"run `dit-eval weights fetch {item.name}`"
         raise ValueError(
-            f"{path} is not {item.name}: its SHA-256 is {found}, needed {item.sha256}. "
-            f"Delete it and run `dit-eval weights fetch {item.name}`."
+            f"{path} is not {shown(item.name)}: its SHA-256 is {found}, needed {item.sha256}. Delete it and {again}."
         )
     return found
 
@@ -298,8 +347,8 @@ def _bring(item: Asset, url: str, limits: Limits, on_progress: Callable[[int, in
             went_on = download(url, partial, pinned=item.sha256 is not None, limits=limits, on_progress=on_progress)
         except ConnectionError as error:
             raise ConnectionError(
-                f"{item.name} could not be downloaded from {shown(url)} ({error}). On a machine without network, "
-                f"download it elsewhere and put it at {item.path}, or pass its path."
+                f"{shown(item.name)} could not be downloaded from {shown(url)} ({error}). On a machine without "
+                f"network, download it elsewhere and put it at {item.path}, or pass its path."
             ) from None
         found = sha256_of(partial)
         if item.sha256 in (None, found):
@@ -307,7 +356,7 @@ def _bring(item: Asset, url: str, limits: Limits, on_progress: Callable[[int, in
         discard(partial)
     else:
         raise ValueError(
-            f"What {shown(url)} sent is not {item.name}: its SHA-256 is {found}, needed {item.sha256}. "
+            f"What {shown(url)} sent is not {shown(item.name)}: its SHA-256 is {found}, needed {item.sha256}. "
             "It was deleted; is there a proxy or a login page in between?"
         )
     item.record_path.unlink(missing_ok=True)  # of an earlier file

@@ -276,6 +276,22 @@ def test_class_folders_are_labels_where_every_image_is_in_one(tmp_path, files):
 LITTER = ("__MACOSX/._0.png", "._1.png", ".DS_Store", "Thumbs.db", "a/desktop.ini", ".cache/x.png")
 
 
+def test_folders_of_a_thousand_numbered_images_are_no_classes(tmp_path, files):
+    def folder(name, *members):
+        for member, data in zip(members, files.values(), strict=False):
+            path = tmp_path / name / member
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return open_images(tmp_path / name, role="gen")
+
+    edm2 = folder("edm2", "000000/000000.png", "000000/000999.png", "001000/001000.png", "012000/012345.png")
+    assert (edm2.labels, edm2.num_images) == (None, 4)
+    assert folder("inside", "out/000000/000000.png", "out/001000/001000.png").labels is None
+    assert folder("classes", "0/0.png", "1/1.png", "1000/1000.png").labels.tolist() == [0, 1, 2]
+    assert folder("of 1000", "000000/000001.png", "001000/000001.png").labels.tolist() == [0, 1]
+    assert folder("words", "000000/000001.png", "001000/cat.png").labels.tolist() == [0, 1]
+
+
 def test_litter_is_left_out_and_other_files_are_told(tmp_path, files):
     some = {name: files[name] for name in ("0.png", "1.png")}
     found = [

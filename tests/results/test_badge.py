@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import json
+import pickle
 import re
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pandas
 import pytest
 import real
+import scipy.linalg
 import torch
 from evaluating import evaluate, with_scores
 from PIL import Image
@@ -26,6 +29,7 @@ from dit_eval.features.dinov2 import DinoV2
 from dit_eval.features.inception import TorchInception
 from dit_eval.features.inception_weights import convolutions_sha256, read_state_dict
 from dit_eval.features.network import FeatureBatch
+from dit_eval.features.provenance import image_source
 from dit_eval.flops import kept as tables
 from dit_eval.flops.kept import Count
 from dit_eval.images import open_images
@@ -34,16 +38,32 @@ from dit_eval.images.stream import from_batches
 from dit_eval.metrics.choose import choose
 from dit_eval.reference import write_reference
 from dit_eval.report.points import measured_points, published_points
+from dit_eval.report.sections import setting_ending
 from dit_eval.report.setting import comparable, select, settings
 from dit_eval.report.tables.measured import measured_table
 from dit_eval.report.tables.paper import paper_tables
-from dit_eval.results.badge import CONVOLUTIONS_SHA256, make_badge, protocol_name, reference_protocol
+from dit_eval.results.badge import CONVOLUTIONS_SHA256, make_badge, protocol_name
 from dit_eval.results.eval_result import EvalResult, ExtractorInfo, ImageSource
+from dit_eval.results.references import (
+    KnownReference,
+    known_reference,
+    published_statistics,
+    reference_protocol,
+    reference_warnings,
+)
 from dit_eval.system.assets import asset, identify, recorded_sha256
+from dit_eval.system.pickles import read_pickle
 
 PINNED = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # as torch-fidelity states it
 TRUE_CONVOLUTIONS = "9886ad8445a8cf3d7ff03cc996e76be8a64a4ccbc77b8b7ab8f77a2d0ffcfb4e"
 GRAPH, IMAGENET_256, IMAGENET_512, OTHER = "a" * 64, "b" * 64, "c" * 64, "d" * 64
+MAR = "1da4c17607fe959d54999fd098105649a0c05e15"  # git's id of fid_stats/adm_in256_stats.npz in MAR's tree
+# pickle.dumps(numpy.array([1.0, 2.0]), 2) as Python 2 wrote it: bytes are texts there.
+PYTHON_2 = (
+    b"\x80\x02cnumpy.core.multiarray\n_reconstruct\nq\x01cnumpy\nndarray\nq\x02K\x00\x85U\x01b\x87Rq\x03(K\x01K\x02\x85"
+    b"cnumpy\ndtype\nq\x04U\x02f8K\x00K\x01\x87Rq\x05(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+    b"U\x10\x00\x00\x00\x00\x00\x00\xf0?\x00\x00\x00\x00\x00\x00\x00@tb."
+)
 JIT = "412046720c0d496dc6d72a30eac3e22b9ef6ddac3501cce7f996674ad227ba4c"  # statistics that are not ADM's
 
 
@@ -65,9 +85,9 @@ def network(sha256=PINNED, convolutions=None, name="inception", precision="fp32"
                          convolutions_sha256=convolutions)  # fmt: skip
 
 
-def images(sha256, num, size=256, statistics="computed", made_from=None):
+def images(sha256, num, size=256, statistics="computed", **more):
     return ImageSource(path="x", sha256=sha256, num_images=num, image_size=(size, size) if size else None,
-                       statistics=statistics, made_from=made_from)  # fmt: skip
+                       statistics=statistics, **more)  # fmt: skip
 
 
 def adm(sha256=IMAGENET_256, size=256):
@@ -107,6 +127,18 @@ COMBINATIONS = {
     ),
     "JiT's statistics": (
         {"ref": images(JIT, 0, None, "stored")},
+        "protocol, weights, N   not: reference (jit-in256)", "adm-2021 except reference (jit-in256)", "jit-2025",
+    ),
+    "ADM's statistics as MAR ships them": (
+        {"ref": images(OTHER, 0, None, "stored", git=MAR)}, ALL, "adm-2021", "adm-2021",
+    ),
+    "MAR's file and samples of 512 px": (
+        {"gen": images(OTHER, 50_000, 512), "ref": images(OTHER, 0, None, "stored", git=MAR)},
+        "protocol, weights, N   not: reference (adm-in256-stats, samples of another size)",
+        "adm-2021 except reference (adm-in256-stats, samples of another size)", "adm-2021",
+    ),
+    "statistics that nobody knows": (
+        {"ref": images(OTHER, 0, None, "stored", fingerprint=OTHER, git="e" * 40)},
         "protocol, weights, N   not: reference (unknown statistics)",
         "adm-2021 except reference (unknown statistics)", "unknown-statistics",
     ),
@@ -162,6 +194,196 @@ def test_the_badge_of(name):
 def test_the_digits_are_known_and_not_adms(digits_ref):
     found = identify(hashlib.sha256(digits_ref.read_bytes()).hexdigest(), "reference")
     assert (found.name, found.protocol) == ("digits", "digits")
+
+
+def statistics(path, **arrays):
+    rng = np.random.RandomState(0)
+    features = rng.rand(40, 4)
+    given = {"mu": features.mean(0), "sigma": np.cov(features.T)} | arrays
+    np.savez(path, **given)
+    return given
+
+
+def source(path, **options):
+    opened = open_images(path, role="ref", **options)
+    return image_source(opened, opened.sha256(), "stored")
+
+
+def test_a_copy_of_statistics_is_told_by_what_they_are(tmp_path, monkeypatch):
+    given = statistics(tmp_path / "first.npz")
+    known = KnownReference(
+        name="some-in256", protocol="some-2026", fingerprint=source(tmp_path / "first.npz").fingerprint
+    )
+    monkeypatch.setattr("dit_eval.results.references.published_statistics", lambda: (known,))
+    np.savez_compressed(
+        tmp_path / "again.npz", ref_mu=given["mu"][None].astype("f4"), ref_sigma=given["sigma"].astype("f4")
+    )
+    (tmp_path / "again.pkl").write_bytes(pickle.dumps({"num_images": 9, "fid": {k: given[k] for k in ("mu", "sigma")}}))
+    for name in ("first.npz", "again.npz", "again.pkl"):
+        assert reference_protocol(source(tmp_path / name)) == "some-2026", name
+    statistics(tmp_path / "other.npz", mu=np.nextafter(given["mu"].astype("f4"), np.float32(9)))
+    assert reference_protocol(source(tmp_path / "other.npz")) == "unknown-statistics"
+
+
+def test_a_pickle_holds_what_python_finds_in_it(tmp_path):
+    rng = np.random.RandomState(0)
+    same = {"mu": rng.rand(5), "sigma": np.asfortranarray(rng.rand(5, 5))}
+    given = {"num_images": 1_281_167, "fid": same, "again": same, "list": [1, -2.5, "x", (1, 2, 3, 4)], "long": 2**40,
+             "scalar": np.float64(0.5), "other end": rng.rand(3).astype(">f4"), "turned": np.arange(6).reshape(2, 3).T,
+             "empty": np.zeros((0, 2)), "bool": np.array([True]), "deep": {"a": {"b": [()]}}}  # fmt: skip
+    for protocol in range(6):
+        (tmp_path / "x.pkl").write_bytes(pickle.dumps(given, protocol=protocol))
+        found = read_pickle(tmp_path / "x.pkl", "a pickle of statistics")
+        np.testing.assert_equal(found, pickle.loads((tmp_path / "x.pkl").read_bytes()))
+        assert found["other end"].dtype == ">f4"
+    (tmp_path / "x.pkl").write_bytes(PYTHON_2)
+    assert read_pickle(tmp_path / "x.pkl", "a pickle").tolist() == [1.0, 2.0]
+
+
+LAYOUTS = {
+    "x.npz": lambda mu, sigma: {"mu": mu, "sigma": sigma},
+    "one row.npz": lambda mu, sigma: {"mu": mu[None], "sigma": sigma},
+    "MeanFlow.npz": lambda mu, sigma: {"ref_mu": mu, "ref_sigma": sigma},
+    "both.npz": lambda mu, sigma: {"mu": mu, "sigma": sigma, "ref_mu": mu[None], "ref_sigma": sigma},
+    "FD-Loss.npz": lambda mu, sigma: {"mu": mu, "sigma": sigma, "avg_mu": mu + 1, "avg_sigma": 2 * sigma},
+    "CLIP beside.npz": lambda mu, sigma: {"mu": mu, "sigma": sigma, "mu_clip": mu[:2], "sigma_clip": sigma[:2, :2]},
+    "EDM2.pkl": lambda mu, sigma: {
+        "num_images": 40, "fid": {"mu": mu, "sigma": sigma}, "fd_dinov2": {"mu": mu + 1, "sigma": sigma},
+    },
+    "one pair.pkl": lambda mu, sigma: {"ref_mu": mu[None], "ref_sigma": sigma},
+    "FD-Loss.pkl#jit_in256_stats.npz": lambda mu, sigma: {
+        "guided_diffusion_stats.npz": {"mu": mu + 1, "sigma": sigma}, "jit_in256_stats.npz": {"mu": mu, "sigma": sigma},
+        "vit_large_patch16_224_mae_in256_t224_stats.npz": {"mu": mu, "sigma": sigma},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_statistics_of_each_layout_give_the_same_number(tmp_path, pictures, name):
+    rng = np.random.RandomState(0)
+    features = 255 * rng.rand(40, 4)
+    mu, sigma = features.mean(0), np.cov(features.T)
+    given, file = LAYOUTS[name](mu, sigma), tmp_path / name.partition("#")[0]
+    if file.suffix == ".npz":
+        np.savez(file, **given)
+    else:
+        file.write_bytes(pickle.dumps(given))
+    gen = from_batches([pictures])
+    found = evaluate(gen=gen, ref=open_images(tmp_path / name, role="ref"), extractor=StubInception(), metrics=["fid"])
+    rows = pictures.reshape(60, -1)[:, :4].astype(np.float64)
+    other, mine = np.cov(rows.T), rows.mean(0)
+    root = scipy.linalg.sqrtm(sigma @ other)
+    assert found.fid == pytest.approx(((mu - mine) ** 2).sum() + np.trace(sigma + other - 2 * root.real), rel=1e-9)
+    assert found.ref.path == str(tmp_path / name if "#" in name or name != "EDM2.pkl" else f"{file}#fid")
+    assert found.ref.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_statistics_are_of_one_network(tmp_path):
+    one, other = ({"mu": np.full(4, value), "sigma": np.eye(4)} for value in (1.0, 2.0))
+    edm2 = tmp_path / "edm2.pkl"
+    edm2.write_bytes(pickle.dumps({"num_images": 9, "fid": one, "fd_dinov2": other}))
+    pool = open_images(edm2, role="ref", network="dinov2").pool
+    assert (pool.network, pool.num, pool.mu[0]) == ("dinov2", 9, 2.0)
+    assert open_images(edm2, role="ref").pool.network == "inception"
+    with pytest.raises(ValueError, match=r"holds no statistics of the network clip: fid \(inception\), fd_dinov2"):
+        open_images(edm2, role="ref", network="clip")
+    with pytest.raises(ValueError, match=r"no statistics called 'fd_dino'; it holds fid, fd_dinov2\. .*fd_dinov2"):
+        open_images(f"{edm2}#fd_dino", role="ref")
+    with pytest.raises(ValueError, match="holds statistics and no images to score"):
+        open_images(edm2, role="gen")
+    bundle = tmp_path / "bundle.pkl"
+    bundle.write_bytes(pickle.dumps({"guided_diffusion_stats.npz": one, "jit_in256_stats.npz": other}))
+    with pytest.raises(ValueError, match=r"several statistics of the network inception.*pkl#guided_diffusion_stats"):
+        open_images(bundle, role="ref")
+    bundle.write_bytes(pickle.dumps({"x": 1}))
+    with pytest.raises(ValueError, match=r"no statistics in the pickle; it holds x\. Needed mu and sigma"):
+        open_images(bundle, role="ref")
+    with pytest.raises(FileNotFoundError):
+        open_images(tmp_path / "none.pkl", role="ref")
+    np.savez(tmp_path / "x.npz", **one, ref_mu=other["mu"], ref_sigma=other["sigma"])
+    with pytest.raises(ValueError, match="mu, sigma and ref_mu, ref_sigma are different statistics"):
+        open_images(tmp_path / "x.npz", role="ref")
+
+
+def test_dimensions_prove_no_network(tmp_path, pictures):
+    class StubDino(StubInception):
+        name, spatial_dim = "dinov2", None
+
+    gen = open_images_of(tmp_path / "gen.npz", arr_0=pictures)
+    unsaid = open_images_of(tmp_path / "unsaid.npz", mu=np.ones(4), sigma=np.eye(4))
+    with pytest.raises(ValueError, match=r"unsaid.npz: it does not say which network its statistics are of, and 4 dim"):
+        choose(gen=gen, ref=unsaid, network=StubDino())
+    assert choose(gen=gen, ref=unsaid, network=StubInception()).stored
+    for network in (StubDino(), StubInception()):
+        path = tmp_path / f"{network.name}.npz"
+        write_reference(images=gen, out=path, extractor=network, num_images=0)
+        for other in (StubDino(), StubInception()):
+            ref = open_images(path, role="ref")
+            assert ref.pool.network == network.name
+            if network.name == other.name:
+                assert choose(gen=gen, ref=ref, network=other).stored
+                continue
+            with pytest.raises(ValueError, match=f"its statistics are of the network {network.name}, not {other.name}"):
+                choose(gen=gen, ref=ref, network=other)
+
+
+def open_images_of(path, **arrays):
+    np.savez(path, **arrays)
+    return open_images(path, role="ref")
+
+
+def test_git_calls_a_file_so(tmp_path):
+    statistics(tmp_path / "x.npz")
+    found = subprocess.run(["git", "hash-object", "x.npz"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert source(tmp_path / "x.npz").git == found.stdout.strip()
+
+
+def test_a_name_or_a_layout_is_a_hint_and_no_proof(tmp_path):
+    names = {known.filename for known in published_statistics()}
+    assert {"jit_in256_stats.npz", "imagenet_256_fid_stats.npz", "img512.pkl"} <= names
+    given = statistics(tmp_path / "jit_in256_stats.npz")
+    np.savez(tmp_path / "imagenet_256_fid_stats.npz", ref_mu=given["mu"], ref_sigma=given["sigma"])
+    (tmp_path / "img512.pkl").write_bytes(
+        pickle.dumps({"num_images": 9, "fid": {k: given[k] for k in ("mu", "sigma")}})
+    )
+    statistics(tmp_path / "x.npz")
+    for name, told in {
+        "jit_in256_stats.npz": "has the name of JiT's statistics (jit-in256), and is another file",
+        "imagenet_256_fid_stats.npz": "has the name of MeanFlow's statistics (imf-in256), whose checksum nobody states",
+        "img512.pkl": "has the name of EDM2's statistics (edm2-img512), whose checksum nobody states",
+        "x.npz": "who made its statistics is not known. Those of pytorch-fid and clean-fid have as many",
+    }.items():
+        found = source(tmp_path / name)
+        assert (known_reference(found), reference_protocol(found)) == (None, "unknown-statistics")
+        (warning,) = reference_warnings(found)
+        assert told in warning
+
+
+def test_a_result_says_against_whose_statistics_it_is(tmp_path, pictures, monkeypatch):
+    np.savez(tmp_path / "gen.npz", arr_0=pictures[:30])
+    statistics(tmp_path / "ref.npz")
+    gen = open_batch(tmp_path / "gen.npz", role="gen")
+
+    def scored():
+        return evaluate(gen=gen, ref=open_batch(tmp_path / "ref.npz", role="ref"), extractor=StubInception())
+
+    unknown = scored()
+    assert "FID-30 against unknown statistics" in unknown.text()
+    known = KnownReference(name="jit-in256", protocol="jit-2025", sha256=unknown.ref.sha256, image_size=(256, 256))
+    monkeypatch.setattr("dit_eval.results.references.published_statistics", lambda: (known,))
+    found = scored()
+    assert (found.protocol, found.reference_protocol) == ("adm-2021 except reference (jit-in256)", "jit-2025")
+    assert "FID-30 against JiT's statistics" in found.text()
+    assert "against JiT&#x27;s statistics" in found._repr_html_()
+    assert EvalResult.from_json(found.to_json()) == found
+    line = json.loads(found.to_json())
+    for part in (line["gen"], line["ref"]):
+        del part["fingerprint"], part["git"]
+    del line["reference_protocol"], line["badge"]
+    old = EvalResult.from_json(json.dumps(line))
+    assert old.reference_protocol is None
+    assert "reference not recorded" in old.text()
+    assert " against " not in old.text()
 
 
 def test_a_reference_counts_only_while_it_is_what_was_fetched():
@@ -401,6 +623,36 @@ def test_rows_with_the_full_badge_join_and_leave_published_cells_their_bold():
     assert (own[1], "fid") not in joined.best
 
 
+def test_two_references_in_a_table_are_marked_and_have_figures_of_their_own():
+    def against(whose, sha256, protocol):
+        made = result(sample_run(), 2.0, protocol=protocol, badge=None, reference_protocol=whose)
+        return dataclasses.replace(made, ref=dataclasses.replace(made.ref, sha256=sha256))
+
+    unknown = f"{EXCEPT} reference (unknown statistics)"
+    given = [
+        against("jit-2025", JIT, f"{EXCEPT} reference (jit-in256)"),
+        against("unknown-statistics", "1" * 64, unknown),
+        against("unknown-statistics", "2" * 64, unknown),
+        result(sample_run(), 1.0, reference_protocol="adm-2021"),
+        without_badge(),
+    ]
+    points = pandas.concat([published_points(), points_of(*given)], ignore_index=True)
+    table = measured_table(points)
+    assert [row.cells["reference"] for row in table.rows] == [
+        "JiT's statistics", "unknown statistics (11111111)", "unknown statistics (22222222)", "-",
+        "reference not recorded (11111111)",
+    ]  # fmt: skip
+    assert [row.notes for row in table.rows] == [(0,), (1,), (2,), (3,), (4,)]
+    assert table.notes[0] == "Against JiT's statistics."
+    assert table.notes[3] == "Against ADM's reference."
+    assert sorted(setting.reference for setting in settings(points)) == [
+        "", "", "", "unknown statistics (11111111)", "unknown statistics (22222222)",
+    ]  # fmt: skip
+    assert len({setting_ending(setting) for setting in settings(points)}) == 5
+    same = measured_table(points_of(given[3], given[3]))
+    assert (same.notes, [c.key for c in same.columns if c.key == "reference"]) == ((), []), "nothing to tell apart"
+
+
 def test_fid_10k_may_stand_beside_the_papers_fid_10k():
     points = points_of(result(sample_run(num_sampling_steps="128"), 9.0, num_samples=10_000))
     assert len(comparable(points)) == 1
@@ -512,6 +764,13 @@ def test_diagnose_tells_of_other_weights_and_another_reference(tmp_path, picture
     sound = dataclasses.replace(result(None, 2.3), extractor=inception)
     assert told(sound) == {}
     assert told(dataclasses.replace(sound, badge=None)) == {}, "not known"
+    against = dataclasses.replace(sound, badge=badge(reference="jit-in256"), reference_protocol="jit-2025")
+    assert told(against) == {
+        "result-reference": "the result's reference is not known to be ADM's (jit-in256): its distances are FID and "
+        "sFID against JiT's statistics"
+    }
+    unsaid = diagnose(gen=a, ref=a, result=dataclasses.replace(sound, reference_protocol=None)).unchecked
+    assert any("is of an earlier version: reference not recorded" in text for text in unsaid)
     assert told(dataclasses.replace(sound, badge=badge(weights="unknown", reference="own"))) == {
         "result-weights": "the result's weights are not known to be the published ones (unknown)",
         "result-reference": "the result's reference is not known to be ADM's (own)",

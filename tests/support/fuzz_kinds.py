@@ -23,6 +23,7 @@ from fuzz_seeds import (
     image_seeds,
     loss_seeds,
     npz_seeds,
+    pickle_seeds,
     plan_seeds,
     pytorch_seeds,
     result_seeds,
@@ -50,6 +51,15 @@ def read_npz(path: Path) -> None:
             refused = error
     if refused is not None:
         raise refused
+
+
+def read_pickle(path: Path) -> None:
+    from dit_eval.images import open_images
+
+    batch = open_images(path, role="ref")
+    batch.sha256()
+    assert batch.pool is not None
+    assert np.isfinite(batch.pool.sigma).all()
 
 
 def read_graph(path: Path) -> None:
@@ -126,6 +136,7 @@ def read_folder(path: Path) -> None:
 
 KINDS = (
     Reader(name="npz", suffix=".npz", seeds=npz_seeds, mutate=partial(in_zip, change_npy), read=read_npz, weight=2.5),
+    Reader(name="statistics pickle", suffix=".pkl", seeds=pickle_seeds, mutate=change_bytes, read=read_pickle),
     Reader(name="GraphDef", suffix=".pb", seeds=graph_seeds, mutate=change_bytes, read=read_constants, weight=1.5),
     Reader(name="Inception graph", suffix=".pb", seeds=graph_seeds, mutate=change_bytes, read=read_graph),
     Reader(name="PyTorch checkpoint", suffix=".pt", seeds=pytorch_seeds, mutate=partial(in_zip, change_bytes),

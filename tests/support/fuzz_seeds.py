@@ -6,6 +6,7 @@ import argparse
 import gzip
 import io
 import json
+import pickle
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -42,6 +43,13 @@ def npz_seeds() -> list[bytes]:
         npz_bytes(np.savez, mu=mu, sigma=sigma, mu_s=mu.astype(np.float32), sigma_s=sigma),
         npz_bytes(np.savez_compressed, mu=mu, sigma=sigma, arr_0=images()),
     ]
+
+
+def pickle_seeds() -> list[bytes]:
+    one = {"mu": np.arange(4.0), "sigma": np.eye(4)}
+    edm2 = {"num_images": 9, "fid": one, "fd_dinov2": one}
+    bundle = {"jit_in256_stats.npz": one | {"about": ["a text", 1, 0.5, (2,)], "scalar": np.float32(1)}}
+    return [pickle.dumps(each, protocol=protocol) for each in (edm2, bundle, one) for protocol in (0, 2, 4, 5)]
 
 
 def graph_seeds() -> list[bytes]:

@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from kill_points import fail_once
 
-from dit_eval.system.assets import Asset, asset, assets, cache_dir, fetch, recorded_sha256, verify
+from dit_eval.system.assets import Asset, asset, assets, cache_dir, fetch, find_reference, recorded_sha256, verify
 
 CONTENT = bytes(range(256)) * 5000
 
@@ -127,6 +128,57 @@ def test_a_file_that_changed_on_disk_is_named(item):
 def test_an_unreachable_address_says_how_to_go_on(server, item, url):
     with pytest.raises(ConnectionError, match=r"download it elsewhere and put it at .*thing\.bin"):
         fetch(item, url=url.format(server=server.url))
+
+
+def test_an_address_is_fetched_into_the_cache_and_noted(server, item):
+    progress = []
+
+    def bring(found):
+        return fetch(found, on_progress=lambda done, total: progress.append((done, total)))
+
+    path = find_reference(server.url, bring=bring)
+    assert path.read_bytes() == CONTENT
+    assert path.is_relative_to(cache_dir())
+    assert path.name == "file"
+    assert progress[-1] == (len(CONTENT), len(CONTENT))
+    noted = json.loads(path.with_name("file.fetched.json").read_text())
+    assert (noted["url"], noted["sha256"]) == (server.url, item.sha256)
+    assert find_reference(server.url, bring=bring) == path
+    assert len(server.seen) == 1
+    assert find_reference(f"{server.url}#{item.sha256}") == path
+    assert find_reference(f"{server.url}#fid") == path.with_name("file#fid")
+    with pytest.raises(ValueError, match=r"file is not http://.*: its SHA-256 is .*, needed 0000.* and run it again\."):
+        find_reference(f"{server.url}#{'0' * 64}")
+    shutil.rmtree(path.parent)
+    with pytest.raises(ValueError, match=r"What http://.* sent is not http://.*, needed 0000"):
+        find_reference(f"{server.url}#{'0' * 64}")
+    with pytest.raises(
+        ConnectionError, match=r"missing could not be downloaded .*\. On a machine without network, .* at"
+    ):
+        find_reference(server.url.replace("/file", "/missing"))
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("hf://o/r/data/x.pkl", "https://huggingface.co/o/r/resolve/main/data/x.pkl"),
+        ("hf://datasets/o/r@v1.0/a b.npz", "https://huggingface.co/datasets/o/r/resolve/v1.0/a%20b.npz"),
+        ("https://x.org/a/../..%2f?q=/evil", "https://x.org/a/../..%2f?q=/evil"),
+        ("https://x.org", "https://x.org"),
+        ("hf://o/x.npz", None),
+        ("hf:///o/r/x.npz", None),
+    ],
+)
+def test_addresses_mean_one_file_each(address, url, item):
+    asked = []
+    if url is None:
+        with pytest.raises(ValueError, match=r"expected hf://OWNER/REPOSITORY/FILE"):
+            find_reference(address)
+        return
+    find_reference(address, bring=lambda found: asked.append(found) or found.path)
+    (found,) = asked
+    assert found.url == url
+    assert found.path.parent.parent == cache_dir() / "references", "no name leads out of the cache"
 
 
 def test_processes_that_fetch_at_once_download_once(server, item):
@@ -242,7 +294,7 @@ def test_the_manifest_pins_what_can_be_pinned():
 def test_embedded_files_are_in_the_wheel():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    needed = {"manifest.toml", "anchors.toml", "verify.toml", "verify.npz", "effects.json"} | {
+    needed = {"manifest.toml", "anchors.toml", "references.toml", "verify.toml", "verify.npz", "effects.json"} | {
         item.filename for item in assets() if item.url is None
     }
     assert included == {f"reference_stats/{name}": f"dit_eval/reference_stats/{name}" for name in needed}

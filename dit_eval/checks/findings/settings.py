@@ -7,6 +7,7 @@ from functools import partial
 
 from dit_eval.checks.findings.case import Case, Cause, Seen
 from dit_eval.results.eval_result import Badge
+from dit_eval.results.references import foreign_title
 
 # Field of the run -> words, advice.
 _SETTINGS = {
@@ -111,12 +112,18 @@ def _result_weights(case: Case) -> Iterator[Seen]:
         )
 
 
+def _against(case: Case) -> str:
+    """What the result's distances are called, where they are from statistics that others made."""
+    whose = foreign_title(case.result.reference_protocol) if case.result else ""
+    return f": its distances are FID and sFID against {whose}" if whose else ""
+
+
 def _result_reference(case: Case) -> Iterator[Seen]:
     badge = _badge(case)
     if badge is not None and not badge.reference.as_published:
         yield Seen(
             certainty="likely",
-            found=f"the result's reference is not known to be ADM's ({badge.reference.reason})",
+            found=f"the result's reference is not known to be ADM's ({badge.reference.reason}){_against(case)}",
             advice="Score again with --ref imagenet256 or the like, which fetches ADM's file by its name. Other "
             "statistics of the same images have moved published FIDs by up to 0.2.",
         )

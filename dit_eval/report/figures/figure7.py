@@ -16,7 +16,7 @@ from dit_eval.images.npz import open_batch
 from dit_eval.report.figures.draw import footer
 from dit_eval.report.figures.figure import PaperFigure
 from dit_eval.report.figures.style import SOFT, lettering, new_figure, styled
-from dit_eval.report.points import shown_protocol
+from dit_eval.report.points import shown_protocol, shown_reference
 from dit_eval.report.setting import Setting
 from dit_eval.report.words import PATCHES, SIZES, model_name
 from dit_eval.results.eval_result import EvalResult
@@ -111,6 +111,8 @@ def _cell(axis: Axes, image: np.ndarray | None) -> None:
 
 def _shown_in(setting: Setting, result: EvalResult, run: SampleRun) -> bool:
     """Whether this is a model of a setting's grid: of its protocol and size, with the common block design."""
+    if setting.reference not in ("", shown_reference(result)):
+        return False
     if shown_protocol(result) != setting.protocol or run.image_size != setting.image_size:
         return False
     name = model_name(run.model)

@@ -20,6 +20,10 @@ from dit_eval.report.tables.table import (
     number_text,
     small_number,
 )
+from dit_eval.results.references import reference_title
+
+# Which the protocol has said already.
+_UNDOUBTED = (reference_title("adm-2021"), reference_title("digits"))
 
 
 def measured_table(points: pd.DataFrame) -> Table:
@@ -39,17 +43,35 @@ def measured_table(points: pd.DataFrame) -> Table:
         Column(key="gflops", title="Gflops"),
         Column(key="params_m", title="Params (M)"),
         Column(key="protocol", title="Protocol", text=True),
+        Column(key="reference", title="Reference", text=True),
         Column(key="badge", title="As published", text=True),
     )
-    rows = [
-        Row(cells=_cells(row), source=row["origin"], measured=True)
-        for row in select(points, source="measured").to_dict("records")
-    ]
+    measured = select(points, source="measured").to_dict("records")
+    notes = _references(measured)
+    rows = [Row(cells=_cells(row), source=row["origin"], measured=True, notes=_mark(row, notes)) for row in measured]
     about = "Numbers of different N, protocol or reference do not compare. Gflops and parameters are counted."
     if any(" ± " in row.cells[metric.key] for row in rows for metric in PAPERS_METRICS):
         about += " Behind ±: the standard error over draws of N images."
     columns = tuple(c for c in columns if c.key == "model" or any(row.cells[c.key] != DASH for row in rows))
-    return Table(name="measured", title="Measured results", columns=columns, rows=tuple(rows), about=about)
+    return Table(
+        name="measured",
+        title="Measured results",
+        columns=columns,
+        rows=tuple(rows),
+        about=about,
+        notes=tuple(f"Against {whose}." if whose != DASH else "Reference not recorded." for whose in notes),
+    )
+
+
+def _references(measured: list[dict[str, Any]]) -> list[str]:
+    """The references of a table's rows, each of which gets a mark; none where all rows are against the same."""
+    found = list(dict.fromkeys(row["reference"] or DASH for row in measured))
+    return found if len(found) > 1 else []
+
+
+def _mark(row: dict[str, Any], references: list[str]) -> tuple[int, ...]:
+    whose = row["reference"] or DASH
+    return (references.index(whose),) if whose in references else ()
 
 
 def _cells(row: dict[str, Any]) -> dict[str, str]:
@@ -63,6 +85,7 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
         "gflops": small_number(row["gflops"], 3),
         "params_m": small_number(row["params_m"], 2),
         "protocol": row["protocol"] or DASH,
+        "reference": DASH if row["reference"] in (None, *_UNDOUBTED) else row["reference"],
         "badge": as_published(row),
     }
     cells |= {metric.key: small_number(row[metric.key], 3) for metric in ADDITIONAL_METRICS}
