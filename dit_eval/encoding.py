@@ -235,6 +235,7 @@ class _Unfinished:
         known = self._compare(now, damaged, note)
         if self._out.exists():
             if not damaged:
+                self._remove_seals()
                 note(f"{self._out}: complete already")
                 return len(Latents(self._out))
             self._reopen(damaged, note)
@@ -357,9 +358,13 @@ class _Unfinished:
         self.files.write(INDEX, json_text(self._index(about)).encode())
         self.files.write(DIGESTS, json.dumps(sealed({"files": self._digests(numbers)})).encode())
         os.replace(self._parts, self._out)
-        for number in numbers:
-            (self._out / _seal_name(number)).unlink(missing_ok=True)
+        self._remove_seals()
         return len(kept)
+
+    def _remove_seals(self) -> None:
+        """Remove what shards had until the folder was finished; `DIGESTS` says the same."""
+        for number, _ in self.shards():
+            (self._out / _seal_name(number)).unlink(missing_ok=True)
 
     def _digests(self, numbers: list[int]) -> dict[str, str]:
         """Digests of all files: of a shard as it was when it was made."""

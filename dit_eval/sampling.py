@@ -32,9 +32,9 @@ from dit_eval.results.parse import json_text
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.results.settings import SamplingSettings
 from dit_eval.system.dist import World, join
-from dit_eval.system.files import atomic_file, check_ending, check_target
+from dit_eval.system.files import atomic_file, check_ending, check_target, remove_left
 from dit_eval.system.progress import Progress
-from dit_eval.system.run_folder import RunFolder, refuse_other, remove_partial
+from dit_eval.system.run_folder import RunFolder, refuse_other
 from dit_eval.system.seals import TRAILER, fault, read_sealed, run_digest, sealed, trailer
 from dit_eval.system.text import reason
 
@@ -257,7 +257,7 @@ class _Parts:
         _Parts(self.out, self._run).earlier()  # what is refused leaves nothing behind
         self._check_front()
         self.files.claim()
-        remove_partial(self.out.parent, self.out.name)
+        remove_left(self.out)
         self._drop_unfit(note)
         earlier = self.earlier()
         run = self._run if earlier is None else _continued(self._run, earlier)

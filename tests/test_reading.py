@@ -689,7 +689,7 @@ ELSEWHERE = {
     ("sampling.py", "json.loads"): "settings that this process has, on their way into a file",
     ("sampling.py", "np.fromfile"): "a piece, of which as many bytes are read as its images have",
     ("system/download.py", "json.loads"): "a note, bounded; without NumPy, and without following links",
-    ("system/files.py", "zipfile.ZipFile"): "where every zip is opened, its directory bounded",
+    ("system/archives.py", "zipfile.ZipFile"): "where every zip is opened, its directory bounded",
 }
 
 

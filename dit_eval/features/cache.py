@@ -23,7 +23,7 @@ from dit_eval.images import ImageSet
 from dit_eval.images.npz import write_batch
 from dit_eval.summary import FeatureSummary, GaussianStats
 from dit_eval.system.dist import World
-from dit_eval.system.files import is_stream, why_not_written
+from dit_eval.system.files import is_stream, remove_left, why_not_written
 from dit_eval.system.reading import Header, NpzFile, open_npz, parse_json
 from dit_eval.system.text import reason, shown
 
@@ -62,6 +62,7 @@ class CacheEntry:
 
         None, too, if it is damaged or of something else; `on_note` is then called with the reason.
         """
+        remove_left(self.path)
         if not self.path.is_file():
             return None
         try:

@@ -17,7 +17,7 @@ from typing import Any
 
 import dit_eval
 from dit_eval.system.assets import cache_dir
-from dit_eval.system.files import atomic_file
+from dit_eval.system.files import atomic_file, remove_left
 from dit_eval.system.reading import is_count, read_json
 
 _MAX_FILE = 1 << 24  # bytes of counts kept: a hundred thousand models
@@ -89,6 +89,7 @@ def count_network(network: dict[str, Any]) -> Count | None:
 @functools.cache
 def _kept() -> dict[str, list[int]]:
     """Counts made before by the same code and packages, by model; a count takes seconds and always gives the same."""
+    remove_left(_file())
     return _read()
 
 

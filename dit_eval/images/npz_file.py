@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dit_eval.system.files import BROKEN_ARCHIVE
+from dit_eval.system.archives import BROKEN_ARCHIVE
 from dit_eval.system.reading import Header, NpzFile
 
 _CHUNK = 1 << 22  # bytes per read when images are checked

@@ -16,7 +16,8 @@ from typing import IO, TYPE_CHECKING
 from dit_eval.images.encoded import ImageFiles, image_files
 from dit_eval.images.listing import Listing, damaged, is_jpeg
 from dit_eval.images.reader import Reader, Role
-from dit_eval.system.files import BROKEN_ARCHIVE, Watch
+from dit_eval.system.archives import BROKEN_ARCHIVE
+from dit_eval.system.files import Watch
 from dit_eval.system.text import shown
 
 if TYPE_CHECKING:

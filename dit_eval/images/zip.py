@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from dit_eval.images.encoded import ImageFiles, image_files
 from dit_eval.images.listing import Listing, damaged
 from dit_eval.images.reader import Reader, Role
-from dit_eval.system.files import BROKEN_ARCHIVE, Watch, check_whole_zip, open_zip
+from dit_eval.system.archives import BROKEN_ARCHIVE, check_whole_zip, open_zip
+from dit_eval.system.files import Watch
 from dit_eval.system.text import shown
 
 if TYPE_CHECKING:

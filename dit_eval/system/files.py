@@ -14,11 +14,8 @@ import errno
 import io
 import os
 import stat
-import struct
 import time
 import uuid
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,17 +23,11 @@ from typing import IO, BinaryIO
 
 from dit_eval.system.text import shown
 
-# What the standard library raises at a damaged archive, or one made to do harm.
-BROKEN_ARCHIVE = (
-    *(OSError, EOFError, ValueError, OverflowError, RuntimeError, NotImplementedError),
-    *(struct.error, zipfile.BadZipFile, zlib.error),
-)
 # Endings of what one may expect where a folder is made: a page or picture, images, weights, an archive.
 _OF_FILES = {
     *(".html", ".pdf", ".png", ".svg", ".jpg", ".jpeg", ".md", ".tex", ".npz"),
     *(".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".zip", ".tar", ".gz"),
 }
-_MAX_END = (1 << 16) + 21  # bytes of the end of a zip, with the longest comment
 _PATIENCE, _PAUSE = 60.0, 0.01  # seconds to wait for others who add a line, and between two looks
 
 
@@ -44,9 +35,9 @@ _PATIENCE, _PAUSE = 60.0, 0.01  # seconds to wait for others who add a line, and
 def atomic_file(path: Path, *, own: bool = False) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its name, and replaces an earlier one, only when all is on the disk.
 
-    Until then it is `.NAME.*.part` beside it, and gone if an error comes; only a killed process leaves it. A link stays
-    a link, to the new file, which may be read and written by those who might the earlier one. A pipe or device is
-    written into as it is.
+    Until then it is `.NAME.*.part` beside it, and gone if an error comes. A killed process leaves it, to the next one
+    that writes the file. A link stays a link, to the new file, which may be read and written by those who might the
+    earlier one. A pipe or device is written into as it is.
 
     Parameters
     ----------
@@ -66,19 +57,38 @@ def atomic_file(path: Path, *, own: bool = False) -> Iterator[BinaryIO]:
     partial = _partial(path)
     with _naming(path, partial):
         try:
-            with open(partial, "xb") as file:
+            with _part(partial, path) as file:
                 if mode is not None:
                     with suppress(OSError):  # a file system without modes
                         os.fchmod(file.fileno(), mode)
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            _mode_of(path)  # while the file was written, something else may have taken its name
-            os.replace(partial, path)
+                _mode_of(path)  # while the file was written, something else may have taken its name
+                os.replace(partial, path)  # while it is locked, or it would count as left
         except BaseException:
             with suppress(OSError):  # the folder is gone, or a file by now: the first error says more
                 partial.unlink(missing_ok=True)
             raise
+
+
+def remove_left(path: Path) -> None:
+    """Remove what killed processes left of a file that they were writing; what another one writes now stays.
+
+    Parameters
+    ----------
+    path : what the file would be called; its folder may be missing
+    """
+    start, end = f".{path.name}.", ".part"
+    try:
+        with os.scandir(path.parent) as entries:
+            left = [Path(entry) for entry in entries if entry.name.startswith(start) and entry.name.endswith(end)]
+    except OSError:  # no folder, or none that may be listed: whoever writes there says so
+        return
+    for partial in left:
+        with suppress(OSError), _opened_plain(partial) as file:  # another one's, or gone by now
+            if _try_lock(file) and _is_at(partial, file):
+                partial.unlink()
 
 
 def open_log(path: Path) -> BinaryIO:
@@ -160,7 +170,7 @@ def check_target(path: Path, *, append: bool = False) -> None:
             with open(target, "ab") as file:
                 _lock(file, target, patience=0.0)
             return
-        _try(_partial(target), lock=append)
+        _try(target, lock=append)
     except OSError as error:
         raise OSError(f"{path} cannot be written: {_obstacle(target.parent, error)}") from None
 
@@ -174,7 +184,7 @@ def check_folder(path: Path) -> None:
         With what is in the way.
     """
     try:
-        _try(_partial(path / "trial"))
+        _try(path / "trial")
     except OSError as error:
         raise OSError(f"{path} cannot be written: {_obstacle(path, error)}") from None
 
@@ -207,6 +217,38 @@ def is_stream(path: Path) -> bool:
 
 def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+
+
+@contextmanager
+def _part(partial: Path, path: Path) -> Iterator[BinaryIO]:
+    """Make the part of a file, locked for as long as it is open, by which others know that it is being written."""
+    remove_left(path)
+    while True:
+        with open(partial, "xb") as file:
+            _try_lock(file)
+            if _is_at(partial, file):  # else another process took it for left before it was locked
+                yield file
+                return
+
+
+@contextmanager
+def _opened_plain(path: Path) -> Iterator[IO[bytes]]:
+    """Open a plain file to read; OSError if it is none. Neither follows a link nor waits for a pipe."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
+        yield file
+
+
+def _try_lock(file: IO[bytes]) -> bool:
+    """Lock an open file; whether it is. It is not where another process has locked it, or the system has no locks."""
+    import fcntl  # not on every system, and only for this
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
@@ -284,14 +326,15 @@ def _lock(file: IO[bytes], path: Path, *, patience: float) -> None:
             raise OSError(error.errno, words, str(path)) from None
 
 
-def _try(trial: Path, *, lock: bool = False) -> None:
-    """Write a byte into a new file, and remove it, with the folders that were made for it."""
+def _try(path: Path, *, lock: bool = False) -> None:
+    """Write a byte into a new file beside one, and remove it, with the folders that were made for it."""
+    trial = _partial(path)
     missing = [folder for folder in trial.parents if not folder.exists()]
     try:
         for again in (True, True, False):
             trial.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with open(trial, "xb") as file:
+                with _part(trial, path) as file:
                     if lock:
                         _lock(file, trial, patience=0.0)
                     file.write(b"\0")
@@ -316,20 +359,6 @@ def _obstacle(folder: Path, error: OSError) -> str:
     if not there.is_dir():
         return f"{there} is {'a link to nothing' if there.is_symlink() else 'a file, not a folder'}"
     return f"no file can be made in {there.absolute()} ({error.strerror})"
-
-
-@contextmanager
-def open_zip(path: Path, *, max_directory: int) -> Iterator[zipfile.ZipFile]:
-    """Open a zip for reading; one of `BROKEN_ARCHIVE` is raised if it is none.
-
-    Parameters
-    ----------
-    max_directory : bytes that its directory may have. The standard library reads one of any promised size, in one
-        piece, and makes an object of some 500 bytes of each of its entries of 46.
-    """
-    with _Bounded(path, max_directory) as file, zipfile.ZipFile(file) as archive:
-        file.limit = None
-        yield archive
 
 
 class Watch:
@@ -384,47 +413,6 @@ def _state(path: Path) -> tuple[int, ...] | None:
 
 def _told(status: os.stat_result) -> tuple[int, ...]:
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def check_whole_zip(path: Path, archive: zipfile.ZipFile) -> None:
-    """That a zip is all that its file holds: readers see the last of several that were joined, and the rest is lost.
-
-    Raises
-    ------
-    ValueError
-        If another member, or anything but zeros, lies before its first member or behind its end.
-    """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        begins = file.read(4)
-        file.seek(max(0, size - _MAX_END))
-        tail = file.read()
-    first = min((info.header_offset for info in archive.infolist()), default=0)
-    if first > 0 and begins == b"PK\3\4":
-        raise ValueError(
-            f"{path}: begins with a member that its directory does not list, as archives joined by cat do; it would "
-            "not be read. Pack all files again into one archive."
-        )
-    record = tail.rfind(b"PK\5\6")
-    end = record + 22 + int.from_bytes(tail[record + 20 : record + 22], "little")
-    if record >= 0 and tail[end:].strip(b"\0"):
-        raise ValueError(
-            f"{path}: goes on after its end, at byte {size - len(tail) + end:,}, where readers stop. Copy the archive "
-            "again, or pack all files again into one."
-        )
-
-
-class _Bounded(io.BufferedReader):
-    """A file of which no more is read at once than a limit, while there is one."""
-
-    def __init__(self, path: Path, limit: int) -> None:
-        super().__init__(io.FileIO(path))
-        self.limit: int | None = limit
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if self.limit is not None and size is not None and size > self.limit:
-            raise zipfile.BadZipFile(f"a directory of {size:,} bytes, of which {self.limit:,} are allowed")
-        return super().read(size)
 
 
 def check_plain(path: Path, needed: str) -> None:

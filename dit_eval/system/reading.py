@@ -21,7 +21,8 @@ from warnings import catch_warnings, simplefilter
 
 import numpy as np
 
-from dit_eval.system.files import BROKEN_ARCHIVE, check_plain, check_whole_zip, open_zip
+from dit_eval.system.archives import BROKEN_ARCHIVE, check_whole_zip, open_zip
+from dit_eval.system.files import check_plain
 from dit_eval.system.text import reason, shown
 
 _Json = TypeVar("_Json", dict[str, Any], list[Any])

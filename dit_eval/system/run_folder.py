@@ -7,7 +7,6 @@ piece. So what is on the disk is enough to go on, and a run that goes on first c
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -132,9 +131,9 @@ def is_claimed(path: Path) -> bool:
         return True
 
 
-def remove_partial(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left in a folder of files, or of one file, that had not taken their names yet."""
-    for stale in folder.glob(".*.part" if name is None else f".{glob.escape(name)}.*.part"):
+def remove_partial(folder: Path) -> None:
+    """Remove what killed processes left in a folder of files that had not taken their names yet."""
+    for stale in folder.glob(".*.part"):
         stale.unlink(missing_ok=True)
 
 

@@ -17,7 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dit_eval.system.files import check_plain, open_zip
+from dit_eval.system.archives import open_zip
+from dit_eval.system.files import check_plain
 from dit_eval.system.reading import tensor_header_size
 
 _MAX_DIRECTORY = 1 << 22  # bytes of a checkpoint's directory: tens of thousands of tensors

@@ -17,7 +17,7 @@ import pytest
 
 from dit_eval.results.lines import read_lines
 from dit_eval.system import files
-from dit_eval.system.files import append_line, atomic_file, check_target, open_log
+from dit_eval.system.files import append_line, atomic_file, check_folder, check_target, open_log, remove_left
 
 PACKAGE = Path(__file__).parents[2] / "dit_eval"
 
@@ -216,6 +216,79 @@ def test_nothing_half_written_stays(when, error, monkeypatch):
     assert left_over() == []
 
 
+def killed_while_writing(name):
+    """A process that is killed in the middle of a file; there are `left_over()` files of it then."""
+    code = f"""
+import os, signal
+from pathlib import Path
+from dit_eval.system.files import atomic_file
+with atomic_file(Path({name!r})) as file:
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next():
+    killed_while_writing("a.json")
+    killed_while_writing("trial")
+    killed_while_writing("b.json")
+    names = {path.name.split(".")[1] for path in left_over()}
+    assert (len(left_over()), names) == (3, {"a", "trial", "b"})
+    write("a.json")
+    check_folder(Path())
+    assert [path.name.split(".")[1] for path in left_over()] == ["b"], "that of another file is its next writer's"
+    remove_left(Path("b.json"))
+    assert left_over() == []
+
+
+def test_what_another_one_writes_stays():
+    Path("a.json").write_text("old")
+
+    def another():
+        (own,) = left_over()
+        remove_left(Path("a.json"))
+        assert left_over() == [own]
+        write("a.json", b"the other's")
+        assert left_over() == [own]
+
+    write("a.json", b"new", meanwhile=another)
+    assert (Path("a.json").read_text(), left_over()) == ("new", [])
+
+
+def test_a_part_that_was_taken_for_left_before_it_was_locked_is_made_again(monkeypatch):
+    real, taken = files._try_lock, []
+
+    def late(file):
+        if not taken:
+            taken.extend(left_over())
+            taken[0].unlink()  # as `remove_left` of another process
+        return real(file)
+
+    monkeypatch.setattr(files, "_try_lock", late)
+    write("a.json")
+    assert (Path("a.json").read_text(), left_over(), len(taken)) == ("new", [], 1)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder", "socket"])
+def test_what_is_called_like_a_part_and_is_none_stays(kind):
+    name = Path(".a.json.1.part")
+    Path("elsewhere").write_text("theirs")
+    if kind == "pipe":
+        os.mkfifo(name)
+    elif kind == "link":
+        name.symlink_to("elsewhere")
+    elif kind == "folder":
+        name.mkdir()
+    else:
+        with socket.socket(socket.AF_UNIX) as own:
+            own.bind(str(name))
+    write("a.json")
+    assert (left_over(), Path("elsewhere").read_text(), Path("a.json").read_text()) == ([name], "theirs", "new")
+
+
 def test_a_folder_that_is_gone_hides_no_error():
     def meanwhile():
         os.rename("out", "moved")
@@ -250,15 +323,15 @@ def test_ten_processes_lose_no_line_and_leave_no_empty_one():
 
 def test_a_file_that_is_replaced_while_one_waits_is_added_to_as_it_is_now(monkeypatch):
     Path("r.jsonl").write_text("old\n")
-    real, calls = fcntl.flock, []
+    real, calls = files._lock, []
 
-    def flock(*request):
+    def lock(*request, patience):
         if not calls:
             write("r.jsonl", b"new\n")
         calls.append(request)
-        return real(*request)
+        return real(*request, patience=patience)
 
-    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(files, "_lock", lock)
     append_line(Path("r.jsonl"), b"line\n")
     assert Path("r.jsonl").read_text() == "new\nline\n"
     assert len(calls) == 2

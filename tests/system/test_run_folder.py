@@ -47,7 +47,7 @@ from dit_eval.study.folder import Study
 from dit_eval.summary import FeatureSummary, GaussianStats
 from dit_eval.system.assets import asset, fetch
 from dit_eval.system.dist import World
-from dit_eval.system.run_folder import RunFolder, differences, is_claimed, read_settings, refuse_other, remove_partial
+from dit_eval.system.run_folder import RunFolder, differences, is_claimed, read_settings, refuse_other
 from dit_eval.system.seals import TRAILER, read_sealed, sealed
 from dit_eval.training import TrainingRun, train
 
@@ -128,8 +128,6 @@ def test_files_that_had_not_taken_their_names_are_removed(tmp_path):
     names = [".a.npy.12.part", ".b.json.34.part", "c.part", ".hidden", "kept.npy"]
     for name in names:
         (tmp_path / name).write_text("")
-    remove_partial(tmp_path, "a.npy")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
     with RunFolder(tmp_path, doing="at it") as folder:
         folder.claim()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[2:], "lock"])
@@ -301,6 +299,16 @@ def test_a_training_goes_on_when_a_file_could_not_be_written(tmp_path, monkeypat
 
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_an_encoding_that_was_killed_when_it_had_its_name(tmp_path):
+    """What shards have until the folder is finished was still there: random kills found it."""
+    draw_pictures(tmp_path / "pictures")
+    encoding(tmp_path / "pictures", tmp_path / "latents")
+    whole = contents(tmp_path / "latents")
+    (tmp_path / "latents" / "shard-000000.seal").write_text("{}")
+    assert encoding(tmp_path / "pictures", tmp_path / "latents") == 11
+    assert contents(tmp_path / "latents") == whole
 
 
 def test_an_encoding_goes_on_from_each_state_of_the_disk(tmp_path, monkeypatch):
