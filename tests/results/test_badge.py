@@ -30,7 +30,6 @@ from dit_eval.features.inception import TorchInception
 from dit_eval.features.inception_weights import convolutions_sha256, read_state_dict
 from dit_eval.features.network import FeatureBatch
 from dit_eval.features.provenance import image_source
-from dit_eval.flops import kept as tables
 from dit_eval.flops.kept import Count
 from dit_eval.images import open_images
 from dit_eval.images.npz import open_batch
@@ -40,6 +39,7 @@ from dit_eval.reference import write_reference
 from dit_eval.report.points import measured_points, published_points
 from dit_eval.report.sections import setting_ending
 from dit_eval.report.setting import comparable, select, settings
+from dit_eval.report.tables import paper, stated
 from dit_eval.report.tables.measured import measured_table
 from dit_eval.report.tables.paper import paper_tables
 from dit_eval.results.badge import CONVOLUTIONS_SHA256, make_badge, protocol_name
@@ -555,7 +555,8 @@ def points_of(*results):
 @pytest.fixture
 def uncounted(monkeypatch):
     """Tables without their own count of Gflops, which takes seconds and is not what is looked at here."""
-    monkeypatch.setattr(tables, "count_named", lambda *model: Count(gflops=1.0, params_m=1.0))
+    for module in (paper, stated):
+        monkeypatch.setattr(module, "count_named", lambda *model: Count(gflops=1.0, params_m=1.0))
 
 
 def without_badge(**changes):
