@@ -426,6 +426,8 @@ def _check_names(path: Path, archive: zipfile.ZipFile, keys: Collection[str]) ->
     names = {f"{key}.npy".encode() for key in keys}
     with open(path, "rb") as file:
         for info in archive.infolist():
+            if info.header_offset < 0:
+                raise ValueError(f"{path}: its directory points outside of the file. Copy or download it again.")
             file.seek(info.header_offset)
             local = file.read(30)
             name = file.read(int.from_bytes(local[26:28], "little")) if local[:4] == b"PK\3\4" else b""

@@ -48,6 +48,18 @@ def test_a_directory_that_calls_an_array_by_another_name_is_damaged(tmp_path, im
         open_batch(path, role="gen")
 
 
+def test_a_directory_that_points_before_the_file_is_damaged(tmp_path, images):
+    path = tmp_path / "x.npz"
+    np.savez(path, arr_0=images)
+    data = bytearray(path.read_bytes())
+    end = data.rindex(b"PK\5\6")
+    start = int.from_bytes(data[end + 16 : end + 20], "little")  # of the directory: later than it is
+    data[end + 16 : end + 20] = (start + 7).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"x\.npz: its directory points outside of the file\. Copy or download"):
+        open_batch(path, role="gen")
+
+
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_images_are_checked_without_their_being_used(tmp_path, images, save):
     path = tmp_path / "x.npz"
