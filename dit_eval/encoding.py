@@ -351,7 +351,9 @@ class _Unfinished:
         about = [_read_about(self._parts / _about_name(k), images) for k, images in self.shards()]
         kept = [index for shard in about for index in shard["kept"]]
         if not kept:
-            raise ValueError(f"{self._folder.root}: none of the {len(self._folder):,} images can be read.")
+            raise ValueError(
+                f"{self._folder.root}: none of the {len(self._folder):,} images can be read; {self._parts} has why."
+            )
         names = "".join(f"{self._folder.files[i]}\n" for i in kept)
         self.files.write_array("labels.npy", self._folder.labels[kept])
         self.files.write("files.txt", names.encode(errors="surrogateescape"))
