@@ -172,7 +172,8 @@ def _data(table: Table, folder: Path) -> Data:
 
 def _located(folder: Path, text: str | None) -> str | None:
     """A path as seen from here, if it is one that starts at the plan's folder; else the text as it is."""
-    return os.fspath(folder / text) if text and (folder / text).exists() else text
+    # `os.path` takes what can be no path, as it is too long, for one of nothing.
+    return os.fspath(folder / text) if text and os.path.exists(folder / text) else text
 
 
 def _check_network(table: Table, data: Data) -> None:

@@ -484,6 +484,11 @@ def test_sections_of_steps_count_all_of_them():
     assert (cell.num_sampling_steps, cell.workload.num_sampling_steps) == ("10,15,20", 45)
 
 
+def test_a_name_that_can_be_no_path_is_taken_as_a_name():
+    name = "a" * 9_000
+    assert parse_plan(changed(PIXELS, ('ref = "digits"', f'ref = "{name}"')), PATH).data.ref == name
+
+
 @pytest.mark.parametrize("name", sorted(embedded_plans()))
 def test_embedded_plans_load_and_cost_something(name):
     plan = load_plan(name)
