@@ -242,7 +242,9 @@ class NpzFile:
         """The data of a member whose header has been read and found good."""
         info = self.members[key]
         try:
-            with self.archive.open(info) as file:
+            # NumPy warns of headers as Python 2 wrote them, which it reads.
+            with self.archive.open(info) as file, catch_warnings():
+                simplefilter("ignore")
                 return np.lib.format.read_array(file, allow_pickle=False)
         except BROKEN_ARCHIVE as error:
             raise ValueError(_unreadable(self.path, key, error)) from None

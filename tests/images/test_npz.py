@@ -2,6 +2,7 @@ import dataclasses
 import io
 import re
 import tracemalloc
+import warnings
 import zipfile
 
 import numpy as np
@@ -46,6 +47,18 @@ def test_a_directory_that_calls_an_array_by_another_name_is_damaged(tmp_path, im
     path.write_bytes(data)
     with pytest.raises(ValueError, match=rf"x\.npz: its directory calls {key}\.npy '[^']*'; the file is damaged"):
         open_batch(path, role="gen")
+
+
+def test_a_header_of_python_2_is_read_without_a_word(tmp_path):
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (3L,), }"
+    header += b" " * (117 - len(header)) + b"\n"
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
+        file.writestr("mu.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(24))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with reading.open_npz(tmp_path / "x.npz", {"mu"}) as file:
+            assert file.header("mu").shape == (3,)
+            np.testing.assert_array_equal(file.array("mu"), np.zeros(3))
 
 
 def test_a_directory_that_points_before_the_file_is_damaged(tmp_path, images):
