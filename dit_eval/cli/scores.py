@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from dit_eval.cli.output import File, NotWritten, say, tell, tell_json, terminal
@@ -116,7 +117,7 @@ def results_text(results: Sequence[EvalResult], form: Format, *, style: Style, w
     if form == "table" and len(results) == 1:
         from dit_eval.metrics.printed import result_text
 
-        return f"{result_text(results[0], style)}\n"
+        return f"{result_text(results[0], style, width)}\n"
     from dit_eval.report.tables.latex import to_latex
     from dit_eval.report.tables.leaderboard import badge_lines, differences, leaderboard
     from dit_eval.report.tables.text import to_text
@@ -125,6 +126,7 @@ def results_text(results: Sequence[EvalResult], form: Format, *, style: Style, w
     table = leaderboard(results)
     if form == "table":
         below = [*differences(results), *badge_lines(results)]
+        below = [fill(line, width, subsequent_indent="  ") for line in below] if width else below
         return "\n".join([table.title, "", to_text(table, width=width, style=style), "", *below]) + "\n"
     write = {"markdown": to_markdown, "latex": to_latex, "csv": to_csv}[form]
     return write(table)

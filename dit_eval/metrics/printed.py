@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from html import escape
+from textwrap import wrap
 
 from dit_eval.metrics import METRICS
 from dit_eval.metrics.metric import Metric
@@ -43,14 +44,19 @@ class _Row:
     within_noise: bool | None = None
 
 
-def result_text(result: EvalResult, style: Style = PLAIN) -> str:
-    """The result in lines of 80 columns, but for long paths and reasons; without a newline at the end."""
+def result_text(result: EvalResult, style: Style = PLAIN, width: int | None = None) -> str:
+    """The result in lines of 80 columns, but for long paths and reasons; without a newline at the end.
+
+    Parameters
+    ----------
+    width : columns of the terminal, at which the badge is wrapped; None for a log
+    """
     rows = [row for row in _rows(result) if row.value]
     lines = [line for role, path, about in _sets(result) for line in _set_lines(role, path, about)]
     lines += ["", *_table(rows, style)]
     lines += [f"  {text}" for text in _biases(result)]
     lines += [f"  {text}" for text in _published_source(result)]
-    return "\n".join([*lines, "", *_provenance(result, style)])
+    return "\n".join([*lines, "", *_provenance(result, style, width)])
 
 
 def result_html(result: EvalResult) -> str:
@@ -218,11 +224,12 @@ def _biases(result: EvalResult) -> Iterator[str]:
             yield f"{metric.label} is not extrapolated: {result.uncertainty.missing[key]}"
 
 
-def _provenance(result: EvalResult, style: Style = PLAIN) -> Iterator[str]:
+def _provenance(result: EvalResult, style: Style = PLAIN, width: int | None = None) -> Iterator[str]:
     """What is as published, by what protocol it was made, and by which program."""
     if result.badge is not None:
-        badge = result.badge.text()
-        yield f"as published: {(style.good if result.badge.full else style.doubt)(badge)}"
+        set_off = style.good if result.badge.full else style.doubt
+        text = f"as published: {result.badge.text()}"
+        yield from map(set_off, wrap(text, width, subsequent_indent="  ") if width else [text])
     version, commit = f"dit_eval {result.environment.get('dit_eval', 'unknown')}", result.environment.get("commit")
     if commit:
         version += f" ({commit[:7]}{', changed' if result.environment.get('dirty') else ''})"

@@ -71,6 +71,16 @@ def test_results_fit_a_terminal_and_are_plain_in_a_log(count, intervals):
     assert "beyond noise" in logged or not (intervals and count > 1)
 
 
+def test_what_does_not_compare_fits_a_terminal_too():
+    many = {"protocol": "network digits", "weights": "digits", "reference": "unknown statistics"}
+    results = [dataclasses.replace(made(number, intervals=False), badge=badge(300, **many)) for number in range(2)]
+    for shown in (results_text(results[:1], "table", style=COLOURED, width=80),
+                  results_text(results, "table", style=COLOURED, width=80)):  # fmt: skip
+        plain = ESCAPE.sub("", shown)
+        assert max(map(len, plain.splitlines())) <= 80
+        assert "not: protocol (network digits), weights (digits)" in " ".join(plain.split())
+
+
 def test_one_result_stands_beside_the_papers_row():
     lines = result_text(made(0, intervals=True)).splitlines()
     (heads,) = [n for n, line in enumerate(lines) if line.endswith("published  difference")]
