@@ -123,6 +123,7 @@ INCEPTION_SCORE = Metric(
     key="inception_score",
     name="is",
     label="Inception Score",
+    short="IS",
     better="higher",
     networks=("inception",),
     by_default=("inception",),

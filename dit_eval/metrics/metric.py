@@ -71,8 +71,9 @@ class Metric:
     key : of its value in results: `result.scores["fid"]`, or `result.fid`, and the column of tables
     name : by which a user asks for it
     label : how texts and tables call it
+    short : how narrow tables call it, where that is shorter
     better : whether lower or higher values are better
-    digits : decimals in the printed result
+    digits : decimals in the printed result, as papers print it; results hold all
     counted : whether the number of samples belongs to its name, as in FID-50K
     networks : feature networks on which it is defined, its home first. Networks that no metric names, such as the
         digits' or one's own, give what Inception gives
@@ -96,7 +97,8 @@ class Metric:
     by_default: tuple[str, ...]
     needs: Needs
     score: Callable[[Sides], Scores]
-    digits: int = 4
+    digits: int = 2
+    short: str = ""
     counted: bool = False
     protocol: str | None = None
     details: tuple[str, ...] = ()

@@ -27,11 +27,12 @@ from dit_eval.report.sections import (
 )
 from dit_eval.report.setting import Setting, select, settings
 from dit_eval.report.tables.later import later_tables
+from dit_eval.report.tables.latex import to_latex
 from dit_eval.report.tables.measured import measured_table
 from dit_eval.report.tables.paper import paper_tables
 from dit_eval.report.tables.stated import stated_table
 from dit_eval.report.tables.table import Table
-from dit_eval.report.tables.write import no_formula, to_csv, to_html, to_latex, to_markdown
+from dit_eval.report.tables.write import no_formula, to_csv, to_html, to_markdown
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.system.files import atomic_file, refuse_existing
 from dit_eval.system.text import shown

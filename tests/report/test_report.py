@@ -46,14 +46,15 @@ from dit_eval.report.setting import select, settings
 from dit_eval.report.tables import paper
 from dit_eval.report.tables.analysis import law_tables, sampling_tables
 from dit_eval.report.tables.later import later_tables
+from dit_eval.report.tables.latex import to_latex
 from dit_eval.report.tables.measured import measured_table
 from dit_eval.report.tables.paper import _metrics_table, _table4
 from dit_eval.report.tables.stated import stated_table
 from dit_eval.report.tables.table import DASH
-from dit_eval.report.tables.write import to_csv, to_html, to_latex, to_markdown
+from dit_eval.report.tables.write import to_csv, to_html, to_markdown
 from dit_eval.report.templating import render
 from dit_eval.report.words import model_name
-from dit_eval.results.eval_result import EvalResult
+from dit_eval.results.eval_result import Estimate, EvalResult, Uncertainty
 from dit_eval.results.lines import read_results
 from dit_eval.results.sample_run import SampleRun
 
@@ -72,7 +73,7 @@ SUMS = {
     (6, "base_gflops"): (3988, 11494), (6, "upsampler_gflops"): (3138, 15058), (6, "total_gflops"): (7126, 26552),
 }  # fmt: skip
 OF_POINTS = [item for item in FIGURES if item.needs == "points"]
-COUNTED = {"counted", "gflops_counted", "params_counted", "params"}
+COUNTED = {"gflops_counted", "params_m_counted", "total_gflops_counted"}
 
 
 def rough_count(network):
@@ -144,13 +145,13 @@ def test_counts_are_live_and_round_to_what_is_printed_except_where_a_note_says_s
         for row in table.rows
         if row.cells["gflops"] != row.cells["gflops_counted"]
     }
-    assert off == {"DiT-B/4 256x256", "DiT-XL/2 512x512"}
+    assert off == {"DiT-B/4 256×256", "DiT-XL/2 512×512"}
     noted = "".join(load_notes().set_index("name").loc[["gflops-b4", "gflops-512"], "text"])
     for model, image_size, text in (("DiT-B/4", 256, "5.566"), ("DiT-XL/2", 512, "524.606")):
         assert f"{count_named(model, image_size).gflops:.3f}" == text
         assert text in noted
-    assert all(row.cells["params_m"] == row.cells["params_counted"] for row in table.rows)
-    assert [row.cells["counted"] for row in paper_tables["table6"].rows] == [
+    assert all(row.cells["params_m"] == row.cells["params_m_counted"] for row in table.rows)
+    assert [row.cells["total_gflops_counted"] for row in paper_tables["table6"].rows] == [
         "307.03", "1120.23", "1983.33", "741.66", "2813.01", "104.26", "57.05",
     ]  # fmt: skip
 
@@ -158,7 +159,7 @@ def test_counts_are_live_and_round_to_what_is_printed_except_where_a_note_says_s
 def test_a_change_of_the_model_changes_the_counted_column(monkeypatch):
     monkeypatch.setattr(paper, "count_named", lambda *_: Count(gflops=7.0, params_m=8.0))
     (row, *_) = _table4(published_points().head(0)).rows
-    assert (row.cells["gflops"], row.cells["gflops_counted"], row.cells["params_counted"]) == ("0.36", "7.00", "8")
+    assert (row.cells["gflops"], row.cells["gflops_counted"], row.cells["params_m_counted"]) == ("0.36", "7.00", "8")
 
 
 def test_notes_stand_where_they_matter(paper_tables):
@@ -545,8 +546,55 @@ def test_a_template_that_misses_something_is_an_error(name):
 
 def test_csv_gives_the_table_back(paper_tables):
     rows = list(csv.DictReader(io.StringIO(to_csv(paper_tables["table3"]))))
-    assert [row["FID ↓"] for row in rows] == load_table(3, printed=True)["fid"].tolist()
-    assert {row["Source"] for row in rows} == {"paper, Table 3"}
+    assert [row["fid"] for row in rows] == load_table(3, printed=True)["fid"].tolist()
+    assert {row["source"] for row in rows} == {"paper, Table 3"}
+
+
+def test_csv_has_numbers_in_full_under_names_for_programs(paper_tables, papers, minis, together):
+    import pandas
+
+    every = [*paper_tables.values(), stated_table(papers), *later_tables(), *sampling_tables(minis)]
+    every += [*law_tables([scaling_law(minis, "measured")]), measured_table(together)]
+    for table in every:
+        header = to_csv(table).splitlines()[0].split(",")
+        assert all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in header), table.name
+        assert len(set(header)) == len(header), table.name
+        frame = pandas.read_csv(io.StringIO(to_csv(table)))
+        assert frame.columns.tolist() == header
+        assert len(frame) == len(table.rows)
+    frame = pandas.read_csv(io.StringIO(to_csv(paper_tables["table4"])))
+    assert frame["image_size"].tolist() == load_table(4)["image_size"].tolist(), "numbers, not 256×256"
+    assert frame["gflops_counted"][4] == count_named("DiT-B/4", 256).gflops
+    estimate = Estimate(value=2.2712345, standard_error=0.0123456, low=2.25, high=2.2999)
+    sure = dataclasses.replace(result(sample_run(), 2.2712345), uncertainty=Uncertainty(estimates={"fid": estimate}))
+    table = measured_table(measured_points([("line", sure)], count=rough_count))
+    frame = pandas.read_csv(io.StringIO(to_csv(table)))
+    assert frame.loc[0, ["fid", "fid_standard_error", "fid_low", "fid_high"]].tolist() == [
+        2.2712345, 0.0123456, 2.25, 2.2999,
+    ]  # fmt: skip
+    assert table.rows[0].cells["fid"] == "2.271 ± 0.012"
+
+
+def test_html_files_are_pages_of_their_own(paper_tables):
+    text = to_html(paper_tables["table2"])
+    assert text.startswith("<!DOCTYPE html>")
+    assert "<button" not in text, "no script sorts here"
+    assert text.count("<tr") == 16
+
+
+def test_latex_is_set_as_venues_set_it(paper_tables, papers, together):
+    table2, table4 = (to_latex(paper_tables[name]) for name in ("table2", "table4"))
+    assert r"\caption{ImageNet 256$\times$256, class-conditional.}" in table2, "LaTeX gives the number"
+    assert table2.count(r"\midrule") == 1 + 4, "below the head, and between GANs, ADM, CDM, LDM and DiT"
+    assert r"171.4\phantom{0}" in table2, "decimals in line"
+    assert r"CDM & 4.88 & -- & 158.71" in table2
+    assert r"Learning Rate $1 \times 10^{-4}$" in table4
+    assert table4.count(r"\midrule") == 1 + 6
+    assert "$-$0.92985" in to_latex(stated_table(papers)), "a minus, no hyphen"
+    assert r"\begin{longtable}" in to_latex(measured_table(together))
+    for table in (table2, table4):
+        assert r"\begin{table*}[tbp]" in table
+        assert "resizebox" not in table
 
 
 def test_markdown_renders_as_tables(paper_tables):
@@ -572,12 +620,13 @@ def test_latex_compiles(paper_tables, papers, together, minis, tmp_path):
         _metrics_table(2, "100% & more", points),
     ]  # fmt: skip
     body = "\n\\clearpage\n".join(to_latex(table) for table in every)
-    document = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n" + body + "\\end{document}\n"
+    head = "\\documentclass[twocolumn]{article}\\usepackage{array,booktabs,longtable}\\begin{document}\n"
+    document = f"{head}{body}\\end{{document}}\n"
     (tmp_path / "tables.tex").write_text(document, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
-    assert "Overfull" not in done.stdout
+    assert not re.findall("Overfull.*|.*Float too large.*", done.stdout)
     assert (tmp_path / "tables.pdf").read_bytes().startswith(b"%PDF")
 
 

@@ -261,7 +261,7 @@ def test_spreadsheets_find_no_formula(hostile):
             for cell in row:
                 assert not re.match(r"\s*[=+\-@\t\r\n＝]", cell) or number.fullmatch(cell), (path.name, cell)
     with open(out / "tables" / "measured.csv", newline="", encoding="utf-8") as file:
-        cells = [row["Model or file"] for row in csv.DictReader(file)]
+        cells = [row["model"] for row in csv.DictReader(file)]
     begin = ('\'=HYPERLINK("https://evil.example","x") =', "'+1+1 +1+1", "'＝1+1 ＝", "'-0.5 -0.5")  # model and block
     assert all(any(cell.startswith(each) for cell in cells) for each in begin)
     with open(out / "data" / "losses.csv", newline="", encoding="utf-8") as file:
@@ -298,7 +298,9 @@ def test_latex_takes_no_text_for_a_command(hostile, tmp_path):
     # Table 2 has measured rows in italics, the others plain ones, at whose beginning a bracket or a star stands.
     names = sorted(path.name for path in written.parent.glob("tables/*.tex") if not path.name.startswith("later"))
     body = "\n\\clearpage\n".join((written.parent / "tables" / name).read_text("utf-8") for name in names)
-    document = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n" + body + "\\end{document}\n"
+    document = (
+        "\\documentclass{article}\\usepackage{array,booktabs,longtable}\\begin{document}\n" + body + "\\end{document}\n"
+    )
     (tmp_path / "tables.tex").write_text(document, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-recorder", "tables.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
