@@ -60,11 +60,11 @@ def block_name(block: str) -> str:
     return {"adaln": "adaLN", "adaln-zero": "adaLN-Zero"}.get(block, block)
 
 
-def marker_of(axis: Axes, x: float, y: float, colour: str, marker: str, *, measured: bool, size: float) -> None:
-    """Filled if measured, open if published."""
+def marker_of(axis: Axes, x: Any, y: Any, colour: str, marker: str, *, measured: bool, size: float) -> None:
+    """A mark at a place or at several: filled if measured, open if published."""
     axis.plot(
-        [x],
-        [y],
+        np.atleast_1d(x),
+        np.atleast_1d(y),
         marker=marker,
         markersize=points(size),
         markerfacecolor=colour if measured else PAPER,
@@ -148,9 +148,10 @@ def series(
     own = own[own[x].notna() & own[y].notna()].sort_values(x, kind="stable")
     for _, line in select(own, source="measured").groupby(["model", "block", "seed"], sort=True, dropna=False):
         axis.plot(line[x] * scale, line[y], color=colour, zorder=2)
+    for source, marks in own.groupby("source", sort=False):
+        is_measured = source == "measured"
+        marker_of(axis, marks[x] * scale, marks[y], colour, marker, measured=is_measured, size=size)
     for row in own.to_dict("records"):
-        is_measured = row["source"] == "measured"
-        marker_of(axis, row[x] * scale, row[y], colour, marker, measured=is_measured, size=size)
         interval(axis, row[x] * scale, row, y)
 
 

@@ -179,8 +179,8 @@ def _sweep(axis: Axes, own: pd.DataFrame, x: str, y: str) -> None:
     is_measured = own["source"].iloc[0] == "measured"
     if is_measured:
         axis.plot(own[x], own[y], color=colour, zorder=2)
+    marker_of(axis, own[x], own[y], colour, marker, measured=is_measured, size=5)
     for row in own.to_dict("records"):
-        marker_of(axis, row[x], row[y], colour, marker, measured=is_measured, size=5)
         interval(axis, row[x], row, y)
 
 
