@@ -142,7 +142,7 @@ def _save_figure(curves: dict[str, list[EvalResult]], stem: Path) -> Path:
         levels=LEVELS,
         damaged=f"Damage of {none.num_samples} held-out digits (features of the digits extractor, not of Inception)",
     )
-    return save_figure(figure, stem)[0]
+    return save_figure(figure, stem, dpi=300)[0]
 
 
 def _text(results: dict[str, EvalResult], verdicts: dict[str, bool], studied: Study | None) -> str:

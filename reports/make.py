@@ -69,7 +69,7 @@ def make_why(_: list[str]) -> None:
 
 def make_metric_response(_: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        quickstart(Path(folder), on_step=lambda line: sys.stderr.write(line + "\n"))
+        quickstart(Path(folder), on_step=lambda line: sys.stderr.write(line + "\n"), study=False)
         for ending in ("png", "pdf"):
             target = HERE / f"metric_response.{ending}"
             shutil.copyfile(Path(folder, f"metrics.{ending}"), target)

@@ -29,7 +29,7 @@ def metric_response_figure(
     damaged : what the damage is done to and whose features are compared, below the panels
     """
     with matplotlib.rc_context(PAGE.settings()):
-        figure, axes = new_figure(PAGE, 2.0, wide=True, columns=len(PAPERS_METRICS))
+        figure, axes = new_figure(PAGE, 2.4, wide=True, columns=len(PAPERS_METRICS))
         for axis, metric in zip(axes, PAPERS_METRICS, strict=True):
             for results, (colour, marker) in zip(curves.values(), _STYLES, strict=False):
                 values = [getattr(result, metric.key) for result in results]

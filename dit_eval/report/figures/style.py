@@ -201,15 +201,15 @@ def picture_files(path: Path) -> tuple[Path, Path]:
     return stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")
 
 
-def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
-    """Write a picture as PNG and as PDF, `picture_files(path)`, and return both."""
+def save_figure(figure: Figure, path: Path, *, dpi: int = 160) -> tuple[Path, Path]:
+    """Write a picture as PNG, of so many dots an inch, and as PDF, `picture_files(path)`, and return both."""
     written = picture_files(path)
     for target in written:
         # Without a date in the PDF the same data gives the same bytes.
         metadata = {"CreationDate": None} if target.suffix == ".pdf" else None
         target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(target) as file:
-            figure.savefig(file, format=target.suffix[1:], dpi=160, metadata=metadata)
+        with atomic_file(target) as file, matplotlib.rc_context(PAGE.settings()):
+            figure.savefig(file, format=target.suffix[1:], dpi=dpi, facecolor=PAPER, metadata=metadata)
     return written
 
 
