@@ -106,6 +106,17 @@ def test_a_metric_that_was_not_measured_has_no_panel():
     assert [axis.get_ylabel() for axis in guided.axes] == ["FID-500 ↓"]
 
 
+def test_runs_whose_batch_size_is_not_known_have_no_panel_of_training_compute():
+    def bare(r):
+        run = dataclasses.replace(r.gen.run, training_batch_size=None)
+        return dataclasses.replace(r, gen=dataclasses.replace(r.gen, run=run))
+
+    few = [bare(r) for r in mini_results() if "XL" in r.gen.run.model]
+    (_, setting) = with_results(few, mini_count)
+    assert len(BY_NAME["figure12"].draw(setting).figure.axes) == 5
+    assert BY_NAME["figure9"].draw(setting) is None
+
+
 # Bubbles
 
 

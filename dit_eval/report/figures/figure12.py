@@ -32,24 +32,25 @@ from dit_eval.report.words import better_arrow, fid_label, steps_text
 def all_metrics(setting: Setting, look: Look) -> Picture | None:
     """Figure 12: every metric against Gflops (above) and against training compute (below)."""
     scaling = of_block(setting.scaling)
-    measured = select(at_common_training(scaling), source="measured")
-    metrics = [metric for metric in PAPERS_METRICS if measured[metric.key].notna().sum() > 1]
+    metrics = [metric for metric in PAPERS_METRICS if _is_shown(scaling, metric.key)]
     if not metrics:
         return None  # Figures 8 and 9 show the paper's FIDs; of its other metrics it prints one model's
     # Metrics other than FID are printed for the final model only, in Table 2.
     final = select(setting.points, source="paper", origin="Table 2", cfg_scale=1.0)
     shown = pd.concat([scaling, final])
-    figure, rows = new_figure(look, 3.7, wide=True, columns=len(metrics), rows=2)
-    if len(metrics) == 1:
-        rows = rows.reshape(2, 1)
+    trained = select(scaling[scaling["training_gflops"].notna()], source="measured")
+    above_alone = any(trained[metric.key].isna().all() for metric in metrics)
+    figure = new_figure(look, 2.0 if above_alone else 3.7, wide=True, columns=0)
+    rows = figure.subplots(1 if above_alone else 2, len(metrics), squeeze=False)
     for axis, metric in zip(rows[0], metrics, strict=True):
         name = fid_label(setting.num_samples) if metric.key == "fid" else metric.label
         axis.set_title(f"{name} {better_arrow(metric.better)}")
     unit, scale = gflops_unit(scaling)
     _gflops_row(rows[0], metrics, at_common_training(scaling), scale)
     _middle(rows[0]).set_xlabel(f"{unit} of the model, at {steps_text(common_steps(scaling))} training steps")
-    _training_row(rows[1], metrics, scaling, shown)
-    _middle(rows[1]).set_xlabel("Training compute (Gflops)")
+    if not above_alone:
+        _training_row(rows[1], metrics, scaling, shown)
+        _middle(rows[1]).set_xlabel("Training compute (Gflops)")
     legend_above(figure, [*size_handles(shown), *patch_handles(shown), *source_handles(shown)])
     extra = "Of metrics other than FID the paper prints those of DiT-XL/2 at 7M steps only" if setting.is_papers else ""
     return Picture(figure=figure, caption=caption(shown, published="Tables 4 and 2", extra=extra), data=shown)
@@ -63,6 +64,12 @@ FIGURE12 = PaperFigure(
     missing="Figure 12 (every metric against compute) needs results of several models: --results. Of metrics other "
     "than FID the paper prints those of DiT-XL/2 only.",
 )
+
+
+def _is_shown(scaling: pd.DataFrame, key: str) -> bool:
+    """Whether a metric was measured twice or more, at the common training length too."""
+    every, common = (select(found, source="measured") for found in (scaling, at_common_training(scaling)))
+    return bool(every[key].notna().sum() > 1 and common[key].notna().any())
 
 
 def _gflops_row(axes: Sequence[Axes], metrics: Sequence[Metric], points: pd.DataFrame, scale: float) -> None:

@@ -98,7 +98,7 @@ def against_unets(setting: Setting, look: Look) -> Picture | None:
     for row in measured.to_dict("records"):
         bubble(axis, row["gflops"], row, SIZE_COLOURS.get(row["size"], OTHER_COLOUR), largest=largest)
     axis.set_ylim(0, highest)
-    axis.set_xlim(30, 2600)
+    axis.set_xlim(min([30, *measured["gflops"] / 1.5]), 2600)
     axis.set_xlabel("Gflops of the denoising network (log scale)")
     axis.set_ylabel(f"{fid_label(setting.num_samples)} ↓, ImageNet 256")
     shown = pd.concat([published, measured], ignore_index=True)

@@ -75,7 +75,7 @@ def guidance(setting: Setting, look: Look) -> Picture | None:
 @styled
 def sampling_steps(setting: Setting, look: Look) -> Picture | None:
     """FID against the number of sampling steps, without guidance."""
-    shown = setting.sweep
+    shown = setting.sweep[setting.sweep["sampling_steps"].notna()]
     measured = select(shown, source="measured")
     if measured.empty or measured.groupby("model")["sampling_steps"].nunique().max() < 2:
         return None  # the paper prints two points, of Figure 10
