@@ -77,6 +77,8 @@ def _rows(result: EvalResult) -> Iterator[_Row]:
             name += f" ({network})"
         name += against(result, metric)
         score = result.scores.get(metric.key)
+        if score is None and metric.version_of is not None:
+            continue  # nor does its name widen the column of names
         value = "" if score is None else f"{score:.{metric.digits}f}"
         yield _Row(name=name, value=value, sureness=_sureness(result, metric.key))
     for metric in METRICS:
