@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,7 +24,8 @@ from dit_eval.metrics.metric import Sides
 from dit_eval.metrics.permuted_score import permuted_inception_score
 from dit_eval.metrics.torch_fidelity import TORCH_FIDELITY_METRICS
 from dit_eval.report.points import measured_points
-from dit_eval.results.eval_result import EvalResult
+from dit_eval.results.badge import CONVOLUTIONS_SHA256, by_other_protocol, make_badge, protocol_name
+from dit_eval.results.eval_result import EvalResult, ExtractorInfo, ImageSource
 from dit_eval.summary import FeatureSummary, RunningStats
 
 FID = TORCH_FIDELITY_METRICS[0]
@@ -81,14 +83,14 @@ def theirs(gen, ref, **changes):
 
 @pytest.fixture(scope="module")
 def folders(digits, tmp_path_factory):
-    """1,013 and 1,009 noisy digits as PNG, the samples class-ordered."""
+    """1,013 and 1,009 noisy digits as PNG, the samples of seven classes and class-ordered."""
     rng, base = np.random.RandomState(0), tmp_path_factory.mktemp("png")
 
     def noisy(rows, most):
         images = digits.images[rows].astype(int) + rng.randint(0, most, (len(rows), *digits.images.shape[1:]))
         return images.clip(0, 255).astype(np.uint8)
 
-    rows = rng.randint(0, 500, 1_013)
+    rows = rng.choice(np.flatnonzero(digits.labels < 7), 1_013)  # so that recall is below precision
     rows = rows[np.argsort(digits.labels[rows], kind="stable")]
     return as_png(noisy(rows, 90), base / "gen"), as_png(noisy(rng.randint(0, 500, 1_009), 30), base / "ref")
 
@@ -115,7 +117,7 @@ def test_torch_fidelity_itself_gives_the_same_of_the_same_folders(result, black_
         assert result.scores[key] == pytest.approx(black_box[THEIRS[key]], abs=1e-5)
     for key in ("precision_torch_fidelity", "recall_torch_fidelity"):
         assert result.scores[key] == pytest.approx(black_box[THEIRS[key]], abs=1e-7)  # theirs is of float32
-    assert 0.05 < result.precision_torch_fidelity < result.recall_torch_fidelity - 0.05
+    assert 0.05 < result.recall_torch_fidelity < result.precision_torch_fidelity - 0.05
     # Theirs is in float32, ours in float64.
     assert result.kid == pytest.approx(black_box["kernel_inception_distance_mean"], rel=1e-3, abs=1e-6)
     assert result.kid_std == pytest.approx(black_box["kernel_inception_distance_std"], rel=1e-3, abs=1e-6)
@@ -127,18 +129,19 @@ def test_the_beta_exchanges_precision_and_recall(result):
 
 
 def test_the_order_of_classes_is_of_no_matter_to_the_permuted_scores(result):
-    """As MAR and JiT write their folders. ADM's rule sees few classes in a split."""
+    """As MAR and JiT write their folders."""
     assert result.inception_score_torch_fidelity == pytest.approx(result.inception_score_order_free, rel=0.1)
     assert result.inception_score_meanflow == pytest.approx(result.inception_score_torch_fidelity, rel=0.02)
 
 
-def test_one_pass_gives_what_each_protocol_gives_alone(folders, result):
-    adm, alone = scored(*folders), scored(*folders, "torch-fidelity")
-    for found in (adm, alone):
-        computed = {key: value for key, value in found.scores.items() if value is not None}
-        assert computed == {key: result.scores[key] for key in computed}
-    assert (alone.fid, alone.precision, alone.inception_score) == (None, None, None)
-    assert (adm.kid, result.num_reference) == (None, 1_009)
+def test_one_pass_gives_what_each_protocol_gives_alone(folders):
+    together = scored(*folders, "adm", "torch-fidelity-beta", "meanflow", num_images=300)
+    assert together.protocol == scored(*folders, num_images=300).protocol
+    for protocols in ((), ("adm",), ("torch-fidelity-beta",), ("meanflow",)):
+        alone = scored(*folders, *protocols, num_images=300)
+        computed = {key: value for key, value in alone.scores.items() if value is not None}
+        assert computed == {key: together.scores[key] for key in computed}
+        assert (alone.fid is None) == (protocols not in ((), ("adm",)))
 
 
 def test_each_number_says_of_which_protocol_it_is(folders, result):
@@ -164,7 +167,7 @@ def test_each_number_says_of_which_protocol_it_is(folders, result):
 
 
 def test_lines_and_print_without_it_are_as_before(folders):
-    found = scored(*folders)
+    found = scored(*folders, num_images=50)
     assert not [key for key in json.loads(found.to_json()) if "torch_fidelity" in key or "meanflow" in key]
     assert found.protocols == {}
     assert "torch-fidelity" not in str(found)
@@ -172,28 +175,37 @@ def test_lines_and_print_without_it_are_as_before(folders):
     assert widest == len("Inception Score (digits)")
 
 
-def test_numbers_of_another_protocol_alone_are_not_as_published(folders, torch_inception):
-    """By Inception with seeded weights, on few images."""
-    few = np.stack([np.asarray(Image.open(path)) for path in sorted(folders[0].iterdir())[:12]])
-    settings = dit_eval.EvaluationSettings(protocol=("meanflow",))
-    found = dit_eval.evaluate(few, ref=few, network=torch_inception, settings=settings, quiet=True)
-    assert found.protocol == "meanflow except weights (unknown)"
-    assert not found.badge.protocol.as_published
-    assert found.badge.protocol.reason == "meanflow"
-    assert not found.badge.comparable
-    assert str(found).splitlines()[-1].startswith("meanflow except weights (unknown) · inception")
+@pytest.mark.parametrize(
+    ("precision", "weights", "label", "reason"),
+    [
+        ("fp32", True, "torch-fidelity", "torch-fidelity"),
+        ("fp32", False, "torch-fidelity except weights (unknown)", "torch-fidelity"),
+        ("bf16", True, "torch-fidelity with features in bf16", "torch-fidelity with features in bf16"),
+    ],
+)
+def test_numbers_of_another_protocol_alone_are_not_as_published(precision, weights, label, reason):
+    info = ExtractorInfo(name="inception", weights_sha256="0", backend="torch", precision=precision, device="cpu")
+    info = replace(info, convolutions_sha256=CONVOLUTIONS_SHA256 if weights else "0")
+    images = ImageSource(path="a", sha256="1", num_images=50_000, image_size=(8, 8), statistics="computed")
+    usual = make_badge(extractor=info, gen=images, ref=images, distances="adm-float16", needs_classifier=False)
+    badge = by_other_protocol(usual, "torch-fidelity")
+    assert (badge.protocol.as_published, badge.protocol.reason) == (False, reason)
+    assert not badge.comparable
+    assert protocol_name(badge, "inception", "torch-fidelity") == label
+    assert protocol_name(badge, "digits", "torch-fidelity") == "digits"
 
 
-def test_files_are_taken_in_plain_order(folders, result, tmp_path, digits_extractor):
+def test_files_are_taken_in_plain_order(folders, tmp_path):
     """Of 2.png and 10.png, torch-fidelity takes 10.png first, and the sampler counted 2.png first."""
-    images = [np.asarray(Image.open(path)) for path in sorted(folders[0].iterdir())]
-    gen = as_png(images, tmp_path / "gen", "{}.png")
-    found = scored(gen, folders[1], "adm", "torch-fidelity", "meanflow")
-    assert found.inception_score == result.inception_score
-    assert found.inception_score_meanflow == result.inception_score_meanflow
-    expected = theirs(gen, folders[1], feature_extractor="digits", fid=False, kid=False, prc=False)
+    images = [np.asarray(Image.open(path)) for path in sorted(folders[0].iterdir())[::8]]
+    padded, plain = as_png(images, tmp_path / "padded"), as_png(images, tmp_path / "plain", "{}.png")
+    protocols = ("adm", "torch-fidelity", "meanflow")
+    usual, found = (scored(gen, folders[1], *protocols) for gen in (padded, plain))
+    assert found.inception_score == usual.inception_score
+    assert found.inception_score_meanflow == usual.inception_score_meanflow
+    expected = theirs(plain, folders[1], feature_extractor="digits", fid=False, kid=False, prc=False)
     assert found.inception_score_torch_fidelity == pytest.approx(expected["inception_score_mean"], abs=1e-5)
-    assert abs(found.inception_score_torch_fidelity - result.inception_score_torch_fidelity) > 1e-4
+    assert abs(found.inception_score_torch_fidelity - usual.inception_score_torch_fidelity) > 1e-4
 
 
 @pytest.mark.parametrize("num", [10, 64, 1_003])
@@ -283,10 +295,13 @@ def test_too_few_images_are_named(digits):
 def test_the_command_takes_it_and_metrics_take_its_names(digits, tmp_path, capsys):
     np.savez(tmp_path / "gen.npz", arr_0=digits.images[:300])
     line = ["evaluate", str(tmp_path / "gen.npz"), "--ref", "digits", "--extractor", "digits", "--no-results"]
-    main([*line, "--protocol", "ADM,torch-fidelity"])
-    assert "torch-fidelity FID-300" in capsys.readouterr().out
-    main([*line, "--metrics", "torch-fidelity-is"])
-    assert "torch-fidelity Inception Score" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        main([*line, "--metrics", "is", "--protocol", "torch-fidelity"])
-    assert "--protocol" in capsys.readouterr().err
+    for words, said in (
+        (("--protocol", "ADM,torch-fidelity"), "torch-fidelity FID-300"),
+        (("--metrics", "torch-fidelity-is"), "torch-fidelity Inception Score"),
+        (("--protocol", "meanflow", "--dry-run"), "the time of meanflow-is"),
+        (("--protocol", "torch-fidelity", "--metrics", "is"), "--protocol"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([*line, *words])
+        assert said in "".join(capsys.readouterr())
+        assert ended.value.code == (2 if "is" in words else 0)
