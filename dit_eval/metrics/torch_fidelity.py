@@ -28,7 +28,7 @@ def _fid(sides: Sides) -> Scores:
 
 
 def _with_mean_in_float32(features: FeatureSummary) -> GaussianStats:
-    """Statistics with the mean that NumPy gives of float32 rows: its sum drifts by some 1e-5 over 50,000 images."""
+    """Statistics with the mean that NumPy gives of float32 rows: it is off by up to 1e-5 of itself over 50,000."""
     from dataclasses import replace
 
     stats = features.stats("pool")
