@@ -23,7 +23,7 @@ from dit_eval.cli.shared import (
     open_role,
     reference_path,
 )
-from dit_eval.metrics import names_in_words
+from dit_eval.metrics import PROTOCOLS, names_in_words
 from dit_eval.results.settings import EvaluationSettings
 from dit_eval.system.dist import World, join
 from dit_eval.system.progress import Progress
@@ -64,6 +64,10 @@ class Evaluate(NetworkOptions):
                     f"{names_in_words()}: some of them (default: the first five, ADM's; of dinov2 and clip all)",
                     read=str.lower,
                     group=EVERYDAY,
+                ),
+                "protocol": Option(
+                    f"all metrics of one or more of {', '.join(PROTOCOLS)} from the same pass, in place of --metrics",
+                    read=str.lower,
                 ),
                 "intervals": Option(group=EVERYDAY),
             },
@@ -141,11 +145,11 @@ def _evaluation_setup(arguments: Evaluate, world: World) -> dict[str, Any]:
     if world.rank == 0:
         _check_evaluation_destinations(arguments)
     header(network_line(arguments))
-    from dit_eval.metrics.choose import check_metrics, choose
+    from dit_eval.metrics.choose import check_metrics, chosen
     from dit_eval.reference import check_named_size
 
     network = check_extractor(arguments, world)
-    check_metrics(arguments.settings.metrics, network.name)
+    check_metrics(arguments.settings.metrics, network.name, arguments.settings.protocol)
     settings = replace(arguments.settings, batch_size=arguments.batch_size)
     for gen in [] if settings.allow_size_mismatch else gens:
         check_named_size(arguments.ref, gen)
@@ -155,7 +159,7 @@ def _evaluation_setup(arguments: Evaluate, world: World) -> dict[str, Any]:
 
         ref = TwoReferences(statistics=ref, images=open_role(reference_path(arguments.pr_ref, "pr_ref"), "ref"))
     for gen in gens:
-        choose(settings.metrics, gen=gen, ref=ref, network=network, allow_size_mismatch=settings.allow_size_mismatch)
+        chosen(settings, gen=gen, ref=ref, network=network)
     return {"gen": gens, "ref": ref, "network": load_extractor(arguments, world), "settings": settings}
 
 
@@ -175,11 +179,10 @@ def _check_evaluation_destinations(arguments: Evaluate) -> None:
 
 def _tell_evaluation_cost(arguments: Evaluate, setup: dict[str, Any], world: World) -> None:
     from dit_eval.cost import evaluation_cost
-    from dit_eval.metrics.choose import choose
+    from dit_eval.metrics.choose import chosen
 
     (gen,), ref, network, settings = (setup[name] for name in ("gen", "ref", "network", "settings"))
-    mismatch = settings.allow_size_mismatch
-    choice = choose(settings.metrics, gen=gen, ref=ref, network=network, allow_size_mismatch=mismatch)
+    choice = chosen(settings, gen=gen, ref=ref, network=network)
     cost = evaluation_cost(
         gen=gen,
         ref=ref,

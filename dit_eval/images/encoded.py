@@ -89,6 +89,17 @@ class ImageFiles:
                 while batch := list(islice(images, batch_size)):
                     yield np.stack(batch)
 
+    def plain_order(self) -> np.ndarray | None:
+        """The images in the plain order of their paths (`10.png` before `2.png`), int64 (num_images,).
+
+        None where they stand so already, or have no names. Other programs list a folder like that.
+        """
+        if not self._source.named:
+            return None
+        names = self._source.names[: self.num_images]
+        order = sorted(range(len(names)), key=names.__getitem__)
+        return None if order == list(range(len(names))) else np.array(order, np.int64)
+
     def sha256(self, on_progress: Callable[[int, int], None] | None = None) -> str:
         """SHA-256 of the SHA-256 of each file: of the lines `sha256sum FILE | cut -c-64` in their order.
 

@@ -28,6 +28,7 @@ class FolderSource:
     path: Path
     names: tuple[str, ...]
     remarks: tuple[str, ...]
+    named: bool = True
     digests: None = None
     _watch: Watch = field(default_factory=Watch, repr=False)  # of the files, as each is first read
 

@@ -65,6 +65,7 @@ class _Rows:
     table: Any
     column: str
     links: bool  # whether a row may name a file instead of holding it
+    named: bool = False
     digests: None = None
     remarks: tuple[str, ...] = ()
     _watch: Watch  # of the dataset's own files, and of those that rows name

@@ -42,6 +42,7 @@ class Source(Protocol):
     ----------
     path : of the folder or archive
     names : of the images in it, in order
+    named : whether these are names of files, and not numbers of rows
     digests : SHA-256 of each file and whether it is a JPEG, where listing has read them anyway
     remarks : what a user should know
     """
@@ -51,6 +52,9 @@ class Source(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def named(self) -> bool: ...
 
     @property
     def digests(self) -> tuple[tuple[str, bool], ...] | None: ...

@@ -49,6 +49,7 @@ class TarSource:
     remarks: tuple[str, ...]
     extents: tuple[tuple[int, int], ...]
     compressed: bool
+    named: bool = True
     digests: tuple[tuple[str, bool], ...] | None
     _watch: Watch
 

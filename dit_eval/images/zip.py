@@ -32,6 +32,7 @@ class ZipSource:
     names: tuple[str, ...]
     remarks: tuple[str, ...]
     members: tuple[zipfile.ZipInfo, ...]
+    named: bool = True
     digests: None = None
     _watch: Watch
 

@@ -136,6 +136,8 @@ def _rows(result: EvalResult) -> Iterator[_Row]:
     beside = published_beside(result)
     for metric in METRICS:
         score = result.scores.get(metric.key)
+        if score is None and metric.version_of is not None:
+            continue  # nor does its name widen the column of names
         row = _Row(
             name=metric_name(result, metric),
             arrow=ARROWS[metric.better],

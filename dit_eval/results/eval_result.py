@@ -197,7 +197,9 @@ class EvalResult:
 
     `protocol` is "adm-2021" only if every choice was ADM's: its Inception network with its weights, fp32, float16
     distances, k = 3, splits of 5,000, its reference batch of the samples' resolution. Otherwise it says what differs,
-    or names another network. Printed, or shown by a notebook, a result looks as `dit-eval evaluate` prints it.
+    or names another network, or the protocol of numbers that are all of another one. Where those stand beside ADM's,
+    their keys and `protocols` name theirs. Printed, or shown by a notebook, a result looks as `dit-eval evaluate`
+    prints it.
 
     Attributes
     ----------

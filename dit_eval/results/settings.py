@@ -107,12 +107,16 @@ class EvaluationSettings:
     Raises
     ------
     ValueError
-        If a value is of another type or out of bounds; whether metrics are known, `dit_eval.metrics` says.
+        If a value is of another type or out of bounds; `dit_eval.metrics` says whether metrics and protocols are known.
     """
 
     metrics: Annotated[
         tuple[str, ...] | None,
         Meta(description="the metrics to compute (default: ADM's five; of DINOv2 or CLIP, all that the network gives)"),
+    ] = None
+    protocol: Annotated[
+        tuple[str, ...] | None,
+        Meta(description="in place of metrics: those of these protocols, all from one pass (default: ADM's)"),
     ] = None
     num_images: (
         Annotated[int, Meta(ge=1, le=MOST_IMAGES, description="use the first N samples (default: all)")] | None
