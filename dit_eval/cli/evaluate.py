@@ -12,10 +12,14 @@ from dit_eval.cli.output import File, format_cost_of_run, header, say, tell_json
 from dit_eval.cli.shared import (
     FEATURES,
     Cache,
+    CenterCrop,
+    CropBy,
     NetworkOptions,
     NumSamples,
     Samples,
+    check_cropped,
     check_destination,
+    crop_of,
     has_ending,
     json_file,
     network_line,
@@ -72,6 +76,8 @@ class Evaluate(NetworkOptions):
     results: Annotated[Path, Option("append to FILE", metavar="FILE", group=EVERYDAY, check=has_ending(".jsonl"))] = (
         Path("results.jsonl")
     )
+    center_crop: CenterCrop = None
+    crop_rule: CropBy = None
     no_results: Annotated[bool, Option("append to no file")] = False
     json: Annotated[str | None, json_file("the result")] = None
     cache: Cache = None
@@ -102,12 +108,12 @@ def evaluate(arguments: Evaluate) -> None:
 
 def _evaluation_setup(arguments: Evaluate, world: World) -> dict[str, Any]:
     """Files, request and extractor: everything a user may have got wrong, in the order of what it costs to find out."""
-    count = arguments.num_samples
+    count, crop = arguments.num_samples, crop_of(arguments.center_crop, arguments.crop_rule)
     if arguments.dry_run and count is not None:  # what is not drawn yet can be predicted from what is
         from dit_eval.images import open_images
 
-        count = min(count, open_images(arguments.samples, role="gen").num_images or count)
-    gen = open_role(arguments.samples, "gen", count)
+        count = min(count, open_images(arguments.samples, role="gen", crop=crop).num_images or count)
+    gen = open_role(arguments.samples, "gen", count, crop=crop)
     if world.rank == 0:
         _check_evaluation_destinations(arguments)
     header(network_line(arguments))
@@ -119,11 +125,14 @@ def _evaluation_setup(arguments: Evaluate, world: World) -> dict[str, Any]:
     settings = replace(arguments.settings, batch_size=arguments.batch_size)
     if not settings.allow_size_mismatch:
         check_named_size(arguments.ref, gen)
-    ref: ImageSet = open_role(reference_path(arguments.ref), "ref", network=arguments.network)
+    ref: ImageSet = open_role(reference_path(arguments.ref), "ref", network=arguments.network, crop=crop)
     if arguments.pr_ref is not None:
         from dit_eval.images.pair import TwoReferences
 
-        ref = TwoReferences(statistics=ref, images=open_role(reference_path(arguments.pr_ref, "pr_ref"), "ref"))
+        ref = TwoReferences(
+            statistics=ref, images=open_role(reference_path(arguments.pr_ref, "pr_ref"), "ref", crop=crop)
+        )
+    check_cropped(crop, gen, ref)
     choose(settings.metrics, gen=gen, ref=ref, network=network, allow_size_mismatch=settings.allow_size_mismatch)
     return {"gen": gen, "ref": ref, "network": load_extractor(arguments, world), "settings": settings}
 

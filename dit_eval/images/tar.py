@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING
 from dit_eval.images.encoded import ImageFiles, image_files
 from dit_eval.images.listing import Listing, damaged, is_jpeg
 from dit_eval.images.reader import Reader, Role
+from dit_eval.results.settings import Crop
 from dit_eval.system.archives import BROKEN_ARCHIVE
 from dit_eval.system.files import Watch
 from dit_eval.system.text import shown
@@ -307,8 +308,8 @@ def _pax_fields(data: bytes, path: Path, at: int) -> dict[bytes, bytes]:
     return fields
 
 
-def _open(path: Path, *, role: Role, num_images: int | None) -> ImageFiles:
-    return image_files(list_tar(path), num_images)
+def _open(path: Path, *, role: Role, num_images: int | None, crop: Crop | None) -> ImageFiles:
+    return image_files(list_tar(path), num_images, crop=crop)
 
 
 TAR = Reader(
