@@ -34,7 +34,8 @@ class Stats(NetworkOptions):
     Example: dit-eval stats real_images --out reference.npz
 
     IMAGES are an npz (arr_0, uint8 NHWC); a folder, .zip, .tar or .tar.gz of PNGs, in the order of their names (2.png
-    before 10.png); or a saved Hugging Face dataset.
+    before 10.png); parquet files; or a saved Hugging Face dataset. With --center-crop, image files may be of any size
+    and mode, such as ImageNet's: its folders, its own tars, or its parquet files. A killed run goes on where it was.
     """
 
     images: Annotated[Path, Option(f"real images, of one size without --center-crop: {IMAGES}", name="IMAGES")]

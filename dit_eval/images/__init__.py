@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 from dit_eval.images.folder import FOLDER
 from dit_eval.images.huggingface import HUGGING_FACE, from_dataset
 from dit_eval.images.npz import NPZ
+from dit_eval.images.parquet import PARQUET
 from dit_eval.images.reader import ImageSet, Reader, Role
 from dit_eval.images.statistics import is_statistics, open_statistics
 from dit_eval.images.stream import from_batches
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["READERS", "Crop", "ImageSet", "Reader", "from_batches", "from_dataset", "open_images"]
 
 # In order of trial: the first that recognises a path opens it. A saved dataset is a folder too, and npz takes the rest.
-READERS: tuple[Reader, ...] = (HUGGING_FACE, FOLDER, ZIP, TAR, NPZ)
+READERS: tuple[Reader, ...] = (HUGGING_FACE, PARQUET, FOLDER, ZIP, TAR, NPZ)
 
 
 def open_images(

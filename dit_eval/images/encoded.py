@@ -149,7 +149,7 @@ def image_files(
     check_number(source.path, used=used, stored=stored)
     with source.reading() as loads:
         first = _decode(next(loads(range(1)))(), source.where(0), None, crop)
-    if labels is None:
+    if labels is None and any(source.names):
         labels = _folder_labels(source.names)
     return ImageFiles(
         path=source.path,

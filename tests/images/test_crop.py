@@ -6,9 +6,12 @@ import re
 import signal
 import subprocess
 import sys
+import tarfile
 import zipfile
+from contextlib import suppress
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from PIL import Image
 from torchvision.datasets.folder import pil_loader
@@ -267,3 +270,104 @@ def test_a_killed_run_goes_on(tmp_path, whole, digits_extractor):
     assert "goes on after 32 images" in notes[0]
     np.testing.assert_array_equal(made(tmp_path / "ref.npz")["sigma"], whole["sigma"])
     assert sorted(os.listdir(tmp_path)) == ["raw", "ref.npz", "whole.npz"]
+
+
+# ---- archives and tables
+
+
+def packed(path, members):
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
+        for name, source in members:
+            archive.add(source, name)
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+def test_imagenets_own_archives(tmp_path):
+    """Validation: a tar of 50,000 files. Training: a tar with a tar for each class."""
+    paths = photographs(tmp_path / "raw", 30, classes=3)
+    packed(tmp_path / "ILSVRC2012_img_val.tar", [(path.name, path) for path in paths])
+    images, pixels = read(tmp_path / "ILSVRC2012_img_val.tar")
+    assert images.labels is None
+    np.testing.assert_array_equal(pixels, plainly(paths, "adm"))
+
+    classes = sorted((tmp_path / "raw").iterdir())
+    for folder in classes:
+        packed(tmp_path / f"{folder.name}.tar", [(path.name, path) for path in sorted(folder.iterdir())])
+    # In no order, as the released one is.
+    packed(tmp_path / "train.tar", [(f"{each.name}.tar", tmp_path / f"{each.name}.tar") for each in classes[::-1]])
+    images, pixels = read(tmp_path / "train.tar")
+    assert images.labels.tolist() == [0] * 10 + [1] * 10 + [2] * 10
+    np.testing.assert_array_equal(pixels, plainly(paths, "adm"))
+    folder, _ = read(tmp_path / "raw")
+    assert images.sha256() == folder.sha256()
+
+
+@pytest.mark.parametrize(
+    ("inside", "said"),
+    [
+        (b"no tar" * 200, r"no tar header at byte"),
+        (b"", r"n1\.tar: ends within a member"),
+        ("cut", r"n1\.tar: ends within a member"),
+        ("deeper", r"n1/n2\.tar: an archive in the archive"),
+        ("leading out", r"leads out of the archive"),
+    ],
+)
+def test_a_bad_archive_in_an_archive_is_named(tmp_path, inside, said):
+    photograph(tmp_path / "a.JPEG", 0)
+    member = tmp_path / "n1.tar"
+    name = {"deeper": "n2.tar", "leading out": "../a.JPEG"}.get(inside, "a.JPEG")
+    packed(member, [(name, tmp_path / "a.JPEG")])
+    if inside == "cut":
+        member.write_bytes(member.read_bytes()[:1_000])
+    elif isinstance(inside, bytes):
+        member.write_bytes(inside)
+    packed(tmp_path / "x.tar", [("n1.tar", member)])
+    with pytest.raises(ValueError, match=said):
+        open_images(tmp_path / "x.tar", role="gen")
+
+
+def table(path, paths, labels=None, **options):
+    rows = [{"bytes": each.read_bytes(), "path": each.name} for each in paths]
+    columns = {"image": rows} | ({} if labels is None else {"label": labels})
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, row_group_size=7, **options)
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+def test_parquet_files_as_hugging_face_has_imagenet(tmp_path):
+    paths = photographs(tmp_path / "raw", 50)
+    (tmp_path / "data").mkdir()
+    for k, part in enumerate((paths[:30], paths[30:])):
+        table(tmp_path / "data" / f"validation-{k:05d}-of-00002.parquet", part, [each % 4 for each in range(len(part))])
+    images, pixels = read(tmp_path / "data")
+    expected = plainly(paths, "adm")
+    np.testing.assert_array_equal(pixels, expected)
+    assert images.labels.tolist() == [*(k % 4 for k in range(30)), *(k % 4 for k in range(20))]
+    assert images.sha256() == read(tmp_path / "raw")[0].sha256()
+    for first in (5, 13, 29, 30, 44):  # as a run goes on
+        np.testing.assert_array_equal(np.concatenate(list(images.batches(4, first=first))), expected[first:])
+    table(tmp_path / "test.parquet", paths[:3], [-1] * 3)  # where nobody says what they show
+    assert read(tmp_path / "test.parquet")[0].labels is None
+    table(tmp_path / "data" / "train-00000-of-00001.parquet", paths[:3])
+    with pytest.raises(ValueError, match="several splits: train, validation"):
+        read(tmp_path / "data")
+
+
+def test_bad_parquet_files_are_named(tmp_path):
+    paths = photographs(tmp_path / "raw", 8)
+    path = tmp_path / "x.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"a": [1]}), path)
+    with pytest.raises(ValueError, match=r"0 columns of images; needed one, with bytes\. Has: a"):
+        read(path)
+    table(path, paths, compression="none")
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    for cut in (0, 4, 11, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match=r"x\.parquet: cannot be read as a parquet file"):
+            read(path)
+    for _ in range(60):  # damage ends in an image set or in a message
+        data = bytearray(whole)
+        data[int(random.integers(len(data) - 900, len(data)))] = int(random.integers(256))
+        path.write_bytes(data)
+        with suppress(ValueError):
+            read(path)

@@ -139,7 +139,7 @@ def test_readers_are_tried_in_order_and_the_first_that_recognises_a_path_opens_i
         **{"saved": "saved dataset", "folder": "folder", "x.zip": "zip", "x.npz": "npz", "nothing there.zip": "npz"},
         **{"x.tar": "tar", "x.tar.gz": "tar", "sorted.tgz": "tar"},
     }
-    assert [reader.name for reader in READERS] == ["saved dataset", "folder", "zip", "tar", "npz"]
+    assert [reader.name for reader in READERS] == ["saved dataset", "parquet", "folder", "zip", "tar", "npz"]
 
 
 def test_opening_an_npz_loads_neither_pillow_nor_torch(places):
