@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 import zipfile
 from contextlib import suppress
 
@@ -22,6 +23,8 @@ from dit_eval.evaluation import evaluate
 from dit_eval.features import moments
 from dit_eval.features.cache import features_of
 from dit_eval.features.extract import extract_features
+from dit_eval.features.moments import sum_features
+from dit_eval.features.network import FeatureBatch
 from dit_eval.images import Crop, open_images
 from dit_eval.reference import write_reference
 
@@ -371,3 +374,31 @@ def test_bad_parquet_files_are_named(tmp_path):
         path.write_bytes(data)
         with suppress(ValueError):
             read(path)
+
+
+class Wide:
+    """A network of 1,024 features."""
+
+    name, weights_sha256, backend, precision, device = "wide", "0" * 64, "torch", "fp32", "cpu"
+    pool_dim, spatial_dim, num_classes = 1_024, None, None
+
+    def __call__(self, batch):
+        rows = batch.reshape(len(batch), -1)[:, : self.pool_dim].astype(np.float32)
+        return FeatureBatch(pool=rows, spatial=None, class_probs=None)
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    """Kept features would be 4 kB an image, decoded images 3 kB, files held 1 to 3 kB."""
+    paths, peaks = photographs(tmp_path / "some", 40), []
+    for count in (400, 2_400):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for number in range(count):
+            os.link(paths[number % 40], folder / f"{number}.JPEG")
+        images = open_images(folder, role="ref", crop=Crop(size=SIDE))
+        images.sha256()
+        tracemalloc.start()
+        sum_features(images, Wide(), kept=None, batch_size=64)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 2_000 * 600  # of each image, what tells that its file is still the same
