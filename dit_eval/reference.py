@@ -157,7 +157,12 @@ def make_reference(
     report = partial(on_progress, "ref") if on_progress else None
     sha256 = images.sha256(partial(on_progress, "checksums") if on_progress else None)
     sums = None if out is None else KeptSums(out, features_of(images, extractor, images_sha256=sha256), on_note)
-    summary = sum_features(images, extractor, kept=sums, batch_size=batch_size, on_progress=report)
+    try:
+        summary = sum_features(images, extractor, kept=sums, batch_size=batch_size, on_progress=report)
+    except BaseException:
+        if sums is not None:
+            sums.release()  # what is kept stays, for the next run
+        raise
     pool = summary.stats("pool")
     keep = np.unique(np.linspace(0, count - 1, min(num_images, count)).round().astype(int))
     arrays = {"mu": pool.mu, "sigma": pool.sigma}

@@ -90,7 +90,12 @@ class KeptSums:
         """Remove the folder: the statistics are written."""
         if self._claimed:
             rmtree(self._files.path, ignore_errors=True)
-            self._files.__exit__()
+            self.release()
+
+    def release(self) -> None:
+        """Let other runs in."""
+        self._files.__exit__()
+        self._claimed = False
 
     def _claim(self) -> None:
         """Keep others out of the folder, which is made, and see that it is of this run."""

@@ -230,8 +230,11 @@ def _is_parquet(name: str) -> bool:
 
 def _recognises(path: Path) -> bool:
     if path.is_dir():
-        with os.scandir(path) as entries:
-            return any(_is_parquet(entry.name) for entry in entries)
+        try:
+            with os.scandir(path) as entries:
+                return any(_is_parquet(entry.name) for entry in entries)
+        except OSError:  # whoever reads the folder says so
+            return False
     return path.is_file() and _is_parquet(path.name)
 
 
