@@ -220,7 +220,8 @@ def _decode(data: bytes, where: str, size: tuple[int, int] | None, crop: Crop | 
 def _problem(size: tuple[int, int] | None, image: Image) -> str | None:
     found = (image.height, image.width)
     if size is not None and found != size:
-        return f"{pixels(found)}; the images before it are {pixels(size)}. Needed one size for all."
+        needed = "Needed one size for all; `stats` and `evaluate` cut photographs by `center_crop`."
+        return f"{pixels(found)}; the images before it are {pixels(size)}. {needed}"
     if image.mode != "RGB" or "transparency" in image.info:
         what = "with a transparent colour" if image.mode == "RGB" else f"of mode {image.mode}"
         return f'an image {what}; needed RGB of 8 bits. Convert all images, such as by Pillow\'s convert("RGB").'
