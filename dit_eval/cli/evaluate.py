@@ -13,9 +13,13 @@ from dit_eval.cli.scores import Format, Told
 from dit_eval.cli.shared import (
     FEATURES,
     IMAGES,
+    CenterCrop,
+    CropBy,
     NetworkOptions,
     NumSamples,
+    check_cropped,
     check_destination,
+    crop_of,
     has_ending,
     is_folder,
     json_file,
@@ -78,6 +82,8 @@ class Evaluate(NetworkOptions):
     results: Annotated[Path, Option("append to FILE", metavar="FILE", group=EVERYDAY, check=has_ending(".jsonl"))] = (
         Path("results.jsonl")
     )
+    center_crop: CenterCrop = None
+    crop_rule: CropBy = None
     no_results: Annotated[bool, Option("append to no file")] = False
     json: Annotated[str | None, json_file("the result")] = None
     format: Annotated[Format, Option("what is printed; json as --json -")] = "table"
@@ -135,13 +141,14 @@ def _score(arguments: Evaluate, setup: dict[str, Any], world: World, references:
 def _evaluation_setup(arguments: Evaluate, world: World) -> dict[str, Any]:
     """Files, request and extractor: everything a user may have got wrong, in the order of what it costs to find out."""
     count, first = arguments.num_samples, arguments.samples[0]
+    crop = crop_of(arguments.center_crop, arguments.crop_rule)
     if arguments.dry_run and len(arguments.samples) > 1:
         raise ValueError(f"--dry-run: expected one SAMPLES to predict for; got {len(arguments.samples)}.")
     if arguments.dry_run and count is not None:  # what is not drawn yet can be predicted from what is
         from dit_eval.images import open_images
 
-        count = min(count, open_images(first, role="gen").num_images or count)
-    gens = [open_role(path, "gen", count) for path in arguments.samples]
+        count = min(count, open_images(first, role="gen", crop=crop).num_images or count)
+    gens = [open_role(path, "gen", count, crop=crop) for path in arguments.samples]
     if world.rank == 0:
         _check_evaluation_destinations(arguments)
     header(network_line(arguments))
@@ -153,12 +160,14 @@ def _evaluation_setup(arguments: Evaluate, world: World) -> dict[str, Any]:
     settings = replace(arguments.settings, batch_size=arguments.batch_size)
     for gen in [] if settings.allow_size_mismatch else gens:
         check_named_size(arguments.ref, gen)
-    ref: ImageSet = open_role(reference_path(arguments.ref), "ref", network=arguments.network)
+    ref: ImageSet = open_role(reference_path(arguments.ref), "ref", network=arguments.network, crop=crop)
     if arguments.pr_ref is not None:
         from dit_eval.images.pair import TwoReferences
 
-        ref = TwoReferences(statistics=ref, images=open_role(reference_path(arguments.pr_ref, "pr_ref"), "ref"))
+        images = open_role(reference_path(arguments.pr_ref, "pr_ref"), "ref", crop=crop)
+        ref = TwoReferences(statistics=ref, images=images)
     for gen in gens:
+        check_cropped(crop, gen, ref)
         chosen(settings, gen=gen, ref=ref, network=network)
     return {"gen": gens, "ref": ref, "network": load_extractor(arguments, world), "settings": settings}
 

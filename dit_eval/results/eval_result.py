@@ -32,6 +32,7 @@ class ImageSource:
     made_from : SHA-256 of the images behind stored statistics, if the file says so
     fingerprint : of stored statistics, see `dit_eval.summary.GaussianStats.fingerprint`
     git : what git calls a file of statistics alone by
+    crop : what each image was cut to, as `dit_eval.results.settings.Crop.name`: "adm-256"; None if it was taken whole
     """
 
     path: str
@@ -43,6 +44,7 @@ class ImageSource:
     made_from: str | None = None
     fingerprint: str | None = None
     git: str | None = None
+    crop: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
