@@ -49,6 +49,7 @@ class _Tables:
     begins: tuple[int, ...]
     column: str
     names: tuple[str, ...]
+    named: bool = False
     digests: None = None
     remarks: tuple[str, ...] = ()
     _watch: Watch
