@@ -146,14 +146,14 @@ def test_one_pass_gives_what_each_protocol_gives_alone(folders):
 
 def test_each_number_says_of_which_protocol_it_is(folders, result):
     text = str(result)
-    for name, value in (
-        ("FID-1013 (digits)", f"{result.fid:.4f}"),
-        ("torch-fidelity FID-1013 (digits)", f"{result.fid_torch_fidelity:.4f}"),
-        ("torch-fidelity Inception Score (digits)", f"{result.inception_score_torch_fidelity:.4f}"),
-        ("torch-fidelity-beta Precision (digits)", f"{result.recall_torch_fidelity:.4f}"),
-        ("meanflow Inception Score (digits)", f"{result.inception_score_meanflow:.4f}"),
+    for name, arrow, value in (
+        ("FID-1013 (digits)", "↓", result.fid),
+        ("torch-fidelity FID-1013 (digits)", "↓", result.fid_torch_fidelity),
+        ("torch-fidelity Inception Score (digits)", "↑", result.inception_score_torch_fidelity),
+        ("torch-fidelity-beta Precision (digits)", "↑", result.recall_torch_fidelity),
+        ("meanflow Inception Score (digits)", "↑", result.inception_score_meanflow),
     ):
-        assert re.search(rf"^  {re.escape(name)} +{value}$", text, re.MULTILINE), name
+        assert re.search(rf"^  {re.escape(name)} +{arrow} +{value:.2f}$", text, re.MULTILINE), name
     line = json.loads(result.to_json())
     assert EvalResult.from_json(result.to_json()).scores == result.scores
     assert set(line["protocols"]) == {
@@ -171,7 +171,7 @@ def test_lines_and_print_without_it_are_as_before(folders):
     assert not [key for key in json.loads(found.to_json()) if "torch_fidelity" in key or "meanflow" in key]
     assert found.protocols == {}
     assert "torch-fidelity" not in str(found)
-    widest = max(map(len, re.findall(r"^  (\S.*?)  ", str(found), re.MULTILINE)))
+    widest = max(map(len, re.findall(r"^  (\S.*?) +[↓↑] ", str(found), re.MULTILINE)))
     assert widest == len("Inception Score (digits)")
 
 
