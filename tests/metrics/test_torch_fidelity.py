@@ -111,6 +111,7 @@ def result(folders):
     return scored(*folders, "adm", "torch-fidelity", "torch-fidelity-beta", "meanflow")
 
 
+@pytest.mark.slow
 def test_torch_fidelity_itself_gives_the_same_of_the_same_folders(result, black_box):
     assert result.fid_torch_fidelity == pytest.approx(black_box["frechet_inception_distance"], rel=1e-6)
     for key in ("inception_score_torch_fidelity", "inception_score_torch_fidelity_std"):
@@ -134,6 +135,7 @@ def test_the_order_of_classes_is_of_no_matter_to_the_permuted_scores(result):
     assert result.inception_score_meanflow == pytest.approx(result.inception_score_torch_fidelity, rel=0.02)
 
 
+@pytest.mark.slow
 def test_one_pass_gives_what_each_protocol_gives_alone(folders):
     together = scored(*folders, "adm", "torch-fidelity-beta", "meanflow", num_images=300)
     assert together.protocol == scored(*folders, num_images=300).protocol

@@ -349,6 +349,7 @@ def test_every_format_has_the_same_layout(papers):
     assert figure.axes[0].get_position().bounds == before
 
 
+@pytest.mark.slow
 def test_the_points_of_a_figure_lie_beside_it(monkeypatch):
     monkeypatch.setattr(page, "FIGURES", [BY_NAME["figure8"]])
     monkeypatch.setattr(page, "paper_tables", lambda _: [])
