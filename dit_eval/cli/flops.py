@@ -114,8 +114,8 @@ def _format_flops(rows: list[ComplexityRow], operators: list[Any], convention: C
 def _block(title: str, rows: list[ComplexityRow], convention: Convention, remarks: list[str]) -> list[str]:
     """Heads and a line for each row; what is to be said of rows goes to the remarks, and its number behind the row."""
     lines = [
-        f"{title:<24}{'':>5}{'Gflops':>9}{'':>21}{'params (M)':>17}".rstrip(),
-        f"{'model':<24}{'px':>5}{'printed':>9}{'counted':>10}{'difference':>11}{'printed':>8}{'counted':>9}",
+        f"{title:<24}{'':>4}{'Gflops':>9}{'':>21}{'params (M)':>16}".rstrip(),
+        f"{'model':<24}{'px':>4}{'printed':>9}{'counted':>10}{'difference':>11}{'printed':>8}{'counted':>8}",
     ]
     for row in rows:
         mark = ""
@@ -124,10 +124,10 @@ def _block(title: str, rows: list[ComplexityRow], convention: Convention, remark
             mark = f" {'x' if row.agrees(convention) is False else ' '} [{len(remarks)}]"
         difference = row.difference(convention)
         lines.append(
-            f"{_name(row):<24}{row.image_size:>5}"
+            f"{_name(row):<24}{row.image_size:>4}"
             f"{_printed(row.published, row.decimals):>9}{row.gflops(convention):>10.4f}"
             f"{'-' if difference is None else f'{difference:+.4f}':>11}"
-            f"{_printed(row.published_params_m, 0):>8}{row.params / 1e6:>9.2f}{mark}"
+            f"{_printed(row.published_params_m, 0):>8}{row.params / 1e6:>8.2f}{mark}"
         )
     return lines
 
