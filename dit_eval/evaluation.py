@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 from dit_eval.features.load import load_network
 from dit_eval.features.provenance import against_itself, announce, checksums, extractor_info
 from dit_eval.features.seen import Seen, given_sizes, pass_over
+from dit_eval.images.encoded import ImageFiles
 from dit_eval.images.given import given_images
 from dit_eval.images.npz import ImageBatch
-from dit_eval.metrics.choose import Choice, FeatureSizes, check_metrics, choose
+from dit_eval.metrics.choose import Choice, check_metrics, chosen
 from dit_eval.metrics.intervals import estimate_uncertainty
 from dit_eval.metrics.metric import Sides
 from dit_eval.reference import given_reference
-from dit_eval.results.badge import make_badge, precision_warnings, protocol_name
+from dit_eval.results.badge import by_other_protocol, make_badge, precision_warnings, protocol_name
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.references import reference_protocol, reference_warnings
 from dit_eval.results.settings import EvaluationSettings, with_metrics
@@ -79,10 +80,10 @@ def evaluate(
     bring = fetch_aloud if aloud else fetch
     gen = given_images(gen, role="gen", num_images=settings.num_images)
     sizes = given_sizes(network, where)
-    check_metrics(settings.metrics, sizes.name)
+    check_metrics(settings.metrics, sizes.name, settings.protocol)
     mismatch = settings.allow_size_mismatch
     ref = given_reference(ref, gen=gen, network=sizes.name, bring=bring, allow_size_mismatch=mismatch)
-    _choose(gen, ref, sizes, settings)
+    chosen(settings, gen=gen, ref=ref, network=sizes)
     if isinstance(network, str):
         network = load_network(network, device=where.device, world=where.world, fetch=bring)
     if where.on_progress or not aloud:
@@ -102,7 +103,7 @@ def score(
 ) -> EvalResult:
     """`evaluate` with what is opened and loaded already; says nothing but by `where`. Errors as there."""
     settings, where = settings or EvaluationSettings(), where or Where()
-    choice = _choose(gen, ref, network, settings)
+    choice = chosen(settings, gen=gen, ref=ref, network=network)
     if where.on_progress:
         announce(where.on_progress, {"ref": ref if choice.reads_ref else None, "gen": gen})
     seconds: dict[str, float] = {}
@@ -119,7 +120,7 @@ def score(
         stored = replace(seen["ref"].features, pool=ref.pool, spatial=ref.spatial, class_probs=None)
         seen["ref"] = replace(seen["ref"], features=stored)
     # Again: only now is it known how many images an iterable has.
-    choice = replace(_choose(gen, ref, network, settings), reads_ref=choice.reads_ref)
+    choice = replace(chosen(settings, gen=gen, ref=ref, network=network), reads_ref=choice.reads_ref)
     if where.on_progress:
         where.on_progress("metrics", 0, None)
     return where.world.from_first(lambda: _result(seen["gen"], seen["ref"], network, choice, settings, seconds))
@@ -140,6 +141,8 @@ def _result(
         gen=gen.features,
         ref=ref.features,
         gen_labels=gen.images.labels,
+        gen_order=gen.images.plain_order() if isinstance(gen.images, ImageFiles) else None,
+        stored=choice.stored,
         distances=settings.distances,
         device=network.device if network.backend == "torch" else "cpu",
     )
@@ -165,15 +168,17 @@ def _result(
         gen=gen_source,
         ref=ref_source,
         pr_ref=pr_source,
-        distances=settings.distances,
+        distances=settings.distances if choice.protocol is None else "adm-float16",
         needs_classifier=any(metric.needs.class_probs for metric in choice.metrics),
         whole_reference=not isinstance(ref.images, ImageBatch) or ref.images.num_images == ref.images.num_stored,
     )
+    if choice.protocol is not None:
+        badge = by_other_protocol(badge, choice.protocol)
     return EvalResult(
         scores=values,
         num_samples=gen_source.num_images,
         num_reference=(pr_source or ref_source).num_images if choice.reads_ref else None,
-        protocol=protocol_name(badge, info.name),
+        protocol=protocol_name(badge, info.name, choice.protocol),
         extractor=info,
         gen=gen_source,
         ref=ref_source,
@@ -189,8 +194,3 @@ def _result(
         environment=environment(),
         time=now(),
     )
-
-
-def _choose(gen: ImageSet, ref: ImageSet, network: FeatureSizes, settings: EvaluationSettings) -> Choice:
-    mismatch = settings.allow_size_mismatch
-    return choose(settings.metrics, gen=gen, ref=ref, network=network, allow_size_mismatch=mismatch)

@@ -140,11 +140,9 @@ def _save_figure(curves: dict[str, list[EvalResult]], stem: Path) -> Path:
     figure = metric_response_figure(
         curves,
         levels=LEVELS,
-        title="What each metric sees in damaged digits",
-        source=f"measured: {none.num_samples} held-out digits against {none.num_reference:,} reference digits, "
-        "features of the digits extractor (not Inception: compare with no published number)",
+        damaged=f"Damage of {none.num_samples} held-out digits (features of the digits extractor, not of Inception)",
     )
-    return save_figure(figure, stem)[0]
+    return save_figure(figure, stem, dpi=300)[0]
 
 
 def _text(results: dict[str, EvalResult], verdicts: dict[str, bool], studied: Study | None) -> str:

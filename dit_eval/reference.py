@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import dit_eval
-from dit_eval.features.extract import extract_features
+from dit_eval.features.cache import features_of
 from dit_eval.features.load import load_network
+from dit_eval.features.moments import KeptSums, sum_features
 from dit_eval.features.network import FeatureExtractor
 from dit_eval.features.provenance import extractor_info
 from dit_eval.features.seen import given_sizes
@@ -44,6 +45,7 @@ class Reference:
     arrays : what it holds beside them, by key: `mu sigma mu_s sigma_s` (float64), and labels `arr_1`
     comment : what the zip's comment says of its origin, as JSON
     batch_size : images in memory at a time while it is written
+    sums : what is kept for a run that goes on, until the file is written
     """
 
     images: ImageSet
@@ -52,14 +54,17 @@ class Reference:
     arrays: dict[str, np.ndarray]
     comment: str
     batch_size: int
+    sums: KeptSums | None = None
 
     def write(self, path: Path) -> None:
-        """Write the npz atomically; the images are read once more."""
-        if not len(self.kept):
+        """Write the npz atomically; the images that it keeps are read once more."""
+        if len(self.kept):
+            shape = (len(self.kept), *self.image_size, 3)
+            write_batch(path, images=self._kept_batches(), shape=shape, arrays=self.arrays, comment=self.comment)
+        else:
             write_batch(path, arrays=self.arrays, comment=self.comment)
-            return
-        shape = (len(self.kept), *self.image_size, 3)
-        write_batch(path, images=self._kept_batches(), shape=shape, arrays=self.arrays, comment=self.comment)
+        if self.sums is not None:
+            self.sums.remove()
 
     def _kept_batches(self) -> Iterator[np.ndarray]:
         begin = 0
@@ -127,6 +132,8 @@ def make_reference(
     num_images: int = 10_000,
     batch_size: int = 64,
     on_progress: OnProgress | None = None,
+    out: Path | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Reference:
     """Make a reference batch in ADM's layout.
 
@@ -134,6 +141,11 @@ def make_reference(
     `arr_0` keeps `num_images` of them for precision and recall, evenly spaced over the file, so that a class-ordered
     file does not lose its last classes. The comment of the zip says, as JSON, of which images and by which network it
     was made.
+
+    Parameters
+    ----------
+    out : where it will be written; what is done is kept beside it, and a killed run goes on
+    on_note : told that it goes on
 
     Raises
     ------
@@ -143,7 +155,14 @@ def make_reference(
     """
     count, size = _check_reference(images, num_images)
     report = partial(on_progress, "ref") if on_progress else None
-    summary = extract_features(images, extractor, batch_size=batch_size, on_progress=report)
+    sha256 = images.sha256(partial(on_progress, "checksums") if on_progress else None)
+    sums = None if out is None else KeptSums(out, features_of(images, extractor, images_sha256=sha256), on_note)
+    try:
+        summary = sum_features(images, extractor, kept=sums, batch_size=batch_size, on_progress=report)
+    except BaseException:
+        if sums is not None:
+            sums.release()  # what is kept stays, for the next run
+        raise
     pool = summary.stats("pool")
     keep = np.unique(np.linspace(0, count - 1, min(num_images, count)).round().astype(int))
     arrays = {"mu": pool.mu, "sigma": pool.sigma}
@@ -152,11 +171,13 @@ def make_reference(
     if images.labels is not None and len(keep):
         arrays["arr_1"] = images.labels[keep]
     made_from = {
-        "images_sha256": images.sha256(),
+        "images_sha256": sha256,
         "num_images": count,
         "extractor": asdict(extractor_info(extractor)),
         "dit_eval": dit_eval.__version__,
     }
+    if images.crop:
+        made_from["crop"] = images.crop.name
     comment = json.dumps({"made_from": made_from})
     return Reference(
         images=images,
@@ -165,6 +186,7 @@ def make_reference(
         arrays=arrays,
         comment=comment,
         batch_size=batch_size,
+        sums=sums,
     )
 
 
@@ -176,10 +198,17 @@ def write_reference(
     num_images: int = 10_000,
     batch_size: int = 64,
     on_progress: OnProgress | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> int:
     """Make a reference batch, see `make_reference`, write it atomically, and return how many images it keeps."""
     reference = make_reference(
-        images=images, extractor=extractor, num_images=num_images, batch_size=batch_size, on_progress=on_progress
+        images=images,
+        extractor=extractor,
+        num_images=num_images,
+        batch_size=batch_size,
+        on_progress=on_progress,
+        out=out,
+        on_note=on_note,
     )
     reference.write(out)
     return len(reference.kept)
@@ -239,6 +268,7 @@ def stats(
             num_images=num_images,
             batch_size=batch_size,
             on_progress=report,
+            on_note=where.on_note,
         )
         return target
     with Progress(names={"ref": "ref features"}) as progress:
@@ -249,6 +279,7 @@ def stats(
             num_images=num_images,
             batch_size=batch_size,
             on_progress=progress.update,
+            on_note=progress.note,
         )
     return target
 

@@ -126,7 +126,7 @@ def test_a_notebook_shows_the_same_and_runs_nothing(result):
     page.feed(dataclasses.replace(result, gen=gen)._repr_html_())
     assert page.open == []
     assert "<script>alert(1)</script>&amp;.npz" in page.text, "escaped: the parser gives it back as text"
-    assert f"{result.fid:.4f}" in page.text
+    assert f"{result.fid:.2f}" in page.text
     for word in ("FID-500 (digits)", "as published: nothing", "stored statistics"):
         assert word in page.text
 

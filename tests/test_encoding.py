@@ -17,11 +17,12 @@ from training_goldens import CROPS, crop_input
 
 import dit_eval.encoding
 from dit_eval.cli import main
-from dit_eval.diffusion.data import CorruptImage, centre_crop, list_images, read_image
+from dit_eval.diffusion.data import CorruptImage, list_images, read_image
 from dit_eval.diffusion.latents import Latents
 from dit_eval.diffusion.recipe import Recipe, Schedule
 from dit_eval.diffusion.trainer import draw_batch
 from dit_eval.encoding import Encoder, encode
+from dit_eval.images.crop import centre_crop
 from dit_eval.models import vae
 from dit_eval.models.checkpoints import stored_config
 from dit_eval.models.config import DiTConfig, named_config

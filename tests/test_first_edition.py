@@ -166,16 +166,16 @@ def test_results_and_losses_are_reported(here, dit_eval):
     dit_eval("report --results results.jsonl --losses study/whole/losses.jsonl --out report")
     with open(here / "report" / "tables" / "measured.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["Source"] for row in rows] == [f"results.jsonl, line {number}" for number in range(1, 9)]
+    assert [row["source"] for row in rows] == [f"results.jsonl, line {number}" for number in range(1, 9)]
     distances = ["17.373", "0.888", "", "24.410", "27.862", "10.422", "10.377", "17.628"]
-    assert [row["FID ↓"] for row in rows] == distances
-    assert [row["Protocol"] for row in rows[5:]] == [
+    assert [row["fid"] and f"{float(row['fid']):.3f}" for row in rows] == distances
+    assert [row["protocol"] for row in rows[5:]] == [
         "adm-2021, not verified",
         "adm-2021, features in bf16",
         "adm-2021 with float32 distances",
     ]
-    assert [row["As published"] for row in rows[5:]] == ["not known"] * 3
-    assert [row["Model or file"] for row in rows[:2]] == ["dit-digits", "digits-heldout.npz"]
+    assert [row["badge"] for row in rows[5:]] == ["not known"] * 3
+    assert [row["model"] for row in rows[:2]] == ["dit-digits", "digits-heldout.npz"]
     assert (here / "report" / "index.html").is_file()
 
 

@@ -88,6 +88,7 @@ resources = [{ threads = 1, num_workers = 0 }]
 """
 
 
+@pytest.mark.slow
 def test_it_runs_again_in_the_same_folder_and_its_study_is_on_the_page(results, folder, capsys, monkeypatch):
     # The plan of the quickstart takes a minute; this one has all its parts.
     monkeypatch.setattr("dit_eval.quickstart.load_plan", lambda name: parse_plan(STUDY, folder / f"{name}.toml"))

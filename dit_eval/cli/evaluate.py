@@ -8,21 +8,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from dit_eval.cli.extractor import check_extractor, load_extractor
 from dit_eval.cli.options import EVERYDAY, Option, Panel
-from dit_eval.cli.output import File, format_cost_of_run, header, say, tell_json
+from dit_eval.cli.output import format_cost_of_run, header, tell_json
+from dit_eval.cli.scores import Format, Told
 from dit_eval.cli.shared import (
     FEATURES,
-    Cache,
+    IMAGES,
+    CenterCrop,
+    CropBy,
     NetworkOptions,
     NumSamples,
-    Samples,
+    check_cropped,
     check_destination,
+    crop_of,
     has_ending,
+    is_folder,
     json_file,
     network_line,
     open_role,
     reference_path,
 )
-from dit_eval.metrics import names_in_words
+from dit_eval.metrics import PROTOCOLS, names_in_words
 from dit_eval.results.settings import EvaluationSettings
 from dit_eval.system.dist import World, join
 from dit_eval.system.progress import Progress
@@ -39,10 +44,11 @@ class Evaluate(NetworkOptions):
     Example: dit-eval evaluate samples.npz --ref imagenet256
 
     SAMPLES are an npz (arr_0, uint8 NHWC); a folder, .zip, .tar or .tar.gz of PNGs, in the order of their names (2.png
-    before 10.png); or a saved Hugging Face dataset.
+    before 10.png); or a saved Hugging Face dataset. Several of them make a leaderboard, with one pass over the
+    reference.
     """
 
-    samples: Samples
+    samples: Annotated[tuple[Path, ...], Option(f"generated images: {IMAGES}", name="SAMPLES", several="words")]
     ref: Annotated[
         str,
         Option("an npz or .pkl, images as SAMPLES, a URL, or a name: imagenet64, 128, 256 or 512, or digits"),
@@ -63,6 +69,10 @@ class Evaluate(NetworkOptions):
                     read=str.lower,
                     group=EVERYDAY,
                 ),
+                "protocol": Option(
+                    f"all metrics of one or more of {', '.join(PROTOCOLS)} from the same pass, in place of --metrics",
+                    read=str.lower,
+                ),
                 "intervals": Option(group=EVERYDAY),
             },
             left_out=("num_images", "batch_size"),  # the one names more than there is in a dry run, the other is above
@@ -72,9 +82,20 @@ class Evaluate(NetworkOptions):
     results: Annotated[Path, Option("append to FILE", metavar="FILE", group=EVERYDAY, check=has_ending(".jsonl"))] = (
         Path("results.jsonl")
     )
+    center_crop: CenterCrop = None
+    crop_rule: CropBy = None
     no_results: Annotated[bool, Option("append to no file")] = False
     json: Annotated[str | None, json_file("the result")] = None
-    cache: Cache = None
+    format: Annotated[Format, Option("what is printed; json as --json -")] = "table"
+    cache: Annotated[
+        Path | None,
+        Option(
+            "keep features of samples and reference here (default: those of the reference, in the cache of dit-eval)",
+            metavar="DIR",
+            check=is_folder,
+        ),
+    ] = None
+    no_cache: Annotated[bool, Option("keep no features")] = False
     dry_run: Annotated[
         bool,
         Option("predict time and memory from a short trial; --num-samples may then be more than are drawn yet"),
@@ -89,43 +110,66 @@ def evaluate(arguments: Evaluate) -> None:
         if arguments.dry_run:
             _tell_evaluation_cost(arguments, setup, world)
             return
-        from dit_eval.evaluation import score
-        from dit_eval.system.where import Where
-
-        with Progress(names=FEATURES) as progress:
-            report = progress.update if world.rank == 0 else None
-            where = Where(world=world, cache=arguments.cache, on_progress=report, on_note=progress.note)
-            result = score(**setup, where=where)
+        told = Told(arguments, several=len(arguments.samples) > 1)
+        references: dict[str, Any] = {}  # features of the one reference, for all samples
+        for gen in setup.pop("gen"):
+            result = _score(arguments, {"gen": gen, **setup}, world, references)
+            if world.rank == 0:
+                told.add(result)
         if world.rank == 0:
-            _tell_result(arguments, result)
+            told.print()
+
+
+def _score(arguments: Evaluate, setup: dict[str, Any], world: World, references: dict[str, Any]) -> EvalResult:
+    from dit_eval.evaluation import score
+    from dit_eval.system.assets import cache_dir
+    from dit_eval.system.where import Where
+
+    kept = None if arguments.no_cache else arguments.cache or cache_dir() / "features"
+    with Progress(names=FEATURES) as progress:
+        where = Where(
+            world=world,
+            cache=kept,
+            cache_gen=arguments.cache is not None,
+            references=references,
+            on_progress=progress.update if world.rank == 0 else None,
+            on_note=progress.note,
+        )
+        return score(**setup, where=where)
 
 
 def _evaluation_setup(arguments: Evaluate, world: World) -> dict[str, Any]:
     """Files, request and extractor: everything a user may have got wrong, in the order of what it costs to find out."""
-    count = arguments.num_samples
+    count, first = arguments.num_samples, arguments.samples[0]
+    crop = crop_of(arguments.center_crop, arguments.crop_rule)
+    if arguments.dry_run and len(arguments.samples) > 1:
+        raise ValueError(f"--dry-run: expected one SAMPLES to predict for; got {len(arguments.samples)}.")
     if arguments.dry_run and count is not None:  # what is not drawn yet can be predicted from what is
         from dit_eval.images import open_images
 
-        count = min(count, open_images(arguments.samples, role="gen").num_images or count)
-    gen = open_role(arguments.samples, "gen", count)
+        count = min(count, open_images(first, role="gen", crop=crop).num_images or count)
+    gens = [open_role(path, "gen", count, crop=crop) for path in arguments.samples]
     if world.rank == 0:
         _check_evaluation_destinations(arguments)
     header(network_line(arguments))
-    from dit_eval.metrics.choose import check_metrics, choose
+    from dit_eval.metrics.choose import check_metrics, chosen
     from dit_eval.reference import check_named_size
 
     network = check_extractor(arguments, world)
-    check_metrics(arguments.settings.metrics, network.name)
+    check_metrics(arguments.settings.metrics, network.name, arguments.settings.protocol)
     settings = replace(arguments.settings, batch_size=arguments.batch_size)
-    if not settings.allow_size_mismatch:
+    for gen in [] if settings.allow_size_mismatch else gens:
         check_named_size(arguments.ref, gen)
-    ref: ImageSet = open_role(reference_path(arguments.ref), "ref", network=arguments.network)
+    ref: ImageSet = open_role(reference_path(arguments.ref), "ref", network=arguments.network, crop=crop)
     if arguments.pr_ref is not None:
         from dit_eval.images.pair import TwoReferences
 
-        ref = TwoReferences(statistics=ref, images=open_role(reference_path(arguments.pr_ref, "pr_ref"), "ref"))
-    choose(settings.metrics, gen=gen, ref=ref, network=network, allow_size_mismatch=settings.allow_size_mismatch)
-    return {"gen": gen, "ref": ref, "network": load_extractor(arguments, world), "settings": settings}
+        images = open_role(reference_path(arguments.pr_ref, "pr_ref"), "ref", crop=crop)
+        ref = TwoReferences(statistics=ref, images=images)
+    for gen in gens:
+        check_cropped(crop, gen, ref)
+        chosen(settings, gen=gen, ref=ref, network=network)
+    return {"gen": gens, "ref": ref, "network": load_extractor(arguments, world), "settings": settings}
 
 
 def _check_evaluation_destinations(arguments: Evaluate) -> None:
@@ -133,6 +177,8 @@ def _check_evaluation_destinations(arguments: Evaluate) -> None:
     if arguments.dry_run:
         return
     check_destination("--cache", arguments.cache, folder=True)
+    if arguments.cache is not None and arguments.no_cache:
+        raise ValueError("--cache keeps features and --no-cache keeps none; pass one of the two.")
     if not arguments.no_results:
         instead = ", or pass --no-results to have the result printed only"
         check_destination("--results", arguments.results, append=True, instead=instead)
@@ -142,11 +188,10 @@ def _check_evaluation_destinations(arguments: Evaluate) -> None:
 
 def _tell_evaluation_cost(arguments: Evaluate, setup: dict[str, Any], world: World) -> None:
     from dit_eval.cost import evaluation_cost
-    from dit_eval.metrics.choose import choose
+    from dit_eval.metrics.choose import chosen
 
-    gen, ref, network, settings = (setup[name] for name in ("gen", "ref", "network", "settings"))
-    mismatch = settings.allow_size_mismatch
-    choice = choose(settings.metrics, gen=gen, ref=ref, network=network, allow_size_mismatch=mismatch)
+    (gen,), ref, network, settings = (setup[name] for name in ("gen", "ref", "network", "settings"))
+    choice = chosen(settings, gen=gen, ref=ref, network=network)
     cost = evaluation_cost(
         gen=gen,
         ref=ref,
@@ -158,19 +203,3 @@ def _tell_evaluation_cost(arguments: Evaluate, setup: dict[str, Any], world: Wor
         return
     what = f"to score {arguments.num_samples or gen.num_images:,} samples"
     tell_json(arguments.json, cost.to_json(), format_cost_of_run(what, cost))
-
-
-def _tell_result(arguments: Evaluate, result: EvalResult) -> None:
-    for warning in result.warnings:
-        say(f"warning: {warning}")
-    from dit_eval.results.lines import append_result
-
-    appended = File(
-        option="--results",
-        path=arguments.results,
-        write=lambda path: append_result(path, result),
-        text=result.to_json(),
-        told=f"appended to {arguments.results}\n",
-    )
-    files = [] if arguments.no_results else [appended]
-    tell_json(arguments.json, result.to_json(), f"{result.text()}\n", *files)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import header, tell_json
 from dit_eval.cli.shared import Pixels, check_destination, json_file
+from dit_eval.flops.counts import CONVENTIONS
 from dit_eval.system.progress import Progress
 
 if TYPE_CHECKING:
+    from dit_eval.flops.counts import Convention, Counts
     from dit_eval.flops.printed import ComplexityRow
 
 
@@ -46,20 +49,23 @@ def flops(arguments: Flops) -> None:
         raise ValueError("--all counts the paper's models as they are; drop --image-size and --block.")
     check_destination("--json", arguments.json)
     header(f"flops: counting {', '.join(arguments.models) or 'every model of Tables 1, 4 and 6'}")
-    from dit_eval.flops.count import check_model, count_model
     from dit_eval.flops.counts import FlopCount
+    from dit_eval.flops.kept_parts import count_in_parts, is_kept
     from dit_eval.flops.printed import counted_row, paper_rows
 
     options: dict[str, Any] = {"image_size": arguments.image_size, "block": arguments.block}
     for name in arguments.models:
-        check_model(name, **options)
+        if not is_kept(name, **options):
+            from dit_eval.flops.count import check_model  # which loads PyTorch
+
+            check_model(name, **options)
     counts: list[FlopCount] = []
     total = len(arguments.models) or None
     with Progress("models") as progress:
 
         def count(name: str, **which: Any) -> FlopCount:
             progress.update("counting", len(counts), total, name)
-            counts.append(count_model(name, **which))
+            counts.append(count_in_parts(name, **which))
             return counts[-1]
 
         if arguments.all:
@@ -82,56 +88,67 @@ def _flops_object(rows: list[ComplexityRow], operators: list[Any], convention: A
     return {"convention": convention, "rows": objects, "environment": environment()}
 
 
-def _format_flops(rows: list[ComplexityRow], operators: list[Any], convention: Any) -> str:
+def _format_flops(rows: list[ComplexityRow], operators: list[Any], convention: Convention) -> str:
     """The rows as people read them, a block for each of the paper's tables, remarks below."""
     lines: list[str] = []
     remarks: list[str] = []
     if operators:
-        lines += [*_block(rows, convention, remarks), ""]
+        lines += [*_block("", rows, convention, remarks), ""]
     else:
         for number in sorted({row.table for row in rows if row.table}):
             block = [row for row in rows if row.table == number]
-            lines += [f"Table {number}", *_block(block, convention, remarks), ""]
+            lines += [*_block(f"Table {number}", block, convention, remarks), ""]
     for row, parts in zip(rows, operators, strict=False):  # none with --all
-        lines.append(f"{row.model}, {row.image_size} px, by operator")
-        lines += [f"  {name:<32} {counts.gflops(convention):>14.6f}" for name, counts in parts.items()]
-        lines.append("")
+        lines += [*_shares(row, parts, convention), ""]
     lines += [f"[{number}] {remark}" for number, remark in enumerate(remarks, start=1)]
     lines += [""] if remarks else []
-    lines.append(
-        "printed, Gflops: the paper's parameters (M) and Gflops (1e9 multiply-adds of one forward pass, batch 1, no "
-        f"guidance). Difference: count by `{convention}` less the paper's."
-    )
-    lines.append("x: the printed digits are not reached" if any("  x [" in line for line in lines) else "")
-    return "\n".join(lines).rstrip() + "\n"
+    lines += [
+        f"Gflops: 1e9 multiply-adds of one forward pass, batch 1, no guidance, by the convention `{convention}`.",
+        "Where a multiply-add counts as two operations, figures are twice as large: "
+        f"{2 * rows[-1].gflops(convention):.2f} Gflops for {_name(rows[-1])}.",
+    ]
+    lines += ["x: the printed digits are not reached"] if any("x [" in line for line in lines) else []
+    return "\n".join(lines) + "\n"
 
 
-def _block(rows: list[ComplexityRow], convention: Any, remarks: list[str]) -> list[str]:
-    """A head and a line for each row; what is to be said of rows goes to the remarks, and its number behind the row."""
-    head = ("model", "px", "block", "params M", "printed", "Gflops", "paper", "fvcore", "mac", "difference")
-    table: list[tuple[str, ...]] = [head]
-    marks = [""]
+def _block(title: str, rows: list[ComplexityRow], convention: Convention, remarks: list[str]) -> list[str]:
+    """Heads and a line for each row; what is to be said of rows goes to the remarks, and its number behind the row."""
+    lines = [
+        f"{title:<24}{'':>4}{'Gflops':>9}{'':>21}{'params (M)':>16}".rstrip(),
+        f"{'model':<24}{'px':>4}{'printed':>9}{'counted':>10}{'difference':>11}{'printed':>8}{'counted':>8}",
+    ]
     for row in rows:
-        found = row.remarks(convention)
-        if found:
+        mark = ""
+        if found := row.remarks(convention):
             remarks.append(f"{row.model} {row.image_size}: {' '.join(found)}")
-        marks.append(f"  {'x' if row.agrees(convention) is False else ' '} [{len(remarks)}]" if found else "")
-        table.append(_cells(row, convention))
-    lines = []
-    for (model, size, design, *numbers), mark in zip(table, marks, strict=True):
-        lines.append(f"  {model:<20}{size:>4}  {design:<16}" + "".join(f"{n:>11}" for n in numbers) + mark)
+            mark = f" {'x' if row.agrees(convention) is False else ' '} [{len(remarks)}]"
+        difference = row.difference(convention)
+        lines.append(
+            f"{_name(row):<24}{row.image_size:>4}"
+            f"{_printed(row.published, row.decimals):>9}{row.gflops(convention):>10.4f}"
+            f"{'-' if difference is None else f'{difference:+.4f}':>11}"
+            f"{_printed(row.published_params_m, 0):>8}{row.params / 1e6:>8.2f}{mark}"
+        )
     return lines
 
 
-def _cells(row: ComplexityRow, convention: Any) -> tuple[str, ...]:
-    difference = row.difference(convention)
-    return (
-        row.model,
-        str(row.image_size),
-        row.block or "-",
-        f"{row.params / 1e6:.2f}",
-        "-" if row.published_params_m is None else str(row.published_params_m),
-        "-" if row.published is None else f"{row.published:.{row.decimals}f}",
-        *(f"{row.gflops(name):.4f}" for name in ("paper", "fvcore", "mac")),
-        "-" if difference is None else f"{difference:+.4f}",
-    )
+def _shares(row: ComplexityRow, parts: Mapping[str, Counts], convention: Convention) -> list[str]:
+    """What each operator counts, its share, the total, and the total by the other conventions."""
+    total = row.gflops(convention)
+    title = f"{row.model}, {f'{row.block}, ' if row.block else ''}{row.image_size} px, by operator"
+    lines = [f"{title:<44}{'Gflops':>14}{'share':>9}"]
+    for name, counts in sorted(parts.items(), key=lambda part: -part[1].total(convention)):
+        gflops = counts.gflops(convention)
+        lines.append(f"  {name:<42}{gflops:>14.4f}{gflops / total:>9.2%}")
+    lines.append(f"  {'total':<42}{total:>14.4f}{1:>9.2%}")
+    lines += [f"  {f'total by `{name}`':<42}{row.gflops(name):>14.4f}" for name in CONVENTIONS if name != convention]
+    return lines
+
+
+def _name(row: ComplexityRow) -> str:
+    """A model, with a block design that is not the common one."""
+    return row.model if row.block in (None, "adaln-zero") else f"{row.model} {row.block}"
+
+
+def _printed(number: float | None, decimals: int) -> str:
+    return "-" if number is None else f"{number:.{decimals}f}"

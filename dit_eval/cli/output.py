@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,12 +17,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 from dit_eval.system.dist import rank_told
 from dit_eval.system.files import atomic_file, why_not_written
 from dit_eval.system.progress import write_stderr
+from dit_eval.system.style import Style
 from dit_eval.system.text import duration, size_text
 
 if TYPE_CHECKING:
     from dit_eval.cost import Cost
 
 USER_ERROR, NOT_WRITTEN = 2, 3
+_PLAIN = str.maketrans({"↓": "v", "↑": "^", "±": "+-", "\N{MINUS SIGN}": "-", "×": "x", "·": "-"})
 
 
 @contextmanager
@@ -96,7 +99,7 @@ def _printed(text: str) -> bool:
     try:
         if sys.stdout is None:
             raise OSError("it is closed")
-        sys.stdout.write(text)
+        sys.stdout.write(_encodable(text))
         sys.stdout.flush()
     except (OSError, ValueError) as error:
         give_up_stdout()
@@ -104,6 +107,15 @@ def _printed(text: str) -> bool:
         say(text.rstrip("\n"))
         return False
     return True
+
+
+def _encodable(text: str) -> str:
+    """A text with letters in place of arrows and signs, where stdout has no characters for these."""
+    try:
+        "".join(map(chr, _PLAIN)).encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return text.translate(_PLAIN)
+    return text
 
 
 def flush_stdout() -> None:
@@ -157,6 +169,13 @@ def tell_json(path: str | None, json_line: str, text: str, *files: File) -> None
     except UnicodeEncodeError:  # JSON has escapes of its own
         json_line = "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in json_line)
     tell(f"{json_line}\n", *(replace(file, told="") for file in files))
+
+
+def terminal() -> tuple[Style, int | None]:
+    """The style of stdout, and its width in columns; None for a log."""
+    style = Style.of(sys.stdout)
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return style, shutil.get_terminal_size().columns if is_terminal else None
 
 
 def header(text: str) -> None:

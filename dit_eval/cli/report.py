@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import header, say
@@ -37,18 +37,25 @@ class Report:
     ] = ()
     out: Annotated[Path, Option("the folder to write", metavar="DIR", group=EVERYDAY, check=is_folder)] = Path("report")
     force: Annotated[bool, Option("write over an earlier report", group=EVERYDAY)] = False
+    style: Annotated[
+        Literal["page", "paper", "slides"],
+        Option("what the figures are for; paper: 3.25 inches, or 6.75 for wide ones, and 7 to 8 points"),
+    ] = "page"
+    serif: Annotated[bool, Option("letter the figures as LaTeX's Times does")] = False
     skip_bad_lines: Annotated[bool, Option("leave out lines that are no result, with a warning, and go on")] = False
 
 
 def report(arguments: Report) -> None:
     check_destination("--out", arguments.out, folder=True)
     header(f"report: into {arguments.out}")
+    from dit_eval.report.figures.style import LOOKS
     from dit_eval.report.page import write_report
 
     page = write_report(
         out=arguments.out,
         results=arguments.results,
         losses=arguments.losses,
+        look=replace(LOOKS[arguments.style], serif=arguments.serif),
         force=arguments.force,
         on_bad_line=(lambda line: say(f"warning: left out {line}")) if arguments.skip_bad_lines else None,
         on_step=say,

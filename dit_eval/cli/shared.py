@@ -13,11 +13,12 @@ from msgspec import Meta
 from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import bring, header
 from dit_eval.features import INCEPTION, NETWORKS
-from dit_eval.results.settings import MOST_AT_ONCE, MOST_IMAGES, MOST_PIXELS
+from dit_eval.results.settings import MOST_AT_ONCE, MOST_CROPPED, MOST_IMAGES, MOST_PIXELS, Crop, CropRule
 from dit_eval.system.files import check_ending, check_folder, check_folder_name, check_target
 from dit_eval.system.text import size_text
 
 if TYPE_CHECKING:
+    from dit_eval.images import ImageSet
     from dit_eval.images.encoded import ImageFiles
     from dit_eval.images.npz import ImageBatch
 
@@ -69,6 +70,17 @@ Cache = Annotated[
 ]
 Device = Annotated[str, Option("cpu, cuda, cuda:1, ... (default: a GPU if there is one)", group=NETWORK)]
 DeviceEach = Annotated[str, Option("cpu or cuda (default: a GPU per process if there are any)")]
+CenterCrop = Annotated[
+    Annotated[int, Meta(ge=1, le=MOST_CROPPED)] | None,
+    Option(
+        "cut image files of any size to a square of PX pixels from their middle, as ADM did with ImageNet",
+        metavar="PX",
+    ),
+]
+CropBy = Annotated[
+    CropRule | None,
+    Option("rule of --center-crop: ADM's (default), or torchvision's Resize and CenterCrop, bilinear"),
+]
 Force = Annotated[bool, Option("write over an earlier file", group=EVERYDAY)]
 KnownBy = Annotated[
     Literal["times", "bytes"],
@@ -142,20 +154,53 @@ def check_destination(
         raise ValueError(f"{option} {error}. Name {what} that you can write in{instead}.") from None
 
 
+def crop_of(center_crop: int | None, crop_rule: CropRule | None) -> Crop | None:
+    """The crop that the options mean.
+
+    Raises
+    ------
+    ValueError
+        If there is a rule and no size, or the size is out of bounds.
+    """
+    if center_crop is not None:
+        return Crop(size=center_crop, rule=crop_rule or "adm")
+    if crop_rule is not None:
+        raise ValueError(
+            f"`crop_rule` {crop_rule}: expected `center_crop` beside it, the side of the square in pixels."
+        )
+    return None
+
+
+def check_cropped(crop: Crop | None, *sets: ImageSet) -> None:
+    """ValueError if a crop was asked for, and nothing can be cropped."""
+    if crop is not None and not any(images.crop for images in sets):
+        paths = ", ".join(str(images.path) for images in sets)
+        raise ValueError(
+            f"`center_crop` {crop.size}: expected image files, got {paths}, whose images have one size already. "
+            "Leave it out, or pass the folder or archive of the files."
+        )
+
+
 def open_role(
-    path: Path, role: Literal["gen", "ref"], num_images: int | None = None, *, network: str = INCEPTION.name
+    path: Path,
+    role: Literal["gen", "ref"],
+    num_images: int | None = None,
+    *,
+    network: str = INCEPTION.name,
+    crop: Crop | None = None,
 ) -> ImageBatch | ImageFiles:
     """Open a set of images, and say what it is."""
     # At once: to load NumPy takes a moment, and to list an archive a while.
     header(f"{role}  {path}" + (f", {size_text(path.stat().st_size)}" if path.is_file() else ""))
     from dit_eval.images import open_images
 
-    images = open_images(path, role=role, num_images=num_images, network=network)
+    images = open_images(path, role=role, num_images=num_images, network=network, crop=crop)
     size = "x".join(str(side) for side in reversed(images.image_size or ()))
     what = f"{images.num_images:,} images of {size} px" if images.num_images else "no images"
     if images.num_images < images.num_stored:
         what = f"the first {images.num_images:,} of {images.num_stored:,} images of {size} px"
-    header(f"{role}  {what}{', with statistics' if images.pool or images.spatial else ''}")
+    cut = f", cut to it by {'ADM' if images.crop.rule == 'adm' else images.crop.rule}'s rule" if images.crop else ""
+    header(f"{role}  {what}{cut}{', with statistics' if images.pool or images.spatial else ''}")
     return images
 
 

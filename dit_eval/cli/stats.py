@@ -11,10 +11,14 @@ from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import File, header, say, tell
 from dit_eval.cli.shared import (
     IMAGES,
+    CenterCrop,
     Count,
+    CropBy,
     Force,
     NetworkOptions,
+    check_cropped,
     check_destination,
+    crop_of,
     has_ending,
     network_line,
     open_role,
@@ -30,18 +34,23 @@ class Stats(NetworkOptions):
     Example: dit-eval stats real_images --out reference.npz
 
     IMAGES are an npz (arr_0, uint8 NHWC); a folder, .zip, .tar or .tar.gz of PNGs, in the order of their names (2.png
-    before 10.png); or a saved Hugging Face dataset.
+    before 10.png); parquet files; or a saved Hugging Face dataset. With --center-crop, image files may be of any size
+    and mode, such as ImageNet's: its folders, its own tars, or its parquet files. A killed run goes on where it was.
     """
 
-    images: Annotated[Path, Option(f"real images, all of one size: {IMAGES}", name="IMAGES")]
+    images: Annotated[Path, Option(f"real images, of one size without --center-crop: {IMAGES}", name="IMAGES")]
     out: Annotated[Path, Option("the file to write", metavar="REFERENCE.npz", check=has_ending(".npz"))]
+    center_crop: CenterCrop = None
+    crop_rule: CropBy = None
     num_images: Annotated[Count, Option("images to keep, evenly spaced", group=EVERYDAY)] = 10_000
     force: Force = False
 
 
 def stats(arguments: Stats) -> None:
     refuse_existing([arguments.out], force=arguments.force)
-    images = open_role(arguments.images, "gen")
+    crop = crop_of(arguments.center_crop, arguments.crop_rule)
+    images = open_role(arguments.images, "gen", crop=crop)
+    check_cropped(crop, images)
     if arguments.out.exists() and arguments.out.samefile(arguments.images):
         raise ValueError(f"--out {arguments.out}: the images are read from it; name another.")
     check_destination("--out", arguments.out)
@@ -56,6 +65,8 @@ def stats(arguments: Stats) -> None:
             num_images=arguments.num_images,
             batch_size=arguments.batch_size,
             on_progress=progress.update,
+            out=arguments.out,
+            on_note=progress.note,
         )
     for warning in images.warnings:
         say(f"warning: {warning}")

@@ -164,15 +164,15 @@ class Syntax:
             raise self.error(f"unknown choice {name!r}; known: {known}.{hint}")
 
     def _refuse_arguments(self, found: Sequence[str], used: set[str]) -> None:
-        """Refuse arguments too many."""
-        if len(found) <= (math.inf if any(map(_many, self.arguments)) else len(self.arguments)):
-            return
+        """Refuse arguments too many, and a reference among the samples."""
         if len(found) == 2 and "--ref" in self.options and "--ref" not in used:
             ref, samples = (shlex.quote(word) if word.isprintable() else ascii(word) for word in found)
             raise self.error(
                 f"expected SAMPLES and --ref REF, got two paths. ADM's evaluator takes the reference first; here: "
                 f"{self.prog} {samples} --ref {ref}"
             )
+        if len(found) <= (math.inf if any(map(_many, self.arguments)) else len(self.arguments)):
+            return
         expected = ", ".join(argument.name for argument in self.arguments) or "none"
         raise self.error(f"unexpected argument {found[len(self.arguments)]!r}; expected {expected}.")
 

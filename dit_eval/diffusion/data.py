@@ -18,18 +18,17 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from PIL import Image
 
 from dit_eval.diffusion.latents import INDEX, Latents
-from dit_eval.images.decoding import FORMATS, decode, to_rgb, too_large
+from dit_eval.images.crop import cropped
 from dit_eval.images.folder import read_file
 from dit_eval.images.identity import Identity, identify
 from dit_eval.images.listing import IMAGE_SUFFIXES
 from dit_eval.images.npz import open_batch
+from dit_eval.results.settings import Crop
 from dit_eval.system.ahead import in_order
 from dit_eval.system.text import shown
 
-_MAX_PIXELS = 1 << 26  # of an image: 8192 x 8192, which takes 256 MiB a thread; ImageNet's have 0.2 million on average
 _MOST_CLASSES = 1 << 16  # of data with fewer images
 _AHEAD = 64  # images that are read ahead
 _MAX_FILE = 1 << 30  # bytes of an image file: more than so many pixels, RGB, without compression
@@ -346,9 +345,7 @@ def _is_image(path: Path) -> bool:
 
 
 def read_image(path: Path, image_size: int) -> np.ndarray:
-    """An image file as RGB, cropped to its centre as `centre_crop` does; uint8 (H, H, 3).
-
-    `dit_eval.images.decoding` says what other colours and depths become.
+    """An image file as RGB, cropped to its centre by ADM's rule of `dit_eval.images.crop`; uint8 (H, H, 3).
 
     Raises
     ------
@@ -358,34 +355,9 @@ def read_image(path: Path, image_size: int) -> np.ndarray:
     where = shown(str(path))
     try:
         data = read_file(path, where, max_size=_MAX_FILE)
-        image = decode(data, where, formats=tuple(FORMATS), max_pixels=_MAX_PIXELS)
-        _check_scaled(image, image_size, where)
-        return centre_crop(to_rgb(image, where), image_size)
+        return cropped(data, where, Crop(size=image_size))
     except ValueError as error:
         raise CorruptImage(str(error)) from None
-
-
-def _check_scaled(image: Image.Image, size: int, where: str) -> None:
-    """That an image stays within bounds where its shorter side is scaled to `size`: a strip of one row would not."""
-    width, height = (side * size // min(image.size) for side in image.size)
-    if width * height > _MAX_PIXELS:
-        raise ValueError(
-            f"{where}: {image.width} x {image.height} px, scaled to {too_large(width, height, _MAX_PIXELS)}"
-        )
-
-
-def centre_crop(image: Image.Image, size: int) -> np.ndarray:
-    """The square in the middle of an image, scaled to `size`; uint8 (size, size, 3).
-
-    ADM's rule, with which DiT was trained: halve by box averages while the shorter side is at least twice the size,
-    then scale it to the size by bicubic interpolation, then cut.
-    """
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
 def model_input(images: np.ndarray, mirrored: np.ndarray) -> np.ndarray:

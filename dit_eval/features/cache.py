@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -132,21 +132,9 @@ class CacheEntry:
         return GaussianStats(mu=known[mu], sigma=known[sigma], num=self.num_images) if mu in known else None
 
 
-def cache_entry(
-    images: ImageSet,
-    extractor: FeatureExtractor,
-    *,
-    images_sha256: str | None,
-    cache: str | os.PathLike[str] | None,
-    on_note: Callable[[str], None] | None = None,
-) -> CacheEntry | None:
-    """The place of features in the folder `cache`; None without a folder, and for an iterable, which has no checksum.
-
-    An entry is keyed by the content of the images, the number of images used, the extractor, its weights, backend,
-    device kind and precision; the batch size does not matter.
-    """
-    if cache is None or images_sha256 is None or images.num_images is None:
-        return None
+def features_of(images: ImageSet, extractor: FeatureExtractor, *, images_sha256: str) -> dict[str, Any]:
+    """What decides features: the content of the images, how many are used and what they are cut to, and the extractor,
+    its weights, backend, device kind and precision; the batch size does not matter."""
     parts = {
         "version": _CACHE_VERSION,
         "images": images_sha256,
@@ -157,6 +145,25 @@ def cache_entry(
         "device": extractor.device.split(":")[0],
         "precision": extractor.precision,
     }
+    # Without a crop, entries have the keys that they had before there was one.
+    return parts | ({"crop": images.crop.name} if images.crop else {})
+
+
+def cache_entry(
+    images: ImageSet,
+    extractor: FeatureExtractor,
+    *,
+    images_sha256: str | None,
+    cache: str | os.PathLike[str] | None,
+    on_note: Callable[[str], None] | None = None,
+) -> CacheEntry | None:
+    """The place of features in the folder `cache`; None without a folder, and for an iterable, which has no checksum.
+
+    An entry is keyed by what `features_of` says.
+    """
+    if cache is None or images_sha256 is None or images.num_images is None:
+        return None
+    parts = features_of(images, extractor, images_sha256=images_sha256)
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     return CacheEntry(
         path=Path(cache) / f"features-{key[:32]}.npz",

@@ -56,6 +56,11 @@ def pass_over(
     keep_spatial : keep the spatial features of single images too
     """
     images, report = seen.images, partial(where.on_progress, role) if where.on_progress else None
+    shared = where.references if role == "ref" and seen.sha256 else None
+    if shared is not None and seen.sha256 in shared:
+        if report and images.num_images:
+            report(images.num_images, images.num_images)
+        return replace(seen, features=shared[seen.sha256])
     cache = Path(where.cache) if where.cache and (where.cache_gen or role == "ref") else None
     features, kept = cached_features(
         images,
@@ -68,6 +73,8 @@ def pass_over(
     )
     if kept and report and images.num_images:
         report(images.num_images, images.num_images)
+    if shared is not None and seen.sha256:
+        shared[seen.sha256] = features
     return replace(seen, features=features)
 
 

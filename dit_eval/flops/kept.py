@@ -125,6 +125,16 @@ def _keep(key: str, count: list[int]) -> None:
 
 @functools.cache
 def _file() -> Path:
+    return counts_file("gflops")
+
+
+def counts_file(what: str) -> Path:
+    """Where counts of a kind are kept, under a name that changes with what decides them."""
+    return cache_dir() / f"{what}-{_version()}.json"
+
+
+@functools.cache
+def _version() -> str:
     digest = hashlib.sha256()
     package = Path(dit_eval.__file__).parent
     for source in (
@@ -135,4 +145,4 @@ def _file() -> Path:
     ):
         digest.update(source.read_bytes())
     digest.update(" ".join(metadata.version(name) for name in ("torch", "fvcore")).encode())
-    return cache_dir() / f"gflops-{digest.hexdigest()[:16]}.json"
+    return digest.hexdigest()[:16]

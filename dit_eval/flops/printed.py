@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dit_eval.flops.counts import CONVENTIONS
+from dit_eval.models.names import UNET_SIZES
 from dit_eval.paper import GFLOPS_DECIMALS, load_table
 
 if TYPE_CHECKING:
@@ -123,10 +124,8 @@ class ComplexityRow:
 
 def counted_row(name: str, count: FlopCount, *, image_size: int | None, block: str | None) -> ComplexityRow:
     """A model that was counted, with the paper's figures if Table 4 or 6 has it."""
-    from dit_eval.models.unet import UNETS
-
-    is_unet = name in UNETS
-    size = UNETS[name].image_size if is_unet else image_size or 256
+    is_unet = name in UNET_SIZES
+    size = UNET_SIZES[name] if is_unet else image_size or 256
     counted = _fields(name, size, None if is_unet else block or "adaln-zero", count)
     for printed in (*_table_4(), *_table_6()):
         if all(printed[key] == counted[key] for key in ("model", "image_size", "block")):
@@ -135,18 +134,18 @@ def counted_row(name: str, count: FlopCount, *, image_size: int | None, block: s
 
 
 def paper_rows(count: CountModel | None = None) -> list[ComplexityRow]:
-    """Every distinct model of Tables 1, 4 and 6, in the paper's order, counted now.
+    """Every distinct model of Tables 1, 4 and 6, in the paper's order, counted now or kept from before.
 
     Table 6 gives a row to each network, and another to the sum of base and upsampler.
 
     Parameters
     ----------
-    count : in place of `dit_eval.flops.count_model`, for example to show progress
+    count : in place of `kept_parts.count_in_parts`, for example to show progress
     """
     if count is None:
-        from dit_eval.flops.count import count_model
+        from dit_eval.flops.kept_parts import count_in_parts
 
-        count = count_model
+        count = count_in_parts
     counts: dict[tuple[str, int, str | None], FlopCount] = {}
 
     def counted(printed: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,12 +211,10 @@ def _table_4() -> Iterator[dict[str, Any]]:
 
 def _table_6() -> Iterator[dict[str, Any]]:
     """Base networks, upsamplers, then the sums, which list their `networks`."""
-    from dit_eval.models.unet import UNETS
-
     for row in load_table(6).itertuples():
         shared = {"block": None, "table": 6, "decimals": GFLOPS_DECIMALS[6], "note": row.note}
         text = _known(row.gflops_in_text)
-        base = {"model": row.base, "image_size": UNETS[row.base].image_size, "published": float(row.base_gflops)}
+        base = {"model": row.base, "image_size": UNET_SIZES[row.base], "published": float(row.base_gflops)}
         if not row.upsampler:
             yield shared | base | {"published_in_text": text}
             continue

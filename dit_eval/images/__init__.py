@@ -16,24 +16,31 @@ from typing import TYPE_CHECKING, cast
 from dit_eval.images.folder import FOLDER
 from dit_eval.images.huggingface import HUGGING_FACE, from_dataset
 from dit_eval.images.npz import NPZ
+from dit_eval.images.parquet import PARQUET
 from dit_eval.images.reader import ImageSet, Reader, Role
 from dit_eval.images.statistics import is_statistics, open_statistics
 from dit_eval.images.stream import from_batches
 from dit_eval.images.tar import TAR
 from dit_eval.images.zip import ZIP
+from dit_eval.results.settings import Crop
 
 if TYPE_CHECKING:
     from dit_eval.images.encoded import ImageFiles
     from dit_eval.images.npz import ImageBatch
 
-__all__ = ["READERS", "ImageSet", "Reader", "from_batches", "from_dataset", "open_images"]
+__all__ = ["READERS", "Crop", "ImageSet", "Reader", "from_batches", "from_dataset", "open_images"]
 
 # In order of trial: the first that recognises a path opens it. A saved dataset is a folder too, and npz takes the rest.
-READERS: tuple[Reader, ...] = (HUGGING_FACE, FOLDER, ZIP, TAR, NPZ)
+READERS: tuple[Reader, ...] = (HUGGING_FACE, PARQUET, FOLDER, ZIP, TAR, NPZ)
 
 
 def open_images(
-    path: str | os.PathLike[str], *, role: Role, num_images: int | None = None, network: str = "inception"
+    path: str | os.PathLike[str],
+    *,
+    role: Role,
+    num_images: int | None = None,
+    network: str = "inception",
+    crop: Crop | None = None,
 ) -> ImageBatch | ImageFiles:
     """Open images of any kind, and check all that can be checked without reading them.
 
@@ -44,6 +51,8 @@ def open_images(
     role : "gen" must hold images; "ref" may be statistics only
     num_images : use the first ones, in the order of `dit_eval.images.listing`; all by default
     network : whose statistics are meant where a file holds those of several
+    crop : cut each image file to a square as it is read, so that files may be of any size and mode; an npz, whose
+        images have one size, is taken as it is
 
     Raises
     ------
@@ -58,4 +67,4 @@ def open_images(
     if is_statistics(path):
         return open_statistics(path, role=role, network=network)
     reader = next(reader for reader in READERS if reader.recognises(path))
-    return cast("ImageBatch | ImageFiles", reader.open(path, role=role, num_images=num_images))
+    return cast("ImageBatch | ImageFiles", reader.open(path, role=role, num_images=num_images, crop=crop))

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dit_eval.images.crop import cropped
 from dit_eval.images.identity import sum_of_sums
 from dit_eval.images.listing import Load, Source, is_jpeg, is_png
 from dit_eval.images.reader import check_number, pixels
+from dit_eval.results.settings import Crop
 from dit_eval.system.ahead import in_order
 from dit_eval.system.dist import cores
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 _MAX_PIXELS = 1 << 24  # of an image: 4096 x 4096
 _DECODED = 1 << 28  # bytes of decoded images that wait for the network
-_THREADS = 4
+_THREADS, _THREADS_OF_PHOTOGRAPHS = 4, 32
 _COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}  # of a PNG, by its header
 
 
@@ -47,6 +49,7 @@ class ImageFiles:
     pool: None = None
     spatial: None = None
     run: None = None
+    crop: Crop | None = None
     read_once: bool = False
     _source: Source
     _digests: list[str] = field(default_factory=list, repr=False)
@@ -54,7 +57,7 @@ class ImageFiles:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        if not self._jpegs:
+        if not self._jpegs or self.crop:  # whoever crops knows that they are photographs, not samples
             return self._source.remarks
         return (
             *self._source.remarks,
@@ -75,19 +78,31 @@ class ImageFiles:
         if batch_size < 1:
             raise ValueError(f"Found a batch size of {batch_size}; needed at least 1.")
         indices = range(first, self.num_images if last is None else min(last, self.num_images))
-        ahead = min(batch_size, max(_THREADS, _DECODED // (3 * self.image_size[0] * self.image_size[1])))
+        threads = _threads(self.crop)
+        ahead = min(batch_size, max(threads, _DECODED // (3 * self.image_size[0] * self.image_size[1])))
 
         def decoded(index: int, load: Load) -> np.ndarray:
             data = load()
             if is_jpeg(data):
                 self._jpegs.add(index)
-            return _decode(data, self._source.where(index), self.image_size)
+            return _decode(data, self._source.where(index), self.image_size, self.crop)
 
         with self._source.reading() as loads:
             tasks = (partial(decoded, index, load) for index, load in zip(indices, loads(indices), strict=True))
-            with closing(in_order(tasks, threads=min(_THREADS, cores()), ahead=ahead)) as images:
+            with closing(in_order(tasks, threads=threads, ahead=ahead)) as images:
                 while batch := list(islice(images, batch_size)):
                     yield np.stack(batch)
+
+    def plain_order(self) -> np.ndarray | None:
+        """The images in the plain order of their paths (`10.png` before `2.png`), int64 (num_images,).
+
+        None where they stand so already, or have no names. Other programs list a folder like that.
+        """
+        if not self._source.named:
+            return None
+        names = self._source.names[: self.num_images]
+        order = sorted(range(len(names)), key=names.__getitem__)
+        return None if order == list(range(len(names))) else np.array(order, np.int64)
 
     def sha256(self, on_progress: Callable[[int, int], None] | None = None) -> str:
         """SHA-256 of the SHA-256 of each file: of the lines `sha256sum FILE | cut -c-64` in their order.
@@ -137,13 +152,15 @@ class ImageFiles:
         self._source.check_unchanged()
 
 
-def image_files(source: Source, num_images: int | None, labels: np.ndarray | None = None) -> ImageFiles:
+def image_files(
+    source: Source, num_images: int | None, *, labels: np.ndarray | None = None, crop: Crop | None = None
+) -> ImageFiles:
     stored = len(source.names)
     used = stored if num_images is None else num_images
     check_number(source.path, used=used, stored=stored)
     with source.reading() as loads:
-        first = _decode(next(loads(range(1)))(), source.where(0), None)
-    if labels is None:
+        first = _decode(next(loads(range(1)))(), source.where(0), None, crop)
+    if labels is None and any(source.names):
         labels = _folder_labels(source.names)
     return ImageFiles(
         path=source.path,
@@ -151,6 +168,7 @@ def image_files(source: Source, num_images: int | None, labels: np.ndarray | Non
         num_stored=stored,
         image_size=(first.shape[0], first.shape[1]),
         labels=None if labels is None else labels[:used],
+        crop=crop,
         _source=source,
     )
 
@@ -183,8 +201,16 @@ def _numbered_through(names: Sequence[str]) -> bool:
     return all(map(fits, names))
 
 
-def _decode(data: bytes, where: str, size: tuple[int, int] | None) -> np.ndarray:
-    """An image file as uint8 (H, W, 3); `size` is what (H, W) must be. Its size is known before it is decoded."""
+def _threads(crop: Crop | None) -> int:
+    """Threads that decode: photographs of any size take all cores to keep a GPU busy, samples a few."""
+    return min(_THREADS if crop is None else _THREADS_OF_PHOTOGRAPHS, cores())
+
+
+def _decode(data: bytes, where: str, size: tuple[int, int] | None, crop: Crop | None) -> np.ndarray:
+    """An image file as uint8 (H, W, 3); `size` is what (H, W) must be, unless it is cropped. Its size is known before
+    it is decoded."""
+    if crop is not None:
+        return cropped(data, where, crop)
     from dit_eval.images.decoding import decode  # brings Pillow, which nobody needs who scores npz files
 
     kind = "PNG" if is_png(data) else "JPEG" if is_jpeg(data) else None
@@ -205,7 +231,8 @@ def _decode(data: bytes, where: str, size: tuple[int, int] | None) -> np.ndarray
 def _problem(size: tuple[int, int] | None, image: Image) -> str | None:
     found = (image.height, image.width)
     if size is not None and found != size:
-        return f"{pixels(found)}; the images before it are {pixels(size)}. Needed one size for all."
+        needed = "Needed one size for all; `stats` and `evaluate` cut photographs by `center_crop`."
+        return f"{pixels(found)}; the images before it are {pixels(size)}. {needed}"
     if image.mode != "RGB" or "transparency" in image.info:
         what = "with a transparent colour" if image.mode == "RGB" else f"of mode {image.mode}"
         return f'an image {what}; needed RGB of 8 bits. Convert all images, such as by Pillow\'s convert("RGB").'

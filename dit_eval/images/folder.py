@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from dit_eval.images.encoded import ImageFiles, image_files
 from dit_eval.images.listing import LITTER, MAX_FILE, Listing, why
 from dit_eval.images.reader import Reader, Role
+from dit_eval.results.settings import Crop
 from dit_eval.system.files import Watch
 from dit_eval.system.text import shown
 
@@ -28,6 +29,7 @@ class FolderSource:
     path: Path
     names: tuple[str, ...]
     remarks: tuple[str, ...]
+    named: bool = True
     digests: None = None
     _watch: Watch = field(default_factory=Watch, repr=False)  # of the files, as each is first read
 
@@ -117,8 +119,8 @@ def read_file(path: Path, where: str, *, max_size: int = MAX_FILE, watch: Watch 
         raise ValueError(f"{where}: cannot be read ({why(error)}).") from None
 
 
-def _open(path: Path, *, role: Role, num_images: int | None) -> ImageFiles:
-    return image_files(list_folder(path), num_images)
+def _open(path: Path, *, role: Role, num_images: int | None, crop: Crop | None) -> ImageFiles:
+    return image_files(list_folder(path), num_images, crop=crop)
 
 
 FOLDER = Reader(name="folder", recognises=Path.is_dir, open=_open)

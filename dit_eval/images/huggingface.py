@@ -18,6 +18,7 @@ from dit_eval.images.encoded import ImageFiles, image_files
 from dit_eval.images.folder import read_file
 from dit_eval.images.listing import MAX_FILE, Load
 from dit_eval.images.reader import Reader, Role
+from dit_eval.results.settings import Crop
 from dit_eval.system.files import Watch
 from dit_eval.system.reading import read_json
 from dit_eval.system.text import reason, shown
@@ -34,6 +35,7 @@ def from_dataset(
     label_column: str | None = None,
     num_images: int | None = None,
     name: str = "dataset",
+    crop: Crop | None = None,
 ) -> ImageFiles:
     """The images of a Hugging Face dataset, in the order of its rows.
 
@@ -44,6 +46,7 @@ def from_dataset(
     label_column : of integer labels; by default the only one with the feature `ClassLabel`, if there is one
     num_images : use the first ones; all by default
     name : what to call them in messages and results
+    crop : see `dit_eval.images.open_images`
 
     Raises
     ------
@@ -53,7 +56,7 @@ def from_dataset(
         If the package `datasets` is not installed.
     """
     rows, labels = _rows(dataset, name, column=column, label_column=label_column, links=True, watch=Watch())
-    return image_files(rows, num_images, labels)
+    return image_files(rows, num_images, labels=labels, crop=crop)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,7 @@ class _Rows:
     table: Any
     column: str
     links: bool  # whether a row may name a file instead of holding it
+    named: bool = False
     digests: None = None
     remarks: tuple[str, ...] = ()
     _watch: Watch  # of the dataset's own files, and of those that rows name
@@ -167,7 +171,7 @@ def _is_saved(path: Path) -> bool:
     return of_splits or ((path / "state.json").is_file() and (path / "dataset_info.json").is_file())
 
 
-def _open(path: Path, *, role: Role, num_images: int | None) -> ImageFiles:
+def _open(path: Path, *, role: Role, num_images: int | None, crop: Crop | None) -> ImageFiles:
     if (path / "dataset_dict.json").is_file():
         splits = sorted(p.name for p in path.iterdir() if (p / "state.json").is_file())
         raise ValueError(f"{path}: a dataset of splits; pass one of them: {path / (splits or ['train'])[0]}.")
@@ -185,7 +189,7 @@ def _open(path: Path, *, role: Role, num_images: int | None) -> ImageFiles:
         if said.startswith(f"{path}: "):
             raise
         raise _broken(path, reason(error)) from None
-    return image_files(rows, num_images, labels)
+    return image_files(rows, num_images, labels=labels, crop=crop)
 
 
 def _check_files(path: Path) -> None:

@@ -44,6 +44,7 @@ from dit_eval.images.npz_contents import (
 from dit_eval.images.npz_file import ImageMember
 from dit_eval.images.reader import Reader, Role, check_number
 from dit_eval.results.sample_run import SampleRun
+from dit_eval.results.settings import Crop
 from dit_eval.summary import GaussianStats
 from dit_eval.system.files import Watch, atomic_file, check_plain
 from dit_eval.system.reading import NpzFile, open_npz
@@ -70,7 +71,7 @@ class ImageBatch:
     run : how the images were drawn, or None where the file does not say
     made_from : SHA-256 of the images that the statistics were made of, or None where the file does not say
     entry : name of the statistics in a file of several
-    read_once, warnings : see `dit_eval.images.ImageSet`
+    crop, read_once, warnings : see `dit_eval.images.ImageSet`
     """
 
     path: Path
@@ -84,6 +85,7 @@ class ImageBatch:
     run: SampleRun | None
     made_from: str | None = None
     entry: str | None = None
+    crop: None = None  # its images have one size
     read_once: bool = False
     warnings: tuple[str, ...] = ()
     _images: ImageMember | None
@@ -240,7 +242,7 @@ def _about_missing_images(file: NpzFile, role: Role) -> str:
     )
 
 
-def _open(path: Path, *, role: Role, num_images: int | None) -> ImageBatch:
+def _open(path: Path, *, role: Role, num_images: int | None, crop: Crop | None) -> ImageBatch:
     name = path.name.lower()
     if path.is_file() and name.endswith((".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")):
         raise ValueError(f"{path}: an archive of a kind that is not read; needed .zip, .tar or .tar.gz, or the folder.")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dit_eval.images.reader import ImageSet
+from dit_eval.results.settings import Crop
 from dit_eval.summary import GaussianStats
 
 
@@ -73,6 +74,10 @@ class TwoReferences:
     @property
     def run(self) -> None:
         return None
+
+    @property
+    def crop(self) -> Crop | None:
+        return self.images.crop
 
     @property
     def read_once(self) -> bool:

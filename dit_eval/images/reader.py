@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from dit_eval.results.sample_run import SampleRun
+from dit_eval.results.settings import Crop
 from dit_eval.summary import GaussianStats
 
 Role = Literal["gen", "ref"]
@@ -27,6 +28,7 @@ class ImageSet(Protocol):
     labels_problem : why there are no labels though something is in their place, or None
     pool, spatial : stored statistics, or None
     run : how the images were drawn, or None where nothing says so
+    crop : what each image is cut to as it is read; None where all of it is taken
     read_once : whether `batches` can be called once only, and `sha256` only after that
     warnings : what a user should know, complete once all images or `sha256` have been read
     """
@@ -56,6 +58,9 @@ class ImageSet(Protocol):
     def run(self) -> SampleRun | None: ...
 
     @property
+    def crop(self) -> Crop | None: ...
+
+    @property
     def read_once(self) -> bool: ...
 
     @property
@@ -82,7 +87,7 @@ class ImageSet(Protocol):
 class Open(Protocol):
     """Opens what a reader has recognised, checking all that can be checked without reading the images."""
 
-    def __call__(self, path: Path, *, role: Role, num_images: int | None) -> ImageSet: ...
+    def __call__(self, path: Path, *, role: Role, num_images: int | None, crop: Crop | None) -> ImageSet: ...
 
 
 @dataclass(frozen=True, kw_only=True)

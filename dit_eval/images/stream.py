@@ -35,6 +35,7 @@ class ImageStream:
     """Batches that can be read once; see `ImageSet` and `from_batches`."""
 
     labels = labels_problem = pool = spatial = run = None
+    crop = None
     read_once = True
     warnings: tuple[str, ...] = ()
 

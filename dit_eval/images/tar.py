@@ -1,4 +1,8 @@
-"""Tar archives of image files, read as a stream and never unpacked."""
+"""Tar archives of image files, read as a stream and never unpacked.
+
+A plain tar may hold plain tars, as ImageNet's training set has one for each class: what is in `n01440764.tar` has the
+path `n01440764/...`.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from typing import IO, TYPE_CHECKING
 from dit_eval.images.encoded import ImageFiles, image_files
 from dit_eval.images.listing import Listing, damaged, is_jpeg
 from dit_eval.images.reader import Reader, Role
+from dit_eval.results.settings import Crop
 from dit_eval.system.archives import BROKEN_ARCHIVE
 from dit_eval.system.files import Watch
 from dit_eval.system.text import shown
@@ -28,6 +33,7 @@ _MAX_EXTENSION = 1 << 16  # bytes of a tar's long name or pax header
 _MAX_RATIO, _FREE = 200, 1 << 26
 _WINDOW = 1 << 29  # bytes of image files held at once where a compressed tar is not in order
 _BLOCK = 512  # of a tar
+_TAR = ".tar"
 _STEP = 1 << 20  # bytes passed over at once
 
 
@@ -49,6 +55,7 @@ class TarSource:
     remarks: tuple[str, ...]
     extents: tuple[tuple[int, int], ...]
     compressed: bool
+    named: bool = True
     digests: tuple[tuple[str, bool], ...] | None
     _watch: Watch
 
@@ -122,10 +129,14 @@ def list_tar(path: Path) -> TarSource:
     with open(path, "rb") as file:
         compressed = _is_gzip(path, file.read(6))
         stream = _Stream(path, file, compressed=compressed)
-        for name, offset, size in _tar_files(stream, listing):
-            if listing.wants(name, size):
-                # All of a compressed tar goes by here; its checksums need no pass of their own.
-                listing.found[name] = offset, size, _digest(stream, size) if compressed else None
+        for outer, begin, length in _tar_files(stream, listing):
+            inner = not compressed and outer.lower().endswith(_TAR)
+            for name, offset, size in (
+                _inner_files(stream, listing, outer, length) if inner else [(outer, begin, length)]
+            ):
+                if listing.wants(name, size):
+                    # All of a compressed tar goes by here; its checksums need no pass of their own.
+                    listing.found[name] = offset, size, _digest(stream, size) if compressed else None
         stream.finish()
     names, entries, remarks = listing.ordered()
     extents = tuple((offset, size) for offset, size, _ in entries)
@@ -208,7 +219,40 @@ class _Stream:
         return data
 
 
-def _tar_files(stream: _Stream, listing: Listing) -> Iterator[tuple[str, int, int]]:
+class _Part:
+    """The bytes of a member that is a tar itself, by their places in the whole."""
+
+    def __init__(self, stream: _Stream, *, name: str, size: int) -> None:
+        self._stream, self._name, self._end = stream, name, stream.position + size
+
+    @property
+    def position(self) -> int:
+        return self._stream.position
+
+    def read(self, size: int) -> bytes:
+        self._check(self.position + size)
+        return self._stream.read(size)
+
+    def pass_to(self, position: int) -> None:
+        self._check(position)
+        self._stream.pass_to(position)
+
+    def _check(self, position: int) -> None:
+        if position > self._end:
+            raise ValueError(
+                f"{self._name}: ends within a member; it is truncated. Copy or download the archive again."
+            )
+
+
+def _inner_files(stream: _Stream, listing: Listing, outer: str, size: int) -> Iterator[tuple[str, int, int]]:
+    """As `_tar_files`, of a tar of `size` bytes that is called `outer` and begins here."""
+    part = _Part(stream, name=f"{listing.path}: {shown(outer)}", size=size)
+    folder = outer[: -len(_TAR)]
+    for name, offset, length in _tar_files(part, listing):
+        yield f"{folder}/{name}", offset, length
+
+
+def _tar_files(stream: _Stream | _Part, listing: Listing) -> Iterator[tuple[str, int, int]]:
     """Name, offset and size of each file, before its bytes are passed over.
 
     Reads what tar, GNU tar, bsdtar and Python write: ustar, GNU long names, pax paths and sizes. The standard library's
@@ -248,7 +292,7 @@ class _Extension:
         self._long_name: bytes | None = None
         self._pax: dict[bytes, bytes] = {}
 
-    def read(self, stream: _Stream, path: Path, block: bytes, at: int) -> None:
+    def read(self, stream: _Stream | _Part, path: Path, block: bytes, at: int) -> None:
         """Take in the header `block`, which lies at byte `at`, with the data behind it."""
         size, kind = _number(block[124:136]), block[156:157]
         if not 0 <= size <= _MAX_EXTENSION:
@@ -307,8 +351,8 @@ def _pax_fields(data: bytes, path: Path, at: int) -> dict[bytes, bytes]:
     return fields
 
 
-def _open(path: Path, *, role: Role, num_images: int | None) -> ImageFiles:
-    return image_files(list_tar(path), num_images)
+def _open(path: Path, *, role: Role, num_images: int | None, crop: Crop | None) -> ImageFiles:
+    return image_files(list_tar(path), num_images, crop=crop)
 
 
 TAR = Reader(

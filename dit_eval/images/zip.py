@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from dit_eval.images.encoded import ImageFiles, image_files
 from dit_eval.images.listing import Listing, damaged
 from dit_eval.images.reader import Reader, Role
+from dit_eval.results.settings import Crop
 from dit_eval.system.archives import BROKEN_ARCHIVE, check_whole_zip, open_zip
 from dit_eval.system.files import Watch
 from dit_eval.system.text import shown
@@ -32,6 +33,7 @@ class ZipSource:
     names: tuple[str, ...]
     remarks: tuple[str, ...]
     members: tuple[zipfile.ZipInfo, ...]
+    named: bool = True
     digests: None = None
     _watch: Watch
 
@@ -125,8 +127,8 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
-def _open(path: Path, *, role: Role, num_images: int | None) -> ImageFiles:
-    return image_files(list_zip(path), num_images)
+def _open(path: Path, *, role: Role, num_images: int | None, crop: Crop | None) -> ImageFiles:
+    return image_files(list_zip(path), num_images, crop=crop)
 
 
 ZIP = Reader(name="zip", recognises=lambda path: path.is_file() and path.name.lower().endswith(".zip"), open=_open)

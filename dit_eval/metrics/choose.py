@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from dit_eval.images.pair import TwoReferences
-from dit_eval.metrics import METRICS
+from dit_eval.metrics import METRICS, PROTOCOLS
+from dit_eval.metrics.metric import ADM
 from dit_eval.results.badge import NUM_SAMPLES
 from dit_eval.system.text import did_you_mean
 
 if TYPE_CHECKING:
     from dit_eval.images import ImageSet
     from dit_eval.metrics.metric import Metric
+    from dit_eval.results.settings import EvaluationSettings
     from dit_eval.summary import GaussianStats
 
 _MOMENTS = {"pool": "mu, sigma", "spatial": "mu_s, sigma_s"}  # as files of statistics call them
@@ -59,6 +61,12 @@ class Choice:
         """By which a user asks for them."""
         return tuple(metric.name for metric in self.metrics)
 
+    @property
+    def protocol(self) -> str | None:
+        """Of other protocols' versions with none of ADM's numbers beside them: which, in words. Else None."""
+        versions = dict.fromkeys(metric.version_of for metric in self.metrics if metric.version_of)
+        return None if any(ADM in metric.suites for metric in self.metrics) else " and ".join(versions) or None
+
 
 def choose(
     names: Sequence[str] | None = None,
@@ -66,6 +74,7 @@ def choose(
     gen: ImageSet,
     ref: ImageSet,
     network: FeatureSizes,
+    protocols: Sequence[str] | None = None,
     allow_size_mismatch: bool = False,
 ) -> Choice:
     """What will be computed, and what the user should know, found out before any network runs.
@@ -76,15 +85,16 @@ def choose(
     ----------
     names : of `METRICS`; a metric asked for by name must be possible. None: all that the files can give of ADM's
         five, or of those that are defined on another network
+    protocols : of `PROTOCOLS`, in place of names: all that the files can give of their metrics
     allow_size_mismatch : accept gen and ref images of different sizes, as ADM silently does
 
     Raises
     ------
     ValueError
-        If a metric is unknown or impossible or not defined on this network, or the sizes differ.
+        If a metric or protocol is unknown or impossible or not defined on this network, or the sizes differ.
     """
-    check_metrics(names, network.name)
-    usual, stored = _usual(network.name), _serves(ref, network)
+    check_metrics(names, network.name, protocols)
+    usual, stored = _usual(network.name, protocols), _serves(ref, network)
     _check_dimensions(ref, network, stored)
     reasons = {m.name: why for m in _defined(network.name) if (why := _why_not(m, gen, ref, network, stored))}
     impossible = [name for name in names or () if name in reasons]
@@ -103,6 +113,18 @@ def choose(
         warnings=(*not_asked, *_warnings(metrics, gen, ref, network, stored)),
         stored=stored,
         reads_ref=_reads_ref(metrics, stored),
+    )
+
+
+def chosen(settings: EvaluationSettings, *, gen: ImageSet, ref: ImageSet, network: FeatureSizes) -> Choice:
+    """`choose`, by the settings of an evaluation."""
+    return choose(
+        settings.metrics,
+        gen=gen,
+        ref=ref,
+        network=network,
+        protocols=settings.protocol,
+        allow_size_mismatch=settings.allow_size_mismatch,
     )
 
 
@@ -143,14 +165,16 @@ def _reads_ref(metrics: Sequence[Metric], stored: bool) -> bool:
     return any(metric.needs.ref_images or (metric.needs.moments and not stored) for metric in metrics)
 
 
-def check_metrics(names: Sequence[str] | None, network: str) -> None:
-    """Find unknown metrics, and those that are not defined on a network, before any file is there.
+def check_metrics(names: Sequence[str] | None, network: str, protocols: Sequence[str] | None = None) -> None:
+    """Find unknown metrics and protocols, and those that are not defined on a network, before any file is there.
 
     Raises
     ------
     ValueError
         With those that are known, or the network to take.
     """
+    if protocols is not None:
+        _check_protocols(protocols, names, network)
     if names is None:
         return
     known = {metric.name: metric for metric in METRICS}
@@ -168,16 +192,36 @@ def check_metrics(names: Sequence[str] | None, network: str) -> None:
         )
 
 
+def _check_protocols(protocols: Sequence[str], names: Sequence[str] | None, network: str) -> None:
+    unknown = [protocol for protocol in protocols if protocol not in PROTOCOLS]
+    if unknown or not protocols:
+        hint = did_you_mean(unknown[0], PROTOCOLS) if unknown else ""
+        raise ValueError(f"Unknown protocol {', '.join(unknown) or '(none)'}; known: {', '.join(PROTOCOLS)}.{hint}")
+    given = _usual(network, protocols)
+    if names is not None:
+        raise ValueError(
+            f"`protocol` names the metrics {', '.join(given)}, and `metrics` {', '.join(names)}. Pass one of the two; "
+            "`metrics` takes all of these names."
+        )
+    if not given or _kind(network) != "inception":
+        raise ValueError(
+            f"`protocol` {', '.join(protocols)}: is about the features of Inception, not of {network}, whose metrics "
+            "have one definition each. Leave it out."
+        )
+
+
 def _defined(network: str) -> list[Metric]:
     """The metrics that are defined on a network. One that no metric names gives what Inception gives."""
     kind = _kind(network)
     return [metric for metric in METRICS if kind in metric.networks]
 
 
-def _usual(network: str) -> list[str]:
-    """Names of the metrics that a network gives without being asked."""
+def _usual(network: str, protocols: Sequence[str] | None) -> list[str]:
+    """Names of the metrics that a network gives without being asked, or by these protocols."""
     kind = _kind(network)
-    return [metric.name for metric in METRICS if kind in metric.by_default]
+    if protocols is None:
+        return [metric.name for metric in METRICS if kind in metric.by_default]
+    return [m.name for m in METRICS if kind in m.networks and not set(protocols).isdisjoint(m.suites)]
 
 
 def _kind(network: str) -> str:

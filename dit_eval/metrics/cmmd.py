@@ -83,6 +83,7 @@ CMMD = Metric(
     name="cmmd",
     label="CMMD",
     better="lower",
+    digits=3,
     networks=("clip",),
     by_default=("clip",),
     needs=Needs(ref_images=True, least_gen=1, least_ref=1, because="CMMD needs at least 1 on each side"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from dit_eval.metrics.metric import Metric, Needs, Scores, Sides
+from dit_eval.metrics.metric import ADM, Metric, Needs, Scores, Sides
 
 if TYPE_CHECKING:
     from dit_eval.results.eval_result import Estimate
@@ -49,6 +49,7 @@ FID = Metric(
     counted=True,
     networks=("inception",),
     by_default=("inception",),
+    suites=(ADM,),
     needs=Needs(moments="pool", least_gen=2, least_ref=2, because="a covariance needs at least 2"),
     details=("fid_raw",),
     few_samples=_few_samples,
@@ -63,6 +64,7 @@ SFID = Metric(
     counted=True,
     networks=("inception",),
     by_default=("inception",),
+    suites=(ADM,),
     needs=Needs(moments="spatial", least_gen=2, least_ref=2, because="a covariance needs at least 2"),
     details=("sfid_raw",),
     few_samples=_few_samples,

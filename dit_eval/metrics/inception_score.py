@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dit_eval.metrics.metric import Metric, Needs, Scores, Sides
+from dit_eval.metrics.metric import ADM, Metric, Needs, Scores, Sides
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,9 +123,11 @@ INCEPTION_SCORE = Metric(
     key="inception_score",
     name="is",
     label="Inception Score",
+    short="IS",
     better="higher",
     networks=("inception",),
     by_default=("inception",),
+    suites=(ADM,),
     needs=Needs(class_probs=True),
     details=("inception_score_order_free",),
     other_names=("inception_score", "isc"),

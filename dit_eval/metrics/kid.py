@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dit_eval.metrics.metric import Metric, Needs, Scores, Sides
+from dit_eval.metrics.metric import BETA, TORCH_FIDELITY, Metric, Needs, Scores, Sides
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,6 +121,7 @@ KID = Metric(
     digits=6,  # of a good model it is some thousandths
     networks=("inception", "dinov2"),
     by_default=("dinov2",),
+    suites=(TORCH_FIDELITY, BETA),
     needs=Needs(
         ref_images=True,
         least_gen=KID_SUBSET_SIZE,

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from dit_eval.summary import FeatureSummary
 
 
+# Names of protocols, as a user asks for them; `Metric.suites` says what each gives.
+ADM, TORCH_FIDELITY, BETA = "adm", "torch-fidelity", "torch-fidelity-beta"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Needs:
     """What a metric takes of samples and reference.
@@ -43,6 +47,8 @@ class Sides:
     ----------
     gen, ref : features of the samples and of the reference, as far as the chosen metrics need them
     gen_labels : int64 (N,), or None where the samples have none
+    gen_order : int64 (N,), the samples in the plain order of their files' names where that is another; else None
+    stored : whether the statistics of the reference are a file's, and not of its features here
     distances : rule of the precision and recall distances, "adm-float16" or "float32"
     device : where PyTorch computes
     """
@@ -50,6 +56,8 @@ class Sides:
     gen: FeatureSummary
     ref: FeatureSummary
     gen_labels: np.ndarray | None = None
+    gen_order: np.ndarray | None = None
+    stored: bool = False
     distances: Literal["adm-float16", "float32"] = "adm-float16"
     device: str = "cpu"
 
@@ -71,12 +79,15 @@ class Metric:
     key : of its value in results: `result.scores["fid"]`, or `result.fid`, and the column of tables
     name : by which a user asks for it
     label : how texts and tables call it
+    short : how narrow tables call it, where that is shorter
     better : whether lower or higher values are better
-    digits : decimals in the printed result
+    digits : decimals in the printed result, as papers print it; results hold all
     counted : whether the number of samples belongs to its name, as in FID-50K
     networks : feature networks on which it is defined, its home first. Networks that no metric names, such as the
         digits' or one's own, give what Inception gives
     by_default : networks that give it without being asked
+    suites : protocols that give it where they are asked for
+    version_of : the protocol that its name begins with, of a metric of which ADM has another version; else None
     needs : of samples and reference
     protocol : whose definition it is, with its settings; None of ADM's five, which the result's protocol is about
     details : further keys of the values that `score` returns
@@ -96,8 +107,11 @@ class Metric:
     by_default: tuple[str, ...]
     needs: Needs
     score: Callable[[Sides], Scores]
-    digits: int = 4
+    digits: int = 2
+    short: str = ""
     counted: bool = False
+    suites: tuple[str, ...] = ()
+    version_of: str | None = None
     protocol: str | None = None
     details: tuple[str, ...] = ()
     other_names: tuple[str, ...] = ()

@@ -80,6 +80,7 @@ MIND = Metric(
     name="mind",
     label="MIND",
     better="lower",
+    digits=4,
     networks=("inception",),
     by_default=(),
     needs=Needs(ref_images=True, least_gen=2, least_ref=2, because="MIND compares sorted projections of at least 2"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dit_eval.metrics.metric import Metric, Needs, Scores, Sides
+from dit_eval.metrics.metric import ADM, Metric, Needs, Scores, Sides
 
 if TYPE_CHECKING:
     from dit_eval.results.eval_result import Estimate
@@ -65,6 +65,7 @@ PRECISION = Metric(
     better="higher",
     networks=("inception",),
     by_default=("inception",),
+    suites=(ADM,),
     needs=_NEEDS,
     other_names=("prc",),
     few_reference=_few_reference,
@@ -78,6 +79,7 @@ RECALL = Metric(
     better="higher",
     networks=("inception",),
     by_default=("inception",),
+    suites=(ADM,),
     needs=_NEEDS,
     few_reference=_few_reference,
     score=_score,

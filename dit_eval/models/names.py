@@ -14,7 +14,11 @@ SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 
 PATCH_SIZES = (2, 4, 8)
 PAPER_FAMILY = "DiT"
 DIT_NAMES = tuple(f"{PAPER_FAMILY}-{size}/{patch}" for size in SIZES for patch in PATCH_SIZES)
-UNET_NAMES = ("ADM-64", "ADM-128", "ADM-256", "ADM-512", "ADM-U-256-upsampler", "ADM-U-512-upsampler", "LDM-4", "LDM-8")
+UNET_SIZES = {  # pixels of the images that each makes
+    **{"ADM-64": 64, "ADM-128": 128, "ADM-256": 256, "ADM-512": 512},
+    **{"ADM-U-256-upsampler": 256, "ADM-U-512-upsampler": 512, "LDM-4": 256, "LDM-8": 256},
+}
+UNET_NAMES = tuple(UNET_SIZES)
 DEFAULT_MODEL = "DiT-XL/2"
 
 # Four digits of a patch size are more than any model has, and what a file says is read as a number only up to there.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,12 @@ def load_notes() -> pandas.DataFrame:
 def load_later() -> pandas.DataFrame:
     """Results of later papers under the same protocol, as their sources state them; never mixed with the paper's."""
     return _load("later")
+
+
+def printed_rows(name: str) -> list[dict[str, str]]:
+    """The rows of a file such as "table2", every number as it is printed, "" for a dash; loads no pandas."""
+    with open(_FOLDER / f"{name}.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def _load(name: str, *, printed: bool = False) -> pandas.DataFrame:

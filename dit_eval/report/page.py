@@ -14,7 +14,7 @@ from dit_eval.flops.kept import count_network
 from dit_eval.paper import load_notes
 from dit_eval.report.figures import FIGURES
 from dit_eval.report.figures.figure7 import images_of_one_seed
-from dit_eval.report.figures.style import render_figure
+from dit_eval.report.figures.style import PAGE, Look, render_figure
 from dit_eval.report.points import loss_log, published_points, read_losses, read_measured
 from dit_eval.report.sections import (
     Analysis,
@@ -27,17 +27,17 @@ from dit_eval.report.sections import (
 )
 from dit_eval.report.setting import Setting, select, settings
 from dit_eval.report.tables.later import later_tables
+from dit_eval.report.tables.latex import to_latex
 from dit_eval.report.tables.measured import measured_table
 from dit_eval.report.tables.paper import paper_tables
 from dit_eval.report.tables.stated import stated_table
 from dit_eval.report.tables.table import Table
-from dit_eval.report.tables.write import no_formula, to_csv, to_html, to_latex, to_markdown
+from dit_eval.report.tables.write import no_formula, to_csv, to_html, to_markdown
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.system.files import atomic_file, refuse_existing
 from dit_eval.system.text import shown
 
 _WRITERS = {"md": to_markdown, "tex": to_latex, "csv": to_csv, "html": to_html}
-_COLUMN = 5.0  # inches; a figure that is wider has the page's whole width
 
 Logs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -47,19 +47,21 @@ def write_report(
     out: str | os.PathLike[str],
     results: str | os.PathLike[str] | None = None,
     losses: Logs | None = None,
+    look: Look = PAGE,
     force: bool = False,
     on_bad_line: Callable[[str], None] | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> Path:
     """Write the report into a folder, and return its page, `index.html`.
 
-    Beside the page lie `tables/` (Markdown, LaTeX, CSV, HTML), `figures/` (PDF, SVG, PNG) and `data/`. The page itself
-    holds everything that it shows; it can be moved alone.
+    Beside the page lie `tables/` (Markdown, LaTeX, CSV, HTML), `figures/` (PDF, SVG, PNG, and the points as CSV) and
+    `data/`. The page itself holds everything that it shows; it can be moved alone.
 
     Parameters
     ----------
     results : `results.jsonl` of `dit-eval evaluate`; None for the paper's numbers alone
     losses : one or several loss logs or folders of trainings, see `points.read_losses`
+    look : what the figures are made for, see `figures.style.LOOKS`
     force : write over files of an earlier report
     on_bad_line : see `dit_eval.results.lines.read_lines`
     on_step : called with a line on what is being done
@@ -75,7 +77,7 @@ def write_report(
     """
     out = Path(out)
     refuse_existing([out / "index.html"], force=force)
-    files = report_files(results=results, losses=losses, on_bad_line=on_bad_line, on_step=on_step)
+    files = report_files(results=results, losses=losses, look=look, on_bad_line=on_bad_line, on_step=on_step)
     refuse_existing([out / name for name in files], force=force)
     for folder in {(out / name).parent for name in files}:
         if not folder.resolve().is_relative_to(out.resolve()):
@@ -94,6 +96,7 @@ def report_files(
     *,
     results: str | os.PathLike[str] | None = None,
     losses: Logs | None = None,
+    look: Look = PAGE,
     on_bad_line: Callable[[str], None] | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> dict[str, bytes]:
@@ -114,7 +117,7 @@ def report_files(
     sweeps = [sampling_analysis(setting) for setting in where]
     say("drawing figures")
     with_losses = _setting_of_losses(where, given.losses)
-    drawn = [_draw_setting(setting, given, losses=setting is with_losses) for setting in where]
+    drawn = [_draw_setting(setting, given, losses=setting is with_losses, look=look) for setting in where]
     analyses = [analysis for analysis in (*laws, *sweeps) if analysis is not None]
     files = _table_files([*tables.values(), *(analysis.tables for analysis in analyses)])
     files |= _figure_files(drawn) | _data_files(given)
@@ -201,7 +204,7 @@ def _setting_of_losses(where: Sequence[Setting], losses: pd.DataFrame | None) ->
     return max(where, key=known)  # the first of several
 
 
-def _draw_setting(setting: Setting, given: _Given, *, losses: bool) -> list[dict[str, Any]]:
+def _draw_setting(setting: Setting, given: _Given, *, losses: bool, look: Look) -> list[dict[str, Any]]:
     """The figures of a setting that can be drawn, as the page shows them, with their files by ending.
 
     Parameters
@@ -218,9 +221,12 @@ def _draw_setting(setting: Setting, given: _Given, *, losses: bool) -> list[dict
     drawn = []
     for item in FIGURES:
         needed = material[item.needs]
-        figure = None if needed is None else item.draw(needed)
-        if figure is None:
+        picture = None if needed is None else item.draw(needed, look)
+        if picture is None:
             continue
+        files = render_figure(picture.figure, look)
+        if picture.data is not None:
+            files["csv"] = _csv(picture.data.dropna(axis="columns", how="all"))
         mine = notes[notes["elements"].map(lambda elements, name=item.name: name in elements.split())]
         drawn.append(
             {
@@ -229,8 +235,9 @@ def _draw_setting(setting: Setting, given: _Given, *, losses: bool) -> list[dict
                 "title": item.title,
                 "about": f"{item.about} The paper: {item.claim}" if setting.is_papers and item.claim else item.about,
                 "notes": [*mine["text"]] if setting.is_papers else [],
-                "wide": item.may_be_wide and figure.get_figwidth() > _COLUMN,
-                "files": render_figure(figure),
+                "caption": picture.caption,
+                "wide": item.may_be_wide and picture.figure.get_figwidth() > look.column,
+                "files": files,
             }
         )
     return drawn

@@ -24,6 +24,8 @@ _TEX = {
     "^": r"\textasciicircum{}",
     "<": r"$<$",
     ">": r"$>$",
+    "\u00a0": "~",
+    "−": "$-$",
     "↓": r"$\downarrow$",
     "↑": r"$\uparrow$",
     "×": r"$\times$",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from dit_eval.models.names import DIT_NAMES, ModelName, parse_name
 
 SIZES = ("S", "B", "L", "XL")
@@ -23,6 +25,11 @@ def is_papers_model(text: str) -> bool:
 def better_arrow(better: str) -> str:
     """An arrow towards better values: down for "lower", up for "higher"."""
     return {"lower": "↓", "higher": "↑"}[better]
+
+
+def true_minus(text: str) -> str:
+    """Numbers with a minus sign in place of a hyphen."""
+    return re.sub(r"(?<![\w.])-(?=\.?\d)", "\u2212", text)
 
 
 def fid_label(num_samples: float) -> str:

@@ -8,6 +8,8 @@ noted of what the official address sent, and that of the network's tensors, whic
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dit_eval.results.eval_result import PROTOCOL, Badge, BadgePart, ExtractorInfo, ImageSource
 from dit_eval.results.references import known_reference, reference_protocol
 from dit_eval.system.assets import identify
@@ -55,13 +57,23 @@ def make_badge(
     )
 
 
-def protocol_name(badge: Badge, network: str) -> str:
+def by_other_protocol(badge: Badge, protocol: str) -> Badge:
+    """The badge of a result that has numbers of another protocol alone, of which `badge` holds but for that."""
+    differs = "" if badge.protocol.as_published else f" with {badge.protocol.reason}"
+    return replace(badge, protocol=_part(False, f"{protocol}{differs}"))
+
+
+def protocol_name(badge: Badge, network: str, protocol: str | None = None) -> str:
     """The label of a result: "adm-2021", or that with what differs; that of another network is the network's name.
 
-    N is no part of it: it stands in the metric's own name, FID-10K.
+    N is no part of it: it stands in the metric's own name, FID-10K. Where a result has numbers of another `protocol`
+    alone, it is that one's name; the reference, which such a protocol leaves open, is no part of it either.
     """
     if network != "inception":
         return network  # never to be mistaken for ADM's protocol
+    if protocol is not None:
+        weights = "" if badge.weights.as_published else f" except weights ({badge.weights.reason})"
+        return f"{badge.protocol.reason}{weights}"
     others = [badge.protocol.reason] if not badge.protocol.as_published else []
     others += [
         f"{name} ({part.reason})"

@@ -32,6 +32,7 @@ class ImageSource:
     made_from : SHA-256 of the images behind stored statistics, if the file says so
     fingerprint : of stored statistics, see `dit_eval.summary.GaussianStats.fingerprint`
     git : what git calls a file of statistics alone by
+    crop : what each image was cut to, as `dit_eval.results.settings.Crop.name`: "adm-256"; None if it was taken whole
     """
 
     path: str
@@ -43,6 +44,7 @@ class ImageSource:
     made_from: str | None = None
     fingerprint: str | None = None
     git: str | None = None
+    crop: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +199,9 @@ class EvalResult:
 
     `protocol` is "adm-2021" only if every choice was ADM's: its Inception network with its weights, fp32, float16
     distances, k = 3, splits of 5,000, its reference batch of the samples' resolution. Otherwise it says what differs,
-    or names another network. Printed, or shown by a notebook, a result looks as `dit-eval evaluate` prints it.
+    or names another network, or the protocol of numbers that are all of another one. Where those stand beside ADM's,
+    their keys and `protocols` name theirs. Printed, or shown by a notebook, a result looks as `dit-eval evaluate`
+    prints it.
 
     Attributes
     ----------

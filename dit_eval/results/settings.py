@@ -20,6 +20,7 @@ LABEL_RULES = ("random", "balanced")
 MOST_SEED = (1 << 63) - 1  # the other half of 64 bits is for the streams of labels
 MOST_IMAGES = 10_000_000  # each has its label drawn and a place in memory before the first; 256 px take 2 TB
 MOST_PIXELS = 16_384  # of a side: the image alone has 800 MB, as it is stored
+MOST_CROPPED = 8_192  # of a side, when images of any size are cut: as large as one that is read
 MOST_CLASSES = 1_000_000  # each has a row in the table of a model; ImageNet-21K has 21,841
 MOST_CHANNELS = 4_096  # latents have 4 to 32
 MOST_AT_ONCE = 65_536  # images of 256 px in float32: 50 GB
@@ -107,12 +108,16 @@ class EvaluationSettings:
     Raises
     ------
     ValueError
-        If a value is of another type or out of bounds; whether metrics are known, `dit_eval.metrics` says.
+        If a value is of another type or out of bounds; `dit_eval.metrics` says whether metrics and protocols are known.
     """
 
     metrics: Annotated[
         tuple[str, ...] | None,
         Meta(description="the metrics to compute (default: ADM's five; of DINOv2 or CLIP, all that the network gives)"),
+    ] = None
+    protocol: Annotated[
+        tuple[str, ...] | None,
+        Meta(description="in place of metrics: those of these protocols, all from one pass (default: ADM's)"),
     ] = None
     num_images: (
         Annotated[int, Meta(ge=1, le=MOST_IMAGES, description="use the first N samples (default: all)")] | None
@@ -134,6 +139,36 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+
+CropRule = Literal["adm", "torchvision"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """A square from the middle of each image, whatever size that has; `dit_eval.images.crop` has the rules.
+
+    Attributes
+    ----------
+    size : its side in pixels
+    rule : "adm" (boxes, then bicubic), or "torchvision" (`Resize` and `CenterCrop`, bilinear)
+
+    Raises
+    ------
+    ValueError
+        If a value is of another type, or out of its bounds.
+    """
+
+    size: Annotated[int, Meta(ge=1, le=MOST_CROPPED)]
+    rule: CropRule = "adm"
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    @property
+    def name(self) -> str:
+        """As results and cache keys have it: "adm-256"."""
+        return f"{self.rule}-{self.size}"
 
 
 def with_metrics(settings: EvaluationSettings | None, metrics: str | Sequence[str] | None) -> EvaluationSettings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from dit_eval.system.dist import World
 from dit_eval.system.progress import OnProgress
@@ -20,6 +21,8 @@ class Where:
     world : the processes that share the images, all of which call `evaluate` and get the result
     cache : folder for features, so that the same images are not passed through the network again; those of an iterable
         are not kept
+    references : features of references by checksum, for several calls with the same network, each of which adds to it;
+        they stay in memory
     cache_gen : keep the features of gen there too, not of ref alone
     on_progress : see `OnProgress`; None to draw it on stderr, unless `quiet`
     on_note : called with a line if the features cannot be kept in `cache`, which is no error
@@ -29,6 +32,7 @@ class Where:
     world: World = field(default_factory=World)
     cache: str | os.PathLike[str] | None = None
     cache_gen: bool = True
+    references: dict[str, Any] | None = None
     on_progress: OnProgress | None = None
     on_note: Callable[[str], None] | None = None
 

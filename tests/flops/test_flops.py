@@ -1,5 +1,6 @@
 """Gflops: the printed tables, exact totals, a user's modules, derived compute, and the command line."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -19,9 +20,11 @@ import dit_eval.flops.count
 import dit_eval.flops.counts
 import dit_eval.flops.operators
 from dit_eval.cli import main
+from dit_eval.flops import kept_parts
 from dit_eval.flops.compute import Workload, gpu_hours, sampling_gflops, training_gflops
 from dit_eval.flops.count import count_flops, count_model
 from dit_eval.flops.counts import Counts, FlopCount
+from dit_eval.flops.kept_parts import count_in_parts
 from dit_eval.flops.operators import einsum_macs
 from dit_eval.flops.printed import paper_rows
 from dit_eval.models.names import DIT_NAMES, SIZES, UNET_NAMES
@@ -556,18 +559,57 @@ def counted_before(counts, monkeypatch):
     monkeypatch.setattr(dit_eval.flops.count, "count_model", look_up)
 
 
+@pytest.fixture(autouse=True)
+def _own_counts(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIT_EVAL_CACHE", str(tmp_path / "counts"))
+
+
+def test_counts_that_are_kept_need_no_torch(tmp_path):
+    whole = count_model("DiT-S/8", block="adaln")
+    kept = count_in_parts("DiT-S/8", block="adaln")
+    assert kept == dataclasses.replace(whole, by_module={}, negligible={})
+    code = (
+        "import sys; from dit_eval.cli import main\n"
+        "try: main(['flops', 'DiT-S/8', '--block', 'adaln', '--json', '-'])\n"
+        "except SystemExit as exit_: sys.exit(exit_.code or 'torch' in sys.modules)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(dit_eval.flops.count.__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"][0]["macs"] == whole.macs
+
+
+@pytest.mark.parametrize("forged", ["", "[1]", "wrong check", '{"a": [{}, "b"]}', "negative"])
+def test_forged_counts_by_operator_are_counted_again(tmp_path, forged):
+    count_in_parts("DiT-S/8", block="adaln")
+    (path,) = (tmp_path / "counts").glob("operators-*.json")
+    ((key, (entry, check)),) = json.loads(path.read_text()).items()
+    if forged == "wrong check":
+        forged = json.dumps({key: [entry | {"params": 7}, check]})
+    elif forged == "negative":
+        entry["whole"][0] = -1
+        forged = json.dumps({key: [entry, kept_parts._check(key, entry)]})
+    path.write_text(forged)
+    kept_parts._kept_in.cache_clear()
+    assert not kept_parts.is_kept("DiT-S/8", block="adaln")
+
+
 def test_all_prints_three_tables_with_marks_and_reasons(capsys, counted_before):
     code, out, _ = run(capsys, "--all")
     assert code == 0
     lines = out.splitlines()
-    assert [line for line in lines if line.startswith("Table")] == ["Table 1", "Table 4", "Table 6"]
-    missed = [line.split()[:2] for line in lines if "  x [" in line]
+    assert [line[:7] for line in lines if line.startswith("Table")] == ["Table 1", "Table 4", "Table 6"]
+    missed = [line.split()[:2] for line in lines if " x [" in line]
     assert missed == [["DiT-XL/4", "256"], ["DiT-B/4", "256"], ["DiT-XL/2", "512"]]
     for number, start in enumerate(("DiT-XL/4 256: 29.1 printed", "DiT-B/4 256: 5.56 printed", "DiT-XL/2 512: 524.60")):
         assert any(line.startswith(f"[{number + 1}] {start}") for line in lines)
     assert any("103.6 in the text" in line for line in lines)
     (row,) = [line.split() for line in lines if "cross-attention" in line]
-    assert row[3:] == ["597.93", "598", "137.62", "137.6197", "137.6869", "137.6028", "-0.0003"]
+    assert row == ["DiT-XL/2", "cross-attention", "256", "137.62", "137.6197", "-0.0003", "598", "597.93"]
+    assert max(len(line) for line in lines if not line.startswith(("[", "Gflops:", "Where"))) <= 80
+    assert (
+        "Where a multiply-add counts as two operations, figures are twice as large: 114.11 Gflops for LDM-8." in lines
+    )
 
 
 def test_json_gives_everything_that_is_printed(capsys, counted_before, rows, tmp_path):
@@ -579,7 +621,7 @@ def test_json_gives_everything_that_is_printed(capsys, counted_before, rows, tmp
     assert json.loads((tmp_path / "flops.json").read_text())["rows"] == found
     for row in found:
         assert f"{row['params'] / 1e6:.2f}" in text
-        assert all(f"{value:.4f}" in text for value in row["gflops"].values())
+        assert f"{row['gflops']['paper']:.4f}" in text
         assert all(remark in text for remark in row["remarks"])
         assert f"{row['difference']:+.4f}" in text
     (row,) = [r for r in found if r["block"] == "adaln"]
@@ -601,7 +643,17 @@ def test_models_by_name_with_operators(capsys, counted_before):
     assert dit["difference"] == pytest.approx(6.055673856 - 6.06)
     assert sum(part["macs"] for part in dit["by_operator"].values()) == dit["macs"]
     _, text, _ = run(capsys, "DiT-S/2", "LDM-4", "--convention", "mac")
-    assert "DiT-S/2, 256 px, by operator" in text
+    lines = text.splitlines()
+    begin = next(n for n, line in enumerate(lines) if line.startswith("DiT-S/2, adaln-zero, 256 px, by operator"))
+    block = [line.split() for line in lines[begin + 1 : lines.index("", begin)]]
+    assert block[0][0] == "linear", "the largest share first"
+    whole = next(words for words in block if words[0] == "total")
+    assert whole[1:] == ["6.0557", "100.00%"]
+    assert sum(float(words[2][:-1]) for words in block[: block.index(whole)]) == pytest.approx(100, abs=0.05)
+    assert [words[2:] for words in block[block.index(whole) + 1 :]] == [
+        ["`paper`", "6.0581"],
+        ["`fvcore`", "6.0655"],
+    ]
     assert "103.6 in the text" in text
 
 

@@ -139,7 +139,21 @@ def test_readers_are_tried_in_order_and_the_first_that_recognises_a_path_opens_i
         **{"saved": "saved dataset", "folder": "folder", "x.zip": "zip", "x.npz": "npz", "nothing there.zip": "npz"},
         **{"x.tar": "tar", "x.tar.gz": "tar", "sorted.tgz": "tar"},
     }
-    assert [reader.name for reader in READERS] == ["saved dataset", "folder", "zip", "tar", "npz"]
+    assert [reader.name for reader in READERS] == ["saved dataset", "parquet", "folder", "zip", "tar", "npz"]
+
+
+def test_the_order_of_names_is_that_of_their_parts_numbers_by_value():
+    """The key is one text, for the memory that it takes; here it is written as lists, as one would say it."""
+
+    def key(name):
+        parts = (re.split(r"([0-9]+)", part) for part in name.split("/"))
+        return [[int(t) if k % 2 else t for k, t in enumerate(part)] for part in parts], name
+
+    random = np.random.default_rng(5)
+    for _ in range(40):
+        names = ["".join(random.choice([*"ab0012/\x01.\u00e9"], random.integers(1, 9))) for _ in range(200)]
+        names = ["/".join(part for part in name.split("/") if part) or "x" for name in names]
+        assert sorted(names, key=in_order) == sorted(names, key=key)
 
 
 def test_opening_an_npz_loads_neither_pillow_nor_torch(places):

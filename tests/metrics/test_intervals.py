@@ -31,13 +31,15 @@ from dit_eval.metrics.intervals import (
 )
 from dit_eval.metrics.manifold import precision_recall
 from dit_eval.metrics.metric import Sides
+from dit_eval.metrics.printed import decimals
 from dit_eval.paper import PRINTED_METRICS
 from dit_eval.report.figures.figure8 import fid_against_gflops
 from dit_eval.report.figures.metric_response import metric_response_figure
 from dit_eval.report.points import measured_points
 from dit_eval.report.setting import settings
+from dit_eval.report.tables.latex import to_latex
 from dit_eval.report.tables.measured import measured_table
-from dit_eval.report.tables.write import to_csv, to_latex, to_markdown
+from dit_eval.report.tables.write import to_csv, to_markdown
 from dit_eval.results.eval_result import ESTIMATES, Estimate, EvalResult, Uncertainty
 from dit_eval.results.lines import read_results
 from dit_eval.summary import FeatureSummary, GaussianStats
@@ -450,10 +452,10 @@ def test_the_text_gives_errors_intervals_and_the_bias(scored, sample_file, digit
     found = text("--intervals")
     for name in ESTIMATES:
         estimate = getattr(scored.uncertainty, name)
-        interval = f"95 %: {estimate.low:.4f} to {estimate.high:.4f}"
-        assert f"{estimate.value:.4f}  ± {estimate.standard_error:.4f}   {interval}" in found
+        low, high = decimals(estimate.low, 2), decimals(estimate.high, 2)
+        assert f"{decimals(estimate.value, 2)}  {low} to {high}\n" in found
     assert "  FID-infinity " in found
-    assert f"FID-500 is about {scored.fid - scored.uncertainty.fid_50k.value:.4f} larger than FID-50K" in found
+    assert f"FID-500 is about {scored.fid - scored.uncertainty.fid_50k.value:.2f} larger than FID-50K" in found
     # A quarter of 400 images does not span the 112 dimensions of sFID; half of 100 not the 64 of FID.
     found = text("--intervals", "--num-samples", "400")
     assert "sFID is not extrapolated: a quarter of the images" in found
@@ -461,7 +463,7 @@ def test_the_text_gives_errors_intervals_and_the_bias(scored, sample_file, digit
     found = text("--intervals", "--num-samples", "100")
     assert "no interval: 100 images; a Fréchet distance of 64 dimensions needs at least 130" in found
     assert "infinity" not in found
-    assert "±" not in text()
+    assert " to " not in text()
 
 
 def test_tables_and_figures_show_what_results_carry():
@@ -479,20 +481,21 @@ def test_tables_and_figures_show_what_results_carry():
     assert "11.000" in to_markdown(table)
     assert r"12.000 $\pm$ 0.250" in to_latex(table)
     header, first, second, _ = to_csv(table).splitlines()
-    at = header.split(",").index("FID ↓ standard error")
-    assert (first.split(",")[at - 1], first.split(",")[at], second.split(",")[at]) == ("12.000", "0.250", "")
+    at = header.split(",").index("fid_standard_error")
+    assert (first.split(",")[at - 1], first.split(",")[at], second.split(",")[at]) == ("12.0", "0.25", "")
     assert "Behind ±" in table.about
     plain = measured_table(measured_points([("line", results[1])], count=count))
-    assert "standard error" not in plain.about + to_csv(plain)
+    assert "standard error" not in plain.about
+    assert "standard_error" not in to_csv(plain)
 
-    figure = metric_response_figure({"blur": results}, levels=["0", "1", "2"], title="t", source="s")
+    figure = metric_response_figure({"blur": results}, levels=["0", "1", "2"], damaged="digits")
     lines = [line.get_ydata() for line in figure.axes[0].lines]
     assert [list(line) for line in lines if len(line) == 2] == [[11.51, 12.49]]
-    figure = fid_against_gflops(settings(points)[0])
-    assert any(list(line.get_ydata()) == [11.51, 12.49] for line in figure.axes[0].lines)
-    assert "bars: 95 % intervals" in figure.get_supxlabel()
-    figure = fid_against_gflops(settings(measured_points([("line", r) for r in map(bare, results)], count=count))[0])
-    assert "bars" not in figure.get_supxlabel()
+    picture = fid_against_gflops(settings(points)[0])
+    assert any(list(line.get_ydata()) == [11.51, 12.49] for line in picture.figure.axes[0].lines)
+    assert "Bars: 95 % intervals" in picture.caption
+    picture = fid_against_gflops(settings(measured_points([("line", r) for r in map(bare, results)], count=count))[0])
+    assert "Bars" not in picture.caption
     plt.close("all")
 
 

@@ -56,7 +56,7 @@ def result(digits):
 
 def test_it_is_printed_and_kept(result):
     assert result.mind > 0
-    assert re.search(rf"^  MIND \(digits\) +{result.mind:.4f}$", str(result), re.MULTILINE)
+    assert re.search(rf"^  MIND \(digits\) +↓ +{result.mind:.4f}$", str(result), re.MULTILINE)
     line = json.loads(result.to_json())
     assert line["mind"] == result.mind
     assert line["protocols"]["mind"].startswith("torch-fidelity 5e211a9: 1,000 directions")

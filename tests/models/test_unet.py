@@ -9,7 +9,7 @@ import pytest
 import torch
 from unet_goldens import CASES, inputs, layout, seeded_state
 
-from dit_eval.models.names import UNET_NAMES
+from dit_eval.models.names import UNET_NAMES, UNET_SIZES
 from dit_eval.models.unet import UNETS, UNet, UNetConfig, named_config
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -80,3 +80,4 @@ def test_a_configuration_that_cannot_be_says_why(change, message):
 def test_every_published_configuration_has_a_name_of_its_own():
     assert len(set(UNETS.values())) == len(UNETS) == 8
     assert tuple(UNETS) == UNET_NAMES
+    assert {name: config.image_size for name, config in UNETS.items()} == UNET_SIZES

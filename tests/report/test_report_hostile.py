@@ -99,8 +99,8 @@ def write_losses(path):
 def outside_of_the_paper(figure):
     """The same figure, but of the paper's own points: these hold no text of the results."""
 
-    def draw(needed):
-        return None if getattr(needed, "is_papers", False) else figure.draw(needed)
+    def draw(needed, look):
+        return None if getattr(needed, "is_papers", False) else figure.draw(needed, look)
 
     return dataclasses.replace(figure, draw=draw)
 
@@ -256,12 +256,12 @@ def test_spreadsheets_find_no_formula(hostile):
     written, *_ = hostile
     out = written.parent
     number = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?")
-    for path in [*out.glob("tables/*.csv"), *out.glob("data/*.csv")]:
+    for path in [*out.glob("tables/*.csv"), *out.glob("data/*.csv"), *out.glob("figures/*.csv")]:
         for row in csv.reader(io.StringIO(path.read_text("utf-8"), newline="")):
             for cell in row:
                 assert not re.match(r"\s*[=+\-@\t\r\n＝]", cell) or number.fullmatch(cell), (path.name, cell)
     with open(out / "tables" / "measured.csv", newline="", encoding="utf-8") as file:
-        cells = [row["Model or file"] for row in csv.DictReader(file)]
+        cells = [row["model"] for row in csv.DictReader(file)]
     begin = ('\'=HYPERLINK("https://evil.example","x") =', "'+1+1 +1+1", "'＝1+1 ＝", "'-0.5 -0.5")  # model and block
     assert all(any(cell.startswith(each) for cell in cells) for each in begin)
     with open(out / "data" / "losses.csv", newline="", encoding="utf-8") as file:
@@ -298,7 +298,9 @@ def test_latex_takes_no_text_for_a_command(hostile, tmp_path):
     # Table 2 has measured rows in italics, the others plain ones, at whose beginning a bracket or a star stands.
     names = sorted(path.name for path in written.parent.glob("tables/*.tex") if not path.name.startswith("later"))
     body = "\n\\clearpage\n".join((written.parent / "tables" / name).read_text("utf-8") for name in names)
-    document = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n" + body + "\\end{document}\n"
+    document = (
+        "\\documentclass{article}\\usepackage{array,booktabs,longtable}\\begin{document}\n" + body + "\\end{document}\n"
+    )
     (tmp_path / "tables.tex").write_text(document, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-recorder", "tables.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
@@ -320,7 +322,7 @@ def test_figures_hold_names_as_they_are(hostile, tmp_path):
     (names,) = [names for name, names in drawn.items() if name.startswith("figure2-left-x-evil")]
     assert {"$x_{$<b>_^&-S", "$x_{$<b>_^&-B"} <= names
     losses = read_losses(write_losses(tmp_path / "losses.jsonl"))
-    (axis,) = loss_curves(losses).axes
+    (axis,) = loss_curves(losses).figure.axes
     legend = [text.get_text() for text in axis.get_legend().get_texts()]
     assert len(legend) == len({*LINES, *OTHERS})
     assert {"<script>document.title='ran'</script>", " _hidden", r"\$\frac{1}{2}\$"} <= set(legend)
@@ -341,7 +343,7 @@ def test_matplotlib_draws_the_text_and_no_mathematics(text):
 def test_grids_are_drawn_whatever_the_names():
     images = {"$x_{$-S/2": np.zeros((8, 8, 3), np.uint8), "$x_{$-B/2": np.zeros((8, 8, 3), np.uint8)}
     for figure in (
-        size_patch_grid(SeedImages(images=images, caption="$\\frac{ " + "long " * 1000)),
+        size_patch_grid(SeedImages(images=images, caption="")).figure,
         sample_grid_figure({name * 1000: [image] for name, image in images.items()}, columns=["$x_{$"], title="$_$"),
     ):
         figure.draw_without_rendering()

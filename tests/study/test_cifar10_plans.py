@@ -68,6 +68,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_the_small_plan_runs_on_stand_ins(tmp_path, inception_files, torch_inception, one_thread):
     text = embedded_plans()["cifar10-small"].read_text(encoding="utf-8")
     for old, new in (

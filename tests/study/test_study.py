@@ -259,7 +259,7 @@ def test_each_cell_is_a_line_in_the_order_of_the_plan(whole):
     losses = lines(whole.folder / "losses.jsonl")
     assert [(line["model"], line["step"]) for line in losses] == [(m, s) for m in models for s in (4, 8, 12, 16, 20)]
     assert "to do: 2 trainings" in whole.log
-    told = re.findall(r"\[ ?(\d+)/10\] (.*?)(?:: FID-16 [\d.]+)? \([\d.]+ s\)", whole.log)
+    told = re.findall(r"\[ ?(\d+)/10\] (.*?)(?:: FID-16 [\d.]+)? \([\d.]+ (?:s|min)\)", whole.log)
     assert [int(number) for number, _ in told] == [*range(1, 11)], "in the order in which they ended"
     assert {name for _, name in told} == {task.name for task in plan.tasks}
     assert f"{whole.folder / 'results.jsonl'}: 8 results" in whole.log

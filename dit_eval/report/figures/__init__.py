@@ -1,7 +1,9 @@
-"""The figures of the DiT paper, from published points and measured ones; one a file.
+"""The figures of the DiT paper and three more, from published points and measured ones.
 
-Open markers are the paper's numbers, filled ones are measured. The paper prints end points and no curves, so lines
-join measured points only. To add a figure, write a file with its `PaperFigure`, and its line here.
+Open marks are the paper's numbers, filled ones are measured. The paper prints end points and no curves, so lines join
+measured points only. A figure without points, and a panel without them, is not drawn.
+
+To add a figure, write a file with its `PaperFigure`, and its line here.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from dit_eval.report.figures.figure7 import FIGURE7
 from dit_eval.report.figures.figure8 import FIGURE8
 from dit_eval.report.figures.figure12 import FIGURE12
 from dit_eval.report.figures.figure13 import FIGURE13
+from dit_eval.report.figures.sweeps import EPOCHS, GUIDANCE, SAMPLING_STEPS
 
-# In the order of print.
+# In the order of print, then those that the paper lacks.
 FIGURES: tuple[PaperFigure, ...] = (
     FIGURE2_LEFT,
     FIGURE2_RIGHT,
@@ -28,4 +31,7 @@ FIGURES: tuple[PaperFigure, ...] = (
     FIGURE10,
     FIGURE12,
     FIGURE13,
+    GUIDANCE,
+    SAMPLING_STEPS,
+    EPOCHS,
 )

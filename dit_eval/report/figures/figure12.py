@@ -6,38 +6,54 @@ from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from dit_eval.report.figures.draw import caption, compute_panel, interval, marker_of, pad_y, size_legend, style_of
-from dit_eval.report.figures.figure import PaperFigure
-from dit_eval.report.figures.select import at_common_training, common_steps, extent, of_block
-from dit_eval.report.figures.style import SOFT, new_figure, styled
+from dit_eval.metrics.metric import Metric
+from dit_eval.report.figures.draw import (
+    caption,
+    compute_panel,
+    from_zero,
+    interval,
+    legend_above,
+    marker_of,
+    patch_handles,
+    size_handles,
+    source_handles,
+    style_of,
+)
+from dit_eval.report.figures.figure import PaperFigure, Picture
+from dit_eval.report.figures.select import at_common_training, common_steps, extent, gflops_unit, of_block
+from dit_eval.report.figures.style import Look, new_figure, styled
 from dit_eval.report.points import PAPERS_METRICS
 from dit_eval.report.setting import Setting, select
 from dit_eval.report.words import better_arrow, fid_label, steps_text
 
 
 @styled
-def all_metrics(setting: Setting) -> Figure | None:
+def all_metrics(setting: Setting, look: Look) -> Picture | None:
     """Figure 12: every metric against Gflops (above) and against training compute (below)."""
     scaling = of_block(setting.scaling)
-    if scaling.empty:
-        return None
+    metrics = [metric for metric in PAPERS_METRICS if _is_shown(scaling, metric.key)]
+    if not metrics:
+        return None  # Figures 8 and 9 show the paper's FIDs; of its other metrics it prints one model's
     # Metrics other than FID are printed for the final model only, in Table 2.
     final = select(setting.points, source="paper", origin="Table 2", cfg_scale=1.0)
-    figure, rows = new_figure(7.0, 3.7, columns=len(PAPERS_METRICS), rows=2)
-    for axis, metric in zip(rows[0], PAPERS_METRICS, strict=True):
+    shown = pd.concat([scaling, final])
+    trained = select(scaling[scaling["training_gflops"].notna()], source="measured")
+    above_alone = any(trained[metric.key].isna().all() for metric in metrics)
+    figure = new_figure(look, 2.0 if above_alone else 3.7, wide=True, columns=0)
+    rows = figure.subplots(1 if above_alone else 2, len(metrics), squeeze=False)
+    for axis, metric in zip(rows[0], metrics, strict=True):
         name = fid_label(setting.num_samples) if metric.key == "fid" else metric.label
-        axis.set_title(f"{name} {better_arrow(metric.better)}", fontsize=8)
-    same_length = at_common_training(scaling)
-    _gflops_row(rows[0], same_length, setting)
-    _middle(rows[0]).set_xlabel(f"Gflops, at {steps_text(common_steps(scaling))} training steps", fontsize=8)
-    _training_row(rows[1], scaling, pd.concat([scaling, final]), setting)
-    _middle(rows[1]).set_xlabel("Training compute (Gflops)", fontsize=8)
-    size_legend(figure, scaling)
-    extra = "sFID, IS, precision and recall are printed for DiT-XL/2 at 7M steps only" if setting.is_papers else ""
-    caption(figure, pd.concat([scaling, final]), published="Tables 4 and 2", extra=extra)
-    return figure
+        axis.set_title(f"{name} {better_arrow(metric.better)}")
+    unit, scale = gflops_unit(scaling)
+    _gflops_row(rows[0], metrics, at_common_training(scaling), scale)
+    _middle(rows[0]).set_xlabel(f"{unit} of the model, at {steps_text(common_steps(scaling))} training steps")
+    if not above_alone:
+        _training_row(rows[1], metrics, scaling, shown)
+        _middle(rows[1]).set_xlabel("Training compute (Gflops)")
+    legend_above(figure, [*size_handles(shown), *patch_handles(shown), *source_handles(shown)])
+    extra = "Of metrics other than FID the paper prints those of DiT-XL/2 at 7M steps only" if setting.is_papers else ""
+    return Picture(figure=figure, caption=caption(shown, published="Tables 4 and 2", extra=extra), data=shown)
 
 
 FIGURE12 = PaperFigure(
@@ -45,41 +61,43 @@ FIGURE12 = PaperFigure(
     title="Figure 12: every metric against compute",
     draw=all_metrics,
     about="Above against model Gflops, below against training compute.",
+    missing="Figure 12 (every metric against compute) needs results of several models: --results. Of metrics other "
+    "than FID the paper prints those of DiT-XL/2 only.",
 )
 
 
-def _gflops_row(axes: Sequence[Axes], points: pd.DataFrame, setting: Setting) -> None:
-    for axis, key in zip(axes, (metric.key for metric in PAPERS_METRICS), strict=True):
+def _is_shown(scaling: pd.DataFrame, key: str) -> bool:
+    """Whether a metric was measured twice or more, at the common training length too."""
+    every, common = (select(found, source="measured") for found in (scaling, at_common_training(scaling)))
+    return bool(every[key].notna().sum() > 1 and common[key].notna().any())
+
+
+def _gflops_row(axes: Sequence[Axes], metrics: Sequence[Metric], points: pd.DataFrame, scale: float) -> None:
+    for axis, key in zip(axes, (metric.key for metric in metrics), strict=True):
         axis.set_xscale("log")
         shown = points[points[key].notna() & points["gflops"].notna()]
         for point in shown.itertuples():
             is_measured = point.source == "measured"
-            marker_of(axis, point.gflops, getattr(point, key), *style_of(point), measured=is_measured, size=4)
-            interval(axis, point.gflops, point._asdict(), key)
-        _scale(axis, points["gflops"], shown, key, setting)
+            marker_of(axis, point.gflops * scale, getattr(point, key), *style_of(point), measured=is_measured, size=4)
+            interval(axis, point.gflops * scale, point._asdict(), key)
+        _scale(axis, points["gflops"] * scale, shown, key)
 
 
-def _training_row(axes: Sequence[Axes], scaling: pd.DataFrame, spread: pd.DataFrame, setting: Setting) -> None:
+def _training_row(axes: Sequence[Axes], metrics: Sequence[Metric], scaling: pd.DataFrame, spread: pd.DataFrame) -> None:
     """Points of Table 4 for FID, and with them those of Table 2, in `spread`, for the other metrics."""
-    for axis, key in zip(axes, (metric.key for metric in PAPERS_METRICS), strict=True):
+    for axis, key in zip(axes, (metric.key for metric in metrics), strict=True):
         points = scaling if key == "fid" else spread
         shown = points[points[key].notna() & points["training_gflops"].notna()]
-        compute_panel(axis, shown, "training_gflops", key, size=4)
-        _scale(axis, spread["training_gflops"], shown, key, setting)
+        compute_panel(axis, shown, "training_gflops", key, size=3.5)
+        _scale(axis, spread["training_gflops"], shown, key)
 
 
-def _scale(axis: Axes, computes: pd.Series, shown: pd.DataFrame, metric: str, setting: Setting) -> None:
+def _scale(axis: Axes, computes: pd.Series, shown: pd.DataFrame, metric: str) -> None:
     """One range of compute for a row of panels; of the metric, what its panel shows."""
     known = computes.dropna()
     if len(known):
         axis.set_xlim(known.min() / 3, known.max() * 3)
-    if len(shown):
-        pad_y(axis, extent(shown, metric), 0.3 if len(shown) < 3 else 0.12)
-    else:
-        nothing = "no number\nprinted" if setting.is_papers else "not\nmeasured"
-        axis.text(0.5, 0.5, nothing, transform=axis.transAxes, ha="center", va="center", fontsize=7, color=SOFT)
-        axis.set_yticks([])
-    axis.tick_params(labelsize=6.5)
+    from_zero(axis, extent(shown, metric))
     axis.minorticks_off()
 
 

@@ -8,28 +8,27 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from dit_eval.report.figures.draw import (
     BLOCK_STYLES,
-    PATCH_COLOURS,
     PATCH_DASHES,
-    SIZE_COLOURS,
     add_legend,
     block_name,
-    footer,
     handle,
+    sentences,
 )
-from dit_eval.report.figures.figure import PaperFigure
-from dit_eval.report.figures.style import new_figure, styled
+from dit_eval.report.figures.figure import PaperFigure, Picture
+from dit_eval.report.figures.style import INK, SIZE_COLOURS, SOFT, Look, new_figure, points, styled
 from dit_eval.report.setting import select
 from dit_eval.report.words import SIZES, THOUSANDS_FROM, ModelName, model_name
 
 _WINDOW = 50  # logged losses that the bold line averages; the pale line is the log itself
+_DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1.5, 1, 1.5)))
+_BLOCK_DASHES = dict(zip(BLOCK_STYLES, (":", "-.", "--", "-"), strict=True))
 
 
 @styled
-def loss_curves(losses: pd.DataFrame) -> Figure | None:
+def loss_curves(losses: pd.DataFrame, look: Look) -> Picture | None:
     """Figure 13: training loss of each model of a loss log (`points.read_losses`)."""
     if losses.empty:
         return None
@@ -38,8 +37,8 @@ def loss_curves(losses: pd.DataFrame) -> Figure | None:
     several = {curve.model for curve in curves if curve.block}
     models, designs = [c for c in curves if not c.block], [c for c in curves if c.model in several]
     panels = [panel for panel in (models, designs) if panel]
-    figure = new_figure(3.5 * len(panels), 2.9, columns=0)
-    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    figure, axes = new_figure(look, 2.9, wide=len(panels) > 1, columns=len(panels), sharey=True)
+    axes = [axes] if len(panels) == 1 else axes
     for axis, panel in zip(axes, panels, strict=True):
         _panel(axis, panel, losses, of_designs=panel is designs)
     settled = losses[losses["step"] >= 0.05 * losses["step"].max()]["loss"]
@@ -47,9 +46,9 @@ def loss_curves(losses: pd.DataFrame) -> Figure | None:
     axes[0].set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
     axes[0].set_ylabel("Training loss ↓")
     papers = any(curve.parts is not None and curve.parts.family == "DiT" for curve in curves)
-    note = "; the paper prints no numbers of its loss curves" if papers else ""
-    footer(figure, f"measured; bold: running mean of the log{note}")
-    return figure
+    note = "the paper prints no numbers of its loss curves" if papers else ""
+    text = sentences("Measured", "Bold: running mean of the log", note)
+    return Picture(figure=figure, caption=text, data=losses)
 
 
 FIGURE13 = PaperFigure(
@@ -73,14 +72,13 @@ class _Curve:
     parts: ModelName | None
 
     def style(self, number: int, *, of_designs: bool) -> tuple[str, Any, str]:
-        """Colour, dashes and label; a network whose name has no parts gets the colour of its number."""
+        """Colour, dashes and label; a network whose name has no parts is told apart by its dashes."""
         if of_designs:
             block = self.block or "adaln-zero"
-            return BLOCK_STYLES[block][0], "-", f"{self.model} {block_name(block)}"
+            return BLOCK_STYLES[block][0], _BLOCK_DASHES[block], f"{self.model} {block_name(block)}"
         if self.parts is not None:
             return SIZE_COLOURS[self.parts.size], PATCH_DASHES[self.parts.patch], self.name
-        colours = list(PATCH_COLOURS.values())
-        return colours[number % len(colours)], "-", self.name
+        return (INK, SOFT)[number % 2], _DASHES[number // 2 % len(_DASHES)], self.name
 
 
 def _panel(axis: Axes, curves: Sequence[_Curve], losses: pd.DataFrame, *, of_designs: bool) -> None:
@@ -90,8 +88,8 @@ def _panel(axis: Axes, curves: Sequence[_Curve], losses: pd.DataFrame, *, of_des
         own = select(losses, model=curve.name)
         colour, dash, label = curve.style(number, of_designs=of_designs)
         mean = own["loss"].rolling(min(_WINDOW, max(1, len(own) // 20)), min_periods=1, center=True).mean()
-        axis.plot(own["step"] * scale, own["loss"], color=colour, alpha=0.18, linewidth=0.6)
-        axis.plot(own["step"] * scale, mean, linestyle=dash, color=colour, linewidth=1.3)
+        axis.plot(own["step"] * scale, own["loss"], color=colour, alpha=0.18, linewidth=points(0.6))
+        axis.plot(own["step"] * scale, mean, linestyle=dash, color=colour)
         handles.append(handle(colour, "", label, line=dash))
     axis.set_xlim(left=0)
     axis.set_xlabel("Training steps (K)" if scale < 1 else "Training steps")

@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from dit_eval.images.npz import open_batch
-from dit_eval.report.figures.draw import footer
-from dit_eval.report.figures.figure import PaperFigure
-from dit_eval.report.figures.style import SOFT, lettering, new_figure, styled
+from dit_eval.report.figures.figure import PaperFigure, Picture
+from dit_eval.report.figures.style import SOFT, Look, lettering, new_figure, small, styled
 from dit_eval.report.points import shown_protocol, shown_reference
 from dit_eval.report.setting import Setting
 from dit_eval.report.words import PATCHES, SIZES, model_name
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.sample_run import SampleRun
-from dit_eval.system.text import named
+from dit_eval.system.text import named, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +60,11 @@ def images_of_one_seed(setting: Setting, results: Iterable[EvalResult], folder: 
     key = max(groups, key=lambda k: len(groups[k]), default="")
     if len(groups.get(key, ())) < 2:
         return None
-    return SeedImages(images=groups[key], caption=f"measured: image 0 of each model's samples ({key})")
+    return SeedImages(images=groups[key], caption=shown(f"Measured: image 0 of each model's samples ({key})."))
 
 
 @styled
-def size_patch_grid(found: SeedImages) -> Figure | None:
+def size_patch_grid(found: SeedImages, look: Look) -> Picture | None:
     """Figure 7: one image of each model, larger models downwards, smaller patches to the right."""
     names = {model: name for model in found.images if (name := model_name(model)) is not None}
     cells = {(name.size, name.patch): found.images[model] for model, name in names.items()}
@@ -75,16 +73,18 @@ def size_patch_grid(found: SeedImages) -> Figure | None:
     prefix = f"{[*names.values()][-1].family}-"
     sizes = [s for s in SIZES if s in {size for size, _ in cells}]
     patches = [p for p in PATCHES if p in {patch for _, patch in cells}]
-    figure, rows = new_figure(1.25 * len(patches) + 0.7, 1.25 * len(sizes) + 0.7, columns=len(patches), rows=len(sizes))
+    cell = (look.column / look.scale - 0.3) / max(len(patches), 3)  # inches
+    figure = new_figure(look, cell * len(sizes) + 0.25, columns=0)
+    rows = figure.subplots(len(sizes), len(patches), squeeze=False)
+    figure.get_layout_engine().set(w_pad=0.02 * look.scale, h_pad=0.02 * look.scale, wspace=0, hspace=0)
     for r, size in enumerate(sizes):
         for c, patch in enumerate(patches):
             _cell(rows[r][c], cells.get((size, patch)))
             if r == 0:
-                rows[r][c].set_title(f"patch size {patch}", fontsize=8)
+                rows[r][c].set_title(f"patch size {patch}")
             if c == 0:
-                rows[r][c].set_ylabel(lettering(f"{prefix}{size}"), fontsize=8)
-    footer(figure, found.caption)
-    return figure
+                rows[r][c].set_ylabel(lettering(f"{prefix}{size}"))
+    return Picture(figure=figure, caption=found.caption)
 
 
 FIGURE7 = PaperFigure(
@@ -106,7 +106,9 @@ def _cell(axis: Axes, image: np.ndarray | None) -> None:
     if image is not None:
         axis.imshow(image, interpolation="nearest" if image.shape[0] < 64 else "antialiased")
     else:
-        axis.text(0.5, 0.5, "not\nmeasured", transform=axis.transAxes, ha="center", va="center", color=SOFT)
+        axis.text(
+            0.5, 0.5, "not\nmeasured", transform=axis.transAxes, ha="center", va="center", color=SOFT, fontsize=small()
+        )
 
 
 def _shown_in(setting: Setting, result: EvalResult, run: SampleRun) -> bool:

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib
 from matplotlib.figure import Figure
 
-from dit_eval.report.figures.style import blank_figure
+from dit_eval.report.figures.draw import handle, legend_above
+from dit_eval.report.figures.style import INK, PAGE, new_figure, points, settle
+from dit_eval.report.points import PAPERS_METRICS
+from dit_eval.report.words import better_arrow
 from dit_eval.results.eval_result import EvalResult
 
-# Okabe & Ito's colours and a marker each: told apart by colour-blind readers and in grey.
+# Okabe & Ito's colours and a marker each: told apart by colour-blind readers and in grey, and of no other meaning.
 _STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))
-_PANELS = (
-    ("fid", "FID ↓"),
-    ("sfid", "sFID ↓"),
-    ("inception_score", "Inception Score ↑"),
-    ("precision", "Precision ↑"),
-    ("recall", "Recall ↑"),
-)
 
 
 def metric_response_figure(
-    curves: Mapping[str, Sequence[EvalResult]], *, levels: Sequence[str], title: str, source: str
+    curves: Mapping[str, Sequence[EvalResult]], *, levels: Sequence[str], damaged: str
 ) -> Figure:
     """One panel per metric: how it answers to growing damage of the samples; bars are 95 % intervals, if known.
 
@@ -29,35 +26,23 @@ def metric_response_figure(
     ----------
     curves : damage name -> results from no damage to the strongest, one per level
     levels : names of the levels, on the horizontal axis
-    title, source : above the panels and below them; the source says what the points are
+    damaged : what the damage is done to and whose features are compared, below the panels
     """
-    figure = blank_figure(13.5, 3.4, layout="constrained")
-    axes = figure.subplots(1, len(_PANELS))
-    for axis, (metric, label) in zip(axes, _PANELS, strict=True):
-        for (name, results), (colour, marker) in zip(curves.items(), _STYLES, strict=False):
-            values = [getattr(result, metric) for result in results]
-            axis.plot(range(len(values)), values, color=colour, marker=marker, markersize=5, label=name)
-            for place, result in enumerate(results):
-                estimate = getattr(result.uncertainty, metric, None)
-                if estimate is not None:
-                    axis.plot([place, place], [estimate.low, estimate.high], color=colour, linewidth=1.0)
-        axis.set_title(label, fontsize=11)
-        axis.set_xticks(range(len(levels)), levels, fontsize=8)
-        axis.set_xlabel("damage", fontsize=9)
-        axis.tick_params(axis="y", labelsize=8)
-        axis.grid(axis="y", alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-        if metric in ("precision", "recall"):
-            axis.set_ylim(-0.03, 1.03)
-            axis.set_ylabel("share of images", fontsize=9)
-        elif metric == "inception_score":
-            axis.set_ylim(bottom=1.0)
-            axis.set_ylabel("effective classes", fontsize=9)
-        else:
-            axis.set_ylim(bottom=0.0)
-            axis.set_ylabel("squared feature units", fontsize=9)
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=9)
-    figure.suptitle(f"{title}\n", fontsize=12)
-    figure.text(0.5, 0.925, source, ha="center", va="top", fontsize=8.5, color="0.35")
+    with matplotlib.rc_context(PAGE.settings()):
+        figure, axes = new_figure(PAGE, 2.4, wide=True, columns=len(PAPERS_METRICS))
+        for axis, metric in zip(axes, PAPERS_METRICS, strict=True):
+            for results, (colour, marker) in zip(curves.values(), _STYLES, strict=False):
+                values = [getattr(result, metric.key) for result in results]
+                axis.plot(range(len(values)), values, color=colour, marker=marker, markersize=points(4), clip_on=False)
+                for place, result in enumerate(results):
+                    estimate = getattr(result.uncertainty, metric.key, None)
+                    if estimate is not None:
+                        axis.plot([place, place], [estimate.low, estimate.high], color=INK, linewidth=points(0.9))
+            axis.set_title(f"{metric.label} {better_arrow(metric.better)}")
+            axis.set_xticks(range(len(levels)), levels, rotation=45, ha="right", rotation_mode="anchor")
+            axis.set_ylim(bottom=0)
+        names = zip(curves, _STYLES, strict=False)
+        legend_above(figure, [handle(*style, name, measured=True, line="-") for name, style in names])
+        figure.supxlabel(damaged, fontsize=matplotlib.rcParams["axes.labelsize"])
+        settle(figure)
     return figure

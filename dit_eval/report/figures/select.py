@@ -6,6 +6,7 @@ import math
 
 import pandas as pd
 
+from dit_eval.report.sampling import UNITS, unit_for
 from dit_eval.report.words import THOUSANDS_FROM
 
 
@@ -37,6 +38,12 @@ def last_of_each(points: pd.DataFrame) -> pd.DataFrame:
     return points.sort_values(["training_gflops", "sampling_tflops"], kind="stable").drop_duplicates(
         "model", keep="last"
     )
+
+
+def gflops_unit(points: pd.DataFrame) -> tuple[str, float]:
+    """The unit that fits the compute of the models of these points, and what their Gflops are to be multiplied by."""
+    unit = unit_for(points["gflops"].max() / 1000)
+    return unit, UNITS[unit] / 1000
 
 
 def step_scale(points: pd.DataFrame) -> float:

@@ -53,7 +53,8 @@ def law_tables(laws: Iterable[Law]) -> list[Table]:
                 "result": DASH if c.r is None else f"{c.r:.3f}",
                 "of": f"{c.models} model{'' if c.models == 1 else 's'}",
             }
-            rows.append(Row(cells=cells, source=source, measured=is_measured))
+            values = {} if c.r is None else {"result": c.r}
+            rows.append(Row(cells=cells, values=values, source=source, measured=is_measured))
         for question, noun, order in (
             ("Larger size, lower FID", "", law.sizes),
             ("Smaller patch, lower FID", "patch size ", law.patches),
@@ -75,7 +76,8 @@ def law_tables(laws: Iterable[Law]) -> list[Table]:
                     "worse_fid": f"{pair.first_fid:.2f}",
                     "conditions": ", ".join(pair.conditions) or DASH,
                 }
-                exceptions.append(Row(cells=cells, source=source, measured=is_measured))
+                values = {"better_fid": pair.second_fid, "worse_fid": pair.first_fid}
+                exceptions.append(Row(cells=cells, values=values, source=source, measured=is_measured))
     about = (
         "Pairs of points that differ in nothing but what is asked; result: how many of them hold. A tie does not. r "
         f"needs {LEAST_MODELS} models; adaLN-Zero models only."
@@ -95,8 +97,8 @@ def _pairs_table(verdicts: list[PairVerdict], label: str, unit: str) -> Table:
         Column(key="small_best", title=f"Smaller, best {label}"),
         Column(key="large_best", title=f"Larger, best {label}"),
         Column(key="reaches", title="Smaller reaches larger", text=True),
-        Column(key="ahead_until", title=f"Smaller ahead up to ({unit})"),
-        Column(key="overtaken_at", title=f"Larger beats its best from ({unit})"),
+        Column(key="ahead_until_tflops", title=f"Smaller ahead up to ({unit})"),
+        Column(key="overtaken_at_tflops", title=f"Larger beats its best from ({unit})"),
         Column(key="saving", title="times less"),
         Column(key="points", title="Points", text=True),
     )
@@ -108,11 +110,18 @@ def _pairs_table(verdicts: list[PairVerdict], label: str, unit: str) -> Table:
                 "small_best": f"{v.small_best:.2f}",
                 "large_best": f"{v.large_best:.2f}",
                 "reaches": "yes" if v.reaches else "never",
-                "ahead_until": "nowhere" if v.ahead_until is None else compute_cell(v.ahead_until, unit),
-                "overtaken_at": DASH if v.overtaken_at is None else compute_cell(v.overtaken_at, unit),
+                "ahead_until_tflops": "nowhere" if v.ahead_until is None else compute_cell(v.ahead_until, unit),
+                "overtaken_at_tflops": DASH if v.overtaken_at is None else compute_cell(v.overtaken_at, unit),
                 "saving": DASH if v.saving is None else f"{v.saving:.1f}",
                 "points": f"{v.small_points} and {v.large_points}",
             },
+            values=_known(
+                small_best=v.small_best,
+                large_best=v.large_best,
+                ahead_until_tflops=v.ahead_until,
+                overtaken_at_tflops=v.overtaken_at,
+                saving=v.saving,
+            ),
             source=f"computed, {v.source} points",
             measured=v.source == "measured",
         )
@@ -141,6 +150,7 @@ def _front_table(points: pd.DataFrame, label: str, unit: str) -> Table:
                 "tflops": compute_cell(row["sampling_tflops"], unit),
                 "fid": f"{row['fid']:.2f}",
             },
+            values={"tflops": row["sampling_tflops"], "fid": row["fid"]},
             source="paper, text on Figure 10" if row["source"] == "paper" else row["origin"],
             measured=row["source"] == "measured",
         )
@@ -175,9 +185,15 @@ def _targets_table(points: pd.DataFrame, label: str, unit: str) -> Table:
                         "best_fid": f"{row['best_fid']:.2f}",
                         "points": f"{row['points']}",
                     },
+                    values=_known(target=target, tflops=row["tflops"], fid=row["fid"], best_fid=row["best_fid"]),
                     source=f"computed, {row['source']} points",
                     measured=row["source"] == "measured",
                 )
             )
     title = "Sampling compute for a target FID: the best of each model as target"
     return Table(name="sampling-targets", title=title, columns=columns, rows=tuple(rows))
+
+
+def _known(**values: float | None) -> dict[str, float | str]:
+    """Those numbers that there are."""
+    return {name: value for name, value in values.items() if value is not None and not math.isnan(value)}

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from dit_eval.paper import load_later
-from dit_eval.report.tables.table import DASH, Column, Row, Table, metric_cells, metric_columns, number_text
+from dit_eval.report.tables.table import (
+    DASH,
+    Column,
+    Row,
+    Table,
+    metric_cells,
+    metric_columns,
+    metric_values,
+    number_text,
+)
 
 
 def later_tables() -> list[Table]:
@@ -29,11 +38,11 @@ def later_tables() -> list[Table]:
                 text = row["note"][0].upper() + row["note"][1:] + "."
                 notes += [] if text in notes else [text]
                 marks = (notes.index(text),)
-            rows.append(Row(cells=cells, source=row["source"], notes=marks))
+            rows.append(Row(cells=cells, values=metric_values(row), source=row["source"], notes=marks))
         made.append(
             Table(
                 name=f"later-{image_size}",
-                title=f"Later results, ImageNet {image_size}x{image_size}",
+                title=f"Later results, ImageNet {image_size}×{image_size}",
                 columns=columns,
                 rows=tuple(rows),
                 about="As the sources state them, which name the same protocol; not of the DiT paper, not measured "

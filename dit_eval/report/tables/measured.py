@@ -16,6 +16,7 @@ from dit_eval.report.tables.table import (
     Table,
     metric_cells,
     metric_columns,
+    metric_values,
     missing,
     number_text,
     small_number,
@@ -48,7 +49,10 @@ def measured_table(points: pd.DataFrame) -> Table:
     )
     measured = select(points, source="measured").to_dict("records")
     notes = _references(measured)
-    rows = [Row(cells=_cells(row), source=row["origin"], measured=True, notes=_mark(row, notes)) for row in measured]
+    rows = [
+        Row(cells=_cells(row), values=_values(row), source=row["origin"], measured=True, notes=_mark(row, notes))
+        for row in measured
+    ]
     about = "Numbers of different N, protocol or reference do not compare. Gflops and parameters are counted."
     if any(" ± " in row.cells[metric.key] for row in rows for metric in PAPERS_METRICS):
         about += " Behind ±: the standard error over draws of N images."
@@ -72,6 +76,12 @@ def _references(measured: list[dict[str, Any]]) -> list[str]:
 def _mark(row: dict[str, Any], references: list[str]) -> tuple[int, ...]:
     whose = row["reference"] or DASH
     return (references.index(whose),) if whose in references else ()
+
+
+def _values(row: dict[str, Any]) -> dict[str, float | str]:
+    """Numbers in full."""
+    full = metric_values(row, (*PAPERS_METRICS, *ADDITIONAL_METRICS))
+    return full | {key: row[key] for key in ("fid_infinity", "gflops", "params_m") if not missing(row[key])}
 
 
 def _cells(row: dict[str, Any]) -> dict[str, str]:

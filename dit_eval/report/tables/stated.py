@@ -40,7 +40,8 @@ def stated_table(setting: Setting) -> Table:
             "computed": computed.get(str(name), DASH),
             "note": row["note"] or DASH,
         }
-        rows.append(Row(cells=cells, source=row["source"].removeprefix("arXiv 2212.09748v2, ")))
+        values = {"printed": printed[str(name)], "printed_unit": row["unit"]}
+        rows.append(Row(cells=cells, values=values, source=row["source"].removeprefix("arXiv 2212.09748v2, ")))
     columns = (
         Column(key="quantity", title="Quantity", text=True),
         Column(key="of", title="Of", text=True),

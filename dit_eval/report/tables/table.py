@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -40,6 +40,9 @@ class Row:
     ----------
     source : where its numbers come from
     measured : by the user, not published
+    values : numbers in full, by column key, where the text is rounded or holds more than the number; what stands
+        beside a number goes by its key and what it is, such as "fid_standard_error"
+    part : rows of one part stand between two rules in print
     group : best values are sought among the rows of one group, published and measured ones apart
     notes : numbers of the table's notes that are on this row
     """
@@ -47,6 +50,8 @@ class Row:
     cells: dict[str, str]
     source: str
     measured: bool = False
+    values: Mapping[str, float | str] = field(default_factory=dict)
+    part: str = ""
     group: str = ""
     notes: tuple[int, ...] = ()
 
@@ -102,6 +107,13 @@ def metric_cells(row: dict[str, Any], *, decimals: int = _METRIC_DECIMALS) -> di
     return cells
 
 
+def metric_values(row: dict[str, Any], metrics: Iterable[Metric] = PAPERS_METRICS) -> dict[str, float | str]:
+    """The same in full, with standard error and interval where the point has them."""
+    parts = {"": "", "_error": "_standard_error", "_low": "_low", "_high": "_high"}
+    keys = {f"{metric.key}{mine}": f"{metric.key}{shown}" for metric in metrics for mine, shown in parts.items()}
+    return {shown: row[key] for key, shown in keys.items() if not missing(row.get(key))}
+
+
 def with_notes(
     name: str, title: str, columns: tuple[Column, ...], rows: Iterable[tuple[str, Row]], *, about: str = ""
 ) -> Table:
@@ -114,15 +126,7 @@ def with_notes(
     for key, row in rows:
         texts = [note.text for note in mine.itertuples() if key and key in note.rows.split("|")]
         order += [text for text in texts if text not in order]
-        marked.append(
-            Row(
-                cells=row.cells,
-                source=row.source,
-                measured=row.measured,
-                group=row.group,
-                notes=tuple(order.index(text) for text in texts),
-            )
-        )
+        marked.append(replace(row, notes=tuple(order.index(text) for text in texts)))
     order += [note.text for note in mine.itertuples() if not note.rows]
     return Table(name=name, title=title, columns=columns, rows=tuple(marked), about=about, notes=tuple(order))
 

@@ -1,10 +1,11 @@
-"""Tables as CSV, Markdown, LaTeX and HTML."""
+"""Tables as CSV, Markdown and HTML."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
+from collections.abc import Iterator
 
 from dit_eval.report.tables.table import DASH, Table
 from dit_eval.report.templating import render
@@ -19,36 +20,34 @@ def to_markdown(table: Table) -> str:
     return render("table.md.j2", {"table": table})
 
 
-def to_latex(table: Table) -> str:
-    """A table environment; needs the packages booktabs and graphicx."""
-    return render("table.tex.j2", {"table": table})
-
-
 def to_html(table: Table) -> str:
-    """A table element whose headings are buttons, for a script that sorts, and its notes as a list."""
-    return render("table.html.j2", {"table": table})
+    """A page of its own, which needs nothing beside it."""
+    return render("table_page.html.j2", {"table": table, "sortable": False})
 
 
 def to_csv(table: Table) -> str:
-    """The same columns, then the source of each row and whether it was measured; an empty field for a dash.
+    """Numbers in full under names for programs, then the source of each row and whether it was measured.
 
-    A text that a spreadsheet would take for a formula begins with an apostrophe.
+    Each name is one column; a number's unit, standard error and interval follow it where a row has them. An empty field
+    stands for a dash, and a text that a spreadsheet would take for a formula begins with an apostrophe.
     """
     target = io.StringIO()
     writer = csv.writer(target, lineterminator="\n")
-    # A number and its standard error are two columns.
-    errors = {c.key for c in table.columns if not c.text and any(" ± " in row.cells[c.key] for row in table.rows)}
-    titles: list[str] = []
-    for column in table.columns:
-        titles += [column.title, f"{column.title} standard error"] if column.key in errors else [column.title]
-    writer.writerow([*titles, "Source", "Measured"])
+    names = [*_names(table)]
+    writer.writerow([*names, "source", "measured"])
     for row in table.rows:
-        cells: list[str] = []
-        for column in table.columns:
-            text = row.cells[column.key]
-            cells += _number_and_error(text) if column.key in errors else [_field(text)]
+        cells = [_field(str(row.values.get(name, row.cells.get(name, DASH)))) for name in names]
         writer.writerow([*cells, no_formula(row.source), "yes" if row.measured else "no"])
     return target.getvalue()
+
+
+def _names(table: Table) -> Iterator[str]:
+    """The columns, and behind each what some row knows beside its number."""
+    known = {name for row in table.rows for name in row.values}
+    for column in table.columns:
+        yield column.key
+        beside = (f"{column.key}_{part}" for part in ("standard_error", "low", "high", "unit"))
+        yield from (name for name in beside if name in known)
 
 
 def no_formula(text: str) -> str:
@@ -59,8 +58,3 @@ def no_formula(text: str) -> str:
 
 def _field(text: str) -> str:
     return "" if text == DASH else no_formula(text)
-
-
-def _number_and_error(text: str) -> list[str]:
-    number, _, error = text.partition(" ± ")
-    return [_field(number), error]
