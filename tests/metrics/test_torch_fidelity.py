@@ -95,9 +95,13 @@ def folders(digits, tmp_path_factory):
     return as_png(noisy(rows, 90), base / "gen"), as_png(noisy(rng.randint(0, 500, 1_009), 30), base / "ref")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _registered():
+    torch_fidelity.register_feature_extractor("digits", DigitsForTorchFidelity)
+
+
 @pytest.fixture(scope="module")
 def black_box(folders):
-    torch_fidelity.register_feature_extractor("digits", DigitsForTorchFidelity)
     return theirs(*folders, feature_extractor="digits")
 
 
