@@ -3,9 +3,14 @@ real ones, and run a small scaling study."""
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +24,8 @@ from dit_eval.report.figures.samples import sample_grid_figure
 from dit_eval.report.figures.style import save_figure
 from dit_eval.report.law import measured_laws
 from dit_eval.report.page import write_report
+from dit_eval.report.points import published_points
+from dit_eval.report.tables.paper import paper_tables
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.lines import read_results
 from dit_eval.results.settings import SamplingSettings
@@ -29,6 +36,7 @@ from dit_eval.study.run import run_study
 from dit_eval.study.sources import check_study, find_sources
 from dit_eval.study.tasks import local_engine
 from dit_eval.system.assets import asset
+from dit_eval.system.dist import end_with
 from dit_eval.system.files import atomic_file
 from dit_eval.system.where import Where
 
@@ -61,6 +69,7 @@ def quickstart(out: Path, *, on_step: Callable[[str], None], study: bool = True)
         If `out` holds files that are of no quickstart.
     """
     _refuse_other(out)
+    counting = _count_meanwhile()
     images, labels = _real_digits()
     results: dict[str, EvalResult] = {}
     sets = _damaged_sets(images, labels)
@@ -78,6 +87,7 @@ def quickstart(out: Path, *, on_step: Callable[[str], None], study: bool = True)
     curves = _curves(results)
     figure = _save_figure(curves, out / "metrics")
     losses = studied.losses if studied is not None else None
+    counting.join()
     page = write_report(results=lines, losses=losses, out=out, force=True, on_step=on_step)
     verdicts = _verdicts(curves, results[_DIT])
     text = _text(results, verdicts, studied)
@@ -86,6 +96,20 @@ def quickstart(out: Path, *, on_step: Callable[[str], None], study: bool = True)
     if not all(verdicts.values()):
         raise ValueError(f"A metric did not move as it must; please report this.\n{text}")
     return text
+
+
+def _count_meanwhile() -> BaseProcess:
+    """Count the paper's models in a process of its own, which keeps the counts where the report page finds them."""
+    process = multiprocessing.get_context("spawn").Process(target=_count, args=(os.getpid(),), daemon=True)
+    process.start()
+    return process
+
+
+def _count(parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, with which this process ends
+    end_with(parent)
+    with contextlib.suppress(Exception):  # the page counts what it does not find, and then says what is wrong
+        paper_tables(published_points())
 
 
 def _real_digits() -> tuple[np.ndarray, np.ndarray]:

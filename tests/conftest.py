@@ -4,6 +4,8 @@ import contextlib
 import functools
 import importlib
 import os
+import shutil
+import tempfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +18,21 @@ with contextlib.suppress(ImportError):
 import real
 import slurm_cluster
 from seeded_inception import seeded_weights, write_graph_def, write_state_dict
+
+
+def pytest_configure(config):
+    """Keep what tests keep in a folder of this run, except the counts of Gflops that the machine has."""
+    if hasattr(config, "workerinput"):
+        return  # has the environment of the process that started it
+    from dit_eval.flops.kept import counts_file
+
+    counts = [counts_file(what) for what in ("gflops", "operators")]
+    folder = tempfile.mkdtemp(prefix="dit-eval-tests-")
+    config.add_cleanup(functools.partial(shutil.rmtree, folder))
+    for path in counts:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copy(path, folder)
+    os.environ["DIT_EVAL_CACHE"] = folder
 
 
 class InceptionFiles:

@@ -34,7 +34,7 @@ class Count:
 def count_named(name: str, image_size: int | None = None, block: Any = None) -> Count:
     """Count a model of the paper; see `dit_eval.flops.count_model`."""
     key = json.dumps([name, image_size, block])
-    if key not in _kept():
+    if not _is_known(key):
         from dit_eval.flops.count import count_model
 
         counted = count_model(name, image_size=image_size, block=block)
@@ -61,7 +61,7 @@ def paper_name(network: dict[str, Any]) -> str | None:
 def count_network(network: dict[str, Any]) -> Count | None:
     """Count a network that a `SampleRun` describes; None if it is no DiT."""
     key = json.dumps(network, sort_keys=True)
-    if key not in _kept():
+    if not _is_known(key):
         import torch
 
         from dit_eval.flops.count import count_flops
@@ -84,6 +84,13 @@ def count_network(network: dict[str, Any]) -> Count | None:
         _keep(key, [counted.total("paper"), counted.params])
     operations, params = _kept()[key]
     return Count(gflops=operations / 1e9, params_m=params / 1e6)
+
+
+def _is_known(key: str) -> bool:
+    """Whether a model is counted, here or meanwhile by another process."""
+    if key not in _kept():
+        _kept().update(_read())
+    return key in _kept()
 
 
 @functools.cache

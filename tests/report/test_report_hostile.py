@@ -29,6 +29,7 @@ from dit_eval.report.figures.figure13 import loss_curves
 from dit_eval.report.figures.samples import sample_grid_figure
 from dit_eval.report.figures.style import lettering
 from dit_eval.report.points import measured_points, read_losses
+from dit_eval.report.tables import paper, stated
 from dit_eval.report.tables.measured import measured_table
 from dit_eval.report.tables.write import no_formula
 from dit_eval.system.text import slug
@@ -379,6 +380,8 @@ def run_report(*arguments):
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(page, "FIGURES", [item for item in page.FIGURES if item.needs == "losses"])
+    for tables in (paper, stated):
+        monkeypatch.setattr(tables, "count_named", lambda *_: Count(gflops=1.0, params_m=1.0))
 
 
 @pytest.mark.usefixtures("quick")
