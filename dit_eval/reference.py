@@ -259,28 +259,19 @@ def stats(
     given_sizes(network, where)
     if isinstance(network, str):
         network = load_network(network, device=where.device, fetch=fetch if quiet else fetch_aloud)
+    write = partial(
+        write_reference,
+        images=opened,
+        out=target,
+        extractor=network,
+        num_images=num_images,
+        batch_size=batch_size,
+    )
     if where.on_progress or quiet:
-        report = where.on_progress
-        write_reference(
-            images=opened,
-            out=target,
-            extractor=network,
-            num_images=num_images,
-            batch_size=batch_size,
-            on_progress=report,
-            on_note=where.on_note,
-        )
+        write(on_progress=where.on_progress, on_note=where.on_note)
         return target
     with Progress(names={"ref": "ref features"}) as progress:
-        write_reference(
-            images=opened,
-            out=target,
-            extractor=network,
-            num_images=num_images,
-            batch_size=batch_size,
-            on_progress=progress.update,
-            on_note=progress.note,
-        )
+        write(on_progress=progress.update, on_note=progress.note)
     return target
 
 

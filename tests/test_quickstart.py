@@ -17,6 +17,14 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("quickstart")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_figures():
+    """The report's own tests draw the others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "FIGURES", [item for item in page.FIGURES if item.needs == "losses"])
+        yield
+
+
 @pytest.fixture(scope="module")
 def results(folder):
     with pytest.raises(SystemExit) as exit_:
@@ -89,11 +97,9 @@ resources = [{ threads = 1, num_workers = 0 }]
 """
 
 
-@pytest.mark.slow
 def test_it_runs_again_in_the_same_folder_and_its_study_is_on_the_page(results, folder, capsys, monkeypatch):
     # The plan of the quickstart takes a minute; this one has all its parts.
     monkeypatch.setattr("dit_eval.quickstart.load_plan", lambda name: parse_plan(STUDY, folder / f"{name}.toml"))
-    monkeypatch.setattr(page, "FIGURES", [item for item in page.FIGURES if item.needs == "losses"])
     with pytest.raises(SystemExit) as exit_:
         main(["quickstart", "--out", str(folder)])
     assert exit_.value.code == 0

@@ -183,7 +183,7 @@ class _Machine:
             target.value = _Type(target.value.code, _order(state[1]))
         elif target.value is None:
             shape, of, fortran, data = state[-4:]  # before them its version, in most
-            target.value = _array(self.raw(data), of, shape, "F" if fortran else "C")
+            target.value = _array(self.raw(data), of, shape, fortran=bool(fortran))
         else:
             raise _Refused("it sets the state of an array twice")
 
@@ -248,11 +248,11 @@ def _buffer_array(
 ) -> _Slot:
     if axes is not None or order not in ("C", "F"):
         raise _Refused("an array's axes are in an order of their own")
-    return _Slot(_array(machine.raw(data), of, shape, str(order)))
+    return _Slot(_array(machine.raw(data), of, shape, fortran=order == "F"))
 
 
 def _scalar(machine: _Machine, of: object, data: object) -> Any:
-    return _array(machine.raw(data), of, (), "C")[()]
+    return _array(machine.raw(data), of, ())[()]
 
 
 def _dtype(machine: _Machine, code: object, align: object = False, copy: object = True) -> _Slot:
@@ -275,7 +275,7 @@ def _order(sign: object) -> str:
     return str(sign)
 
 
-def _array(data: bytes, of: object, shape: object, order: str) -> np.ndarray:
+def _array(data: bytes, of: object, shape: object, *, fortran: bool = False) -> np.ndarray:
     """The array of these bytes, if they are as many as its shape has."""
     kind = of.value if isinstance(of, _Slot) else None
     if not isinstance(kind, _Type) or type(shape) is not tuple or len(shape) > 4:
@@ -285,7 +285,7 @@ def _array(data: bytes, of: object, shape: object, order: str) -> np.ndarray:
     dtype = kind.dtype
     if math.prod(shape) * dtype.itemsize != len(data):
         raise ValueError(f"an array of {len(data):,} bytes where its shape promises {math.prod(shape)} numbers")
-    return np.frombuffer(data, dtype).reshape(shape, order=order)  # type: ignore[call-overload]  # "C" or "F"
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 class _Values:

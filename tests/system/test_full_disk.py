@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from full_disk import Disk
-from small_plan import TINY_DIT_ON_DIGITS
+from small_plan import tiny_plan
 from small_runs import draw_pictures, encoding, sampling, training
 
 import dit_eval.encoding
@@ -92,24 +92,7 @@ def test_a_run_goes_on_when_there_is_room_again(what, tmp_path, monkeypatch):
         shutil.rmtree(root)
 
 
-PLAN = f"""{TINY_DIT_ON_DIGITS}[training]
-batch_size = 4
-log_every = 2
-
-[sampling]
-num_samples = 8
-labels = "balanced"
-
-[[cells]]
-models = "all"
-training_steps = [2]
-sampling_steps = [2]
-
-[[resources]]
-threads = 1
-batch_size = 8
-num_workers = 0
-"""
+PLAN = tiny_plan([2])
 
 
 def study(root, capsys):

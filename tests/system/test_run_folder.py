@@ -28,7 +28,7 @@ from kill_points import fail_once, states_of_disk
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from small_plan import TINY_DIT_ON_DIGITS
+from small_plan import tiny_plan
 from small_runs import draw_pictures, encoding, sampling, training
 
 import dit_eval.encoding
@@ -354,24 +354,7 @@ def test_a_sampling_goes_on_from_each_state_of_the_disk(tmp_path, monkeypatch):
 
 # ---- a study
 
-PLAN = f"""{TINY_DIT_ON_DIGITS}[training]
-batch_size = 4
-log_every = 2
-
-[sampling]
-num_samples = 8
-labels = "balanced"
-
-[[cells]]
-models = "all"
-training_steps = [2, 4]
-sampling_steps = [2]
-
-[[resources]]
-threads = 1
-batch_size = 8
-num_workers = 0
-"""
+PLAN = tiny_plan([2, 4])
 
 
 def study(plan, out, capsys):
