@@ -354,13 +354,8 @@ def test_an_entry_that_lacks_what_is_asked_for_is_not_damaged(entry):
 @pytest.fixture
 def counts(tmp_path, monkeypatch):
     monkeypatch.setenv("DIT_EVAL_CACHE", str(tmp_path))
-    caches = (kept._kept, kept._file)
-    for cache in caches:
-        cache.cache_clear()
     kept._keep("a", [1_000_000, 2_000])
-    yield kept._file()
-    for cache in caches:
-        cache.cache_clear()
+    return kept.counts_file("gflops")
 
 
 COUNTS = (
@@ -374,31 +369,31 @@ def test_forged_counts_are_not_believed(counts, forged):
     check = json.loads(counts.read_text())["a"][2]
     for value in (forged, [*forged, check] if isinstance(forged, list) else forged):
         counts.write_text(json.dumps({"a": value}))
-        kept._kept.cache_clear()
+        kept._kept_in.cache_clear()
         assert kept._kept() == {}
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"1", DEEP, b'{"a": ' + b"9" * 5000 + b"}", b"\xff", b"{" * 10])
 def test_counts_that_cannot_be_read_are_made_again(counts, data):
     counts.write_bytes(data)
-    kept._kept.cache_clear()
+    kept._kept_in.cache_clear()
     assert kept._kept() == {}
     kept._keep("b", [3, 4])
-    kept._kept.cache_clear()
+    kept._kept_in.cache_clear()
     assert kept._kept() == {"b": [3, 4]}
 
 
 def test_counts_of_another_process_stay(counts):
     own = counts.read_bytes()
-    kept._kept.cache_clear()
+    kept._kept_in.cache_clear()
     kept._keep("of another", [3, 4])
     others = counts.read_bytes()
     counts.write_bytes(own)
-    kept._kept.cache_clear()
+    kept._kept_in.cache_clear()
     assert "of another" not in kept._kept()
     counts.write_bytes(others)  # while this one has what it read before
     kept._keep("b", [5, 6])
-    kept._kept.cache_clear()
+    kept._kept_in.cache_clear()
     assert kept._kept() == {"a": [1_000_000, 2_000], "of another": [3, 4], "b": [5, 6]}
 
 

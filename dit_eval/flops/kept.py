@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import dit_eval
+from dit_eval.models.names import DIT_NAMES
 from dit_eval.system.assets import cache_dir
 from dit_eval.system.files import atomic_file, remove_left
 from dit_eval.system.reading import is_count, read_json
@@ -33,6 +34,8 @@ class Count:
 
 def count_named(name: str, image_size: int | None = None, block: Any = None) -> Count:
     """Count a model of the paper; see `dit_eval.flops.count_model`."""
+    if name in DIT_NAMES:  # what is not given is what the paper has
+        image_size, block = 256 if image_size is None else image_size, block or "adaln-zero"
     key = json.dumps([name, image_size, block])
     if not _is_known(key):
         from dit_eval.flops.count import count_model
@@ -67,7 +70,6 @@ def count_network(network: dict[str, Any]) -> Count | None:
         from dit_eval.flops.count import count_flops
         from dit_eval.models.config import DiTConfig, named_config
         from dit_eval.models.dit import DiT
-        from dit_eval.models.names import DIT_NAMES
 
         try:
             config = DiTConfig(**network)
@@ -89,20 +91,24 @@ def count_network(network: dict[str, Any]) -> Count | None:
 def _is_known(key: str) -> bool:
     """Whether a model is counted, here or meanwhile by another process."""
     if key not in _kept():
-        _kept().update(_read())
+        _kept().update(_read(counts_file("gflops")))
     return key in _kept()
 
 
-@functools.cache
 def _kept() -> dict[str, list[int]]:
     """Counts made before by the same code and packages, by model; a count takes seconds and always gives the same."""
-    remove_left(_file())
-    return _read()
+    return _kept_in(counts_file("gflops"))
 
 
-def _read() -> dict[str, list[int]]:
+@functools.cache
+def _kept_in(path: Path) -> dict[str, list[int]]:
+    remove_left(path)
+    return _read(path)
+
+
+def _read(path: Path) -> dict[str, list[int]]:
     try:
-        kept = read_json(_file(), "counts", max_size=_MAX_FILE)
+        kept = read_json(path, "counts", max_size=_MAX_FILE)
     except (OSError, ValueError):
         return {}
     return {key: entry[:2] for key, entry in kept.items() if _is_count(key, entry)}
@@ -120,19 +126,14 @@ def _check(key: str, count: list[int]) -> str:
 
 
 def _keep(key: str, count: list[int]) -> None:
-    _kept().update(_read())  # what other processes counted meanwhile
-    _kept()[key] = count
-    path = _file()
+    path, counts = counts_file("gflops"), _kept()
+    counts.update(_read(path))  # what other processes counted meanwhile
+    counts[key] = count
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path, own=True) as file:
-            entries = {key: [*count, _check(key, count)] for key, count in _kept().items()}
+            entries = {key: [*count, _check(key, count)] for key, count in counts.items()}
             file.write(json.dumps(entries, sort_keys=True).encode())
-
-
-@functools.cache
-def _file() -> Path:
-    return counts_file("gflops")
 
 
 def counts_file(what: str) -> Path:

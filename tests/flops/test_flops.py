@@ -20,10 +20,11 @@ import dit_eval.flops.count
 import dit_eval.flops.counts
 import dit_eval.flops.operators
 from dit_eval.cli import main
-from dit_eval.flops import kept_parts
+from dit_eval.flops import kept, kept_parts
 from dit_eval.flops.compute import Workload, gpu_hours, sampling_gflops, training_gflops
 from dit_eval.flops.count import count_flops, count_model
 from dit_eval.flops.counts import Counts, FlopCount
+from dit_eval.flops.kept import count_named
 from dit_eval.flops.kept_parts import count_in_parts
 from dit_eval.flops.operators import einsum_macs
 from dit_eval.flops.printed import paper_rows
@@ -722,3 +723,17 @@ def test_compute_is_known_without_pytorch_and_counters_on_demand():
     )
     environment = os.environ | {"PYTHONPATH": str(Path(dit_eval.flops.count.__file__).parents[2])}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+def test_a_model_is_kept_once_however_it_is_named(tmp_path):
+    once = count_named("DiT-S/8")
+    assert count_named("DiT-S/8", 256, "adaln-zero") == count_named("DiT-S/8", None, "adaln-zero") == once
+    (path,) = (tmp_path / "counts").iterdir()
+    assert len(json.loads(path.read_text())) == 1
+
+
+def test_what_another_process_counts_meanwhile_is_not_counted_again(monkeypatch):
+    once = count_named("DiT-S/8")
+    kept._kept().clear()  # as in a process that looked before the other had counted
+    monkeypatch.setattr(dit_eval.flops.count, "count_model", None)
+    assert count_named("DiT-S/8") == once

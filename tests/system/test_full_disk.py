@@ -126,21 +126,8 @@ SUMMARY = FeatureSummary(
 NOTES: list[str] = []
 
 
-@pytest.fixture
-def forget_counts():
-    """What this process knows of counts."""
-
-    def forget():
-        kept._kept.cache_clear()
-        kept._file.cache_clear()
-
-    forget()
-    yield forget
-    forget()
-
-
 def keep_counts(path):
-    kept._kept.cache_clear()
+    kept._kept_in.cache_clear()
     kept._keep("a", [1_000_000, 2_000])
 
 
@@ -168,9 +155,9 @@ WRITERS = {  # of which these two cost only time when they fail
 
 @pytest.mark.parametrize("old", [None, b"old\n"])
 @pytest.mark.parametrize("what", WRITERS)
-def test_a_file_is_as_before_and_then_whole(what, old, tmp_path, monkeypatch, forget_counts):
+def test_a_file_is_as_before_and_then_whole(what, old, tmp_path, monkeypatch):
     monkeypatch.setenv("DIT_EVAL_CACHE", str(tmp_path))
-    path = tmp_path / "written" if what != "counts" else kept._file()
+    path = tmp_path / "written" if what != "counts" else kept.counts_file("gflops")
     disk = Disk(monkeypatch)
 
     def prepare():
