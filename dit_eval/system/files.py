@@ -225,8 +225,8 @@ def _part(partial: Path, path: Path) -> Iterator[BinaryIO]:
     remove_left(path)
     while True:
         with open(partial, "xb") as file:
-            _try_lock(file)
-            if _is_at(partial, file):  # else another process took it for left before it was locked
+            _try_lock(file, patience=_PATIENCE)  # another process may just have taken it for left, and remove it
+            if _is_at(partial, file):
                 yield file
                 return
 
@@ -240,15 +240,21 @@ def _opened_plain(path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _try_lock(file: IO[bytes]) -> bool:
-    """Lock an open file; whether it is. It is not where another process has locked it, or the system has no locks."""
+def _try_lock(file: IO[bytes], *, patience: float = 0.0) -> bool:
+    """Lock an open file; whether it is. It is not where another process keeps it locked, or the system has no locks."""
     import fcntl  # not on every system, and only for this
 
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_PAUSE)
+        except OSError:
+            return False
 
 
 @contextmanager

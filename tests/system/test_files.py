@@ -258,14 +258,21 @@ def test_what_another_one_writes_stays():
     assert (Path("a.json").read_text(), left_over()) == ("new", [])
 
 
-def test_a_part_that_was_taken_for_left_before_it_was_locked_is_made_again(monkeypatch):
+@pytest.mark.parametrize("seconds", [0.0, 0.2])
+def test_a_part_that_was_taken_for_left_before_it_was_locked_is_made_again(monkeypatch, seconds):
     real, taken = files._try_lock, []
 
-    def late(file):
+    def remove(part, file):
+        part.unlink()
+        file.close()
+
+    def late(file, **patience):
         if not taken:
             taken.extend(left_over())
-            taken[0].unlink()  # as `remove_left` of another process
-        return real(file)
+            theirs = taken[0].open("rb")  # as `remove_left` of another process, which locks it first
+            assert real(theirs)
+            threading.Timer(seconds, remove, (taken[0], theirs)).start()
+        return real(file, **patience)
 
     monkeypatch.setattr(files, "_try_lock", late)
     write("a.json")
