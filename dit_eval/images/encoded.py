@@ -56,6 +56,11 @@ class ImageFiles:
     _jpegs: set[int] = field(default_factory=set, repr=False)  # indices, as they are met
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Paths of the files in their order; empty texts where they are rows of a table."""
+        return self._source.names[: self.num_images]
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         if not self._jpegs or self.crop:  # whoever crops knows that they are photographs, not samples
             return self._source.remarks
@@ -100,7 +105,7 @@ class ImageFiles:
         """
         if not self._source.named:
             return None
-        names = self._source.names[: self.num_images]
+        names = self.names
         order = sorted(range(len(names)), key=names.__getitem__)
         return None if order == list(range(len(names))) else np.array(order, np.int64)
 
