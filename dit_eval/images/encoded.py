@@ -158,14 +158,20 @@ class ImageFiles:
 
 
 def image_files(
-    source: Source, num_images: int | None, *, labels: np.ndarray | None = None, crop: Crop | None = None
+    source: Source,
+    num_images: int | None,
+    *,
+    labels: np.ndarray | None = None,
+    has_class_folders: bool = True,
+    crop: Crop | None = None,
 ) -> ImageFiles:
+    """Images in these files; labels, if none are given, by class folders, unless folders are known to be none."""
     stored = len(source.names)
     used = stored if num_images is None else num_images
     check_number(source.path, used=used, stored=stored)
     with source.reading() as loads:
         first = _decode(next(loads(range(1)))(), source.where(0), None, crop)
-    if labels is None and any(source.names):
+    if labels is None and has_class_folders and any(source.names):
         labels = _folder_labels(source.names)
     return ImageFiles(
         path=source.path,
