@@ -199,15 +199,17 @@ def _folder_labels(names: Sequence[str]) -> np.ndarray | None:
 
 
 def _numbered_through(names: Sequence[str]) -> bool:
-    """Whether folders hold a thousand numbered images each, as EDM2 writes them (001000/001234.png): no classes."""
+    """Whether folders hold a thousand numbered images each, as EDM2 writes samples (001000/001234.png) and data sets
+    (00001/img00001234.png): no classes."""
 
     def fits(name: str) -> bool:
         folder, _, file = name.rpartition("/")
-        numbers = folder.rpartition("/")[2], file.partition(".")[0]
-        if not all(re.fullmatch("[0-9]{1,18}", number) for number in numbers):
-            return False
-        thousand, number = map(int, numbers)
-        return thousand == number // 1000 * 1000
+        path = f"{folder.rpartition('/')[2]}/{file.partition('.')[0]}"
+        found = re.fullmatch("([0-9]{1,18})/([0-9]{1,18})", path)
+        if found is not None:
+            return int(found[1]) == int(found[2]) // 1000 * 1000
+        found = re.fullmatch("([0-9]{5})/img([0-9]{8})", path)
+        return found is not None and int(found[1]) == int(found[2]) // 1000
 
     return all(map(fits, names))
 
