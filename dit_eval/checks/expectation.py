@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -140,12 +140,21 @@ def expectation(name: str) -> Expectation:
     Raises
     ------
     ValueError
-        If there is none; the message lists those there are.
+        If there is none; the message lists those that begin alike.
     """
     known = expectations()
     if name not in known:
         raise ValueError(
-            f"No published result called {name!r}; known: {', '.join(known)}. Or pass --expect-fid X."
+            f"No published result called {name!r}; known: {_offered(name, known)}. Or pass --expect-fid X."
             f"{did_you_mean(name, known)}"
         )
     return known[name]
+
+
+def _offered(name: str, known: Iterable[str]) -> str:
+    """The names that begin as this one does; if there are none, how names begin, for there are many."""
+    families: dict[str, list[str]] = {}
+    for each in known:
+        families.setdefault(each.partition("-")[0], []).append(each)
+    near = families.get(name.partition("-")[0].casefold())
+    return ", ".join(near) if near else ", ".join(f"{family}-..." for family in families)

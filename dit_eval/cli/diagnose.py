@@ -90,10 +90,10 @@ def diagnose(arguments: Diagnose) -> None:
     check_destination("--json", arguments.json)
     if arguments.through_network:
         check_extractor(arguments)
+    expect = _expectation(arguments)  # a slip in a name costs no download
     ref = open_role(reference_path(arguments.ref), "ref", network=arguments.network)
     from dit_eval.checks.diagnose import diagnose
 
-    expect = _expectation(arguments)
     extractor = load_extractor(arguments) if arguments.through_network else None
     with Progress(names={"ref": "ref images", "gen": "gen images"}) as progress:
         result = _result_of(arguments, gen, progress)

@@ -106,6 +106,29 @@ def test_the_notes_list_every_program():
         assert set(re.findall(r"`([a-z][^`]*)`", names)) <= expectations().keys()
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "jit",
+            "known: jit-b-16, jit-l-16, jit-h-16, jit-g-16, jit-b-32, jit-l-32, jit-h-32, jit-g-32, jit-h-16-by-adm",
+        ),
+        ("JiT-H/16", "known: jit-b-16, .*Did you mean 'jit-h-16'"),
+        ("pixart", "known: dit-..., sit-..., repa-..., lightningdit-..., var-..., rae-..., mar-..., jit-..., mean"),
+    ],
+)
+def test_another_name_lists_those_that_begin_alike(name, said):
+    with pytest.raises(ValueError, match=said):
+        expectation(name)
+
+
+def test_a_slip_in_a_name_costs_no_download(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("dit_eval.cli.diagnose.reference_path", lambda _: pytest.fail("fetched"))
+    with pytest.raises(SystemExit) as ended:
+        main(["diagnose", str(write(tmp_path / "gen.npz")), "--ref", "imagenet256", "--expect", "sit-xl"])
+    assert (ended.value.code, "Did you mean 'sit-xl-2'?" in capsys.readouterr().err) == (2, True)
+
+
 def test_published_pairs_are_of_two_protocols_with_a_source():
     with open(PAPER / "pairs.csv", newline="", encoding="utf-8") as file:
         pairs = list(csv.DictReader(file))
