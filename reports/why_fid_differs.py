@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from dit_eval.paper import printed_rows
 from dit_eval.system.assets import embedded_dir
 
 METRICS = {"fid": "FID", "sfid": "sFID", "inception_score": "IS", "precision": "Precision", "recall": "Recall"}
@@ -55,6 +56,9 @@ STATED = (
     ("ADM's reference for 512 px", "holds 1,000 images, those for 256 px 10,000", "openai/guided-diffusion#19, #66"),
 )
 
+# Columns of dit_eval/paper/pairs.csv, as the page has them.
+PAIR = ("model", "metric", "first_protocol", "first", "second_protocol", "second", "source", "note")
+
 
 def page() -> str:
     """The page: the same bytes for the same data."""
@@ -70,7 +74,7 @@ def page() -> str:
         "    dit-eval diagnose samples.npz --ref imagenet256 --expect dit-xl-2-cfg1.5",
         "",
         "This page shows what each cause does to each metric. **Each table says which network its numbers are of; only "
-        "those of the last section are of the trained Inception and ImageNet.** The others tell which metrics a cause "
+        "those stated by others are of the trained Inception and ImageNet.** The others tell which metrics a cause "
         "moves and which it leaves alone, not by how much it would move yours.",
         "",
     ]
@@ -86,6 +90,16 @@ def page() -> str:
         "| cause | size | source |",
         "|---|---|---|",
         *(f"| {cause} | {size} | {source} |" for cause, size, source in STATED),
+        "",
+        "## One model, two protocols: published pairs",
+        "",
+        "Both numbers of each row are published by others; none was measured here. Papers report against ADM's "
+        "reference, JiT's or MeanFlow's statistics, with random labels or as many images of each class; `diagnose "
+        "--expect` knows which ([the list](../dit_eval/checks/README.md#published-numbers)).",
+        "",
+        "| model | metric | protocol | published | other protocol | published | source | note |",
+        "|---|---|---|---|---|---|---|---|",
+        *(f"| {' | '.join(row[column] for column in PAIR)} |" for row in printed_rows("pairs")),
         "",
         "## What pixels do not tell",
         "",

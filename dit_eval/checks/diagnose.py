@@ -150,7 +150,9 @@ def _comparisons(expect: Expectation | None, result: EvalResult | None) -> tuple
         return ()
     rows = []
     for metric, published in expect.metrics.items():
-        value = getattr(result, metric)
+        value = result.scores.get(metric)
+        if value is None and metric == "fid":
+            value = result.scores.get("fid_torch_fidelity")  # the same to 1e-5
         if value is None:
             continue
         estimate = getattr(result.uncertainty, metric, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group
@@ -89,10 +90,10 @@ def diagnose(arguments: Diagnose) -> None:
     check_destination("--json", arguments.json)
     if arguments.through_network:
         check_extractor(arguments)
+    expect = _expectation(arguments)  # a slip in a name costs no download
     ref = open_role(reference_path(arguments.ref), "ref", network=arguments.network)
     from dit_eval.checks.diagnose import diagnose
 
-    expect = _expectation(arguments)
     extractor = load_extractor(arguments) if arguments.through_network else None
     with Progress(names={"ref": "ref images", "gen": "gen images"}) as progress:
         result = _result_of(arguments, gen, progress)
@@ -149,8 +150,12 @@ def _result_of(arguments: Diagnose, gen: ImageSet, progress: Progress) -> EvalRe
 
 def _format_diagnosis(diagnosis: Diagnosis) -> str:
     lines = []
-    if diagnosis.expected and diagnosis.comparisons:
-        lines.append(f"compared with {diagnosis.expected.name} ({diagnosis.expected.source})")
+    expected = diagnosis.expected
+    if expected and (diagnosis.comparisons or expected.made_by):
+        lines.append(f"compared with {expected.name} ({expected.source})")
+        if expected.made_by:
+            made_by = f"made by {'; '.join(expected.made_by)}"
+            lines += wrap(made_by, 80, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
         for row in diagnosis.comparisons:
             verdict = {True: "inside", False: "outside", None: ""}[row.inside]
             lines.append(

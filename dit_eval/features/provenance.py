@@ -77,7 +77,7 @@ def image_source(batch: ImageSet, sha256: str, statistics: str) -> ImageSource:
         made_from=getattr(batch, "made_from", None),  # an npz may say so
         fingerprint=stored.fingerprint() if stored else None,
         git=git_id_of(Path(batch.path)) if alone else None,
-        crop=batch.crop.name if batch.crop else None,
+        crop=batch.crop.name if batch.crop else getattr(batch, "made_crop", None),
     )
 
 

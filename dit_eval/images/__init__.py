@@ -21,6 +21,7 @@ from dit_eval.images.reader import ImageSet, Reader, Role
 from dit_eval.images.statistics import is_statistics, open_statistics
 from dit_eval.images.stream import from_batches
 from dit_eval.images.tar import TAR
+from dit_eval.images.tars import TARS
 from dit_eval.images.zip import ZIP
 from dit_eval.results.settings import Crop
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["READERS", "Crop", "ImageSet", "Reader", "from_batches", "from_dataset", "open_images"]
 
 # In order of trial: the first that recognises a path opens it. A saved dataset is a folder too, and npz takes the rest.
-READERS: tuple[Reader, ...] = (HUGGING_FACE, PARQUET, FOLDER, ZIP, TAR, NPZ)
+READERS: tuple[Reader, ...] = (HUGGING_FACE, PARQUET, TARS, FOLDER, ZIP, TAR, NPZ)
 
 
 def open_images(
@@ -47,7 +48,7 @@ def open_images(
     Parameters
     ----------
     path : an `.npz` batch; a folder of images, with those in folders below it; a `.zip`, `.tar` or `.tar.gz` of them;
-        or a folder that a Hugging Face dataset was saved to; as reference also a pickle of statistics
+        a folder of tars; or a folder that a Hugging Face dataset was saved to; as reference also a pickle of statistics
     role : "gen" must hold images; "ref" may be statistics only
     num_images : use the first ones, in the order of `dit_eval.images.listing`; all by default
     network : whose statistics are meant where a file holds those of several

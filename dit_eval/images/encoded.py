@@ -56,6 +56,11 @@ class ImageFiles:
     _jpegs: set[int] = field(default_factory=set, repr=False)  # indices, as they are met
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Paths of the files in their order; empty texts where they are rows of a table."""
+        return self._source.names[: self.num_images]
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         if not self._jpegs or self.crop:  # whoever crops knows that they are photographs, not samples
             return self._source.remarks
@@ -100,7 +105,7 @@ class ImageFiles:
         """
         if not self._source.named:
             return None
-        names = self._source.names[: self.num_images]
+        names = self.names
         order = sorted(range(len(names)), key=names.__getitem__)
         return None if order == list(range(len(names))) else np.array(order, np.int64)
 
@@ -153,14 +158,20 @@ class ImageFiles:
 
 
 def image_files(
-    source: Source, num_images: int | None, *, labels: np.ndarray | None = None, crop: Crop | None = None
+    source: Source,
+    num_images: int | None,
+    *,
+    labels: np.ndarray | None = None,
+    has_class_folders: bool = True,
+    crop: Crop | None = None,
 ) -> ImageFiles:
+    """Images in these files; labels, if none are given, by class folders, unless folders are known to be none."""
     stored = len(source.names)
     used = stored if num_images is None else num_images
     check_number(source.path, used=used, stored=stored)
     with source.reading() as loads:
         first = _decode(next(loads(range(1)))(), source.where(0), None, crop)
-    if labels is None and any(source.names):
+    if labels is None and has_class_folders and any(source.names):
         labels = _folder_labels(source.names)
     return ImageFiles(
         path=source.path,
@@ -188,15 +199,17 @@ def _folder_labels(names: Sequence[str]) -> np.ndarray | None:
 
 
 def _numbered_through(names: Sequence[str]) -> bool:
-    """Whether folders hold a thousand numbered images each, as EDM2 writes them (001000/001234.png): no classes."""
+    """Whether folders hold a thousand numbered images each, as EDM2 writes samples (001000/001234.png) and data sets
+    (00001/img00001234.png): no classes."""
 
     def fits(name: str) -> bool:
         folder, _, file = name.rpartition("/")
-        numbers = folder.rpartition("/")[2], file.partition(".")[0]
-        if not all(re.fullmatch("[0-9]{1,18}", number) for number in numbers):
-            return False
-        thousand, number = map(int, numbers)
-        return thousand == number // 1000 * 1000
+        path = f"{folder.rpartition('/')[2]}/{file.partition('.')[0]}"
+        found = re.fullmatch("([0-9]{1,18})/([0-9]{1,18})", path)
+        if found is not None:
+            return int(found[1]) == int(found[2]) // 1000 * 1000
+        found = re.fullmatch("([0-9]{5})/img([0-9]{8})", path)
+        return found is not None and int(found[1]) == int(found[2]) // 1000
 
     return all(map(fits, names))
 

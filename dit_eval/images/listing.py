@@ -31,7 +31,7 @@ _OTHER_IMAGES = {*IMAGE_SUFFIXES, ".avif", ".gif", ".heic", ".jp2", ".jxl"} - se
 _ARCHIVE_SUFFIXES = {".7z", ".bz2", ".gz", ".npz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"}
 _DIGITS = re.compile(r"([0-9]+)")
 LITTER = {"__macosx", "desktop.ini", "thumbs.db"}
-_MAX_MEMBERS = 2_000_000  # of an archive; ImageNet's training set has 1.28 million
+MAX_MEMBERS = 2_000_000  # of an archive; ImageNet's training set has 1.28 million
 _MAX_NAME = 4096
 PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
 Load = Callable[[], bytes]
@@ -121,8 +121,8 @@ class Listing:
     def path_of(self, name: str) -> str | None:
         """A member's name without empty parts; None for what is left out without a word."""
         self.members += 1
-        if self.members > _MAX_MEMBERS:
-            raise ValueError(f"{self.path}: more than {_MAX_MEMBERS:,} members. Pass a part of them at a time.")
+        if self.members > MAX_MEMBERS:
+            raise ValueError(f"{self.path}: more than {MAX_MEMBERS:,} members. Pass a part of them at a time.")
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if ".." in parts or re.search(r"^/|^[A-Za-z]:|[\\\0]", name):
             raise ValueError(
@@ -161,11 +161,14 @@ class Listing:
                 hint += " With arr_0 it is an .npz; give it that name."
             raise ValueError(f"{self.path}: no images there; needed PNG files.{hint}")
         names = sorted(self.found, key=in_order)
-        remarks = []
-        if self.left_out:
-            some = ", ".join(map(shown, sorted(self.left_out)[:3])) + (", ..." if len(self.left_out) > 3 else "")
-            remarks.append(f"{self.path}: left out {len(self.left_out):,} file(s) that are no images: {some}.")
-        return tuple(names), [self.found[name] for name in names], tuple(remarks)
+        remarks = (left_out_remark(self.path, self.left_out),) if self.left_out else ()
+        return tuple(names), [self.found[name] for name in names], remarks
+
+
+def left_out_remark(path: Path, names: Sequence[str]) -> str:
+    """What is said of files that are no images."""
+    some = ", ".join(map(shown, sorted(names)[:3])) + (", ..." if len(names) > 3 else "")
+    return f"{path}: left out {len(names):,} file(s) that are no images: {some}."
 
 
 def why(error: BaseException) -> str:

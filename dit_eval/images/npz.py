@@ -70,6 +70,7 @@ class ImageBatch:
     pool, spatial : stored statistics, or None
     run : how the images were drawn, or None where the file does not say
     made_from : SHA-256 of the images that the statistics were made of, or None where the file does not say
+    made_crop : what each of those was cut to ("adm-256"); None if it was taken whole, or the file does not say
     entry : name of the statistics in a file of several
     crop, read_once, warnings : see `dit_eval.images.ImageSet`
     """
@@ -84,6 +85,7 @@ class ImageBatch:
     spatial: GaussianStats | None
     run: SampleRun | None
     made_from: str | None = None
+    made_crop: str | None = None
     entry: str | None = None
     crop: None = None  # its images have one size
     read_once: bool = False
@@ -223,6 +225,7 @@ def open_batch(path: str | os.PathLike[str], *, role: Role, num_images: int | No
         spatial=spatial,
         run=run,
         made_from=made_from.images_sha256,
+        made_crop=made_from.crop,
         warnings=tuple(warnings),
         _images=images,
         _watch=watch,

@@ -26,6 +26,7 @@ _MAX_PIXELS = 1 << 24  # of an image: 4096 x 4096
 _MAX_FEATURES = 4096  # D of stored statistics; sigma then takes 128 MiB
 _MAX_LABELS = 1 << 24
 _MAX_CLASSES = 1 << 16  # of one-hot labels
+_CROP = re.compile(r"[a-z]{1,20}-[0-9]{1,6}")
 
 
 def read_images(file: NpzFile) -> ImageMember | None:
@@ -220,18 +221,22 @@ def read_run(file: NpzFile) -> SampleRun | None:
 
 @dataclass(frozen=True, kw_only=True)
 class MadeFrom:
-    """What `dit_eval.reference` notes in the zip's comment: the images behind statistics, and the network."""
+    """What `dit_eval.reference` notes in the zip's comment: the images behind statistics, how each was cut ("adm-256",
+    None if it was taken whole), and the network."""
 
     images_sha256: str | None = None
     network: str | None = None
+    crop: str | None = None
 
 
 def read_made_from(archive: zipfile.ZipFile) -> MadeFrom:
     """What the comment says; nothing where it is another program's."""
     try:
         found = parse_json(archive.comment.decode())["made_from"]
-        said = found["images_sha256"], found["extractor"]["name"]
+        said = found["images_sha256"], found["extractor"]["name"], found.get("crop")
     except (KeyError, RecursionError, TypeError, ValueError):
         return MadeFrom()
-    images, network = (text if isinstance(text, str) else None for text in said)
-    return MadeFrom(images_sha256=images, network=network)
+    images, network, crop = (text if isinstance(text, str) else None for text in said)
+    if crop is not None and not _CROP.fullmatch(crop):
+        crop = None
+    return MadeFrom(images_sha256=images, network=network, crop=crop)

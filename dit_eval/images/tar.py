@@ -34,6 +34,7 @@ _MAX_RATIO, _FREE = 200, 1 << 26
 _WINDOW = 1 << 29  # bytes of image files held at once where a compressed tar is not in order
 _BLOCK = 512  # of a tar
 _TAR = ".tar"
+ENDINGS = (_TAR, ".tar.gz", ".tgz")
 _STEP = 1 << 20  # bytes passed over at once
 
 
@@ -48,6 +49,9 @@ class TarSource:
     ----------
     extents : offset and size of each file, in the tar without compression
     compressed : by gzip
+    left_out : files that are no images
+    is_shard : whether such a file is called as an image beside it, but for the ending: 0.jpg and 0.cls, as in shards of
+        WebDataset
     """
 
     path: Path
@@ -55,12 +59,19 @@ class TarSource:
     remarks: tuple[str, ...]
     extents: tuple[tuple[int, int], ...]
     compressed: bool
+    left_out: int = 0
+    is_shard: bool = False
     named: bool = True
     digests: tuple[tuple[str, bool], ...] | None
     _watch: Watch
 
     def where(self, index: int) -> str:
         return f"{self.path}: {shown(self.names[index])}"
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether one pass reads all; a plain tar is read at any place."""
+        return not self.compressed or list(self.extents) == sorted(self.extents)
 
     def check_unchanged(self) -> None:
         self._watch.check()
@@ -72,18 +83,28 @@ class TarSource:
             yield self._from_stream
             return
         with open(self.path, "rb", buffering=0) as file:
+            yield lambda indices: (partial(self._load, file.fileno(), i) for i in indices)
 
-            def load(index: int) -> bytes:
-                offset, size = self.extents[index]
-                try:
-                    data = os.pread(file.fileno(), size, offset)
-                except OSError as error:
-                    raise ValueError(f"{self.where(index)}: {damaged(error)}") from None
-                if len(data) != size:
-                    raise ValueError(f"{self.where(index)}: {damaged(EOFError('it ends early'))}")
-                return data
+    def loads(self, indices: Sequence[int]) -> Iterator[Load]:
+        """What loads each file; of a plain tar it opens the tar each time, so that thousands need not be open."""
+        yield from self._from_stream(indices) if self.compressed else (partial(self._load_alone, i) for i in indices)
 
-            yield lambda indices: (partial(load, i) for i in indices)
+    def _load_alone(self, index: int) -> bytes:
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                return self._load(file.fileno(), index)
+        except OSError as error:
+            raise ValueError(f"{self.where(index)}: {damaged(error)}") from None
+
+    def _load(self, file: int, index: int) -> bytes:
+        offset, size = self.extents[index]
+        try:
+            data = os.pread(file, size, offset)
+        except OSError as error:
+            raise ValueError(f"{self.where(index)}: {damaged(error)}") from None
+        if len(data) != size:
+            raise ValueError(f"{self.where(index)}: {damaged(EOFError('it ends early'))}")
+        return data
 
     def _from_stream(self, indices: Sequence[int]) -> Iterator[Load]:
         with open(self.path, "rb") as file:
@@ -145,12 +166,15 @@ def list_tar(path: Path) -> TarSource:
             f"{path}: compressed, and not in order: it takes a pass for every {_WINDOW >> 20} MiB of images. "
             "A .tar, or one made with tar --sort=name, takes one.",
         )
+    keys = {name.rpartition(".")[0] for name in names}
     return TarSource(
         path=path,
         names=names,
         remarks=remarks,
         extents=extents,
         compressed=compressed,
+        left_out=len(listing.left_out),
+        is_shard=any(name.rpartition(".")[0] in keys for name in listing.left_out),
         digests=tuple(digest for _, _, digest in entries) if compressed else None,
         _watch=watch,
     )
@@ -357,6 +381,6 @@ def _open(path: Path, *, role: Role, num_images: int | None, crop: Crop | None) 
 
 TAR = Reader(
     name="tar",
-    recognises=lambda path: path.is_file() and path.name.lower().endswith((".tar", ".tar.gz", ".tgz")),
+    recognises=lambda path: path.is_file() and path.name.lower().endswith(ENDINGS),
     open=_open,
 )

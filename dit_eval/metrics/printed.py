@@ -119,16 +119,21 @@ def _comparison(row: _Row) -> str:
 def _sets(result: EvalResult) -> list[tuple[str, str, str]]:
     """Role, path, and what is known, of samples and reference."""
     size = "x".join(str(n) for n in reversed(result.gen.image_size or ()))
-    run = f"   {result.gen.run.summary()}" if result.gen.run else ""
+    run = result.gen.run.summary() if result.gen.run else ""
     read = result.num_reference if result.pr_ref is None else None
     used = f"{read:,} images" if read else "no images used"
     whose = NOT_RECORDED if result.reference_protocol is None else foreign_title(result.reference_protocol)
     pair = result.pr_ref
-    return [
-        ("gen", result.gen.path, f"{result.num_samples:,} images, {size} px{run}"),
-        ("ref", result.ref.path, f"{used}, {result.ref.statistics} statistics{f'   {whose}' if whose else ''}"),
-        *([] if pair is None else [("pr-ref", pair.path, f"{pair.num_images:,} images, for precision and recall")]),
+    about = [
+        ("gen", result.gen, (f"{result.num_samples:,} images, {size} px", result.gen.cut, run)),
+        ("ref", result.ref, (f"{used}, {result.ref.statistics} statistics", result.ref.cut, whose)),
+        *(
+            []
+            if pair is None
+            else [("pr-ref", pair, (f"{pair.num_images:,} images, for precision and recall", pair.cut))]
+        ),
     ]
+    return [(role, images.path, "   ".join(filter(None, parts))) for role, images, parts in about]
 
 
 def _rows(result: EvalResult) -> Iterator[_Row]:

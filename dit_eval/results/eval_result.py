@@ -10,7 +10,7 @@ from typing import Any
 from dit_eval.results.parse import checked, json_text
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.system.reading import NOT_OURS, is_number, parse_json
-from dit_eval.system.text import reason
+from dit_eval.system.text import reason, shown
 
 PROTOCOL = "adm-2021"
 # How standard errors and intervals are estimated; another estimator is another text.
@@ -32,7 +32,8 @@ class ImageSource:
     made_from : SHA-256 of the images behind stored statistics, if the file says so
     fingerprint : of stored statistics, see `dit_eval.summary.GaussianStats.fingerprint`
     git : what git calls a file of statistics alone by
-    crop : what each image was cut to, as `dit_eval.results.settings.Crop.name`: "adm-256"; None if it was taken whole
+    crop : what each image was cut to, here or when the file was made, as `dit_eval.results.settings.Crop.name`:
+        "adm-256"; None if it was taken whole, or where the file does not say
     """
 
     path: str
@@ -45,6 +46,14 @@ class ImageSource:
     fingerprint: str | None = None
     git: str | None = None
     crop: str | None = None
+
+    @property
+    def cut(self) -> str:
+        """How texts say what each image was cut to: "cut to 256 px by ADM's rule"; empty if it was taken whole."""
+        if self.crop is None:
+            return ""
+        rule, _, size = self.crop.rpartition("-")
+        return f"cut to {shown(size)} px by {'ADM' if rule == 'adm' else shown(rule)}'s rule"
 
 
 @dataclass(frozen=True, kw_only=True)

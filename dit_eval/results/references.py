@@ -43,6 +43,11 @@ class KnownReference:
     git: str | None = None
     fingerprint: str | None = None
 
+    @property
+    def is_proved(self) -> bool:
+        """Whether a file can be told to be this one, or not to be."""
+        return bool(self.sha256 or self.git or self.fingerprint)
+
     def is_of(self, ref: ImageSource) -> bool:
         """Whether a file is this one, or a copy of its statistics."""
         pairs = ((self.sha256, ref.sha256), (self.git, ref.git), (self.fingerprint, ref.fingerprint))
@@ -83,6 +88,12 @@ def known_reference(ref: ImageSource) -> KnownReference | None:
     if item is not None and item.protocol is not None:
         return KnownReference(name=item.name, protocol=item.protocol)
     return next((known for known in published_statistics() if known.is_of(ref)), None)
+
+
+def named_reference(ref: ImageSource) -> KnownReference | None:
+    """The published statistics that a file has the name of, where nobody states a checksum: it may be that file."""
+    name = Path(ref.path.partition("#")[0]).name
+    return next((known for known in published_statistics() if known.filename == name and not known.is_proved), None)
 
 
 def reference_protocol(ref: ImageSource) -> str:
@@ -133,7 +144,7 @@ def _names_of_statistics(ref: ImageSource) -> Iterator[str]:
         if Path(ref.path.partition("#")[0]).name != known.filename:
             continue
         title = f"{reference_title(known.protocol)} ({known.name})"
-        if known.sha256 or known.git:
+        if known.is_proved:
             yield f"{ref.path} has the name of {title}, and is another file. It counts as unknown statistics."
         else:
             yield (

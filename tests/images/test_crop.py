@@ -28,6 +28,7 @@ from dit_eval.features.moments import sum_features
 from dit_eval.features.network import FeatureBatch
 from dit_eval.images import Crop, open_images
 from dit_eval.reference import write_reference
+from dit_eval.report.tables.leaderboard import crop_lines
 
 MODES = ("RGB", "L", "CMYK", "P", "RGBA")
 SIDE = 32
@@ -143,6 +144,28 @@ def test_the_crop_is_in_results_and_in_keys(tmp_path, digits_extractor):
     result = evaluate(sets[0], ref=sets[1], network=digits_extractor, metrics=["fid"], quiet=True)
     assert (result.gen.crop, result.ref.crop) == ("adm-32", "torchvision-32")
     assert type(result).from_json(result.to_json()) == result
+    lines = result.text().splitlines()
+    assert any(line.endswith("12 images, 32x32 px   cut to 32 px by ADM's rule") for line in lines) or (
+        "     cut to 32 px by ADM's rule" in lines
+    )
+    assert any("cut to 32 px by torchvision's rule" in line for line in lines)
+    assert crop_lines([result, result]) == [
+        "raw: cut to 32 px by ADM's rule.",
+        "raw: cut to 32 px by torchvision's rule.",
+    ]
+
+
+def test_a_result_says_how_the_images_of_a_reference_were_cut(tmp_path, digits_extractor):
+    photographs(tmp_path / "raw", 80)
+    raw = open_images(tmp_path / "raw", role="ref", crop=Crop(size=SIDE))
+    write_reference(images=raw, out=tmp_path / "ref.npz", extractor=digits_extractor, num_images=20)
+    ref = open_images(tmp_path / "ref.npz", role="ref")
+    result = evaluate(raw, ref=ref, network=digits_extractor, metrics=["fid", "precision"], quiet=True)
+    assert result.ref.crop == "adm-32"
+    assert "cut to 32 px by ADM's rule" in result.text().partition("ref  ")[2]
+    with zipfile.ZipFile(tmp_path / "ref.npz", "a") as file:
+        file.comment = file.comment.replace(b"adm-32", b"\\u001b[2")
+    assert open_images(tmp_path / "ref.npz", role="ref").made_crop is None, "whatever a file says"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import resource
 import socket
 import struct
 import subprocess
@@ -139,7 +140,9 @@ def test_readers_are_tried_in_order_and_the_first_that_recognises_a_path_opens_i
         **{"saved": "saved dataset", "folder": "folder", "x.zip": "zip", "x.npz": "npz", "nothing there.zip": "npz"},
         **{"x.tar": "tar", "x.tar.gz": "tar", "sorted.tgz": "tar"},
     }
-    assert [reader.name for reader in READERS] == ["saved dataset", "parquet", "folder", "zip", "tar", "npz"]
+    assert [reader.name for reader in READERS] == [
+        *("saved dataset", "parquet", "folder of tars", "folder", "zip", "tar", "npz"),
+    ]
 
 
 def test_the_order_of_names_is_that_of_their_parts_numbers_by_value():
@@ -239,6 +242,88 @@ def test_names_are_ordered_by_numbers_and_folder_by_folder():
         "09.png", "9.png", "10.png", "B", "a/2.png", "a/10.png", "a-b/1.png", "b", "x1y3.png", "x1y20.png"
     ]  # fmt: skip
     assert sorted(["9" * 6000, "1" + "0" * 6000], key=in_order)[0][0] == "9", "longer than Python's integers from text"
+
+
+@pytest.fixture
+def tars(tmp_path, files):
+    """A folder of tars, one for each class, and the same class folders."""
+    for name in ("tars", "folders"):
+        (tmp_path / name).mkdir()
+    for number, (name, data) in enumerate(shuffled(files).items()):
+        write_folder(tmp_path / "folders" / f"n{number % 3:08d}", {name: data})
+    for folder in (tmp_path / "folders").iterdir():
+        mode, ending = ("w:gz", ".tar.gz") if folder.name.endswith("2") else ("w", ".tar")
+        inside = shuffled({file.name: file.read_bytes() for file in folder.iterdir()})
+        write_tar(tmp_path / "tars" / f"{folder.name}{ending}", inside, mode)
+    return tmp_path
+
+
+def test_a_folder_of_tars_is_read_as_class_folders(tars, monkeypatch):
+    monkeypatch.setattr(sources, "_WINDOW", 1)  # a compressed one in several passes
+    one, other = (open_images(tars / name, role="ref") for name in ("tars", "folders"))
+    assert one.names == other.names
+    np.testing.assert_array_equal(read_all(one), read_all(other))
+    np.testing.assert_array_equal(one.labels, other.labels)
+    assert (one.sha256(), one.num_images) == (other.sha256(), COUNT)
+    assert one.warnings == (
+        f"{tars / 'tars'}: 1 of the tars are compressed, and not in order: each takes several passes.",
+    )
+    middle = np.concatenate(list(one.batches(7, first=20, last=45)))
+    np.testing.assert_array_equal(middle, read_all(other)[20:45])
+    assert open_images(tars / "tars", role="ref", num_images=9).num_images == 9
+
+
+def test_a_folder_of_many_tars_keeps_few_files_open(tmp_path, files):
+    (tmp_path / "tars").mkdir()
+    for number in range(300):
+        write_tar(tmp_path / "tars" / f"{number}.tar", {f"x{number}.png": files["0.png"]})
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, hard))
+    try:
+        assert len(read_all(open_images(tmp_path / "tars", role="ref"))) == 300
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_shards_are_no_classes(tmp_path, files):
+    (tmp_path / "shards").mkdir()
+    for number in range(3):
+        inside = {
+            f"{number}{k}.{kind}": files["0.png"] if kind == "png" else b"7"
+            for k in range(2)
+            for kind in ("png", "cls")
+        }
+        write_tar(tmp_path / "shards" / f"train-{number:06d}.tar", inside)
+    (tmp_path / "shards" / "sizes.json").write_text("{}", encoding="utf-8")
+    opened = open_images(tmp_path / "shards", role="ref")
+    assert (opened.num_images, opened.labels) == (6, None)
+    assert opened.warnings == (
+        f"{tmp_path / 'shards'}: left out 1 file(s) that are no images: sizes.json.",
+        f"{tmp_path / 'shards'}: left out 6 file(s) in the tars that are no images.",
+    )
+
+
+def test_a_tar_of_a_folder_that_cannot_be_read_is_named(tars, files):
+    for damage, said in (
+        ({"n00000001.tgz": b"x"}, "tars: two tars are called n00000001; remove or rename"),
+        ({"bad.tar": b"no tar" * 200}, r"tars/bad\.tar: no tar header at byte 0"),
+        ({"none.tar": bytes(10240)}, r"tars/none\.tar: no images there"),
+    ):
+        for name, data in damage.items():
+            (tars / "tars" / name).write_bytes(data)
+            with pytest.raises(ValueError, match=said):
+                open_images(tars / "tars", role="ref")
+            (tars / "tars" / name).unlink()
+    opened = open_images(tars / "tars", role="ref")
+    write_tar(tars / "tars" / "n00000001.tar", {"0.png": files["0.png"]})
+    with pytest.raises(ValueError, match="was replaced or written to"):
+        read_all(opened)
+
+
+def test_tars_beside_images_are_left_out_and_told(tars, files):
+    write_folder(tars / "tars", {"x.png": files["0.png"]})
+    opened = open_images(tars / "tars", role="ref")
+    assert (opened.num_images, opened.warnings[0].startswith(f"{tars / 'tars'}: left out 3 file(s)")) == (1, True)
 
 
 @pytest.mark.processes

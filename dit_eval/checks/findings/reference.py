@@ -1,15 +1,20 @@
-"""Findings in the reference: statistics of another network."""
+"""Findings in the reference: of another network, of another protocol, of the validation set."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from dit_eval.checks.findings.case import INCEPTION_DIM, Case, Cause, Seen
 from dit_eval.features.extract import extract_features
-from dit_eval.images import from_batches
+from dit_eval.features.provenance import image_source
+from dit_eval.images import ImageSet, from_batches
+from dit_eval.results.references import known_reference, named_reference, reference_title
 
 _NETWORK_IMAGES = 256  # reference images that pass through the network to check its statistics
 
@@ -80,5 +85,76 @@ def _nchw_statistics(case: Case) -> Iterator[Seen]:
             )
 
 
+def _other_reference(case: Case) -> Iterator[Seen]:
+    """A public reference, other than the one that the published number is against."""
+    expect, ref = case.expect, case.ref
+    if expect is None or expect.reference is None or ref.pool is None:
+        return
+    source = image_source(ref, ref.sha256(), "stored")
+    proved, named = known_reference(source), named_reference(source)
+    known = proved or named
+    if known is not None and known.protocol != expect.reference:
+        name = "is" if proved else "has the name of"
+        yield Seen(
+            certainty="certain" if proved else "likely",
+            found=f"{ref.path} {name} {reference_title(known.protocol)} ({known.name}); {expect.name} is against "
+            f"{reference_title(expect.reference)}",
+            advice=f"Score again against {reference_title(expect.reference)}. Of the same images, FID against JiT's "
+            "statistics and against ADM's has differed by 0.01 to 0.2, in both directions: no constant corrects it.",
+        )
+
+
+_VALIDATION = re.compile(r"(^|[^a-z])val(id(ation)?)?([^a-z]|$)")
+
+
+def _val_reference(case: Case) -> Iterator[Seen]:
+    """The validation set in the place of the training set, which published numbers of generation are against."""
+    expect, result = case.expect, case.result
+    if expect is None or expect.reference is None:
+        return
+    why = _of_validation(case.ref)
+    if why is not None:
+        certainty, words = why
+        yield Seen(
+            certainty=certainty,
+            found=f"{case.ref.path}: {words}; {expect.name} is against {reference_title(expect.reference)}, which is "
+            "of the training set",
+            advice="FID of generated images is against the training set; the validation set is what FID of "
+            "reconstructions (rFID) is against. Score again against the published reference.",
+        )
+    pair = result.pr_ref if result is not None else None
+    if (
+        pair is not None
+        and _VALIDATION.search(Path(pair.path).name.lower())
+        and {"precision", "recall"} & {*expect.metrics}
+    ):
+        yield Seen(
+            certainty="likely",
+            found=f"precision and recall are against {pair.path}, by its name the validation set; those of "
+            f"{expect.name} are against {reference_title(expect.reference)}",
+            advice="Score again without --pr-ref, against a reference that holds images.",
+        )
+
+
+def _of_validation(ref: ImageSet) -> tuple[Literal["certain", "likely"], str] | None:
+    """Why a reference is taken for ImageNet's validation set, and how surely; None if nothing says so."""
+    names = getattr(ref, "names", ())  # an npz has none
+    if names and all("ILSVRC2012_val_" in name for name in (names[0], names[-1])):
+        return "certain", "its files are those of ImageNet's validation set (ILSVRC2012_val_...)"
+    if _VALIDATION.search(Path(ref.path).name.lower()):
+        return "likely", "by its name the validation set"
+    labels = ref.labels
+    if labels is not None and len(labels) == 50_000 and np.array_equal(np.bincount(labels), np.full(1_000, 50)):
+        return "likely", "50 images of each of 1,000 classes, as ImageNet's validation set has"
+    return None
+
+
 OTHER_STATISTICS = Cause(id="other-statistics", title="statistics of another network", look=_other_statistics)
 NCHW_STATISTICS = Cause(id="nchw-statistics", title="spatial statistics in another order", look=_nchw_statistics)
+OTHER_REFERENCE = Cause(
+    id="other-reference",
+    title="a public reference that is not the published one",
+    look=_other_reference,
+    explains=("result-reference",),
+)
+VAL_REFERENCE = Cause(id="val-reference", title="the validation set as reference", look=_val_reference)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+from dit_eval.checks.expectation import INCEPTION_SCORES, rule_of
 from dit_eval.checks.findings.case import Case, Cause, Seen
-from dit_eval.results.eval_result import Badge
-from dit_eval.results.references import foreign_title
+from dit_eval.results.eval_result import PROTOCOL, Badge
+from dit_eval.results.references import foreign_title, named_reference, reference_title
 
 # Field of the run -> words, advice.
 _SETTINGS = {
@@ -112,20 +113,47 @@ def _result_weights(case: Case) -> Iterator[Seen]:
         )
 
 
-def _against(case: Case) -> str:
-    """What the result's distances are called, where they are from statistics that others made."""
-    whose = foreign_title(case.result.reference_protocol) if case.result else ""
-    return f": its distances are FID and sFID against {whose}" if whose else ""
-
-
 def _result_reference(case: Case) -> Iterator[Seen]:
-    badge = _badge(case)
-    if badge is not None and not badge.reference.as_published:
+    badge, result, expect = _badge(case), case.result, case.expect
+    if badge is None or result is None or expect is None:
+        return
+    if expect.reference in (None, PROTOCOL):
+        whose = foreign_title(result.reference_protocol)
+        if not badge.reference.as_published:
+            yield Seen(
+                certainty="likely",
+                found=f"the result's reference is not known to be ADM's ({badge.reference.reason})"
+                + (f": its distances are FID and sFID against {whose}" if whose else ""),
+                advice="Score again with --ref imagenet256 or the like, which fetches ADM's file by its name. Other "
+                "statistics of the same images have moved published FIDs by up to 0.2.",
+            )
+        return
+    named = named_reference(result.ref)  # the best that can be known of it
+    if expect.reference not in (result.reference_protocol, named and named.protocol):
         yield Seen(
             certainty="likely",
-            found=f"the result's reference is not known to be ADM's ({badge.reference.reason}){_against(case)}",
-            advice="Score again with --ref imagenet256 or the like, which fetches ADM's file by its name. Other "
-            "statistics of the same images have moved published FIDs by up to 0.2.",
+            found=f"the result is against {reference_title(result.reference_protocol)}; {expect.name} is against "
+            f"{reference_title(expect.reference)}",
+            advice=f"Score again with {reference_title(expect.reference)} as --ref; its program publishes the file.",
+        )
+
+
+def _result_inception_score(case: Case) -> Iterator[Seen]:
+    """The Inception Score by another rule than the published one."""
+    result, expected = case.result, case.expect.inception_score if case.expect is not None else None
+    if result is None or expected is None or not case.published:
+        return
+    scores = {key for key in INCEPTION_SCORES if result.scores.get(key) is not None}
+    if scores and expected not in scores:
+        protocol = INCEPTION_SCORES[expected]
+        yield Seen(
+            certainty="certain",
+            found=f"the result's Inception Score is by {rule_of(sorted(scores)[0])} rule, the published one by "
+            f"{rule_of(expected)}",
+            advice=f"Score again with `--protocol {protocol}`, or `--protocol adm,{protocol}` for both from one pass. "
+            "ADM's rule takes the images as they lie in the file, and is far too low where that is in class order."
+            if protocol != "adm"
+            else "Score again without --protocol, or with `--protocol adm`.",
         )
 
 
@@ -144,6 +172,9 @@ RESULT_DISTANCES = Cause(id="result-distances", title="distances that are not AD
 RESULT_WEIGHTS = Cause(id="result-weights", title="weights that are not the published ones", look=_result_weights)
 RESULT_REFERENCE = Cause(id="result-reference", title="a reference that is not ADM's", look=_result_reference)
 RESULT_SAMPLES = Cause(id="result-samples", title="a result of another number of samples", look=_result_samples)
+RESULT_INCEPTION_SCORE = Cause(
+    id="result-inception-score", title="an Inception Score by another rule", look=_result_inception_score
+)
 RUN_MODEL = Cause(
     id="run-model", title="another model or image size", look=partial(_differs, names=("model", "image_size"))
 )
@@ -159,5 +190,10 @@ RUN_DECODER = Cause(
     id="run-decoder", title="another decoder, or tiles", look=partial(_differs, names=("vae", "vae_tiling"))
 )
 RUN_ROUNDING = Cause(id="run-rounding", title="another rounding to 8 bits", look=partial(_differs, names=("rounding",)))
-RUN_LABELS = Cause(id="run-labels", title="labels drawn by another rule", look=partial(_differs, names=("labels",)))
+RUN_LABELS = Cause(
+    id="run-labels",
+    title="labels drawn by another rule",
+    look=partial(_differs, names=("labels",)),
+    explains=("label-rule",),
+)
 RUN_PRECISION = Cause(id="run-precision", title="samples of lower precision", look=_precision)

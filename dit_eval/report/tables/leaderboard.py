@@ -44,7 +44,7 @@ def leaderboard(results: Sequence[EvalResult]) -> Table:
         title=f"Scores against {_references(ordered)}{_networks(ordered)}",
         columns=tuple(columns),
         rows=tuple(rows),
-        about=" ".join([*_error_words(rows), *badge_lines(ordered)]),
+        about=" ".join([*_error_words(rows), *crop_lines(ordered), *badge_lines(ordered)]),
     )
 
 
@@ -76,6 +76,16 @@ def badge_lines(results: Sequence[EvalResult]) -> list[str]:
     if len(groups) == 1:
         return [f"As published: {text}." for text in groups]
     return [f"As published of {', '.join(names)}: {text}." for text, names in groups.items()]
+
+
+def crop_lines(results: Sequence[EvalResult]) -> list[str]:
+    """What images were cut to, samples and references alike; nothing where all were taken whole."""
+    sources = [images for result in results for images in (result.gen, result.ref, result.pr_ref) if images is not None]
+    groups: dict[str, dict[str, None]] = {}
+    for images in sources:
+        if images.cut:
+            groups.setdefault(images.cut, {})[shown(Path(images.path).name)] = None
+    return [f"{', '.join(names)}: {cut}." for cut, names in groups.items()]
 
 
 def _place(result: EvalResult, metrics: Sequence[Metric]) -> tuple[bool, float]:
