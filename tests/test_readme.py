@@ -37,9 +37,11 @@ DIGITS = "--ref digits --extractor digits"
 STAND_INS = {
     "evaluate samples.npz --ref imagenet256": f"evaluate samples.npz {DIGITS}",
     "diagnose samples.npz --ref imagenet256": f"diagnose samples.npz {DIGITS}",
+    "classes samples.npz --ref imagenet256": f"classes samples.npz {DIGITS}",
     "--model DiT-XL/2 --cfg-scale": "--ckpt dit-digits --num-images 4 --num-sampling-steps 2 --cfg-scale",
     "encode imagenet/train": "encode imagenet/train --vae vae --image-size 32",
     "train --model DiT-B/4": "train --depth 1 --hidden-size 32 --num-heads 2 --patch-size 2 --steps 2 --batch-size 2",
+    "flops DiT-XL/2 --image-size": "flops DiT-S/8 --image-size",  # the walk below counts the larger one
     "digits-small": "small.toml",
     "paper-256": "digits-small",
     "report": "report --skip-bad-lines",
@@ -77,7 +79,8 @@ def place(tmp_path, monkeypatch, network_files, digits):
     """The folder that a reader would stand in."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DIT_EVAL_CACHE", str(tmp_path / "cache"))
-    write_batch(tmp_path / "samples.npz", images=[digits.images[:100]], shape=digits.images[:100].shape)
+    images, labels = digits.images[:100], digits.labels[:100]
+    write_batch(tmp_path / "samples.npz", images=[images], shape=images.shape, arrays={"arr_1": labels})
     for number in range(4):
         path = tmp_path / "imagenet" / "train" / f"n0{number % 2}" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,6 +160,19 @@ def test_what_the_first_page_shows_is_what_is_printed(place, capsys):
         return [float(number.replace(",", "")) for number in re.findall(r"(?<![\w-])\d[\d,.]*\d|\b\d\b", text)]
 
     assert numbers(printed(capsys, place, steps=64)) == pytest.approx(numbers(shown()), rel=0.02)
+
+
+WALK = (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_walk_counts_what_it_says(place, capsys):
+    """Of the steps whose output is the same everywhere."""
+    block, told = re.search(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", WALK, re.M | re.S).groups()
+    exec(block, {})
+    assert capsys.readouterr().out == told
+    line, told = re.search(r"^\$ (dit-eval flops .*)\n((?:.*\n)*?)```", WALK, re.M).groups()
+    assert run(line) == 0
+    assert capsys.readouterr().out == told
 
 
 def test_the_figure_shows_what_was_measured(monkeypatch):
