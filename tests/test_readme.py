@@ -20,6 +20,7 @@ from small_vae import SMALL, random_vae
 
 from dit_eval.cli import main
 from dit_eval.images.npz import write_batch
+from dit_eval.metrics import METRICS
 from dit_eval.system.assets import asset
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,6 +123,11 @@ def test_python_of_the_first_page_runs(place, capsys, digits, block):
         block = block.replace(said, instead)
     exec(block, {"sampler": lambda: np.array_split(digits.images[:60], 3)})
     assert capsys.readouterr().out
+
+
+def test_the_metrics_of_the_first_page_are_known():
+    (names,) = re.findall(r'metrics="([^"]+)"', PAGE)
+    assert set(names.split(",")) <= {metric.name for metric in METRICS}
 
 
 def test_a_newcomer_has_a_number_by_three_commands():
