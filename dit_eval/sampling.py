@@ -290,7 +290,7 @@ class _Parts:
             if whole.num_stored > run.num_images:
                 raise ValueError(
                     f"{self.out} holds {whole.num_stored:,} images of this run, {run.num_images:,} were asked for. "
-                    f"Score its first {run.num_images:,} with `dit-eval evaluate --num-samples {run.num_images}`."
+                    f"Score its first {run.num_images:,} with `dit-eval evaluate --num-images {run.num_images}`."
                 )
             if whole.num_stored == run.num_images:
                 return begun

@@ -7,6 +7,7 @@ python reports/make.py digits STUDY             from a finished study, whose res
 python reports/make.py cifar10 [STUDY]          the same of the study `cifar10-small`
 python reports/make.py why                      the page on why an FID differs, from reference_stats/effects.json
 python reports/make.py metric_response          what each metric sees in damaged digits: the quickstart's figure
+python reports/make.py beside_others            the first page's figure, from what benchmarks/beside_others.py measured
 
 `dit-eval report` makes the same tables and figures with your own results in them, and a page of it all.
 `dit-eval study run digits --out STUDY` makes a finished study, in about half an hour on two cores.
@@ -23,6 +24,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import beside_others
 import cifar10_page
 import why_fid_differs
 
@@ -107,6 +109,12 @@ def make_metric_response(_: list[str]) -> None:
             sys.stdout.write(f"{target}\n")
 
 
+def make_beside_others(_: list[str]) -> None:
+    for name, content in beside_others.files().items():
+        (HERE / name).write_bytes(content)
+        sys.stdout.write(f"{HERE / name}\n")
+
+
 def write(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files of a report, but for those that only its page needs."""
     for name, content in files.items():
@@ -164,6 +172,7 @@ PARTS = {
     "cifar10": make_cifar10,
     "why": make_why,
     "metric_response": make_metric_response,
+    "beside_others": make_beside_others,
 }
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ PAGES = [
     *sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("README.md")),
 ]
 READMES = [page for page in PAGES if page.name not in ("CHANGELOG.md", "DECISIONS.md")]  # these tell of the past, too
-ELSEWHERE = {"sample_ddp.py", "figures/figure14.py"}  # DiT's script, an example
-LONGEST = 1_800  # words of the first page
+ELSEWHERE = {"sample_ddp.py", "evaluations/evaluator.py", "figures/figure14.py"}  # scripts of DiT and ADM, an example
+LONGEST = 1_300  # words of the first page
 
 
 def _named(pages):
@@ -52,7 +52,8 @@ def _commands(page):
 
 @pytest.mark.parametrize("page", _named(PAGES))
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(<?([^)\s>]+)", page.read_text(encoding="utf-8")):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(<?([^)\s>]+)", text) + re.findall(r' (?:src|srcset)="([^"]+)"', text):
         if target.startswith(("http://", "https://")):
             continue
         path, _, anchor = target.partition("#")

@@ -659,7 +659,7 @@ def test_a_foreign_file_is_not_overwritten(tmp_path, capsys):
 def test_fewer_images_than_there_are_is_refused(whole, capsys):
     code, _, error = run(capsys, *command(whole, images=10))
     assert code == 2
-    assert "--num-samples 10" in error
+    assert "--num-images 10" in error
 
 
 def test_a_run_continued_elsewhere_says_so(tmp_path):

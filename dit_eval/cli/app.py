@@ -52,6 +52,14 @@ COMMANDS = {  # in the order of the help; `study run` is dit_eval.cli.study.stud
     "verify": "check that this installation gives ADM's numbers",
     "quickstart": "see every metric at work on real digits, with no download",
 }
+_MORE = {  # of a command of commands: what stands below its sentence
+    "weights": """Example: dit-eval weights list
+
+`dit-eval weights ACTION --help` says more.""",
+    "study": """Example: dit-eval study run digits-small --out study
+
+`dit-eval study ACTION --help` says more.""",
+}
 
 
 def commands_of(name: str) -> dict[str, str]:
@@ -117,7 +125,7 @@ class Call:
             _, bound, _ = self.form.app.parse_args(words, exit_on_error=False, print_error=False)
             return self.form.fill(bound.arguments)
         except CoercionError as error:
-            name = error.argument.name if error.argument else ""
+            name = self._written.get(error.argument.name, error.argument.name) if error.argument else ""
             raise self.syntax.error(f"argument {name}: {error.msg}") from None
         except ValidationError as error:
             raise UsageError(error.exception_message) from None
@@ -126,7 +134,14 @@ class Call:
 
     def spoken(self, text: str) -> str:
         """A message of the library in the words of this command."""
-        return in_options(text, self.form.names if self.form else {})
+        names = self.form.names if self.form else {}
+        return in_options(text, {field: self._written.get(name, name) for field, name in names.items()})
+
+    @property
+    def _written(self) -> dict[str, str]:
+        """The options in use, by their first names: as the user has written them."""
+        used, _ = self.syntax.read(self.words)
+        return {option.name: name for name in used if (option := self.syntax.options[name]) is not None}
 
 
 def follow(words: Sequence[str]) -> Call:
@@ -137,7 +152,7 @@ def follow(words: Sequence[str]) -> Call:
     name, prog = " ".join(names), " ".join(["dit-eval", *names])
     if inner := commands_of(name):
         syntax = Syntax.of(prog, (), commands=[*inner], flags=HELP if name else (*HELP, VERSION))
-        about = f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}." if name else ABOUT
+        about = f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}.\n\n{_MORE[name]}" if name else ABOUT
         return Call(name=name, about=about, syntax=syntax, words=left)
     from dit_eval.cli.options import Form  # not for the help of the program, which answers at once
 

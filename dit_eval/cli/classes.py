@@ -15,7 +15,7 @@ from dit_eval.cli.shared import (
     FEATURES,
     IMAGES,
     NetworkOptions,
-    NumSamples,
+    NumImages,
     check_destination,
     grid_file,
     is_folder,
@@ -46,7 +46,7 @@ class Classes(NetworkOptions):
 
     samples: Annotated[Path, Option(f"generated images with labels: {IMAGES}", name="SAMPLES")]
     ref: Annotated[str, Option("as of `dit-eval evaluate`, with labels")]
-    num_samples: NumSamples = None
+    num_images: NumImages = None
     worst: Annotated[int, Option("classes to show", metavar="K", group=EVERYDAY), Meta(le=MOST_CLASSES)] = 10
     grid: Annotated[Path | None, grid_file("the worst classes beside the reference")] = None
     images: Annotated[int, Option("of a side in a row of the grid"), Meta(le=_MOST_COLUMNS)] = 6
@@ -60,7 +60,7 @@ class Classes(NetworkOptions):
 def classes(arguments: Classes) -> None:
     if arguments.worst < 1 or arguments.images < 1:
         raise ValueError(f"--worst {arguments.worst}, --images {arguments.images}: needed at least 1 of each.")
-    gen = open_role(arguments.samples, "gen", arguments.num_samples)
+    gen = open_role(arguments.samples, "gen", arguments.num_images)
     check_destination("--json", arguments.json)
     check_destination("--grid", arguments.grid)
     check_destination("--cache", arguments.cache, folder=True)

@@ -16,7 +16,7 @@ from dit_eval.cli.output import tell_json
 from dit_eval.cli.shared import (
     Count,
     NetworkOptions,
-    NumSamples,
+    NumImages,
     Samples,
     check_destination,
     json_file,
@@ -74,7 +74,7 @@ class Diagnose(NetworkOptions):
             group=EVERYDAY,
         ),
     ] = None
-    num_samples: NumSamples = None
+    num_images: NumImages = None
     through_network: Annotated[
         bool,
         Option(
@@ -86,7 +86,7 @@ class Diagnose(NetworkOptions):
 
 
 def diagnose(arguments: Diagnose) -> None:
-    gen = open_role(arguments.samples, "gen", arguments.num_samples)
+    gen = open_role(arguments.samples, "gen", arguments.num_images)
     check_destination("--json", arguments.json)
     if arguments.through_network:
         check_extractor(arguments)

@@ -16,7 +16,7 @@ from dit_eval.cli.shared import (
     CenterCrop,
     CropBy,
     NetworkOptions,
-    NumSamples,
+    NumImages,
     check_cropped,
     check_destination,
     crop_of,
@@ -78,7 +78,7 @@ class Evaluate(NetworkOptions):
             left_out=("num_images", "batch_size"),  # the one names more than there is in a dry run, the other is above
         ),
     ]
-    num_samples: NumSamples = None
+    num_images: NumImages = None
     results: Annotated[Path, Option("append to FILE", metavar="FILE", group=EVERYDAY, check=has_ending(".jsonl"))] = (
         Path("results.jsonl")
     )
@@ -98,7 +98,7 @@ class Evaluate(NetworkOptions):
     no_cache: Annotated[bool, Option("keep no features")] = False
     dry_run: Annotated[
         bool,
-        Option("predict time and memory from a short trial; --num-samples may then be more than are drawn yet"),
+        Option("predict time and memory from a short trial; --num-images may then be more than are drawn yet"),
     ] = False
 
 
@@ -140,7 +140,7 @@ def _score(arguments: Evaluate, setup: dict[str, Any], world: World, references:
 
 def _evaluation_setup(arguments: Evaluate, world: World) -> dict[str, Any]:
     """Files, request and extractor: everything a user may have got wrong, in the order of what it costs to find out."""
-    count, first = arguments.num_samples, arguments.samples[0]
+    count, first = arguments.num_images, arguments.samples[0]
     crop = crop_of(arguments.center_crop, arguments.crop_rule)
     if arguments.dry_run and len(arguments.samples) > 1:
         raise ValueError(f"--dry-run: expected one SAMPLES to predict for; got {len(arguments.samples)}.")
@@ -196,10 +196,10 @@ def _tell_evaluation_cost(arguments: Evaluate, setup: dict[str, Any], world: Wor
         gen=gen,
         ref=ref,
         network=network,
-        settings=replace(settings, metrics=choice.names, num_images=arguments.num_samples),
+        settings=replace(settings, metrics=choice.names, num_images=arguments.num_images),
         world=world,
     )
     if world.rank:
         return
-    what = f"to score {arguments.num_samples or gen.num_images:,} samples"
+    what = f"to score {arguments.num_images or gen.num_images:,} samples"
     tell_json(arguments.json, cost.to_json(), format_cost_of_run(what, cost))

@@ -27,13 +27,15 @@ class Grid:
     Example: dit-eval grid mine.npz theirs.npz --out grid.png
     """
 
-    samples: Annotated[tuple[Path, ...], Option(name="SAMPLES.npz", several="words")]
+    samples: Annotated[tuple[Path, ...], Option("sample files in ADM's layout", name="SAMPLES.npz", several="words")]
     out: Annotated[
         Path,
         Option("both are written: .png and .pdf", metavar="GRID.png", check=has_ending(".png", ".pdf")),
     ]
     first: Annotated[int, Option("index of the first image", metavar="I", group=EVERYDAY)] = 0
-    count: Annotated[int | None, Option("images of each file (default: 36; 8 of several files)", group=EVERYDAY)] = None
+    num_images: Annotated[
+        int | None, Option("of each file (default: 36; 8 of several files)", also=("--count",), group=EVERYDAY)
+    ] = None
     force: Force = False
 
 
@@ -42,7 +44,7 @@ def grid(arguments: Grid) -> None:
 
     refuse_existing(picture_files(arguments.out), force=arguments.force)
     check_destination("--out", arguments.out)
-    count = arguments.count or (36 if len(arguments.samples) == 1 else 8)
+    count = arguments.num_images or (36 if len(arguments.samples) == 1 else 8)
     draw_grid(arguments.samples, arguments.out, first=arguments.first, count=count)
 
 

@@ -38,7 +38,7 @@ def help_text(syntax: Syntax, about: str, commands: Mapping[str, str]) -> str:
 def _groups(syntax: Syntax) -> list[str]:
     """Arguments and options by group, in each what is required first."""
     groups: dict[Group, list[str]] = {}
-    options = [option for option in syntax.options.values() if option]
+    options = [option for name, option in syntax.options.items() if option and name == option.name]
     options.sort(key=lambda option: not option.required)
     for option in (*syntax.arguments, *options):
         groups.setdefault(_group(option), []).append(_entry(option))
@@ -59,6 +59,8 @@ def _entry(option: Argument) -> str:
         name += f" {'|'.join(choices) if choices else option.parameter.metavar}"
         name += " ..." if option.parameter.consume_multiple else ""
     words = option.parameter.help or ""
+    if also := ", ".join(option.names[1:]):
+        words += f"; also {also}"
     if option.index is None and option.required:
         words += " (required)"
     elif option.show_default and "default" not in words:  # some tell their default in better words

@@ -36,6 +36,7 @@ class Option:
     ----------
     help : what it is for; if empty, the description of the type's ``msgspec.Meta``
     name : if it is not the field's; a name without hyphens makes an argument, which has no option before it
+    also : names that it had before, or has in other programs
     metavar : what stands for the value in the help
     group : where it stands in the help; what a command cannot do without comes first whatever this says
     read : makes a value of a word, or says in a ValueError what was expected; by default the type does
@@ -47,6 +48,7 @@ class Option:
     help: str = ""
     _: KW_ONLY
     name: str = ""
+    also: tuple[str, ...] = ()
     metavar: str = ""
     group: Group = OTHER
     read: Callable[[str], Any] | None = None
@@ -134,7 +136,7 @@ class Form(Generic[_T]):
         default = inspect.Parameter.empty if item.default is MISSING else item.default
         is_argument = not name.startswith("-")
         told = Parameter(
-            name=name,
+            name=(name, *option.also),
             help=option.help or _description(hint),
             metavar=option.metavar or {int: "N", float: "X"}.get(reader.base, item.name.upper().replace("_", "-")),
             group=ARGUMENTS if is_argument else _group(option, group, required=item.default is MISSING),

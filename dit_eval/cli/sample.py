@@ -28,7 +28,7 @@ WHAT_TO_DRAW = Panel(
         "image_size": Option(metavar="PX", group=MODEL),
         "num_classes": Option(metavar="K", group=MODEL),
         "block": Option(group=MODEL),
-        "num_images": Option(name="--num-fid-samples", group=EVERYDAY),
+        "num_images": Option(also=("--num-fid-samples",), group=EVERYDAY),
         "num_sampling_steps": Option(metavar="S", group=EVERYDAY),
         "cfg_scale": Option(metavar="W", group=EVERYDAY),
         "cfg_channels": Option(metavar="C"),
@@ -47,7 +47,7 @@ WHAT_TO_DRAW = Panel(
 class Sample:
     """Draw images from a DiT into one sample npz, on one process or many.
 
-    Example: dit-eval sample --num-fid-samples 10000 --out samples.npz
+    Example: dit-eval sample --num-images 10000 --out samples.npz
 
     With many: torchrun --nproc_per_node=N -m dit_eval sample ... The same command goes on after a crash.
     """
@@ -70,8 +70,13 @@ class Sample:
         ),
     ] = None
     settings: Annotated[SamplingSettings, WHAT_TO_DRAW]
-    per_proc_batch_size: Annotated[
-        AtOnce | None, Option("default: 32, or more where a CPU has many cores: 8 for each", metavar="B")
+    batch_size: Annotated[
+        AtOnce | None,
+        Option(
+            "images at once in a process (default: 32, or more where a CPU has many cores: 8 for each)",
+            also=("--per-proc-batch-size",),
+            metavar="B",
+        ),
     ] = None
     device: DeviceEach = "auto"
     grid: Annotated[Path | None, grid_file("the first images")] = None
@@ -90,7 +95,7 @@ def sample(arguments: Sample) -> None:
         from dit_eval.sampling import draw_samples
 
         device = world.device(arguments.device)
-        size = arguments.per_proc_batch_size or usual_batch_size(device)
+        size = arguments.batch_size or usual_batch_size(device)
         sampler, labels = load_sampler(choice, settings, device=device, world=world)
         run = sampler.run
         if arguments.dry_run:
@@ -108,8 +113,8 @@ def sample(arguments: Sample) -> None:
 
 def _choice(arguments: Sample, world: World) -> ModelChoice:
     """The model and its checkpoint, which may have to be fetched: everything a user may have got wrong."""
-    if arguments.per_proc_batch_size is not None and arguments.per_proc_batch_size < 1:
-        raise ValueError(f"--per-proc-batch-size {arguments.per_proc_batch_size}: needed at least 1.")
+    if arguments.batch_size is not None and arguments.batch_size < 1:
+        raise ValueError(f"`batch_size` {arguments.batch_size}: needed at least 1.")
     if not arguments.dry_run:
         check_destination("--out", arguments.out)
         check_destination("--grid", arguments.grid)

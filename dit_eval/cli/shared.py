@@ -64,7 +64,7 @@ Count = Annotated[int, Meta(le=MOST_IMAGES)]
 AtOnce = Annotated[int, Meta(le=MOST_AT_ONCE)]
 Pixels = Annotated[int, Meta(le=MOST_PIXELS)]
 Samples = Annotated[Path, Option(f"generated images: {IMAGES}", name="SAMPLES")]
-NumSamples = Annotated[Count | None, Option("use the first N samples", group=EVERYDAY)]
+NumImages = Annotated[Count | None, Option("use the first N samples", also=("--num-samples",), group=EVERYDAY)]
 Cache = Annotated[
     Path | None, Option("keep features here; a second run skips the network", metavar="DIR", check=is_folder)
 ]

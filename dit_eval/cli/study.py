@@ -98,7 +98,7 @@ class Work:
     """
 
     plan: _Plan
-    key: Annotated[str, Option(name="TASK")]
+    key: Annotated[str, Option("as `dit-eval study status` names it", name="TASK")]
 
 
 def study_run(arguments: Run) -> None:

@@ -25,7 +25,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("--ref-batch", "--reference", "--real", "--input2"), "--ref"),
     **dict.fromkeys(("--sample-batch", "--samples", "--gen", "--fake", "--input1"), "SAMPLES"),
     **dict.fromkeys(("--output", "--outdir", "--output-dir", "--save-dir", "--sample-dir", "--results-dir"), "--out"),
-    **dict.fromkeys(("--num-samples", "--num-images"), "--num-fid-samples"),
+    **dict.fromkeys(("--num-samples", "--num-fid-samples"), "--num-images"),
     **dict.fromkeys(("--model-path", "--checkpoint"), "--ckpt"),
     **dict.fromkeys(("--data-path", "--data-dir"), "--data"),
     **dict.fromkeys(("--cuda", "--gpu"), "--device cuda"),
@@ -83,8 +83,12 @@ class Syntax:
             return f"usage: {self.prog} {self._first_word} ..."
         plain = [f"{argument.name}{' ...' if _many(argument) else ''}" for argument in self.arguments]
         plain = [name if each.required else f"[{name}]" for name, each in zip(plain, self.arguments, strict=True)]
-        needed = [f"{name} {each.parameter.metavar}" for name, each in self.options.items() if each and each.required]
+        needed = [f"{name} {each.parameter.metavar}" for name, each in self._required().items()]
         return " ".join(["usage:", self.prog, *plain, *needed, "[OPTIONS]"])
+
+    def _required(self) -> dict[str, Argument]:
+        """The options that must be there, by their first names."""
+        return {name: each for name, each in self.options.items() if each and each.required and name == each.name}
 
     @property
     def _first_word(self) -> str:
@@ -178,7 +182,7 @@ class Syntax:
 
     def _refuse_missing(self, found: Sequence[str], used: set[str]) -> None:
         missing = [argument.name for argument in self.arguments[len(found) :] if argument.required]
-        missing += [name for name, option in self.options.items() if option and option.required and name not in used]
+        missing += [name for name, option in self._required().items() if not used.intersection(option.names)]
         if self.commands:
             missing = [self._first_word]
         if missing:

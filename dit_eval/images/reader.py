@@ -119,7 +119,7 @@ def check_number(path: Path | str, *, used: int, stored: int) -> None:
     if used > stored:
         raise ValueError(
             f"{path} holds {stored:,} images, {used:,} were asked for. "
-            f"Draw the missing {used - stored:,}, or pass --num-samples {stored}."
+            f"Draw the missing {used - stored:,}, or pass --num-images {stored}."
         )
 
 

@@ -387,7 +387,7 @@ LINE_ERRORS = {
     ("evaluate", "a.npz", "-b", 8): "unknown option '-b'.",
     ("sample", "--out", "a.npz", "--cfg", 4): "unknown option '--cfg'. Did you mean '--cfg-scale'?",
     ("sample", "--out", "a.npz", "--timestep_respacing", 250): "Did you mean '--num-sampling-steps'?",
-    ("sample", "--out", "a.npz", "--num-samples", 9): "Did you mean '--num-fid-samples'?",
+    ("sample", "--out", "a.npz", "--num-samples", 9): "Did you mean '--num-images'?",
     ("sample", "--sample-dir", "a.npz"): "unknown option '--sample-dir'. Did you mean '--out'?",
     ("sample", "--out", "a.npz", "--seed", 1): "Did you mean '--global-seed'?",
     ("sample", "--out", "a.npz", "--tf32"): "Did you mean '--precision tf32'?",

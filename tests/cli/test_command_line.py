@@ -48,8 +48,37 @@ def test_arguments_and_options_of_a_command(commands, name):
 @pytest.mark.parametrize("case", GOLDEN["parsed"], ids=lambda case: case["line"])
 def test_what_a_command_line_means(case):
     line, *given = case.items()
+    options = GOLDEN["commands"][case["command"]]["options"]
+    given = [(options[name]["spellings"][0] if name in options else name, value) for name, value in given]
     defaults = {name: entry["default"] for name, entry in ENTRIES[case["command"]].items()}
     assert command_line.parse(shlex.split(line[1])) == {**defaults, **dict(given)}
+
+
+OLD = {  # names of before, which scripts use
+    "evaluate a.npz --ref b": {"--num-samples": "--num-images"},
+    "diagnose a.npz --ref b": {"--num-samples": "--num-images"},
+    "classes a.npz --ref b": {"--num-samples": "--num-images"},
+    "sample --out s.npz": {"--num-fid-samples": "--num-images", "--per-proc-batch-size": "--batch-size"},
+    "grid a.npz --out g.png": {"--count": "--num-images"},
+}
+
+
+@pytest.mark.parametrize("line", OLD)
+def test_an_old_name_is_the_new_one(line):
+    for old, new in OLD[line].items():
+        meant = command_line.parse([*line.split(), old, "7"])
+        assert meant == command_line.parse([*line.split(), new, "7"])
+        assert meant != command_line.parse(line.split())
+        assert command_line.parse([*line.split(), new, "6", old, "7"]) == meant  # the last one holds
+
+
+@pytest.mark.parametrize("name", ["--num-images", "--num-samples"])
+def test_a_mistake_is_told_with_the_name_that_was_typed(capsys, name):
+    for value in ("many", "10000001"):
+        with pytest.raises(SystemExit):
+            main(["evaluate", "a.npz", "--ref", "digits", name, value])
+        error = next(line for line in capsys.readouterr().err.splitlines() if "error: " in line)
+        assert f" {name}: " in error
 
 
 @pytest.mark.parametrize("case", GOLDEN["runs"], ids=lambda case: case["line"])

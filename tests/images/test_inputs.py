@@ -614,7 +614,7 @@ def test_the_first_samples_alone(here, capsys, places):
     assert (code, json.loads(out)["num_samples"]) == (0, 20)
     code, _, err = run(capsys, "evaluate", places / "x.tar", *options, "--num-samples", 71)
     assert code == 2
-    assert "holds 70 images, 71 were asked for. Draw the missing 1, or pass --num-samples 70" in err
+    assert "holds 70 images, 71 were asked for. Draw the missing 1, or pass --num-images 70" in err
     assert "0 images asked for" in run(capsys, "evaluate", places / "folder", *options, "--num-samples", 0)[2]
 
 

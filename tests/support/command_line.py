@@ -20,7 +20,7 @@ FLAG = Reader(base=bool, many=False, several="", read=None)
 
 
 def commands() -> dict[str, dict[str, Any]]:
-    """Each command by its words, such as "study run": its arguments in order, and its options by their first spelling.
+    """Each command by its words, such as "study run": its arguments in order, and its options by each spelling.
 
     Of an argument or option: ``name`` or ``spellings``; ``kind``: integer, number, text, list (commas between) or flag;
     ``values``: how many it takes, "0", "1", "0+" or "1+"; ``repeatable``: whether a second time adds to the first
@@ -31,12 +31,17 @@ def commands() -> dict[str, dict[str, Any]]:
 
 
 def parse(words: Sequence[str]) -> dict[str, Any]:
-    """What a right command line means: the command, and the value of every argument and option of it by its name."""
+    """What a right command line means: the command, and the value of every argument and option of it by its name.
+
+    Of several spellings the first in the alphabet names it.
+    """
     call = follow(words)
     _, plain = call.syntax.read(call.words)
     _, bound, _ = call.form.app.parse_args(plain, exit_on_error=False, print_error=False)
-    arguments = {argument.field_info.name: argument for argument in call.form.arguments()}
-    values = {argument.name: bound.arguments.get(name, _default(argument)) for name, argument in arguments.items()}
+    values = {
+        sorted(argument.names)[0]: bound.arguments.get(argument.field_info.name, _default(argument))
+        for argument in call.form.arguments()
+    }
     return {"command": call.name, **{name: _plain(value) for name, value in values.items()}}
 
 

@@ -263,7 +263,7 @@ def _constant(graph: graph_pb2.GraphDef, name: str, value: np.ndarray, dtype: in
     tensor.dtype = dtype
     for length in value.shape:
         tensor.tensor_shape.dim.add(size=length)
-    if name == CONSTANT_VECTOR:
+    if name == CONSTANT_VECTOR and (value == value[0]).all():
         tensor.float_val.append(float(value[0]))
     elif name == LISTED_VECTOR:
         tensor.float_val.extend(value.tolist())

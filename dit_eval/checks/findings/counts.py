@@ -34,7 +34,7 @@ def _few_samples(case: Case) -> Iterator[Seen]:
 def _more_samples(case: Case) -> Iterator[Seen]:
     count, expected = case.own.num_images, _expected_samples(case)
     if expected is not None and count > expected:
-        advice = f"Pass --num-samples {expected} to `dit-eval evaluate`; more samples give a lower FID."
+        advice = f"Pass --num-images {expected} to `dit-eval evaluate`; more samples give a lower FID."
         yield _other_number(count, expected, advice)
 
 
