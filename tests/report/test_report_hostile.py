@@ -180,20 +180,22 @@ def test_the_page_has_no_element_that_is_not_its_own(hostile):
     written, rows, *_ = hostile
     pages = {path.name: Parsed(path.read_text("utf-8")) for path in [written, *written.parent.glob("tables/*.html")]}
     index = pages["index.html"]
-    script = Path(page.__file__).with_name("page.js").read_text("utf-8")
+    script = (Path(page.__file__).parent / "templates" / "page.js").read_text("utf-8")
     assert "".join(index.scripts) == f"\n{script}"
     for name, parsed in pages.items():
         assert {tag for tag, _ in parsed.elements} <= {
             "html", "head", "meta", "title", "link", "style", "body", "header", "h1", "h2", "h3", "p", "ul", "li", "b",
             "span", "nav", "a", "main", "section", "div", "figure", "img", "figcaption", "details", "summary", "dl",
             "dt", "dd", "code", "table", "caption", "thead", "tbody", "tr", "th", "td", "button", "strong", "sup",
-            *(["script"] if name == "index.html" else []),
+            *(["script", "svg", "circle"] if name == "index.html" else []),
         }, name  # fmt: skip
         for tag, attributes in parsed.elements:
             assert not [key for key in attributes if key.startswith("on")], tag
             assert re.fullmatch(r"[a-z0-9-]*", attributes.get("id", ""))
             link = attributes.get("href", attributes.get("src", "#"))
-            assert re.match(r"#|data:(,$|text/csv;|image/svg\+xml;)|(tables|figures)/[a-z0-9-]+\.[a-z]+$", link), link
+            assert re.match(
+                r"#|data:(,$|text/csv;|image/(svg\+xml|png|jpeg);)|(tables|figures)/[a-z0-9-]+\.[a-z]+$", link
+            ), link
     ids = [attributes["id"] for _, attributes in index.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     models = {row["gen"]["run"]["model"] for row in rows if row["gen"]["run"]}
@@ -219,7 +221,7 @@ def test_a_page_that_held_a_script_would_not_run_it(hostile, tmp_path):
         browser.get(f"file://{written}")
         decoded = "return Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))"
         assert min(browser.execute_script(decoded)) > 0
-        assert browser.title == "Diffusion transformers: the paper's tables and figures"
+        assert browser.title == "Diffusion transformers: your results and the paper's"
         assert browser.execute_script("return document.scripts.length") == 1
         events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
         sent = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
@@ -228,7 +230,7 @@ def test_a_page_that_held_a_script_would_not_run_it(hostile, tmp_path):
         bad = "<script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">"
         (tmp_path / "bad.html").write_text(text.replace("<main>", f"<main>{bad}"), encoding="utf-8")
         browser.get(f"file://{tmp_path / 'bad.html'}")
-        assert browser.title == "Diffusion transformers: the paper's tables and figures"
+        assert browser.title == "Diffusion transformers: your results and the paper's"
         assert len([e for e in browser.get_log("browser") if "Content Security Policy" in e["message"]]) >= 2
     finally:
         browser.quit()
