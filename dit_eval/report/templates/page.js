@@ -20,31 +20,41 @@ const button = (text, click, more = {}) => make("button", { type: "button", on: 
 
 const tip = document.body.appendChild(make("div", { id: "tip", role: "tooltip", hidden: true }));
 
+let tipOwner = null;
+
 function showTip(owner, ...content) {
+  hideTip();
   tip.replaceChildren(...content);
   tip.hidden = false;
   (owner.closest("dialog") ?? document.body).append(tip); // above a dialog only what is in it is seen
   owner.setAttribute("aria-describedby", "tip");
-  const place = owner.getBoundingClientRect();
+  tipOwner = owner;
+  placeTip();
+}
+
+function placeTip() {
+  if (!tipOwner) return;
+  const place = tipOwner.getBoundingClientRect();
   const room = document.documentElement.clientWidth - tip.offsetWidth - 8;
   const below = place.bottom + tip.offsetHeight + 12 < window.innerHeight || place.top < tip.offsetHeight + 12;
   tip.style.left = `${Math.max(8, Math.min(place.left, room))}px`;
   tip.style.top = `${below ? place.bottom + 6 : place.top - tip.offsetHeight - 6}px`;
 }
 
-function hideTip(owner) {
+function hideTip() {
   tip.hidden = true;
-  owner?.removeAttribute("aria-describedby");
+  tipOwner?.removeAttribute("aria-describedby");
+  tipOwner = null;
 }
 
 // Under the pointer and with the focus, an element says more of itself.
 function withTip(owner, content) {
   for (const event of ["pointerenter", "focus"]) owner.addEventListener(event, () => showTip(owner, ...content()));
-  for (const event of ["pointerleave", "blur"]) owner.addEventListener(event, () => hideTip(owner));
+  for (const event of ["pointerleave", "blur"]) owner.addEventListener(event, hideTip);
 }
 
 document.addEventListener("keydown", (event) => event.key === "Escape" && hideTip());
-document.addEventListener("scroll", () => hideTip(), { passive: true });
+document.addEventListener("scroll", placeTip, { passive: true, capture: true });
 
 const dialog = document.body.appendChild(make("dialog"));
 let whenClosed = () => {};
