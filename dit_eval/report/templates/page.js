@@ -327,12 +327,12 @@ class LiveTable {
     const lines = this.columns.slice(1).flatMap((column, index) => {
       const cells = chosen.map((each) => each.cells[index + 1]);
       if (cells.every(({ text }) => text === DASH)) return [];
-      const differs = new Set(cells.map(({ text }) => text)).size > 1;
+      const differs = column.key !== "source" && new Set(cells.map(({ text }) => text)).size > 1;
       const first = numberOf(cells[0].full);
       const shown = cells.map(({ text, full }, place) => {
         const off = column.isNumber && place && differs ? numberOf(full) - first : NaN;
         const sign = off < 0 ? "\u2212" : "+";
-        const said = Number.isNaN(off) || !off ? [] : [make("small", {}, ` ${sign}${Number(Math.abs(off).toPrecision(3))}`)];
+        const said = Number.isNaN(off) || !off ? [] : [make("small", {}, ` ${sign}${Math.abs(off).toLocaleString("en", { maximumSignificantDigits: 3 })}`)];
         return make("td", { class: column.isNumber ? "number" : "text" }, text, ...said);
       });
       return [make("tr", { class: differs ? "differs" : "" }, make("th", { scope: "row" }, column.title), ...shown)];
