@@ -207,7 +207,7 @@ def test_a_page_that_held_a_script_would_not_run_it(hostile, tmp_path):
         assert {url.partition(":")[0] for url in sent if not url.startswith("chrome")} <= {"file", "data"}
         assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
         bad = "<script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">"
-        (tmp_path / "bad.html").write_text(text.replace("<main>", f"<main>{bad}"), encoding="utf-8")
+        (tmp_path / "bad.html").write_text(text.replace("</main>", f"{bad}</main>"), encoding="utf-8")
         browser.get(f"file://{tmp_path / 'bad.html'}")
         assert browser.title == "Diffusion transformers: your results and the paper's"
         assert len([e for e in browser.get_log("browser") if "Content Security Policy" in e["message"]]) >= 2

@@ -164,7 +164,7 @@ class LiveTable {
     this.title = table.caption.textContent.trim();
     this.columns = [...table.tHead.rows[0].cells].flatMap((head, index) =>
       head.dataset.key
-        ? [{ head, index, key: head.dataset.key, title: head.textContent.trim().replaceAll("\u00a0", " "), isNumber: head.classList.contains("number") }]
+        ? [{ head, index, key: head.dataset.key, title: head.textContent.trim(), isNumber: head.classList.contains("number") }]
         : [],
     );
     this.rows = [...table.tBodies[0].rows].map((row) => ({
