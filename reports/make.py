@@ -116,10 +116,10 @@ def make_beside_others(_: list[str]) -> None:
 
 
 def write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files of a report, but for those that only its page needs."""
+    """Write files of a report, but for the pictures that only its page needs."""
     for name, content in files.items():
         target = folder / name
-        if target.suffix not in (".html", ".svg"):
+        if target.suffix != ".svg":
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
             sys.stdout.write(f"{target}\n")

@@ -11,6 +11,12 @@ from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import header, say
 from dit_eval.cli.shared import check_destination, is_folder
 
+Style = Annotated[
+    Literal["page", "paper", "slides"],
+    Option("what the figures are for; paper: 3.25 inches, or 6.75 for wide ones, and 7 to 8 points"),
+]
+Serif = Annotated[bool, Option("letter the figures as LaTeX's Times does")]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
@@ -37,11 +43,8 @@ class Report:
     ] = ()
     out: Annotated[Path, Option("the folder to write", metavar="DIR", group=EVERYDAY, check=is_folder)] = Path("report")
     force: Annotated[bool, Option("write over an earlier report", group=EVERYDAY)] = False
-    style: Annotated[
-        Literal["page", "paper", "slides"],
-        Option("what the figures are for; paper: 3.25 inches, or 6.75 for wide ones, and 7 to 8 points"),
-    ] = "page"
-    serif: Annotated[bool, Option("letter the figures as LaTeX's Times does")] = False
+    style: Style = "page"
+    serif: Serif = False
     skip_bad_lines: Annotated[bool, Option("leave out lines that are no result, with a warning, and go on")] = False
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import header, say
+from dit_eval.cli.report import Serif, Style
 from dit_eval.cli.shared import check_destination, is_folder
 from dit_eval.results.settings import MOST_TASKS
 from dit_eval.system.dist import join
@@ -78,6 +79,8 @@ class Report:
 
     plan: _Plan
     out: _Out
+    style: Style = "page"
+    serif: Serif = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +228,7 @@ def _status_cells(row: TaskStatus) -> tuple[str, ...]:
 
 
 def study_report(arguments: Report) -> None:
+    from dit_eval.report.figures.style import LOOKS
     from dit_eval.report.law import measured_laws
     from dit_eval.report.page import write_report
     from dit_eval.study.folder import Study
@@ -235,7 +239,12 @@ def study_report(arguments: Report) -> None:
     if not study.collect():
         raise ValueError(f"{study.folder}: no cell is done; run the study first.")
     page = write_report(
-        out=study.folder / "report", results=study.results, losses=study.losses, force=True, on_step=say
+        out=study.folder / "report",
+        results=study.results,
+        losses=study.losses,
+        look=replace(LOOKS[arguments.style], serif=arguments.serif),
+        force=True,
+        on_step=say,
     )
     for setting, law in measured_laws(study.results).items():
         sys.stdout.write("\n".join([f"{setting}:", *(f"  {line}" for line in law.sentences(most=5))]) + "\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,16 @@ from dit_eval.flops.kept import count_network
 from dit_eval.paper import load_notes
 from dit_eval.report.figures import FIGURES
 from dit_eval.report.figures.figure7 import images_of_one_seed
+from dit_eval.report.figures.marks import marks_of
 from dit_eval.report.figures.style import PAGE, Look, render_figure
 from dit_eval.report.points import loss_log, published_points, read_losses, read_measured
+from dit_eval.report.sample_images import thumbnails
 from dit_eval.report.sections import (
-    Analysis,
-    Section,
+    Own,
+    context_sections,
     law_analysis,
     missing_figures,
+    own_sections,
     page_html,
     sampling_analysis,
     setting_ending,
@@ -30,6 +33,7 @@ from dit_eval.report.tables.later import later_tables
 from dit_eval.report.tables.latex import to_latex
 from dit_eval.report.tables.measured import measured_table
 from dit_eval.report.tables.paper import paper_tables
+from dit_eval.report.tables.runs import runs_tables
 from dit_eval.report.tables.stated import stated_table
 from dit_eval.report.tables.table import Table
 from dit_eval.report.tables.write import no_formula, to_csv, to_html, to_markdown
@@ -108,6 +112,7 @@ def report_files(
     where = settings(given.points)
     say("counting Gflops of the paper's models (kept for the next time)")
     tables = {
+        "runs": runs_tables(given.points, given.measured),
         "measured": [measured_table(given.points)] if given.measured else [],
         "paper": paper_tables(given.points),
         "stated": [stated_table(where[0])],
@@ -121,8 +126,25 @@ def report_files(
     analyses = [analysis for analysis in (*laws, *sweeps) if analysis is not None]
     files = _table_files([*tables.values(), *(analysis.tables for analysis in analyses)])
     files |= _figure_files(drawn) | _data_files(given)
-    sections = [*_sections(where, tables=tables, drawn=drawn, laws=laws, sweeps=sweeps)]
-    page = page_html(sections, files=files, measured=given.measured, sources=given.sources, left_out=given.left_out)
+    order = [row.result for table in tables["runs"] for row in table.rows if row.result is not None]
+    page = page_html(
+        own_sections(where, tables=tables, drawn=drawn, laws=laws, sweeps=sweeps) if given.measured else [],
+        context_sections(
+            tables=tables,
+            drawn=drawn,
+            laws=laws,
+            sweeps=sweeps,
+            missing=missing_figures(FIGURES, [figure for figures in drawn for figure in figures]),
+            has_runs=bool(given.measured),
+        ),
+        files=files,
+        given=Own(
+            results=given.measured,
+            sources=given.sources,
+            left_out=given.left_out,
+            thumbnails=thumbnails(given.measured, given.folder, order),
+        ),
+    )
     return files | {"index.html": page.encode()}
 
 
@@ -145,6 +167,11 @@ class _Given:
     results: Path | None
     logs: Sequence[str | os.PathLike[str]]
     left_out: Sequence[str]
+
+    @property
+    def folder(self) -> Path:
+        """Where the results file lies; paths of samples count from there too."""
+        return Path() if self.results is None else self.results.parent
 
     @property
     def sources(self) -> list[Path]:
@@ -211,11 +238,10 @@ def _draw_setting(setting: Setting, given: _Given, *, losses: bool, look: Look) 
     ----------
     losses : whether the loss curves belong to this setting
     """
-    folder = Path() if given.results is None else given.results.parent
     material = {
         "points": setting,
         "losses": given.losses if losses else None,
-        "images": images_of_one_seed(setting, given.measured, folder),
+        "images": images_of_one_seed(setting, given.measured, given.folder),
     }
     notes = load_notes()
     drawn = []
@@ -236,41 +262,15 @@ def _draw_setting(setting: Setting, given: _Given, *, losses: bool, look: Look) 
                 "about": f"{item.about} The paper: {item.claim}" if setting.is_papers and item.claim else item.about,
                 "notes": [*mine["text"]] if setting.is_papers else [],
                 "caption": picture.caption,
+                "marks": marks_of(picture),
+                "own": picture.data is None
+                or "source" not in picture.data
+                or "measured" in set(picture.data["source"]),
                 "wide": item.may_be_wide and picture.figure.get_figwidth() > look.column,
                 "files": files,
             }
         )
     return drawn
-
-
-def _sections(
-    where: Sequence[Setting],
-    *,
-    tables: Mapping[str, Sequence[Table]],
-    drawn: Sequence[Sequence[Mapping[str, Any]]],
-    laws: Sequence[Analysis | None],
-    sweeps: Sequence[Analysis | None],
-) -> Iterator[Section]:
-    """The page from top to bottom: the paper's setting, tables, the other settings, numbers of text, later papers."""
-    missing = missing_figures(FIGURES, [figure for figures in drawn for figure in figures])
-    yield Section(key="figures", title="Figures", figures=drawn[0], missing=missing)
-    if laws[0] is not None:
-        yield Section(key="scaling", title="Quality and model compute", analyses=[laws[0]])
-    if sweeps[0] is not None:
-        yield Section(key="sampling", title="Sampling against model compute", analyses=[sweeps[0]])
-    yield Section(key="tables", title="Tables", tables=tables["paper"])
-    if tables["measured"]:
-        yield Section(key="measured", title="Measured", tables=tables["measured"])
-    for number, setting in enumerate(where[1:], start=1):
-        yield Section(
-            key=f"setting{number + 1}",
-            title=setting.name,
-            about="Measured by another protocol or at another size: no number here compares with the paper's.",
-            figures=drawn[number],
-            analyses=[analysis for analysis in (laws[number], sweeps[number]) if analysis is not None],
-        )
-    yield Section(key="stated", title="Numbers of the text", tables=tables["stated"])
-    yield Section(key="later", title="Later papers", tables=tables["later"])
 
 
 def _table_files(groups: Iterable[Sequence[Table]]) -> dict[str, bytes]:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from importlib import resources
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import dit_eval
 from dit_eval.report.figures.figure import PaperFigure
 from dit_eval.report.law import Law, scaling_law
+from dit_eval.report.sample_images import Thumbnail
 from dit_eval.report.sampling import compare_pairs, pareto_front
 from dit_eval.report.setting import Setting, select
 from dit_eval.report.tables.analysis import law_tables, sampling_tables
+from dit_eval.report.tables.runs import best_of
 from dit_eval.report.tables.table import PAPER_TITLE, Table
 from dit_eval.report.templating import base64_text, render
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.references import reference_title
 from dit_eval.system.seals import file_digest
 from dit_eval.system.text import shown, slug
+
+_TEMPLATES = Path(__file__).with_name("templates")
+_MOST_BYTES = 400_000  # of a picture or of data within the page; of larger ones it shows the PNG, or names the file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,45 +92,128 @@ def sampling_analysis(setting: Setting) -> Analysis | None:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    """What the page knows of the user's results.
+
+    Attributes
+    ----------
+    results : in the order of the file
+    sources : the files that they and the losses were read from
+    left_out : messages on lines that could not be read
+    thumbnails : by the number of a result
+    """
+
+    results: Sequence[EvalResult] = ()
+    sources: Sequence[Path] = ()
+    left_out: Sequence[str] = ()
+    thumbnails: Mapping[int, Thumbnail] = field(default_factory=dict)
+
+
+def own_sections(
+    where: Sequence[Setting],
+    *,
+    tables: Mapping[str, Sequence[Table]],
+    drawn: Sequence[Sequence[Mapping[str, Any]]],
+    laws: Sequence[Analysis | None],
+    sweeps: Sequence[Analysis | None],
+) -> Iterator[Section]:
+    """The user's part of the page: the leaderboards, then each setting with its figures and analyses.
+
+    Parameters
+    ----------
+    where : the paper's setting first
+    tables : by group
+    drawn, laws, sweeps : of each setting
+    """
+    yield Section(key="runs", title="Your runs", tables=tables["runs"])
+    beside = Section(
+        key="beside",
+        title="Beside the paper",
+        about="Measured by the paper's protocol: open marks are published, filled ones yours.",
+        figures=[figure for figure in drawn[0] if figure["own"]],
+        analyses=[each for each in (laws[0], sweeps[0]) if each is not None and _has_own(each.tables)],
+        tables=[table for table in tables["paper"] if _has_own([table])],
+    )
+    if beside.figures or beside.analyses or beside.tables:
+        yield beside
+    for number, setting in enumerate(where[1:], start=1):
+        yield Section(
+            key=f"setting{number + 1}",
+            title=setting.name,
+            about="Measured by another protocol or at another size: no number here compares with the paper's.",
+            figures=drawn[number],
+            analyses=[analysis for analysis in (laws[number], sweeps[number]) if analysis is not None],
+        )
+
+
+def context_sections(
+    *,
+    tables: Mapping[str, Sequence[Table]],
+    drawn: Sequence[Sequence[Mapping[str, Any]]],
+    laws: Sequence[Analysis | None],
+    sweeps: Sequence[Analysis | None],
+    missing: Sequence[str],
+    has_runs: bool,
+) -> Iterator[Section]:
+    """The paper's part of the page: what nothing of the user's stands in, where there is anything of the user's."""
+    figures = [figure for figure in drawn[0] if not (has_runs and figure["own"])]
+    yield Section(key="figures", title="Figures", figures=figures, missing=missing)
+    for key, title, analysis in (
+        ("scaling", "Quality and model compute", laws[0]),
+        ("sampling", "Sampling against model compute", sweeps[0]),
+    ):
+        if analysis is not None and not _has_own(analysis.tables):
+            yield Section(key=key, title=title, analyses=[analysis])
+    yield Section(key="tables", title="Tables", tables=[table for table in tables["paper"] if not _has_own([table])])
+    yield Section(key="stated", title="Numbers of the text", tables=tables["stated"])
+    yield Section(key="later", title="Later papers", tables=tables["later"])
+
+
 def missing_figures(figures: Iterable[PaperFigure], drawn: Iterable[Mapping[str, Any]]) -> list[str]:
     """What it takes to draw the figures that are in no setting."""
     there = {figure["figure"] for figure in drawn}
     return [figure.missing for figure in figures if figure.missing and figure.name not in there]
 
 
-def page_html(
-    sections: Sequence[Section],
-    *,
-    files: Mapping[str, bytes],
-    measured: Sequence[EvalResult],
-    sources: Sequence[Path],
-    left_out: Sequence[str],
-) -> str:
+def page_html(own: Iterable[Section], context: Iterable[Section], *, files: Mapping[str, bytes], given: Own) -> str:
     """The page.
 
     Parameters
     ----------
+    own, context : the user's sections and the paper's
     files : of the report; the page holds the pictures and the data among them
-    measured, sources : results, and the files that they and the losses were read from
-    left_out : messages on lines that could not be read
+    given : the user's results
     """
-    package = resources.files("dit_eval.report")
-    css, script = (package.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    own = [*own]
+    css, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    board = own[0].tables[0] if own else None
     return render(
         "page.html.j2",
         {
-            "sections": sections,
+            "own": own,
+            "context": [*context],
+            "best": best_of(board) if board else [],
+            "board": board,
+            "boards": [table.name for table in own[0].tables] if own else [],
             "files": files,
-            "left_out": left_out,
+            "left_out": given.left_out,
+            "thumbnails": given.thumbnails,
             "paper": PAPER_TITLE,
             "version": dit_eval.__version__,
-            "sources": [(shown(path.name), file_digest(path)) for path in sources],
-            "made": [_how_made(result) for result in measured],
+            "sources": [(shown(path.name), file_digest(path)) for path in given.sources],
+            "made": [_how_made(result) for result in given.results],
+            "most_bytes": _MOST_BYTES,
             "css": css,
             "script": script,
             "script_digest": base64_text(hashlib.sha256(f"\n{script}".encode()).digest()),
         },
     )
+
+
+def _has_own(tables: Iterable[Table]) -> bool:
+    """Whether something of the user's stands in one of the tables."""
+    return any(row.measured for table in tables for row in table.rows)
 
 
 def _named_by_setting(tables: Iterable[Table], setting: Setting) -> list[Table]:

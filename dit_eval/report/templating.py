@@ -6,8 +6,10 @@ import base64
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 # What means something inside a line of GitHub's Markdown; of addresses that it makes links of, a sign that they need.
 _MARKS = re.compile(r"[\\`*_\[\]<>&|~@]|:(?=//)|(?<=www)\.", re.IGNORECASE)
@@ -61,6 +63,23 @@ def letter(number: int) -> str:
     return chr(ord("a") + number)
 
 
+def in_address(content: bytes) -> Markup:
+    """Bytes of a text as a data address holds them within double quotes; shorter than base64.
+
+    Nothing that means something in HTML is left of them.
+    """
+    return Markup(quote(content, safe="!*();:@$,/?[]={}|^~+ "))
+
+
+def small_svg(content: bytes) -> bytes:
+    """A picture of matplotlib's in fewer bytes: without line breaks, and paths to a hundredth of their unit."""
+
+    def rounded(path: re.Match[bytes]) -> bytes:
+        return re.sub(rb"\d+\.\d{3,}", lambda number: b"%g" % round(float(number[0]), 2), path[0])
+
+    return re.sub(rb' d="[^"]*"', rounded, re.sub(rb"\s*\n\s*", b" ", content))
+
+
 def base64_text(content: bytes) -> str:
     """Bytes as a data address holds them."""
     return base64.b64encode(content).decode()
@@ -75,7 +94,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {"markdown": markdown, "tex": tex, "letter": letter, "base64": base64_text}
+    made.filters |= {
+        "markdown": markdown,
+        "tex": tex,
+        "letter": letter,
+        "base64": base64_text,
+        "in_address": in_address,
+        "small_svg": small_svg,
+    }
     return made
 
 

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import importlib.metadata
 import io
-import json
 import os
 import re
 import shutil
@@ -23,7 +22,6 @@ from report_runs import (
     mini_results,
     result,
     sample_run,
-    start_browser,
     synthetic_results,
     write_grid,
     write_losses,
@@ -528,7 +526,7 @@ def test_best_values_are_bold_and_only_they(paper_tables):
     assert to_html(table).count("<strong>") == len(bold)
 
 
-@pytest.mark.parametrize("name", ["table.md.j2", "table.tex.j2", "table.html.j2", "page.html.j2"])
+@pytest.mark.parametrize("name", ["table.md.j2", "table.tex.j2", "table.html.j2", "live_table.html.j2", "page.html.j2"])
 def test_a_template_that_misses_something_is_an_error(name):
     with pytest.raises(UndefinedError, match="undefined"):
         render(name, {})
@@ -776,6 +774,7 @@ def test_the_tables_in_reports_are_what_the_code_makes(paper_tables, papers):
         assert (folder / f"{table.name}.md").read_text(encoding="utf-8") == to_markdown(table)
         assert (folder / f"{table.name}.tex").read_text(encoding="utf-8") == to_latex(table)
         assert (folder / f"{table.name}.csv").read_text(encoding="utf-8") == to_csv(table)
+        assert (folder / f"{table.name}.html").read_text(encoding="utf-8") == to_html(table)
     drawn = {path.stem for path in (folder.parent / "figures").glob("*.pdf")}
     assert drawn == {f.name for f in OF_POINTS if f.draw(papers) is not None}
 
@@ -855,75 +854,6 @@ def test_the_law_is_told_where_its_points_are(mini_page):
     assert re.search(r"r = -0\.\d+ over 8 models at 800 training steps", own)
     assert "Not so: mini-XL/4 (" in own
     assert "paper points" not in own
-
-
-@pytest.mark.browser
-def test_the_browser_finds_nothing_wrong(written, tmp_path):
-    """No error, every image drawn, tables that sort, room on a phone, dark mode, print; the page alone, off line."""
-    from selenium.webdriver.common.by import By
-
-    browser = start_browser(tmp_path / "profile")
-    lonely = shutil.copy(written, tmp_path / "index.html")  # without the files beside it
-    try:
-        browser.execute_cdp_cmd("Network.enable", {})
-        browser.get(f"file://{lonely}")
-        decoded = "return Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))"
-        widths = browser.execute_script(decoded)
-        assert len(widths) == 13, "thirteen figures"
-        assert min(widths) > 0
-        events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-        sent = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
-        asked = {e["request"]["url"].partition(":")[0] for e in sent if e["documentURL"].startswith("file:")}
-        assert asked == {"file", "data"}, "nothing from the network"
-
-        def column(table, place):
-            rows = browser.find_elements(By.CSS_SELECTOR, f"#{table} tbody tr")
-            return [row.find_elements(By.CSS_SELECTOR, "th, td")[place].get_attribute("textContent") for row in rows]
-
-        def press(table, place):
-            head = browser.find_elements(By.CSS_SELECTOR, f"#{table} thead th")[place]
-            browser.execute_script("arguments[0].querySelector('button').click()", head)
-            return head.get_attribute("aria-sort")
-
-        before = column("table3", 1)
-        assert press("table3", 1) == "ascending"
-        assert column("table3", 1) == sorted(before, key=float) != before
-        assert press("table3", 1) == "descending"
-        assert column("table3", 1) == sorted(before, key=float, reverse=True)
-        press("table2", 2)
-        values = column("table2", 2)
-        dashes = values.count("-")
-        assert dashes == 6
-        assert values[-dashes:] == ["-"] * dashes, "what is not known comes last"
-        assert press("table2", 2) == "descending"
-        assert column("table2", 2)[-dashes:] == ["-"] * dashes
-        press("table1", 0)
-        assert column("table1", 0)[0] == "DiT-B"
-
-        link = browser.find_element(By.CSS_SELECTOR, "#part-provenance a[download='points.csv']").get_attribute("href")
-        assert link.startswith("data:text/csv;base64,")
-        targets = browser.execute_script(
-            "return [...document.querySelectorAll('a[href^=\"#\"]')].filter(a => !document.getElementById("
-            "a.getAttribute('href').slice(1))).length"
-        )
-        assert targets == 0, "every link inside the page leads somewhere"
-        ids = browser.execute_script("return [...document.querySelectorAll('[id]')].map(e => e.id)")
-        assert len(ids) == len(set(ids))
-
-        colours = set()
-        for scheme in ("light", "dark"):
-            media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-            colours.add(browser.execute_script("return getComputedStyle(document.body).backgroundColor"))
-        assert colours == {"rgb(255, 255, 255)", "rgb(16, 18, 22)"}
-        phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
-        assert browser.execute_script("return document.documentElement.scrollWidth") == 390, "no sideways scrolling"
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-        assert len(browser.execute_cdp_cmd("Page.printToPDF", {})["data"]) > 100_000
-        assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
-    finally:
-        browser.quit()
 
 
 def test_figures_of_reports_are_drawn_by_the_pinned_version(papers):

@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from hostile_texts import LINES, OTHERS
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 from report_runs import result, sample_run, start_browser, write_results
@@ -34,28 +35,6 @@ from dit_eval.report.tables.measured import measured_table
 from dit_eval.report.tables.write import no_formula
 from dit_eval.system.text import slug
 
-# What each would do: leave the folder, run in a page, be a link, run in a spreadsheet, end a row, be read as TeX or as
-# mathematics of matplotlib, move a cursor, turn the direction, be no file name.
-LINES = (
-    "x/../../../evil", "/evil", "..", "C:\\evil", "CON", "a" * 300, "",
-    "<script>document.title='ran'</script>", "\"><img src=x onerror=\"document.title='ran'\">", "' onclick='alert(1)",
-    "</style></title></script><svg onload=alert(1)>", "<!--", "-->", "]]>", "&lt;b&gt;", "<a href=//evil.example>x</a>",
-    "[x](javascript:alert(1))", "![x](https://evil.example/x.png)", "<https://evil.example>", "https://evil.example",
-    "www.evil.example", "a|b", "`x`", "**x**", "__x__", "~~x~~", "\\", "\\|", "\\[x](y)",
-    '=HYPERLINK("https://evil.example","x")', "+1+1", "-1+1", "@SUM(1,1)", " =1+1", "-0.5", "＝1+1",
-    "$", "$x_{$", "$\\frac{1}{2}$", "\\input{/etc/passwd}", "\\write18{touch evil}", "[9in]", "*", "%", "#1", "}",
-    "^^41", "_hidden", "名", "\N{SNOWMAN}\N{PILE OF POO}",
-)  # fmt: skip
-OTHERS = (
-    "\x1b[2J\x1b]0;evil\x07",
-    "\u202egnp.exe",
-    "one\n\n# two",
-    "a\r=1+1",
-    "\t=1+1",
-    "\x00",
-    "a\u2028b\u00ad",
-    "\x85",
-)
 PROTOCOL = "x/../../../evil <script>document.title='ran'</script>"
 
 
@@ -181,20 +160,22 @@ def test_the_page_has_no_element_that_is_not_its_own(hostile):
     written, rows, *_ = hostile
     pages = {path.name: Parsed(path.read_text("utf-8")) for path in [written, *written.parent.glob("tables/*.html")]}
     index = pages["index.html"]
-    script = Path(page.__file__).with_name("page.js").read_text("utf-8")
+    script = (Path(page.__file__).parent / "templates" / "page.js").read_text("utf-8")
     assert "".join(index.scripts) == f"\n{script}"
     for name, parsed in pages.items():
         assert {tag for tag, _ in parsed.elements} <= {
             "html", "head", "meta", "title", "link", "style", "body", "header", "h1", "h2", "h3", "p", "ul", "li", "b",
             "span", "nav", "a", "main", "section", "div", "figure", "img", "figcaption", "details", "summary", "dl",
             "dt", "dd", "code", "table", "caption", "thead", "tbody", "tr", "th", "td", "button", "strong", "sup",
-            *(["script"] if name == "index.html" else []),
+            *(["script", "svg", "circle"] if name == "index.html" else []),
         }, name  # fmt: skip
         for tag, attributes in parsed.elements:
             assert not [key for key in attributes if key.startswith("on")], tag
             assert re.fullmatch(r"[a-z0-9-]*", attributes.get("id", ""))
             link = attributes.get("href", attributes.get("src", "#"))
-            assert re.match(r"#|data:(,$|text/csv;|image/svg\+xml;)|(tables|figures)/[a-z0-9-]+\.[a-z]+$", link), link
+            assert re.match(
+                r"#|data:(,$|text/csv;|image/(svg\+xml|png|jpeg);)|(tables|figures)/[a-z0-9-]+\.[a-z]+$", link
+            ), link
     ids = [attributes["id"] for _, attributes in index.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     models = {row["gen"]["run"]["model"] for row in rows if row["gen"]["run"]}
@@ -220,16 +201,16 @@ def test_a_page_that_held_a_script_would_not_run_it(hostile, tmp_path):
         browser.get(f"file://{written}")
         decoded = "return Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))"
         assert min(browser.execute_script(decoded)) > 0
-        assert browser.title == "Diffusion transformers: the paper's tables and figures"
+        assert browser.title == "Diffusion transformers: your results and the paper's"
         assert browser.execute_script("return document.scripts.length") == 1
         events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
         sent = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
         assert {url.partition(":")[0] for url in sent if not url.startswith("chrome")} <= {"file", "data"}
         assert [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
         bad = "<script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">"
-        (tmp_path / "bad.html").write_text(text.replace("<main>", f"<main>{bad}"), encoding="utf-8")
+        (tmp_path / "bad.html").write_text(text.replace("</main>", f"{bad}</main>"), encoding="utf-8")
         browser.get(f"file://{tmp_path / 'bad.html'}")
-        assert browser.title == "Diffusion transformers: the paper's tables and figures"
+        assert browser.title == "Diffusion transformers: your results and the paper's"
         assert len([e for e in browser.get_log("browser") if "Content Security Policy" in e["message"]]) >= 2
     finally:
         browser.quit()

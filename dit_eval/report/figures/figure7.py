@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +10,15 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from dit_eval.images.npz import open_batch
 from dit_eval.report.figures.figure import PaperFigure, Picture
 from dit_eval.report.figures.style import SOFT, Look, lettering, new_figure, small, styled
 from dit_eval.report.points import shown_protocol, shown_reference
+from dit_eval.report.sample_images import first_images
 from dit_eval.report.setting import Setting
 from dit_eval.report.words import PATCHES, SIZES, model_name
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.sample_run import SampleRun
-from dit_eval.system.text import named, shown
+from dit_eval.system.text import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +52,9 @@ def images_of_one_seed(setting: Setting, results: Iterable[EvalResult], folder: 
         run = result.gen.run
         if run is None or not _shown_in(setting, result, run):
             continue
-        path = _samples_of(result, folder)
-        image = None if path is None else _first_image(path, run)
-        if image is not None:
-            groups.setdefault(_conditions(run), {})[run.model] = image
+        images = first_images(result, folder, 1)
+        if images is not None:
+            groups.setdefault(_conditions(run), {})[run.model] = images[0]
     key = max(groups, key=lambda k: len(groups[k]), default="")
     if len(groups.get(key, ())) < 2:
         return None
@@ -123,21 +121,6 @@ def _shown_in(setting: Setting, result: EvalResult, run: SampleRun) -> bool:
         and run.network.get("block") == "adaln-zero"
         and (name.family == "DiT" or not setting.is_papers)
     )
-
-
-def _samples_of(result: EvalResult, folder: Path) -> Path | None:
-    # `isfile` takes a name that no file can have for one that is not there.
-    texts = (result.gen.path, named(result.gen.path))
-    return next((p for text in texts for p in (Path(text), folder / text) if os.path.isfile(p)), None)
-
-
-def _first_image(path: Path, run: SampleRun) -> np.ndarray | None:
-    """Image 0 of a sample file; None if it is no longer the file that was evaluated."""
-    try:
-        batch = open_batch(path, role="gen")
-    except (ValueError, OSError):
-        return None
-    return next(iter(batch.batches(1)))[0] if batch.run == run and batch.num_images else None
 
 
 def _conditions(run: SampleRun) -> str:

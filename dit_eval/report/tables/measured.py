@@ -24,7 +24,7 @@ from dit_eval.report.tables.table import (
 from dit_eval.results.references import reference_title
 
 # Which the protocol has said already.
-_UNDOUBTED = (reference_title("adm-2021"), reference_title("digits"))
+UNDOUBTED = (reference_title("adm-2021"), reference_title("digits"))
 
 
 def measured_table(points: pd.DataFrame) -> Table:
@@ -95,7 +95,7 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
         "gflops": small_number(row["gflops"], 3),
         "params_m": small_number(row["params_m"], 2),
         "protocol": row["protocol"] or DASH,
-        "reference": DASH if row["reference"] in (None, *_UNDOUBTED) else row["reference"],
+        "reference": DASH if row["reference"] in (None, *UNDOUBTED) else row["reference"],
         "badge": as_published(row),
     }
     cells |= {metric.key: small_number(row[metric.key], 3) for metric in ADDITIONAL_METRICS}

@@ -24,12 +24,18 @@ BLOCKS = {"adaln": "adaLN", "adaln-zero": "adaLN-Zero"}
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column: its key in the rows, its heading, and which of its values is best, "min", "max" or none."""
+    """A column: its key in the rows, its heading, and which of its values is best, "min", "max" or none.
+
+    Attributes
+    ----------
+    setting : says how something was made; a page need not show it where all rows say the same
+    """
 
     key: str
     title: str
     best: str | None = None
     text: bool = False
+    setting: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +51,7 @@ class Row:
     part : rows of one part stand between two rules in print
     group : best values are sought among the rows of one group, published and measured ones apart
     notes : numbers of the table's notes that are on this row
+    result : number of the user's result that it shows
     """
 
     cells: dict[str, str]
@@ -54,6 +61,7 @@ class Row:
     part: str = ""
     group: str = ""
     notes: tuple[int, ...] = ()
+    result: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ def to_markdown(table: Table) -> str:
 
 def to_html(table: Table) -> str:
     """A page of its own, which needs nothing beside it."""
-    return render("table_page.html.j2", {"table": table, "sortable": False})
+    return render("table_page.html.j2", {"table": table})
 
 
 def to_csv(table: Table) -> str:
