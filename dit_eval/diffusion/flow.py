@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dit_eval.diffusion.spacing import NUM_TRAIN_STEPS, noise_levels
-from dit_eval.results.sample_run import SampleRun
+from dit_eval.results.settings import SamplingSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,43 +133,44 @@ def diffusion(form: str, t: float, level: Level, norm: float = 1.0) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Flow:
-    """What a run says of the flow that it follows.
+    """What settings say of the flow that a sampler follows.
 
     Attributes
     ----------
-    run : of a flow's sampler; its optional fields are filled in (`SamplingSettings.completed`)
+    settings : of a flow's sampler, all filled in (`SamplingSettings.completed`)
     points : number of steps as asked for; SiT counts times and REPA the steps between them
     """
 
-    run: SampleRun
+    settings: SamplingSettings
     points: int
 
     @classmethod
-    def of(cls, run: SampleRun) -> Flow:
-        """Of a run as it is recorded.
+    def of(cls, settings: SamplingSettings) -> Flow:
+        """Of settings, as they are given or recorded.
 
         Raises
         ------
         ValueError
-            If its number of steps is none of a flow.
+            If their number of steps is none of a flow.
         """
-        return cls(run=run, points=number_of_points(run.num_sampling_steps, run.sampler))
+        points = number_of_points(str(settings.num_sampling_steps), settings.sampler)
+        return cls(settings=settings.completed(), points=points)
 
     @property
     def is_sde(self) -> bool:
-        return self.run.sampler.startswith("sde-")
+        return self.settings.sampler.startswith("sde-")
 
     @property
     def is_adaptive(self) -> bool:
-        return self.run.sampler == "ode-dopri5"
+        return self.settings.sampler == "ode-dopri5"
 
     @property
     def is_double(self) -> bool:
         """Whether the state and times are float64 as REPA's, or float32 as SiT's; the network's are always float32."""
-        return self.run.time == "repa"
+        return self.settings.time == "repa"
 
     def level(self, t: float) -> Level:
-        return PATHS[self.run.path or "linear"](t)
+        return PATHS[self.settings.path or "linear"](t)
 
     def told(self, t: float) -> float:
         """The time that the network is told.
@@ -177,26 +178,26 @@ class Flow:
         Of a network trained by DDPM it is the timestep that has the path's ratio of signal to noise, between timesteps
         where there is none, and the nearest beyond their ends.
         """
-        if self.run.time == "ddpm":
+        if self.settings.time == "ddpm":
             level = self.level(t)
             return _timestep(math.log(level.sigma / level.alpha))
-        return 1 - t if self.run.time == "repa" else t
+        return 1 - t if self.settings.time == "repa" else t
 
     def own_time(self, t: float) -> float:
         """The time that the sampler's user speaks of, as for an interval of guidance."""
-        return 1 - t if self.run.time == "repa" else t
+        return 1 - t if self.settings.time == "repa" else t
 
     @cached_property
     def own_times(self) -> tuple[float, ...]:
         """The times visited, from noise to data, as `own_time` has them; of an SDE without the end of its last step."""
         noise, data = self._short()
-        ends = (1 - noise, data) if self.run.time == "repa" else (noise, 1 - data)
-        return _evenly(*ends, self.points + (self.run.time == "repa" and not self.is_sde))
+        ends = (1 - noise, data) if self.settings.time == "repa" else (noise, 1 - data)
+        return _evenly(*ends, self.points + (self.settings.time == "repa" and not self.is_sde))
 
     @cached_property
     def times(self) -> tuple[float, ...]:
         """The times visited, ascending, of the type of the state."""
-        if self.run.time == "repa":
+        if self.settings.time == "repa":
             return tuple(1 - time for time in self.own_times)
         return tuple(np.array(self.own_times, np.float32).tolist())
 
@@ -207,13 +208,13 @@ class Flow:
         code draws NaN and this one stops 0.001 short: an "sbdm" diffusion at the noise, of the linear and GVP paths; a
         score at the data, where Heun's SDE asks for it and has no last step.
         """
-        velocity = self.run.prediction == "velocity"
-        at_data = _SHORT if self.run.path == "vp" or not velocity else 0.0
-        at_noise = 0.0 if self.run.path == "vp" else at_data
+        velocity = self.settings.prediction == "velocity"
+        at_data = _SHORT if self.settings.path == "vp" or not velocity else 0.0
+        at_noise = 0.0 if self.settings.path == "vp" else at_data
         if self.is_sde:
-            if self.run.path != "vp" and self.run.diffusion_form == "sbdm":
+            if self.settings.path != "vp" and self.settings.diffusion_form == "sbdm":
                 at_noise = _SHORT
-            at_data = self.run.last_step_size or (_SHORT if self.run.sampler == "sde-heun" else at_data)
+            at_data = self.settings.last_step_size or (_SHORT if self.settings.sampler == "sde-heun" else at_data)
         return at_noise, at_data
 
     @property
@@ -224,10 +225,10 @@ class Flow:
         """
         if self.is_adaptive:
             return []
-        asked = [2 if self.run.sampler.endswith("-heun") else 1] * (len(self.times) - 1)
-        if not self.is_sde and self.run.time == "repa":
+        asked = [2 if self.settings.sampler.endswith("-heun") else 1] * (len(self.times) - 1)
+        if not self.is_sde and self.settings.time == "repa":
             asked[-1] = 1  # REPA's last step of Heun is Euler's
-        return [*asked, *([1] if self.is_sde and self.run.last_step != "none" else [])]
+        return [*asked, *([1] if self.is_sde and self.settings.last_step != "none" else [])]
 
 
 def number_of_points(steps: str, sampler: str) -> int:

@@ -12,37 +12,43 @@ import numpy as np
 
 from dit_eval.diffusion.flow import Flow
 from dit_eval.diffusion.spacing import noise_levels, respaced_timesteps
-from dit_eval.results.sample_run import SampleRun
+from dit_eval.results.settings import SamplingSettings
 
 Schedule = Callable[[float], float]  # sigma of DDPM, or a flow's own time -> guidance scale; 1.0 for none
 
 
-def guidance_schedule(run: SampleRun) -> Schedule:
-    """The guidance scale of a run, by time.
+def guidance_schedule(settings: SamplingSettings) -> Schedule:
+    """The guidance scale that settings ask for, by time.
 
     With DDPM's samplers the time is sigma = sqrt((1 - abar) / abar), the noise beside an image of its own scale, and
     the interval is open below, LOW < sigma <= HIGH (Kynkaanniemi et al. 2024, arXiv 2404.07724, Section 3). With a
     flow's it is the sampler's own time, and both ends belong to it (as in REPA's sampler).
     """
-    if run.guidance_interval is None:
-        return lambda time: run.cfg_scale
-    low, high = run.guidance_interval
-    if run.settings.is_flow:
-        return lambda time: run.cfg_scale if low <= time <= high else 1.0
-    return lambda time: run.cfg_scale if low < time <= high else 1.0
+    if settings.guidance_interval is None:
+        return lambda time: settings.cfg_scale
+    low, high = settings.guidance_interval
+    if settings.is_flow:
+        return lambda time: settings.cfg_scale if low <= time <= high else 1.0
+    return lambda time: settings.cfg_scale if low < time <= high else 1.0
 
 
-def scales(run: SampleRun) -> list[float]:
+def scales(settings: SamplingSettings) -> list[float]:
     """The guidance scale of each pass of an image through the network, from noise to data.
 
     Of `ode-dopri5` nobody knows them before it runs: none.
     """
-    schedule = guidance_schedule(run)
-    if run.settings.is_flow:
-        flow = Flow.of(run)
+    schedule = guidance_schedule(settings)
+    if settings.is_flow:
+        flow = Flow.of(settings)
         asked = zip(flow.own_times, flow.evaluations, strict=False)
         return [schedule(time) for time, count in asked for _ in range(count)]
-    return [schedule(sigma) for sigma in reversed(sigmas(run.num_sampling_steps))]
+    return [schedule(sigma) for sigma in reversed(sigmas(str(settings.num_sampling_steps)))]
+
+
+def passes(settings: SamplingSettings) -> int | None:
+    """Passes of an image through a network: two where it is guided. None of `ode-dopri5`, where nobody knows."""
+    found = scales(settings)
+    return sum(1 if scale == 1.0 else 2 for scale in found) if found else None
 
 
 def sigmas(spacing: str) -> list[float]:

@@ -105,7 +105,7 @@ class ImageSampler:
             raise ValueError(f"Found a guide {run.guide_ckpt!r} in the run; needed the network as well, or neither.")
         self.run, self._decode = run, decode
         self.device = next(model.parameters()).device
-        self.steps = steps_of(run)
+        self.steps = steps_of(run.settings)
         self._conditional = _Conditional(model, run)
         self._guide = None if guide is None else _Conditional(guide, run)
         self.model = self._conditional.model

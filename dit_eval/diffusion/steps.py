@@ -16,7 +16,7 @@ from dit_eval.diffusion.each_image import solve_each
 from dit_eval.diffusion.flow import Flow, convert, diffusion
 from dit_eval.diffusion.guidance import Schedule, guidance_schedule, sigmas
 from dit_eval.diffusion.process import Diffusion
-from dit_eval.results.sample_run import SampleRun
+from dit_eval.results.settings import SamplingSettings
 
 Draw = Callable[[int], Tensor]  # step index -> noise
 
@@ -51,22 +51,23 @@ class Steps(Protocol):
         ...
 
 
-def steps_of(run: SampleRun) -> Steps:
-    """The steps of a run."""
-    schedule = guidance_schedule(run)
-    if not run.settings.is_flow:
-        return _Ancestral(run, schedule)
-    flow = Flow.of(run)
+def steps_of(settings: SamplingSettings) -> Steps:
+    """The steps that settings ask for."""
+    schedule = guidance_schedule(settings)
+    if not settings.is_flow:
+        return _Ancestral(settings, schedule)
+    flow = Flow.of(settings)
     return _AdaptiveSteps(flow, schedule) if flow.is_adaptive else _FlowSteps(flow, schedule)
 
 
 class _Ancestral:
     """DDPM and DDIM."""
 
-    def __init__(self, run: SampleRun, schedule: Schedule) -> None:
-        self._diffusion = Diffusion(run.num_sampling_steps)
-        self._rule: Literal["ddpm", "ddim"] = "ddim" if run.sampler == "ddim" else "ddpm"
-        self._scales = [schedule(sigma) for sigma in sigmas(run.num_sampling_steps)]
+    def __init__(self, settings: SamplingSettings, schedule: Schedule) -> None:
+        spacing = str(settings.num_sampling_steps)
+        self._diffusion = Diffusion(spacing)
+        self._rule: Literal["ddpm", "ddim"] = "ddim" if settings.sampler == "ddim" else "ddpm"
+        self._scales = [schedule(sigma) for sigma in sigmas(spacing)]
 
     def __len__(self) -> int:
         return len(self._diffusion)
@@ -98,11 +99,13 @@ class _Field:
         return self._as("score", x, t, self._predicted(x, t))
 
     def diffusion(self, t: float) -> float:
-        run = self._flow.run
-        return diffusion(run.diffusion_form or "sigma", t, self._flow.level(t), run.diffusion_norm or 1.0)
+        settings = self._flow.settings
+        return diffusion(settings.diffusion_form or "sigma", t, self._flow.level(t), settings.diffusion_norm or 1.0)
 
     def _as(self, wanted: str, x: Tensor, t: float, predicted: Tensor) -> Tensor:
-        return convert(predicted, x, self._flow.level(t), given=self._flow.run.prediction or "velocity", wanted=wanted)
+        return convert(
+            predicted, x, self._flow.level(t), given=self._flow.settings.prediction or "velocity", wanted=wanted
+        )
 
     def _predicted(self, x: Tensor, t: float) -> Tensor:
         """The network's prediction, of x's type; of a network that predicts its variance as well, without that."""
@@ -110,7 +113,7 @@ class _Field:
         time = torch.full((len(x),), self._flow.told(t), dtype=torch.float32, device=x.device)
         predicted = self._network(x.float(), time, scale=self._scale)[:, : x.shape[1]].to(x.dtype)
         # REPA's time runs from data to noise, so its velocity does.
-        return -predicted if self._flow.run.time == "repa" else predicted
+        return -predicted if self._flow.settings.time == "repa" else predicted
 
 
 class _FlowSteps:
@@ -157,10 +160,10 @@ def _heun(slope: Callable[[Tensor, float], Tensor], x: Tensor, begin: float, end
 
 def _last_step(flow: Flow, field: _Field, x: Tensor, t: float) -> Tensor:
     """From the last time to the data without noise: SiT's three ways."""
-    size = flow.run.last_step_size or 0.0
-    if flow.run.last_step == "mean":
+    size = flow.settings.last_step_size or 0.0
+    if flow.settings.last_step == "mean":
         return x + size * field.drift(x, t)
-    if flow.run.last_step == "euler":
+    if flow.settings.last_step == "euler":
         return x + size * field.velocity(x, t)
     # Tweedie's formula (Efron 2011): the mean of the data given x.
     level = flow.level(t)
@@ -195,4 +198,6 @@ class _AdaptiveSteps:
 
         # The times are those of SiT, which keeps the states there; the solver interpolates to the last one as well.
         times = torch.tensor(self._flow.times, dtype=x.dtype, device=x.device)
-        return odeint(slope, x, times, method="dopri5", atol=self._flow.run.atol, rtol=self._flow.run.rtol)[-1]
+        return odeint(slope, x, times, method="dopri5", atol=self._flow.settings.atol, rtol=self._flow.settings.rtol)[
+            -1
+        ]

@@ -126,7 +126,7 @@ class SamplingSettings:
     @property
     def is_flow(self) -> bool:
         """Whether the sampler follows a flow; the others are DDPM's."""
-        return self.sampler.startswith(("ode-", "sde-"))
+        return is_flow(self.sampler)
 
     def completed(self) -> SamplingSettings:
         """The same, with all that decides what a flow's sampler does, where it was left to follow from the rest."""
@@ -198,6 +198,11 @@ class SamplingSettings:
                 f"`guidance_interval` {low:g} to {high:g}: the time of a flow ends at 1. Sigmas are for the samplers "
                 "ddpm and ddim."
             )
+
+
+def is_flow(sampler: str) -> bool:
+    """Whether a sampler follows a flow; the others are DDPM's."""
+    return sampler.startswith(("ode-", "sde-"))
 
 
 # Options of some samplers alone, by what the names of these have in them.
