@@ -48,6 +48,7 @@ def expectations() -> dict[str, Expectation]:
                     **{"model": "DiT-XL/2", "image_size": size, "cfg_scale": scale, **guided},
                     **{"num_sampling_steps": "250", "sampler": "ddpm", "vae": "ema", "weights": "ema"},
                     **{"labels": "random", "rounding": "dit", "vae_tiling": False},
+                    **{"guidance_interval": None, "guide_ckpt": None},
                 },
                 metrics={metric: float(getattr(row, metric)) for metric in PRINTED_METRICS},
                 num_samples=PUBLISHED_SAMPLES,

@@ -298,7 +298,7 @@ def _made_by(run: SampleRun, counted: Count | None) -> dict[str, Any]:
         "training_steps": run.training_steps or _steps_in_name(run.checkpoint),
         "batch_size": run.training_batch_size,
         "sampling_steps": number_of_steps(run.num_sampling_steps),
-        "sampler": run.sampler,
+        "sampler": _sampler_of(run),
         "sampling_tflops": _compute_of_flow(run, counted),
         "cfg_scale": run.cfg_scale,
         "decoder": {"ema": "ft-EMA", "mse": "ft-MSE"}.get(run.vae, run.vae) if run.vae else None,
@@ -342,6 +342,14 @@ def _with_compute(points: pd.DataFrame) -> pd.DataFrame:
     compute = sampling_gflops(gflops, num_sampling_steps=points["sampling_steps"]) / 1000
     points.loc[by_steps, "sampling_tflops"] = compute
     return points
+
+
+def _sampler_of(run: SampleRun) -> str:
+    """The sampler, with what else sets its points apart from those of the same guidance scale."""
+    said = [run.sampler]
+    said += [] if run.guidance_interval is None else ["guided in {:g} to {:g}".format(*run.guidance_interval)]
+    said += [] if run.guide_ckpt is None else [f"guided by {run.guide_ckpt}"]
+    return ", ".join(said)
 
 
 def _compute_of_flow(run: SampleRun, counted: Count | None) -> float | None:

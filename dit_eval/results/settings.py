@@ -143,6 +143,11 @@ class SamplingSettings:
             usual |= {"atol": 1e-6, "rtol": 1e-3}
         return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
 
+    def by(self, sampler: Sampler) -> SamplingSettings:
+        """The same by another sampler, without options that it does not use."""
+        unused = [name for needs, names in _ACTS_IN.items() if needs not in sampler for name in names]
+        return replace(self, sampler=sampler, **dict.fromkeys(unused))
+
     def _teach(self) -> None:
         """Mistakes of which more can be said than what type and bounds say."""
         if _below(self.num_images, 1):

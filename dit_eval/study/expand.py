@@ -101,14 +101,13 @@ class Expansion:
                 these.training_steps, steps, these.cfg_scales, counts, decoders, samplers
             ):
                 sampling = dataclasses.replace(
-                    self.sampling,
+                    self.sampling.by(sampler),
                     num_sampling_steps=spacing,
                     cfg_scale=scale,
                     cfg_channels=None if scale == 1.0 else self.sampling.cfg_channels,
                     guidance_interval=None if scale == 1.0 else self.sampling.guidance_interval,
                     num_images=count,
                     vae=vae,
-                    sampler=sampler,
                     time="ddpm" if is_flow(sampler) else None,  # the plan trains by DDPM
                     global_seed=seed,
                 )

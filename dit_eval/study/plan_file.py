@@ -41,6 +41,7 @@ _MAX_CELLS = 100_000
 _NAMES = {"num_images": "num_samples", "compiled": "compile"}
 _OF_MODEL_OR_CELL = {
     "weights", "image_size", "num_classes", "block", "num_sampling_steps", "cfg_scale", "global_seed", "guide_ckpt",
+    "path", "prediction", "time",
 }  # fmt: skip
 _OF_LATENTS = {"vae", "vae_tiling"}
 _DECODER = "mse"
@@ -139,7 +140,11 @@ def parse_plan(text: str, path: Path) -> Plan:
     if not said.cells:
         raise top.error("cells", "missing; expected tables, [[cells]]")
     for table in top.inner_list("cells", said.cells):
-        tasks.add(_combinations(table, tasks))
+        these = _combinations(table, tasks)
+        try:
+            tasks.add(these)
+        except ValueError as error:  # options that do not go together
+            raise table.error(None, str(error)) from None
     plan = Plan(
         name=said.name,
         about=said.about,
@@ -248,7 +253,10 @@ def _sampling(table: Table, data: Data) -> tuple[SamplingSettings, bool]:
     if channels > data.input_channels:
         raise table.error("cfg_channels", f"expected at most {data.input_channels}, as the models have; got {channels}")
     given = {"vae": _DECODER, **{ours[name].name: value for name, value in values.items()}}
-    return SamplingSettings(**given), keep_samples
+    try:
+        return SamplingSettings(**given), keep_samples
+    except ValueError as error:
+        raise table.error(None, str(error)) from None
 
 
 def _combinations(table: Table, tasks: Expansion) -> Combinations:
