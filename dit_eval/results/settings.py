@@ -145,8 +145,9 @@ class SamplingSettings:
 
     def by(self, sampler: Sampler) -> SamplingSettings:
         """The same by another sampler, without options that it does not use."""
-        unused = [name for needs, names in _ACTS_IN.items() if needs not in sampler for name in names]
-        return replace(self, sampler=sampler, **dict.fromkeys(unused))
+        names = [name for needs, names in _ACTS_IN.items() if needs not in sampler for name in names]
+        unused: dict[str, Any] = dict.fromkeys(names)
+        return replace(self, sampler=sampler, **unused)
 
     def _teach(self) -> None:
         """Mistakes of which more can be said than what type and bounds say."""
