@@ -16,13 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 
-from dit_eval.diffusion.process import Denoiser
 from dit_eval.diffusion.sampler import CPU_BATCH, ImageSampler
+from dit_eval.diffusion.steps import Network
 from dit_eval.features.extract import extract_features
 from dit_eval.features.network import FeatureExtractor
 from dit_eval.images.encoded import ImageFiles
@@ -218,7 +217,7 @@ class Trial:
     Attributes
     ----------
     size, filled : images of the batch, and those that pass through the network for them
-    step : seconds of a sampling step of the batch, guidance and noise included
+    step : seconds of a sampling step of the batch, guidance and noise included; of the longest, where they differ
     finish : seconds from latents to pixels, for one image
     repeats : steps that `step` is the median of
     gpu_bytes : peak of the GPU memory that PyTorch gave out; None on a CPU
@@ -242,25 +241,26 @@ def try_batch(sampler: ImageSampler, size: int, *, clock: Clock = time.perf_coun
     finished = size if cuda else min(size, torch.get_num_threads())
     indices = np.arange(filled)
     noise, labels = sampler.noise(indices), indices % sampler.model.config.num_classes
-    last = len(sampler.diffusion) - 1
+    last = len(sampler.steps) - 1
     x = noise(last + 1)
-    rule: Literal["ddpm", "ddim"] = "ddim" if sampler.run.sampler == "ddim" else "ddpm"
+    most = max(map(sampler.steps.passes, range(last + 1)))
+    first = next(index for index in range(last, -1, -1) if sampler.steps.passes(index) == most)
     if cuda:
         torch.cuda.reset_peak_memory_stats(sampler.device)
 
-    def step(denoise: Denoiser, count: int) -> None:
+    def step(network: Network, count: int) -> None:
         nonlocal x
-        index = max(last - count, 0)
-        x = sampler.diffusion.step(denoise, x, index, noise(index), sampler=rule)
+        index = max(first - count, 0)
+        x = sampler.steps.step(network, x, index if sampler.steps.passes(index) == most else first, noise)
 
     def finish(_: int) -> None:
         # Latents of the first steps may decode to anything.
-        sampler.pixels(x[:finished].nan_to_num(), indices)
+        sampler.pixels(x[:finished].float().nan_to_num(), indices)
 
     wait = partial(torch.cuda.synchronize, sampler.device) if cuda else None
     with arithmetic(sampler.run.precision, sampler.device), each_core_alone(sampler.device) as cores:
         warm = 3 if sampler.run.compiled else 1  # a graph is recorded at the second step
-        steps = _repeat(partial(step, sampler.denoiser(labels, cores)), warm=warm, wait=wait, clock=clock)
+        steps = _repeat(partial(step, sampler.network(labels, cores)), warm=warm, wait=wait, clock=clock)
     finishes = _repeat(finish, warm=1, wait=wait, clock=clock)
     return Trial(
         size=size,
@@ -287,6 +287,12 @@ def _repeat(
         if spent > _LONG or (warm == 1 and times[0] > _LONG) or (len(times) >= warm + 3 and spent > _ENOUGH):
             break
     return times[warm:] or times
+
+
+def _long_steps(sampler: ImageSampler) -> float:
+    """Steps of an image, in steps with as many passes through the network as `try_batch` times."""
+    passes = [*map(sampler.steps.passes, range(len(sampler.steps)))]
+    return sum(passes) / max(passes)
 
 
 def full_load(sampler: ImageSampler) -> int:
@@ -333,7 +339,7 @@ def sampling_cost(
         shares = [batches[rank :: world.size] for rank in range(world.size)]
         drawn = max(sum(sampler.filled(end - begin) for begin, end in share) for share in shares)
         images = max(sum(end - begin for begin, end in share) for share in shares)
-        seconds = {"steps": step * len(sampler.diffusion) * drawn, "decoding": finish * images}
+        seconds = {"steps": step * _long_steps(sampler) * drawn, "decoding": finish * images}
         each = sum(seconds.values()) / images
         trials = [
             f"a step of {trial.size} images: {step * trial.filled:.3f} s ({trial.repeats} times)",

@@ -226,7 +226,7 @@ def _cut(gaps: Sequence[tuple[int, int]], batch_size: int) -> list[tuple[int, in
 
 def _batch_progress(done: int, size: int, sampler: ImageSampler, on_progress: OnImages) -> Callable[[int], None]:
     """Report a batch in parts while its steps go by: images done by all, and a share of this batch."""
-    return lambda steps: on_progress(done + size * steps // len(sampler.diffusion), sampler.run.num_images)
+    return lambda steps: on_progress(done + size * steps // len(sampler.steps), sampler.run.num_images)
 
 
 @dataclass(frozen=True)

@@ -149,14 +149,14 @@ class CountingSampler(ImageSampler):
     def __init__(self, clock, *arguments, **options):
         super().__init__(*arguments, **options)
         self._clock, self.passes = clock, []
-        plain = self._network
+        plain = self._conditional._network
 
         def counted(x, time, label):
             self.passes.append(len(x))
             clock.now += len(x) / 8
             return plain(x, time, label)
 
-        self._network = counted
+        self._conditional._network = counted
 
 
 @pytest.mark.parametrize(("images_", "batch_size"), [(40, 8), (40, 16), (21, 7), (5, 32), (100, 32)])

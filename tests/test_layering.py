@@ -34,6 +34,7 @@ ONLY_IN = {
     "tensorflow": {"features/tensorflow.py"},
     "torch_fidelity": {"features/inception.py", "metrics/kid.py", "checks/golden.py"},
     "timm": {"features/vit.py"},
+    "torchdiffeq": {"diffusion/steps.py"},
     "matplotlib": {"report/figures/"},
     "argparse": {"models/checkpoints.py"},
     "cyclopts": {"cli/"},

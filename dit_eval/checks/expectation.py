@@ -80,6 +80,7 @@ def _paper(row: Mapping[str, str], program: Mapping[str, str], size: int) -> Exp
         setting={
             **{"model": "DiT-XL/2", "image_size": size, "cfg_scale": scale, **guided},
             **{"num_sampling_steps": "250", "sampler": "ddpm", "vae": "ema", "weights": "ema", "vae_tiling": False},
+            **{"guidance_interval": None, "guide_ckpt": None},
         },
         drawn=("no guidance" if scale == 1.0 else f"guidance {scale:g} on 3 channels", "DDPM, 250 steps"),
     )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 MODEL, WHAT = Group("model", sort_key=2), Group("what to draw", sort_key=3)
+FLOW = Group("flows (--sampler ode-..., sde-...)", sort_key=4)
 WHAT_TO_DRAW = Panel(
     group=WHAT,
     options={
@@ -32,6 +33,22 @@ WHAT_TO_DRAW = Panel(
         "num_sampling_steps": Option(metavar="S", group=EVERYDAY),
         "cfg_scale": Option(metavar="W", group=EVERYDAY),
         "cfg_channels": Option(metavar="C"),
+        "guidance_interval": Option(metavar="LOW HIGH", several="words"),
+        "guide_ckpt": Option(metavar="FILE"),
+        **{
+            name: Option(group=FLOW)
+            for name in (
+                "path",
+                "prediction",
+                "time",
+                "diffusion_form",
+                "diffusion_norm",
+                "last_step",
+                "last_step_size",
+                "atol",
+                "rtol",
+            )
+        },
         "vae": Option("decoder of latents; a pixel-space model needs none", metavar="ema|mse|original|FILE"),
         "labels": Option(
             "classes: uniform as in the paper (default), in turn, or from text, .npy or the arr_1 of an .npz",

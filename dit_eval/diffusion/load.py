@@ -20,14 +20,14 @@ import numpy as np
 from dit_eval.diffusion.labels import draw_labels, read_labels
 from dit_eval.diffusion.sampler import Decoder, ImageSampler, check_sampling
 from dit_eval.diffusion.written import check_weights
-from dit_eval.models.checkpoints import build_dit
+from dit_eval.models.checkpoints import build_dit, stored_config
 from dit_eval.models.choose import ModelChoice, Weights, choose_decoder, choose_model
 from dit_eval.models.config import DiTConfig
 from dit_eval.models.dit import DiT
 from dit_eval.models.vae import Autoencoder
 from dit_eval.results.sample_run import RunFiles, SampleRun
 from dit_eval.results.settings import LABEL_RULES, SamplingSettings
-from dit_eval.system.assets import Asset, fetch, sha256_of
+from dit_eval.system.assets import Asset, assets, fetch, sha256_of
 from dit_eval.system.dist import World
 from dit_eval.system.files import Watch
 from dit_eval.system.progress import Progress, write_stderr
@@ -59,9 +59,22 @@ def choose_and_check(
     if choice.config.space == "latent":
         choose_decoder(settings.vae)
     check_sampling(settings, choice.config, device=device)
+    _check_clock(choice, settings)
+    _choose_guide(choice, settings)
     if not choice.path.is_file():  # the classes of a public checkpoint are known; another file may say its own
         _labels(settings, choice.config)
     return choice
+
+
+def _check_clock(choice: ModelChoice, settings: SamplingSettings) -> None:
+    """ValueError if a flow of the velocity is asked for of weights that are known to predict noise."""
+    ours = any(choice.path == item.path for item in assets() if item.kind == "weights")
+    known = ours or choice.training_steps is not None
+    if known and settings.is_flow and settings.completed().time != "ddpm":
+        raise ValueError(
+            f"{shown(choice.name)}, {choice.path}: trained by DDPM, and the sampler {settings.sampler} takes it for a "
+            "flow's. Pass `time` ddpm to follow the flow of its noise."
+        )
 
 
 def load_sampler(
@@ -79,17 +92,53 @@ def load_sampler(
         As `dit_eval.sampling.sample`; also if a file is written to while it is in use.
     """
     world = world or World()
+    weaker = _choose_guide(choice, settings)
     watch, voice = Watch(), _Voice(aloud=world.rank == 0 and not quiet)
     model, weights = world.first_then_all(lambda: _load_model(choice, settings, device, watch, voice))
     found = dataclasses.replace(choice, config=model.config, weights=weights)
-    run, labels, vae = world.from_first(lambda: _describe(found, settings, device, watch, voice))
+    guide = None
+    if weaker is not None:
+        guide, _ = world.first_then_all(partial(_load_model, weaker, settings, device, watch, voice))
+        _check_guide(weaker, guide.config, model.config)
+        weaker, guide = dataclasses.replace(weaker, config=guide.config), guide.to(device)
+    run, labels, vae = world.from_first(lambda: _describe(found, weaker, settings, device, watch, voice))
     model = model.to(device)
     decode = None
     if vae is not None:
         decode = world.first_then_all(lambda: _load_decoder(vae, settings, device, voice))
     world.barrier()
     world.from_first(watch.check)  # of the run's checksums and of what all processes have loaded
-    return ImageSampler(model, run, decode=decode), labels
+    return ImageSampler(model, run, decode=decode, guide=guide), labels
+
+
+def _choose_guide(choice: ModelChoice, settings: SamplingSettings) -> ModelChoice | None:
+    """The second model, if one guides. It may be of another size, which its checkpoint says, or is the first one's."""
+    if settings.guide_ckpt is None:
+        return None
+    path = Path(settings.guide_ckpt)
+    described = not path.is_file() or stored_config(path) is not None
+    try:
+        return choose_model(
+            None if described else choice.name,
+            settings.guide_ckpt,
+            weights=settings.weights,
+            image_size=settings.image_size,
+            num_classes=settings.num_classes,
+            block=None if described else settings.block,
+        )
+    except FileNotFoundError as error:
+        raise FileNotFoundError(str(error).replace("`ckpt`", "`guide_ckpt`")) from None
+
+
+def _check_guide(guide: ModelChoice, config: DiTConfig, model: DiTConfig) -> None:
+    """ValueError if a model cannot guide the other: they draw the same things, whatever their size."""
+    for name in ("space", "in_channels", "input_size", "num_classes"):
+        found, expected = getattr(config, name), getattr(model, name)
+        if found != expected:
+            raise ValueError(
+                f"`guide_ckpt` {guide.path}: {name} {found}; the model that it is to guide has {expected}. Take one "
+                "that was trained on the same data."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +181,12 @@ def _load_model(
 
 
 def _describe(
-    choice: ModelChoice, settings: SamplingSettings, device: str, watch: Watch, voice: _Voice
+    choice: ModelChoice,
+    guide: ModelChoice | None,
+    settings: SamplingSettings,
+    device: str,
+    watch: Watch,
+    voice: _Voice,
 ) -> tuple[SampleRun, np.ndarray, Path | None]:
     """The run, its labels, and its decoder, which is fetched when all else is right."""
     labels, labels_sha256 = _labels(settings, choice.config)
@@ -157,6 +211,9 @@ def _describe(
             labels_sha256=labels_sha256,
             training_steps=choice.training_steps,
             training_batch_size=choice.training_batch_size,
+            guide_ckpt=shown(guide.path.name) if guide else None,
+            guide_ckpt_sha256=sha256_of(guide.path, report) if guide else None,
+            guide_network=dataclasses.asdict(guide.config) if guide else None,
         )
     return SampleRun.of(settings, files, device=device), labels, vae
 

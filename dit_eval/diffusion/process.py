@@ -19,15 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dit_eval.diffusion.spacing import NUM_TRAIN_STEPS, respaced_timesteps
+from dit_eval.diffusion.spacing import NUM_TRAIN_STEPS, noise_levels, respaced_timesteps
 
 # Model as the process sees it: (x (N, C, ...), timesteps (N,) of the original process) -> (N, 2 C, ...).
 Denoiser = Callable[[Tensor, Tensor], Tensor]
-
-
-def linear_betas() -> np.ndarray:
-    """Noise variances of the training process, float64 (1000,): 1e-4 to 0.02 in equal steps (Ho et al. 2020)."""
-    return np.linspace(1e-4, 0.02, NUM_TRAIN_STEPS, dtype=np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +59,7 @@ class Diffusion:
     """
 
     def __init__(self, spacing: str | None = None) -> None:
-        alphas_cumprod = np.cumprod(1.0 - linear_betas())
+        alphas_cumprod = noise_levels()
         self.timesteps = respaced_timesteps(spacing or str(NUM_TRAIN_STEPS))
         kept = alphas_cumprod[self.timesteps]
         self.betas = 1.0 - kept / np.append(1.0, kept[:-1])

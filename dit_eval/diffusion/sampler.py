@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dit_eval.diffusion.process import Denoiser, Diffusion
+from dit_eval.diffusion.flow import number_of_points
 from dit_eval.diffusion.spacing import NUM_TRAIN_STEPS, respaced_timesteps
+from dit_eval.diffusion.steps import Network, steps_of
 from dit_eval.models.config import DiTConfig
 from dit_eval.models.dit import DiT, guided
 from dit_eval.results.sample_run import SampleRun
@@ -31,18 +33,23 @@ def check_sampling(settings: SamplingSettings, config: DiTConfig, *, device: str
     ValueError
         With what was found, what is needed, and why.
     """
-    respaced_timesteps(str(settings.num_sampling_steps))
+    if settings.is_flow:
+        number_of_points(str(settings.num_sampling_steps), settings.sampler)
+    else:
+        respaced_timesteps(str(settings.num_sampling_steps))
     guided_channels = settings.guided_channels(config.in_channels)
     if guided_channels is not None:
         if not 1 <= guided_channels <= config.in_channels:
             raise ValueError(f"Guidance on {guided_channels} channels: the model has {config.in_channels}.")
-        if not config.label_dropout:
+        if not config.label_dropout and settings.guide_ckpt is None:
             raise ValueError(
                 'Guidance needs a model trained with label dropout: this one has no label for "no label". Draw without '
                 "guidance (`cfg_scale` 1.0)."
             )
-    if not config.learn_sigma:
+    if not config.learn_sigma and not settings.is_flow:
         raise ValueError("The sampler needs a model that predicts its variance (learn_sigma).")
+    if settings.sampler == "ode-dopri5" and find_spec("torchdiffeq") is None:
+        raise ValueError("The sampler ode-dopri5 needs torchdiffeq, which is not installed: pip install torchdiffeq.")
     if settings.precision == "tf32" and not device.startswith("cuda"):
         raise ValueError("tf32 is arithmetic of NVIDIA GPUs; on the CPU use fp32 or bf16.")
     if config.space == "pixel":
@@ -55,7 +62,10 @@ def check_run(run: SampleRun, config: DiTConfig) -> None:
         raise ValueError(
             f"Guidance scale {run.cfg_scale} on {run.cfg_channels} channels: needed both, or 1.0 and None."
         )
-    check_sampling(run.settings, config, device=run.device)
+    settings = run.settings
+    if settings != settings.completed():
+        raise ValueError(f"A run of the sampler {run.sampler} that does not say which flow it follows.")
+    check_sampling(settings, config, device=run.device)
     if run.vae is None:
         _check_pixels(config)
 
@@ -80,6 +90,8 @@ class ImageSampler:
     model : on the device it is to run on, in evaluation mode
     run : what to draw; see `SampleRun`
     decode : the autoencoder's decoder; None for a model in pixel space
+    guide : a second network that guides in place of the one without label (Karras et al. 2024, arXiv 2406.02507); on
+        the same device
 
     Raises
     ------
@@ -87,20 +99,17 @@ class ImageSampler:
         As `check_run`.
     """
 
-    def __init__(self, model: DiT, run: SampleRun, *, decode: Decoder | None = None) -> None:
+    def __init__(self, model: DiT, run: SampleRun, *, decode: Decoder | None = None, guide: DiT | None = None) -> None:
         check_run(run, model.config)
-        if run.precision == "bf16":
-            model = _rounded(model)
-        self.run, self.model, self._decode = run, model, decode
+        if (guide is None) != (run.guide_ckpt is None):
+            raise ValueError(f"Found a guide {run.guide_ckpt!r} in the run; needed the network as well, or neither.")
+        self.run, self._decode = run, decode
         self.device = next(model.parameters()).device
-        self.diffusion = Diffusion(run.num_sampling_steps)
-        self._network = model.denoise
-        if run.compiled:
-            mode = "reduce-overhead" if self.device.type == "cuda" else None  # with CUDA graphs
-            self._network = torch.compile(model.denoise, mode=mode)
+        self.steps = steps_of(run.settings)
+        self._conditional = _Conditional(model, run)
+        self._guide = None if guide is None else _Conditional(guide, run)
+        self.model = self._conditional.model
         self._full = 0  # images of the largest batch so far
-        with torch.inference_mode(), arithmetic(run.precision, self.device), each_core_alone(self.device):
-            self._times = model.t_embedder(torch.arange(NUM_TRAIN_STEPS, device=self.device))  # (1000, D)
 
     @torch.inference_mode()
     def draw(
@@ -123,20 +132,15 @@ class ImageSampler:
         """
         fill = self.reserve(len(indices)) - len(indices)
         noise = self.noise([*indices, *[indices[-1]] * fill])
-
-        def report(step: int, _: Tensor) -> None:
-            if on_step:
-                on_step(len(self.diffusion) - step)
-
+        steps = self.steps
         with arithmetic(self.run.precision, self.device), each_core_alone(self.device) as cores:
-            x = self.diffusion.sample(
-                self.denoiser(np.concatenate([labels, np.repeat(labels[-1:], fill)]), cores),
-                noise(len(self.diffusion)),
-                noise,
-                sampler="ddim" if self.run.sampler == "ddim" else "ddpm",
-                on_step=report,
-            )
-        return self.pixels(x[: len(indices)], indices)
+            network = self.network(np.concatenate([labels, np.repeat(labels[-1:], fill)]), cores)
+            x = noise(len(steps))
+            for index in reversed(range(len(steps))):
+                x = steps.step(network, x, index, noise)
+                if on_step:
+                    on_step(len(steps) - index)
+        return self.pixels(x[: len(indices)].float(), indices)
 
     def reserve(self, size: int) -> int:
         """`filled`, of a batch that is about to be drawn."""
@@ -167,29 +171,46 @@ class ImageSampler:
 
         return draw
 
-    def denoiser(self, labels: np.ndarray, cores: Cores) -> Denoiser:
-        """The model, with guidance, as the diffusion sees it for images of these labels."""
+    def network(self, labels: np.ndarray, cores: Cores) -> Network:
+        """The model, with guidance, as the steps see it for images of these labels."""
         y = torch.from_numpy(labels).to(self.device)
-        if self.run.cfg_channels is not None:
+        if self.run.cfg_channels is not None and self._guide is None:
             y = torch.cat([y, torch.full_like(y, self.model.config.num_classes)])
-        label = self.model.y_embedder(y)
+        embedded = self._conditional.labels(y)
+        label, none = embedded[: len(labels)], embedded[len(labels) :]
+        if self._guide is not None:
+            none = self._guide.labels(y)
 
-        def denoise(x: Tensor, t: Tensor) -> Tensor:
+        def predict(x: Tensor, time: Tensor, *, scale: float, rows: Sequence[int] | None = None) -> Tensor:
+            count, own, other = len(x), label, none if scale != 1.0 else None
+            if rows is not None:  # some images of the batch, filled up as a batch is
+                place = [*range(count), *[count - 1] * (self.filled(count) - count)]
+                these = [rows[each] for each in place]
+                x, time, own = x[place], time[place], label[these]
+                other = None if other is None else other[these]
             if self.run.compiled and self.device.type == "cuda":
                 torch.compiler.cudagraph_mark_step_begin()  # the graph may write over its last output
-            return self._predict(x, self._times[t], label, cores).float()
+            return self._guided(x, time, own, other, scale, cores)[:count]
 
-        return denoise
+        return predict
 
-    def _predict(self, x: Tensor, time: Tensor, label: Tensor, cores: Cores) -> Tensor:
-        """The model's output with guidance, (N, 2 C, H, W), of label embeddings (N, D), or (2 N, D) with guidance."""
-        if self.run.cfg_channels is not None:
-            x, time = torch.cat([x, x]), torch.cat([time, time])
-        size = CPU_BATCH if self.device.type == "cpu" else len(x)
-        cut = list(zip(*(all_.split(size) for all_ in (x, time, label)), strict=True))
-        parts = cores.map(lambda part: self._network(*part), cut)
-        out = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return out if self.run.cfg_channels is None else guided(out, self.run.cfg_scale, self.run.cfg_channels)
+    def _guided(
+        self, x: Tensor, time: Tensor, label: Tensor, other: Tensor | None, scale: float, cores: Cores
+    ) -> Tensor:
+        """The model's output, guided by what it, or a second model, says of other label embeddings (N, D)."""
+        channels = self.run.cfg_channels
+        if other is None or channels is None:
+            out = self._conditional(x, time, label, cores)
+        elif self._guide is not None:
+            halves = [self._conditional(x, time, label, cores), self._guide(x, time, other, cores)]
+            out = guided(torch.cat([half[:, : x.shape[1]] for half in halves]), scale, channels)
+            out = torch.cat([out, halves[0][:, x.shape[1] :]], dim=1)  # the variance is the model's own
+        else:
+            twice = torch.cat([x, x]), torch.cat([time, time]), torch.cat([label, other])
+            out = guided(self._conditional(*twice, cores), scale, channels)
+        if self.run.compiled and self.device.type == "cuda":
+            out = out.clone()  # a step may ask more than once
+        return out.float()
 
     def pixels(self, x: Tensor, indices: np.ndarray) -> np.ndarray:
         """Pixels of what the last step left, uint8 (N, H, W, 3); they are made on the device."""
@@ -201,6 +222,39 @@ class ImageSampler:
             bad = indices[(~torch.isfinite(x)).flatten(1).any(1).cpu().numpy()]
             raise ValueError(f"Image {bad[0]} (of {len(bad)}) holds NaN or infinite values; try `precision` fp32.")
         return to_uint8(x, rounding=self.run.rounding).cpu().numpy()
+
+
+class _Conditional:
+    """A network of embedded times and labels, its batches cut as a device likes them."""
+
+    def __init__(self, model: DiT, run: SampleRun) -> None:
+        if run.precision == "bf16":
+            model = _rounded(model)
+        self.model = model
+        self._device = next(model.parameters()).device
+        self._network = model.denoise
+        if run.compiled:
+            mode = "reduce-overhead" if self._device.type == "cuda" else None  # with CUDA graphs
+            self._network = torch.compile(model.denoise, mode=mode)
+        with torch.inference_mode(), arithmetic(run.precision, self._device), each_core_alone(self._device):
+            self._times = model.t_embedder(torch.arange(NUM_TRAIN_STEPS, device=self._device))  # (1000, D)
+
+    def labels(self, y: Tensor) -> Tensor:
+        """(N, D) of labels (N,)."""
+        return self.model.y_embedder(y)
+
+    def __call__(self, x: Tensor, time: Tensor, label: Tensor, cores: Cores) -> Tensor:
+        """The output of inputs, times (timesteps, if integers) and label embeddings, N of each."""
+        size = CPU_BATCH if self._device.type == "cpu" else len(x)
+        time = time if time.is_floating_point() else self._times[time]
+        cut = list(zip(*(all_.split(size) for all_ in (x, time, label)), strict=True))
+        parts = cores.map(self._part, cut)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _part(self, part: tuple[Tensor, ...]) -> Tensor:
+        x, time, label = part
+        # Times between timesteps are embedded here, eight at a time like all else: the rounding is the same then.
+        return self._network(x, self.model.t_embedder(time) if time.ndim == 1 else time, label)
 
 
 def usual_batch_size(device: torch.device | str) -> int:

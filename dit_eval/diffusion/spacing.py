@@ -1,10 +1,22 @@
-"""Which of the 1,000 training timesteps a sampler visits. Needs no torch, so that plans can use it."""
+"""The 1,000 training timesteps, and which of them a sampler visits. Needs no torch, so that plans can use it."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+
 NUM_TRAIN_STEPS = 1000
+
+
+def linear_betas() -> np.ndarray:
+    """Noise variances of the training process, float64 (1000,): 1e-4 to 0.02 in equal steps (Ho et al. 2020)."""
+    return np.linspace(1e-4, 0.02, NUM_TRAIN_STEPS, dtype=np.float64)
+
+
+def noise_levels() -> np.ndarray:
+    """abar of the training process, float64 (1000,): the share of the image in the variance of x (Ho et al. 2020)."""
+    return np.cumprod(1.0 - linear_betas())
 
 
 def respaced_timesteps(spacing: str, num_train_steps: int = NUM_TRAIN_STEPS) -> list[int]:

@@ -29,6 +29,7 @@ class Workload:
     gflops : of one forward pass at batch 1, in the convention of your choice
     training_steps, batch_size : of its training; 0 steps if it is not trained
     num_samples, num_sampling_steps, guided : of the images drawn; 0 samples if none are
+    passes : of an image through the network, where they are not one a step, or two with guidance
     """
 
     gflops: float
@@ -37,6 +38,7 @@ class Workload:
     num_samples: int = 0
     num_sampling_steps: int = 250
     guided: bool = False
+    passes: int | None = None
 
     @property
     def training(self) -> float:
@@ -47,7 +49,7 @@ class Workload:
     def sampling(self) -> float:
         """Compute of drawing its images, Gflops (1e9 multiply-adds)."""
         each = sampling_gflops(self.gflops, num_sampling_steps=self.num_sampling_steps, guided=self.guided)
-        return self.num_samples * each
+        return self.num_samples * (each if self.passes is None else self.gflops * self.passes)
 
 
 def gpu_hours(

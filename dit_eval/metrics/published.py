@@ -140,6 +140,8 @@ def _made_by(model: str, steps_k: float, *, cfg_scale: float = 1.0, block: str =
         "sampler": "ddpm",
         "cfg_scale": cfg_scale,
         "cfg_channels": 3 if cfg_scale > 1 else None,
+        "guidance_interval": None,
+        "guide_ckpt": None,
     }
 
 

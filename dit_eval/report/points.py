@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from dit_eval.diffusion.guidance import scales
 from dit_eval.flops.compute import sampling_gflops, training_gflops
 from dit_eval.flops.kept import Count, paper_name
 from dit_eval.metrics import METRICS
@@ -24,6 +25,7 @@ from dit_eval.results.eval_result import PROTOCOL, EvalResult
 from dit_eval.results.lines import read_lines
 from dit_eval.results.references import NOT_RECORDED, OWN, UNKNOWN, reference_title
 from dit_eval.results.sample_run import SampleRun
+from dit_eval.results.settings import is_flow
 from dit_eval.system.reading import NOT_OURS, is_number, parse_json, read_json
 from dit_eval.system.text import reason, shown
 
@@ -47,7 +49,7 @@ COLUMNS = (
     "training_gflops",  # gflops x batch size x steps x 3
     "sampling_steps",
     "sampler",
-    "sampling_tflops",  # per image: gflops x steps / 1000, guidance not counted
+    "sampling_tflops",  # per image: gflops x steps (of a flow: evaluations) / 1000, guidance not counted
     "cfg_scale",  # 1 without guidance
     "decoder",
     "num_samples",
@@ -296,7 +298,8 @@ def _made_by(run: SampleRun, counted: Count | None) -> dict[str, Any]:
         "training_steps": run.training_steps or _steps_in_name(run.checkpoint),
         "batch_size": run.training_batch_size,
         "sampling_steps": number_of_steps(run.num_sampling_steps),
-        "sampler": run.sampler,
+        "sampler": _sampler_of(run),
+        "sampling_tflops": _compute_of_flow(run, counted),
         "cfg_scale": run.cfg_scale,
         "decoder": {"ema": "ft-EMA", "mse": "ft-MSE"}.get(run.vae, run.vae) if run.vae else None,
         "seed": run.global_seed,
@@ -335,8 +338,29 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 def _with_compute(points: pd.DataFrame) -> pd.DataFrame:
     gflops = points["gflops"]
     points["training_gflops"] = training_gflops(gflops, steps=points["training_steps"], batch_size=points["batch_size"])
-    points["sampling_tflops"] = sampling_gflops(gflops, num_sampling_steps=points["sampling_steps"]) / 1000
+    by_steps = points["sampler"].map(lambda sampler: not is_flow(sampler or "ddpm")).astype(bool)
+    compute = sampling_gflops(gflops, num_sampling_steps=points["sampling_steps"]) / 1000
+    points.loc[by_steps, "sampling_tflops"] = compute
     return points
+
+
+def _sampler_of(run: SampleRun) -> str:
+    """The sampler, with what else sets its points apart from those of the same guidance scale."""
+    said = [run.sampler]
+    said += [] if run.guidance_interval is None else ["guided in {:g} to {:g}".format(*run.guidance_interval)]
+    said += [] if run.guide_ckpt is None else [f"guided by {run.guide_ckpt}"]
+    return ", ".join(said)
+
+
+def _compute_of_flow(run: SampleRun, counted: Count | None) -> float | None:
+    """Tflops of an image of a flow, whose steps may ask twice; None where an adaptive solver asked as it liked."""
+    if counted is None or not is_flow(run.sampler):
+        return None
+    try:
+        asked = len(scales(run.settings))
+    except ValueError:  # of another program, which counts its steps in another way
+        return None
+    return counted.gflops * asked / 1000 if asked else None
 
 
 def _steps_in_name(checkpoint: str) -> int | None:

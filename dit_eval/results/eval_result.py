@@ -277,6 +277,8 @@ class EvalResult:
         """All fields, with the scores by name beside the others, as lines of results hold them."""
         data = dataclasses.asdict(self)
         scores = data.pop("scores")
+        for role, source in (("gen", self.gen), ("ref", self.ref)):
+            data[role]["run"] = source.run.to_dict() if source.run else None
         if self.uncertainty is not None:
             data["uncertainty"] = self.uncertainty.to_dict()
         line: dict[str, Any] = {name: scores.pop(name) for name in _FIRST}

@@ -12,6 +12,9 @@ from dit_eval.system.environment import environment
 from dit_eval.system.reading import NOT_OURS, parse_json
 from dit_eval.system.text import reason
 
+_OF_FLOWS = {
+    "path", "prediction", "time", "diffusion_form", "diffusion_norm", "last_step", "last_step_size", "atol", "rtol",
+}  # fmt: skip
 # How sampling makes noise; a change of the rule is a change of all images and needs another text.
 NOISE_RULE = "numpy Philox, key (seed, index), standard_normal float32; labels from key (seed, 2^63 + index)"
 
@@ -28,6 +31,7 @@ class RunFiles:
     vae, vae_sha256 : decoder and checksum; None in pixel space
     labels_sha256 : of the file of labels, if they are from one
     training_steps, training_batch_size : as the checkpoint says; None if it does not
+    guide_ckpt, guide_ckpt_sha256, guide_network : of a second network that guides; None if none does
     """
 
     model: str
@@ -41,6 +45,9 @@ class RunFiles:
     labels_sha256: str | None = None
     training_steps: int | None = None
     training_batch_size: int | None = None
+    guide_ckpt: str | None = None
+    guide_ckpt_sha256: str | None = None
+    guide_network: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +67,14 @@ class SampleRun:
     weights : which set of a trainer's file, "ema" or "model"
     num_images : N
     num_sampling_steps : steps as asked for, such as "250" or "ddim50"
-    sampler : "ddpm" or "ddim" (eta = 0)
+    sampler : "ddpm", "ddim" (eta = 0), or one of a flow, such as "ode-heun"
     cfg_scale, cfg_channels : guidance scale, 1.0 = none; channels it acts on, None without guidance
+    guidance_interval : where it acts, in the sampler's own time (a flow) or in sigma (DDPM); None: everywhere
+    guide_ckpt, guide_ckpt_sha256, guide_network : file name, SHA-256 and configuration of a second network that guides
+        in place of the one without label; None if none does
+    path, prediction, time : of a flow: the path, what the network predicts, and whose time it is told
+    diffusion_form, diffusion_norm, last_step, last_step_size : of an SDE, as in SiT
+    atol, rtol : of ode-dopri5
     vae, vae_sha256 : decoder name or file name, SHA-256 of its weights; None in pixel space
     vae_tiling : latents decoded in overlapping tiles, which changes pixels near the seams
     labels, labels_sha256 : "random", "balanced", or "file" and its checksum
@@ -100,12 +113,26 @@ class SampleRun:
     device: str = "cpu"
     training_steps: int | None = None
     training_batch_size: int | None = None
+    guidance_interval: tuple[float, float] | None = None
+    guide_ckpt: str | None = None
+    guide_ckpt_sha256: str | None = None
+    guide_network: dict[str, Any] | None = None
+    path: str | None = None
+    prediction: str | None = None
+    time: str | None = None
+    diffusion_form: str | None = None
+    diffusion_norm: float | None = None
+    last_step: str | None = None
+    last_step_size: float | None = None
+    atol: float | None = None
+    rtol: float | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     earlier_environments: tuple[dict[str, Any], ...] = ()
 
     @classmethod
     def of(cls, settings: SamplingSettings, files: RunFiles, *, device: str) -> SampleRun:
         """The run of these settings with these files, on this machine."""
+        settings = settings.completed()
         return cls(
             model=files.model,
             network=files.network,
@@ -130,6 +157,19 @@ class SampleRun:
             device=device.split(":")[0],
             training_steps=files.training_steps,
             training_batch_size=files.training_batch_size,
+            guidance_interval=settings.guidance_interval,
+            guide_ckpt=files.guide_ckpt,
+            guide_ckpt_sha256=files.guide_ckpt_sha256,
+            guide_network=files.guide_network,
+            path=settings.path,
+            prediction=settings.prediction,
+            time=settings.time,
+            diffusion_form=settings.diffusion_form,
+            diffusion_norm=settings.diffusion_norm,
+            last_step=settings.last_step,
+            last_step_size=settings.last_step_size,
+            atol=settings.atol,
+            rtol=settings.rtol,
             environment=environment(),
         )
 
@@ -149,9 +189,13 @@ class SampleRun:
         }
         return SamplingSettings(**recorded, vae=self.vae or SamplingSettings.vae)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, but for options that came later and are not in use: earlier editions know no such fields."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None or name in _FIRST}
+
     def to_json(self) -> str:
-        """One line of JSON with every field."""
-        return json_text(dataclasses.asdict(self))
+        """One line of JSON, of `to_dict`."""
+        return json_text(self.to_dict())
 
     @classmethod
     def from_json(cls, text: str) -> SampleRun:
@@ -169,7 +213,8 @@ class SampleRun:
 
     @classmethod
     def _from_dict(cls, data: dict[str, Any]) -> SampleRun:
-        run = checked(cls(**data | {"earlier_environments": tuple(data.get("earlier_environments", ()))}))
+        lists = {name: tuple(data[name]) for name in _TUPLES if data.get(name) is not None}
+        run = checked(cls(**data | lists))
         for field_ in dataclasses.fields(run):
             value = getattr(run, field_.name)
             if isinstance(value, str) and not value.isprintable():  # it is shown on terminals
@@ -194,10 +239,21 @@ class SampleRun:
         """A few words for a line of output: model, steps, guidance, seed."""
         steps = self.num_sampling_steps
         guidance = "no guidance" if self.cfg_scale == 1.0 else f"cfg {self.cfg_scale:.2f}"
-        sampler = "" if self.sampler == "ddpm" else f" {self.sampler.upper()}"
+        if self.guidance_interval is not None:
+            guidance += " in {:g} to {:g}".format(*self.guidance_interval)
+        if self.guide_ckpt is not None:
+            guidance += f" by {self.guide_ckpt}"
+        sampler = {"ddpm": "", "ddim": " DDIM"}.get(self.sampler, f" {self.sampler}")
         return f"{self.model}, {steps}{sampler} steps, {guidance}, seed {self.global_seed}"
 
 
+# Fields of the first edition's files, which are written whatever they are.
+_FIRST = {
+    each.name
+    for each in dataclasses.fields(SampleRun)
+    if each.name not in {"guidance_interval", "guide_ckpt", "guide_ckpt_sha256", "guide_network"} | _OF_FLOWS
+}
+_TUPLES = ("earlier_environments", "guidance_interval")  # JSON has lists
 # Fields of a run that are those of its settings, under the same name and with the same meaning.
 _RECORDED = {each.name for each in dataclasses.fields(SampleRun)} - {"vae"}
 # Fields that decide what image i is.

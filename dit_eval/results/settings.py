@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from msgspec import Meta
 
 from dit_eval.system.settings import check_settings
 
 LABEL_RULES = ("random", "balanced")
+Sampler = Literal["ddpm", "ddim", "ode-euler", "ode-heun", "ode-dopri5", "sde-euler", "sde-heun"]
 # The greatest numbers that are taken. Nothing sensible comes near them; a slip of the hand, or a number of another
 # option, would end in days of work or in all memory, so it is refused before anything is done.
 MOST_SEED = (1 << 63) - 1  # the other half of 64 bits is for the streams of labels
@@ -55,7 +56,51 @@ class SamplingSettings:
     cfg_channels: (
         Annotated[int, Meta(ge=1, le=MOST_CHANNELS, description="channels guided (default: 3, as the paper)")] | None
     ) = None
-    sampler: Annotated[Literal["ddpm", "ddim"], Meta(description="rule of a step; ddim: eta = 0")] = "ddpm"
+    guidance_interval: (
+        Annotated[tuple[float, float], Meta(description="guide only from LOW to HIGH: times of a flow, sigmas of DDPM")]
+        | None
+    ) = None
+    guide_ckpt: Annotated[str, Meta(description="a weaker model that guides in place of no label")] | None = None
+    sampler: Annotated[Sampler, Meta(description="rule of a step; ddim: eta = 0; ode-, sde-: of flows")] = "ddpm"
+    path: (
+        Annotated[Literal["linear", "gvp", "vp"], Meta(description="of a flow (default: linear; of ddpm's time: vp)")]
+        | None
+    ) = None
+    prediction: (
+        Annotated[
+            Literal["velocity", "score", "noise"],
+            Meta(description="of a flow's network (default: velocity; in ddpm's time: noise)"),
+        ]
+        | None
+    ) = None
+    time: (
+        Annotated[
+            Literal["sit", "repa", "ddpm"],
+            Meta(description="of a flow's network: 1 is data (sit, the default) or noise (repa), or DDPM's steps"),
+        ]
+        | None
+    ) = None
+    diffusion_form: (
+        Annotated[
+            Literal["constant", "sbdm", "sigma", "linear", "decreasing", "increasing-decreasing"],
+            Meta(description="noise of an SDE by time, as SiT names it (default: sigma; in repa's time: linear)"),
+        ]
+        | None
+    ) = None
+    diffusion_norm: Annotated[float, Meta(gt=0, description="its factor (default: 1)")] | None = None
+    last_step: (
+        Annotated[
+            Literal["mean", "tweedie", "euler", "none"], Meta(description="how an SDE ends, as in SiT (default: mean)")
+        ]
+        | None
+    ) = None
+    last_step_size: (
+        Annotated[float, Meta(gt=0, lt=1, description="of time that the last step takes (default: 0.04)")] | None
+    ) = None
+    atol: Annotated[float, Meta(gt=0, description="error allowed in a step of ode-dopri5 (default: 1e-6)")] | None = (
+        None
+    )
+    rtol: Annotated[float, Meta(gt=0, description="the same, of the values (default: 1e-3)")] | None = None
     vae: Annotated[str, Meta(description="decoder of latents: ema, mse, original or a file")] = "ema"
     vae_tiling: Annotated[bool, Meta(description="decode in tiles; needs less memory, changes pixels")] = False
     labels: Annotated[
@@ -78,6 +123,32 @@ class SamplingSettings:
             return None
         return min(3, channels) if self.cfg_channels is None else self.cfg_channels
 
+    @property
+    def is_flow(self) -> bool:
+        """Whether the sampler follows a flow; the others are DDPM's."""
+        return is_flow(self.sampler)
+
+    def completed(self) -> SamplingSettings:
+        """The same, with all that decides what a flow's sampler does, where it was left to follow from the rest."""
+        if not self.is_flow:
+            return self
+        usual: dict[str, Any] = {"time": "sit"}
+        usual |= {"path": "vp", "prediction": "noise"} if self.time == "ddpm" else {}
+        usual |= {"path": "linear", "prediction": "velocity"} if self.time != "ddpm" else {}
+        if self.sampler.startswith("sde-"):
+            form = "linear" if self.time == "repa" else "sigma"
+            usual |= {"diffusion_form": form, "diffusion_norm": 1.0, "last_step": "mean"}
+            usual |= {} if self.last_step == "none" else {"last_step_size": 0.04}
+        if self.sampler == "ode-dopri5":
+            usual |= {"atol": 1e-6, "rtol": 1e-3}
+        return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
+
+    def by(self, sampler: Sampler) -> SamplingSettings:
+        """The same by another sampler, without options that it does not use."""
+        names = [name for needs, names in _ACTS_IN.items() if needs not in sampler for name in names]
+        unused: dict[str, Any] = dict.fromkeys(names)
+        return replace(self, sampler=sampler, **unused)
+
     def _teach(self) -> None:
         """Mistakes of which more can be said than what type and bounds say."""
         if _below(self.num_images, 1):
@@ -92,8 +163,65 @@ class SamplingSettings:
             )
         if _below(self.cfg_channels, 1):
             raise ValueError(f"Guidance on {self.cfg_channels} channels: needed at least 1.")
-        if self.sampler not in ("ddpm", "ddim"):
-            raise ValueError(f"Unknown sampler {self.sampler!r}; known: ddpm, ddim.")
+        if self.sampler not in get_args(Sampler):
+            raise ValueError(f"Unknown sampler {self.sampler!r}; known: {', '.join(get_args(Sampler))}.")
+        self._check_flow()
+        self._check_guidance()
+
+    def _check_flow(self) -> None:
+        """That nothing is asked for that this sampler does not look at: whoever asks expects that it acts."""
+        for needs, names in _ACTS_IN.items():
+            given = next((name for name in names if getattr(self, name) is not None), None)
+            if given is not None and needs not in self.sampler:
+                raise ValueError(
+                    f"`{given}` {getattr(self, given)}: the sampler {self.sampler} does not use it; it is for "
+                    f"{_IN_WORDS[needs]}. Leave it out, or take such a `sampler`."
+                )
+        if self.time == "repa" and self.path == "vp":
+            raise ValueError("`path` vp: REPA has no such path; with `time` repa take linear, or gvp (its cosine).")
+        if self.time == "ddpm" and self.path not in (None, "vp"):
+            raise ValueError(f"`path` {self.path}: a network that is told DDPM's steps knows DDPM's path alone, vp.")
+        if self.last_step == "none" and self.last_step_size is not None:
+            raise ValueError(f"`last_step_size` {self.last_step_size}: there is no last step with `last_step` none.")
+
+    def _check_guidance(self) -> None:
+        """That an interval is one, and that there is guidance for it and for a guide to act in."""
+        for name in ("guidance_interval", "guide_ckpt"):
+            if getattr(self, name) is not None and self.cfg_scale == 1.0:
+                raise ValueError(
+                    f"`{name}` {getattr(self, name)}: there is no guidance at `cfg_scale` 1.0; expected a larger scale."
+                )
+        if not isinstance(self.guidance_interval, tuple | list):
+            return  # none, or a type that is told of elsewhere
+        if not _are_two_numbers(self.guidance_interval):
+            found = ", ".join(map(str, self.guidance_interval))
+            raise ValueError(f"`guidance_interval`: expected two numbers, LOW and HIGH; got {found or 'none'}.")
+        low, high = self.guidance_interval
+        if not 0 <= low < high < math.inf:
+            raise ValueError(f"`guidance_interval` {low:g} to {high:g}: expected two numbers, 0 <= LOW < HIGH.")
+        if self.is_flow and high > 1:
+            raise ValueError(
+                f"`guidance_interval` {low:g} to {high:g}: the time of a flow ends at 1. Sigmas are for the samplers "
+                "ddpm and ddim."
+            )
+
+
+def is_flow(sampler: str) -> bool:
+    """Whether a sampler follows a flow; the others are DDPM's."""
+    return sampler.startswith(("ode-", "sde-"))
+
+
+# Options of some samplers alone, by what the names of these have in them.
+_ACTS_IN = {
+    "-": ("path", "prediction", "time"),
+    "sde-": ("diffusion_form", "diffusion_norm", "last_step", "last_step_size"),
+    "dopri5": ("atol", "rtol"),
+}
+_IN_WORDS = {"-": "flows (ode-..., sde-...)", "sde-": "SDEs (sde-euler, sde-heun)", "dopri5": "ode-dopri5"}
+
+
+def _are_two_numbers(values: Sequence[object]) -> bool:
+    return len(values) == 2 and all(isinstance(each, int | float) for each in values)
 
 
 def _below(value: object, least: float) -> bool:

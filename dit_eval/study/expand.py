@@ -18,7 +18,7 @@ from dit_eval.diffusion.recipe import MOST_STEPS, Recipe, Schedule
 from dit_eval.flops.kept import count_network
 from dit_eval.models.config import BlockDesign, DiTConfig
 from dit_eval.models.names import DIT_NAMES
-from dit_eval.results.settings import MOST_IMAGES, MOST_SEED, SamplingSettings
+from dit_eval.results.settings import MOST_IMAGES, MOST_SEED, Sampler, SamplingSettings, is_flow
 from dit_eval.study.plan import Cell, Data, Training
 
 _LONGEST_NAME = 120  # characters of a file name that people read; file systems end at 255 bytes, endings included
@@ -57,6 +57,7 @@ class Combinations:
     num_samples: Annotated[
         tuple[Annotated[int, Meta(ge=1, le=MOST_IMAGES)], ...], Meta(description=f"integers from 1 to {MOST_IMAGES:,}")
     ] = ()
+    samplers: Annotated[tuple[Sampler, ...], Meta(description="names of samplers")] = ()
     vaes: Annotated[tuple[str, ...], Meta(description="names of decoders")] = ()
     seeds: Annotated[
         tuple[Annotated[int, Meta(ge=0, le=MOST_SEED)], ...], Meta(description="integers from 0 to 2^63 - 1")
@@ -93,19 +94,21 @@ class Expansion:
         """All combinations, in the order of their lists."""
         steps = [str(spacing) for spacing in these.sampling_steps]
         counts = these.num_samples or (self.sampling.num_images,)
-        decoders = these.vaes or (self.sampling.vae,)
+        decoders, samplers = these.vaes or (self.sampling.vae,), these.samplers or (self.sampling.sampler,)
         for model, block, seed in product(these.models, these.blocks, these.seeds):
             run = self._training(model, block, seed, these.training_steps)
-            for length, spacing, scale, count, vae in product(
-                these.training_steps, steps, these.cfg_scales, counts, decoders
+            for length, spacing, scale, count, vae, sampler in product(
+                these.training_steps, steps, these.cfg_scales, counts, decoders, samplers
             ):
                 sampling = dataclasses.replace(
-                    self.sampling,
+                    self.sampling.by(sampler),
                     num_sampling_steps=spacing,
                     cfg_scale=scale,
                     cfg_channels=None if scale == 1.0 else self.sampling.cfg_channels,
+                    guidance_interval=None if scale == 1.0 else self.sampling.guidance_interval,
                     num_images=count,
                     vae=vae,
+                    time="ddpm" if is_flow(sampler) else None,  # the plan trains by DDPM
                     global_seed=seed,
                 )
                 self._cell(run, length, sampling)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from dit_eval.diffusion.guidance import passes
 from dit_eval.diffusion.recipe import Recipe
 from dit_eval.diffusion.spacing import respaced_timesteps
 from dit_eval.flops.compute import Workload
@@ -128,7 +129,7 @@ class Cell:
         words = [
             label(self.model, self.config.block, self.seed),
             f"{self.training_steps:,} steps of training",
-            f"{self.num_sampling_steps} of sampling",
+            f"{self.num_sampling_steps} of sampling{f' by {self.sampling.sampler}' if self.sampling.is_flow else ''}",
         ]
         words += [] if self.sampling.cfg_scale == 1.0 else [f"cfg {self.sampling.cfg_scale:g}"]
         words += [] if self.vae is None else [f"decoder {self.vae}"]
@@ -136,11 +137,14 @@ class Cell:
 
     @property
     def workload(self) -> Workload:
+        """Of ode-dopri5, which chooses its steps, with as many as were asked for."""
+        steps = self.num_sampling_steps
         return Workload(
             gflops=self.gflops,
             num_samples=self.num_samples,
-            num_sampling_steps=len(respaced_timesteps(self.num_sampling_steps)),
+            num_sampling_steps=int(steps) if self.sampling.is_flow else len(respaced_timesteps(steps)),
             guided=self.sampling.cfg_scale != 1.0,
+            passes=passes(self.sampling),
         )
 
 

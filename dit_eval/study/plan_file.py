@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from dit_eval.diffusion.flow import number_of_points
 from dit_eval.diffusion.recipe import Recipe, Schedule
 from dit_eval.diffusion.spacing import respaced_timesteps
 from dit_eval.features import NETWORKS
@@ -23,7 +24,7 @@ from dit_eval.features.load import network_named
 from dit_eval.metrics.choose import check_metrics
 from dit_eval.models.config import LATENT_FACTOR, DiTConfig, named_config
 from dit_eval.models.names import DIT_NAMES, parse_name
-from dit_eval.results.settings import LABEL_RULES, SamplingSettings
+from dit_eval.results.settings import LABEL_RULES, SamplingSettings, is_flow
 from dit_eval.study.expand import Combinations, Expansion, TrainingRules
 from dit_eval.study.plan import Data, Plan, PlanError, Rule, Speed, TaskResources
 from dit_eval.study.toml_table import Table
@@ -39,7 +40,8 @@ _MAX_CELLS = 100_000
 # What `[sampling]` may say, by the plan's names, and what it says of itself where the command line has another default.
 _NAMES = {"num_images": "num_samples", "compiled": "compile"}
 _OF_MODEL_OR_CELL = {
-    "weights", "image_size", "num_classes", "block", "num_sampling_steps", "cfg_scale", "global_seed",
+    "weights", "image_size", "num_classes", "block", "num_sampling_steps", "cfg_scale", "global_seed", "guide_ckpt",
+    "path", "prediction", "time",
 }  # fmt: skip
 _OF_LATENTS = {"vae", "vae_tiling"}
 _DECODER = "mse"
@@ -138,7 +140,11 @@ def parse_plan(text: str, path: Path) -> Plan:
     if not said.cells:
         raise top.error("cells", "missing; expected tables, [[cells]]")
     for table in top.inner_list("cells", said.cells):
-        tasks.add(_combinations(table, tasks))
+        these = _combinations(table, tasks)
+        try:
+            tasks.add(these)
+        except ValueError as error:  # options that do not go together
+            raise table.error(None, str(error)) from None
     plan = Plan(
         name=said.name,
         about=said.about,
@@ -247,7 +253,10 @@ def _sampling(table: Table, data: Data) -> tuple[SamplingSettings, bool]:
     if channels > data.input_channels:
         raise table.error("cfg_channels", f"expected at most {data.input_channels}, as the models have; got {channels}")
     given = {"vae": _DECODER, **{ours[name].name: value for name, value in values.items()}}
-    return SamplingSettings(**given), keep_samples
+    try:
+        return SamplingSettings(**given), keep_samples
+    except ValueError as error:
+        raise table.error(None, str(error)) from None
 
 
 def _combinations(table: Table, tasks: Expansion) -> Combinations:
@@ -257,7 +266,8 @@ def _combinations(table: Table, tasks: Expansion) -> Combinations:
     if these.models == ("all",):
         these = dataclasses.replace(these, models=tasks.all_models or these.models)
     _check_models(table, these.models, tasks.configs)
-    _check_spacings(table, these.sampling_steps)
+    for sampler in these.samplers or (tasks.sampling.sampler,):
+        _check_spacings(table, these.sampling_steps, sampler)
     if max(these.cfg_scales) > 1.0 and not tasks.rules.label_dropout:
         raise table.error("cfg_scales", "guidance needs [training] label_dropout above 0")
     if these.size + len(tasks.cells) > _MAX_CELLS:
@@ -265,10 +275,13 @@ def _combinations(table: Table, tasks: Expansion) -> Combinations:
     return these
 
 
-def _check_spacings(table: Table, spacings: Iterable[int | str]) -> None:
+def _check_spacings(table: Table, spacings: Iterable[int | str], sampler: str) -> None:
     for spacing in spacings:
         try:
-            respaced_timesteps(str(spacing))
+            if is_flow(sampler):
+                number_of_points(str(spacing), sampler)
+            else:
+                respaced_timesteps(str(spacing))
         except ValueError as error:
             raise table.error("sampling_steps", str(error)) from None
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from dit_goldens import LOOP_LABELS, LOOP_MODEL, LOOPS, loop_noise, seeded_state, training_batch
 
-from dit_eval.diffusion.process import Diffusion, linear_betas
-from dit_eval.diffusion.spacing import respaced_timesteps
+from dit_eval.diffusion.process import Diffusion
+from dit_eval.diffusion.spacing import linear_betas, respaced_timesteps
 from dit_eval.models.config import DiTConfig
 from dit_eval.models.dit import DiT
 

@@ -317,13 +317,61 @@ def test_a_plan_asks_for_any_network_and_its_metrics():
 
 def test_every_option_of_sampling_is_a_key_of_plans():
     decided_elsewhere = {
-        "weights", "image_size", "num_classes", "block", "num_sampling_steps", "cfg_scale", "global_seed",
+        "weights", "image_size", "num_classes", "block", "num_sampling_steps", "cfg_scale", "global_seed", "guide_ckpt",
+        "path", "prediction", "time",
     }  # fmt: skip
-    found = mistake(changed(LATENTS, ("[[cells]]", "[sampling]\nsize = 3\n\n[[cells]]")))
+    found = mistake(changed(LATENTS, ("[[cells]]", "[sampling]\nzzzz = 3\n\n[[cells]]")))
     known = set(found.partition("known here: ")[2].rstrip(".").split(", "))
     names = {"num_images": "num_samples", "compiled": "compile"}
     options = {each.name for each in dataclasses.fields(SamplingSettings)} - decided_elsewhere
     assert known == {names.get(name, name) for name in options} | {"keep_samples"}
+
+
+def sampled(sampling="", cells="", *, scales="[1.0, 1.5]", steps="[16, 250]"):
+    """The text of a plan of latents with more said of its sampling and its cells."""
+    return changed(
+        LATENTS,
+        ("cfg_scales = [1.0, 1.5]", f"cfg_scales = {scales}"),
+        ("sampling_steps = [16, 250]", f"sampling_steps = {steps}"),
+        ("[[cells]]", f"[sampling]\n{sampling}\n\n[[cells]]\n{cells}"),
+    )
+
+
+def test_cells_by_several_samplers():
+    usual = parse_plan(LATENTS, PATH)
+    several = parse_plan(sampled(cells='samplers = ["ddpm", "ode-heun", "sde-euler"]'), PATH)
+    assert len(several.cells) == 3 * len(usual.cells)
+    assert keys(usual)[0] == keys(several)[0]
+    assert set(keys(usual)[1]) < set(keys(several)[1]), "those of DDPM are the same cells"
+    for cell in several.cells:
+        flow = cell.sampling.sampler != "ddpm"
+        assert (cell.sampling.time, cell.sampling.path) == ("ddpm" if flow else None, None)
+        assert (cell.sampling.sampler in cell.name) == flow
+        steps, guidance = int(cell.num_sampling_steps), 1 if cell.sampling.cfg_scale == 1.0 else 2
+        expected = {"ddpm": steps, "ode-heun": 2 * (steps - 1), "sde-euler": steps}[cell.sampling.sampler]
+        assert cell.workload.passes == guidance * expected
+        assert cell.workload.sampling == pytest.approx(cell.gflops * guidance * expected * cell.num_samples)
+    whole = parse_plan(sampled('sampler = "ode-euler"', scales="2.0"), PATH)
+    inside = parse_plan(sampled('sampler = "ode-euler"\nguidance_interval = [0.2, 0.6]', scales="2.0"), PATH)
+    for one, other in zip(inside.cells, whole.cells, strict=True):
+        steps = int(one.num_sampling_steps) - 1
+        assert steps < one.workload.passes < other.workload.passes == 2 * steps
+    assert not set(keys(inside)[1]) & set(keys(whole)[1])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (sampled("atol = 0.1"), "`atol` 0.1: the sampler ddpm does not use it"),
+        (sampled('sampler = "ode-euler"\nguidance_interval = [0.5, 2.0]'), "the time of a flow ends at 1"),
+        (sampled("guidance_interval = [0.5, 2.0]", 'samplers = "ode-euler"'), "the time of a flow ends at 1"),
+        (sampled(cells='samplers = "heun"'), "samplers"),
+        (sampled(cells='samplers = "sde-euler"', steps='"ddim50"'), "takes a whole number"),
+    ],
+    ids=lambda value: value[-20:],
+)
+def test_samplers_that_do_not_go_with_the_rest_are_told(text, said):
+    assert said in mistake(text)
 
 
 def test_options_of_later_editions_enter_keys_where_they_are_asked_for():

@@ -8,7 +8,8 @@ import torch
 from dit_eval.cli import main
 from dit_eval.models.config import DiTConfig
 from dit_eval.models.dit import DiT
-from dit_eval.results.sample_run import SampleRun
+from dit_eval.results.sample_run import RunFiles, SampleRun
+from dit_eval.results.settings import SamplingSettings
 from dit_eval.system.environment import environment
 
 DIGITS = ["sample", "--ckpt", "dit-digits", "--num-sampling-steps", "8", "--cfg-scale", "1.5", "--device", "cpu"]
@@ -38,6 +39,22 @@ def make_run(config, **settings):
         environment=environment(),
     )
     return dataclasses.replace(standard, **settings)
+
+
+def make_flow_run(config, **settings):
+    """A run of `SamplingSettings`, all filled in as `SampleRun.of` does; without guidance unless asked for."""
+    standard = make_run(config)
+    files = RunFiles(
+        model="test",
+        network=dataclasses.asdict(config),
+        image_size=config.image_size,
+        checkpoint="test.safetensors",
+        checkpoint_sha256="0" * 64,
+        weights="ema",
+        **({} if "guide_ckpt" not in settings else {"guide_ckpt": "guide", "guide_ckpt_sha256": "1" * 64}),
+    )
+    asked = SamplingSettings(**{"num_images": 10, "num_sampling_steps": "8", "cfg_scale": 1.0, **settings})
+    return dataclasses.replace(SampleRun.of(asked, files, device="cpu"), environment=standard.environment)
 
 
 def random_dit(**settings):

@@ -16,6 +16,8 @@ _SETTINGS = {
     "image_size": ("image size", "Draw at the published resolution."),
     "cfg_scale": ("guidance scale", "Draw again with the published guidance scale."),
     "cfg_channels": ("guided channels", "The published number guides the first three channels."),
+    "guidance_interval": ("interval of guidance", "The published number guides every step."),
+    "guide_ckpt": ("guiding model", "The published number guides by the model without label."),
     "num_sampling_steps": ("sampling steps", "Draw again with the published number of steps."),
     "sampler": ("sampler", "Draw again with the published sampler."),
     "weights": ("set of weights", "Draw from the averaged weights (EMA)."),
@@ -179,7 +181,9 @@ RUN_MODEL = Cause(
     id="run-model", title="another model or image size", look=partial(_differs, names=("model", "image_size"))
 )
 RUN_GUIDANCE = Cause(
-    id="run-guidance", title="another guidance", look=partial(_differs, names=("cfg_scale", "cfg_channels"))
+    id="run-guidance",
+    title="another guidance",
+    look=partial(_differs, names=("cfg_scale", "cfg_channels", "guidance_interval", "guide_ckpt")),
 )
 RUN_STEPS = Cause(
     id="run-steps", title="another number of sampling steps", look=partial(_differs, names=("num_sampling_steps",))
