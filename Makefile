@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# Python compiles a module on its first import: the 18,000 that pip would compile at once take most of a minute.
+# Python compiles a module on its first import and keeps that, unless told not to, which would cost each process seconds:
+# the 18,000 modules that pip would compile at once take most of a minute.
+unexport PYTHONDONTWRITEBYTECODE
 PIP = $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 
 # The fast tier leaves out what needs TensorFlow, a browser, TeX, Slurm or a published package, starts processes, or is slow.

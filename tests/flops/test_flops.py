@@ -710,7 +710,7 @@ def test_counts_are_kept_between_processes(tmp_path):
     )
     assert first == second == "0.358127616\n"
     (kept,) = tmp_path.glob("gflops-*.json")
-    assert list(json.loads(kept.read_text(encoding="utf-8"))) == ['["DiT-S/8", null, null]']
+    assert list(json.loads(kept.read_text(encoding="utf-8"))) == ['["DiT-S/8", 256, "adaln-zero"]']
 
 
 def test_compute_is_known_without_pytorch_and_counters_on_demand():
