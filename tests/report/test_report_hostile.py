@@ -392,7 +392,6 @@ def test_a_link_to_nothing_is_a_file_that_is_there(tmp_path, capsys):
 
 @pytest.mark.usefixtures("quick")
 def test_names_that_no_file_can_have_are_files_that_are_not_there(tmp_path, monkeypatch):
-    monkeypatch.undo()
     monkeypatch.setattr(page, "count_network", lambda _: Count(gflops=1.0, params_m=1.0))
     monkeypatch.setattr(page, "FIGURES", ())
     results = [result(sample_run(), 3.0, path=path) for path in ("a" * 9000, "x\x00y", "")]
