@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dit_eval.models.names import DIT_NAMES, PATCH_SIZES, SIZES, parse_name
+from dit_eval.system.reading import is_number
 from dit_eval.system.text import did_you_mean
 
 BlockDesign = Literal["adaln-zero", "adaln", "cross-attention", "in-context"]
@@ -66,10 +67,12 @@ class DiTConfig:
         """Whatever a file or a plan says: without these it could ask for a network that no machine builds."""
         for name, most in _MOST.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or not 1 <= value <= most:
+            if not is_number(value) or not isinstance(value, int) or not 1 <= value <= most:  # True is no number
                 raise ValueError(f"Found {name} {str(value)[:40]}; needed an integer from 1 to {most:,}.")
-        if not isinstance(self.label_dropout, int | float) or not 0 <= self.label_dropout <= 1:
+        if not is_number(self.label_dropout) or not 0 <= self.label_dropout <= 1:
             raise ValueError(f"Found label_dropout {str(self.label_dropout)[:40]}; needed a number from 0 to 1.")
+        if not isinstance(self.learn_sigma, bool):
+            raise ValueError(f"Found learn_sigma {str(self.learn_sigma)[:40]}; needed true or false.")
 
     @property
     def out_channels(self) -> int:

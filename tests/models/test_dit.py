@@ -204,3 +204,15 @@ def test_a_configuration_knows_its_name():
     config = named_config("DiT-B/4")
     for other in (replace(config, depth=11), replace(config, patch_size=1), replace(config, space="pixel")):
         assert paper_name(other) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("patch_size", True), ("depth", 1.0), ("hidden_size", "64"), ("label_dropout", False), ("learn_sigma", "no"),
+     ("learn_sigma", 1), ("label_dropout", float("nan"))],
+)  # fmt: skip
+def test_a_configuration_of_another_kind_is_no_network(name, value):
+    given = {"depth": 1, "hidden_size": 16, "num_heads": 2, "patch_size": 1, "input_size": 8, "in_channels": 1}
+    assert DiTConfig(**given).depth == 1
+    with pytest.raises(ValueError, match=f"Found {name} {value}; needed"):
+        DiTConfig(**given | {name: value})
