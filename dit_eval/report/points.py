@@ -297,7 +297,7 @@ def _made_by(run: SampleRun, counted: Count | None) -> dict[str, Any]:
         "params_m": counted.params_m if counted else None,
         "training_steps": run.training_steps or _steps_in_name(run.checkpoint),
         "batch_size": run.training_batch_size,
-        "sampling_steps": number_of_steps(run.num_sampling_steps),
+        "sampling_steps": number_of_steps(run.num_sampling_steps) if run.rtol is None else None,  # it chooses its own
         "sampler": _sampler_of(run),
         "sampling_tflops": _compute_of_flow(run, counted),
         "cfg_scale": run.cfg_scale,

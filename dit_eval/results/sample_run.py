@@ -237,14 +237,15 @@ class SampleRun:
 
     def summary(self) -> str:
         """A few words for a line of output: model, steps, guidance, seed."""
-        steps = self.num_sampling_steps
         guidance = "no guidance" if self.cfg_scale == 1.0 else f"cfg {self.cfg_scale:.2f}"
         if self.guidance_interval is not None:
             guidance += " in {:g} to {:g}".format(*self.guidance_interval)
         if self.guide_ckpt is not None:
             guidance += f" by {self.guide_ckpt}"
         sampler = {"ddpm": "", "ddim": " DDIM"}.get(self.sampler, f" {self.sampler}")
-        return f"{self.model}, {steps}{sampler} steps, {guidance}, seed {self.global_seed}"
+        # A solver that chooses its steps is told how exact to be; what it visits between is of no matter.
+        steps = f"{self.num_sampling_steps}{sampler} steps" if self.rtol is None else f"{self.sampler} to {self.rtol:g}"
+        return f"{self.model}, {steps}, {guidance}, seed {self.global_seed}"
 
 
 # Fields of the first edition's files, which are written whatever they are.

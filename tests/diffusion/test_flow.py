@@ -397,6 +397,8 @@ def test_a_record_says_what_was_drawn_and_old_ones_say_nothing_new():
     assert (found.last_step, found.last_step_size, found.atol) == ("mean", 0.04, None)
     assert found.summary() == "test, 8 sde-euler steps, cfg 1.80 in 0 to 0.7, seed 0"
     assert steps_of(found.settings).passes(0) == 2
+    adaptive = make_flow_run(config, sampler="ode-dopri5", rtol=1e-4)
+    assert adaptive.summary() == "test, ode-dopri5 to 0.0001, no guidance, seed 0", "it chooses its number of steps"
     old = make_run(config)
     assert "path" not in json.loads(old.to_json())
     assert old.identity == {k: v for k, v in old.identity.items() if k not in ("path", "guidance_interval", "time")}
