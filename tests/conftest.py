@@ -123,12 +123,13 @@ FIXTURES = {
     "real_cifar10": "real",
     "counted": "slow",  # all networks of the paper
     "hostile": "slow",  # whole reports of hostile texts
+    "mini_page": "slow",  # a whole report
 }
 
 
 def pytest_collection_modifyitems(items):
     """Mark tests by the fixtures they use, and put the longest files first, so that processes end together."""
-    first = ("test_study_slurm.py", "test_study.py", "test_adm_parity.py")
+    first = ("test_study_slurm.py", "test_study.py", "test_adm_parity.py", "test_report.py", "test_quickstart.py")
     items.sort(key=lambda item: first.index(item.path.name) if item.path.name in first else len(first))
     for item in items:
         for fixture in FIXTURES.keys() & set(getattr(item, "fixturenames", ())):

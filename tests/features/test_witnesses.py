@@ -512,13 +512,14 @@ def test_two_processes_give_the_result_of_one(files, dinov2, clip, weights, tmp_
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", tmp_path / "two.py"]
     paths = [files["gen"], files["ref"], tmp_path / "two.jsonl", weights["dinov2"], weights["clip"]]
     here = os.pathsep.join([str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])])
-    subprocess.run(
+    done = subprocess.run(
         [*map(str, start), *map(str, paths)],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": here},
-        check=True,
+        check=False,
         capture_output=True,
         timeout=600,
     )
+    assert not done.returncode, done.stderr.decode()
     two = [EvalResult.from_json(line) for line in (tmp_path / "two.jsonl").read_text().splitlines()]
     for found, extractor in zip(two, (dinov2, clip), strict=True):
         alone = run(files["gen"], files["ref"], extractor, batch_size=5)

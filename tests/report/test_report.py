@@ -821,7 +821,6 @@ def mini_page(tmp_path_factory):
     return written, dict(parts)
 
 
-@pytest.mark.slow
 def test_a_study_has_a_section_and_files_of_its_own(mini_page):
     written, sections = mini_page
     figures = {p.stem for p in (written.parent / "figures").iterdir()}
