@@ -32,8 +32,8 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "support"))
 
-import golden_sets  # noqa: E402
-import seeded_inception  # noqa: E402
+import golden_sets
+import seeded_inception
 
 REPOSITORY = "https://github.com/openai/guided-diffusion"
 COMMIT = "22e0df8183507e13a7813f8d38d51b072ca1e67c"

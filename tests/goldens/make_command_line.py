@@ -19,7 +19,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "support")]
 
-import command_line  # noqa: E402
+import command_line
 
 # Right command lines; the file says which values differ from the defaults.
 PARSED = """

@@ -24,7 +24,7 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "support"))
 
-from dit_goldens import (  # noqa: E402
+from dit_goldens import (
     CASES,
     LOOP_LABELS,
     LOOP_MODEL,

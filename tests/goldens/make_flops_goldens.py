@@ -26,8 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 
-import make_dit_goldens  # noqa: E402
-import make_unet_goldens  # noqa: E402
+import make_dit_goldens
+import make_unet_goldens
 
 DITS = [(f"DiT-{size}/{patch}", 256) for size in ("S", "B", "L", "XL") for patch in (8, 4, 2)] + [("DiT-XL/2", 512)]
 

@@ -26,11 +26,11 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "support"), str(HERE.parents[1])]
 
-from dit_goldens import seeded_state  # noqa: E402
-from flow_goldens import CASES, LABELS, MODEL, STEPS, flow_noise  # noqa: E402
+from dit_goldens import seeded_state
+from flow_goldens import CASES, LABELS, MODEL, STEPS, flow_noise
 
-from dit_eval.models.config import DiTConfig  # noqa: E402
-from dit_eval.models.dit import DiT  # noqa: E402
+from dit_eval.models.config import DiTConfig
+from dit_eval.models.dit import DiT
 
 SOURCES = {
     "SiT": ("https://github.com/willisma/SiT", "947f95bd3a510e9af441d38c1e9f72e0eee873c5",

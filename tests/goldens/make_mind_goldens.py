@@ -14,10 +14,10 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "support"))
-from mind_features import CASES, mind_features  # noqa: E402
+from mind_features import CASES, mind_features
 
 sys.path.insert(0, str(Path(sys.argv[1]).resolve()))
-from torch_fidelity.metric_mind import mind_features_to_metric  # noqa: E402
+from torch_fidelity.metric_mind import mind_features_to_metric
 
 found = {}
 for name in CASES:

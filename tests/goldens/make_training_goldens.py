@@ -25,8 +25,8 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "support"))
 
-from dit_goldens import seeded_state  # noqa: E402
-from training_goldens import CROPS, MODEL, crop_input, training_batches  # noqa: E402
+from dit_goldens import seeded_state
+from training_goldens import CROPS, MODEL, crop_input, training_batches
 
 REPOSITORY = "https://github.com/facebookresearch/DiT"
 COMMIT = "ed81ce2229091fd4ecc9a223645f95cf379d582b"

@@ -26,7 +26,7 @@ import yaml
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "support"))
 
-from unet_goldens import CASES, inputs, layout, seeded_state  # noqa: E402
+from unet_goldens import CASES, inputs, layout, seeded_state
 
 SOURCES = {
     "openai/guided-diffusion": (

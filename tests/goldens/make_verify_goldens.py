@@ -23,10 +23,10 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "support"))
 sys.path.insert(0, str(HERE))
 
-import make_adm_goldens as adm  # noqa: E402
-import seeded_inception  # noqa: E402
+import make_adm_goldens as adm
+import seeded_inception
 
-from dit_eval.checks.golden import image_set, probes  # noqa: E402
+from dit_eval.checks.golden import image_set, probes
 
 OUT = HERE.parents[1] / "reference_stats" / "verify.npz"
 EVERY = 5  # one value in so many of long vectors is kept; a prime that divides neither channels nor positions

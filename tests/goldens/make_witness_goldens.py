@@ -34,7 +34,7 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "support"))
 
-import witness_goldens as given  # noqa: E402
+import witness_goldens as given
 
 # Commit, files, and SHA-256 of these one after the other.
 SOURCES = {
