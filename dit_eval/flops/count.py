@@ -34,6 +34,7 @@ from dit_eval.models.config import BlockDesign, DiTConfig, named_config
 from dit_eval.models.dit import DiT
 from dit_eval.models.names import DIT_NAMES
 from dit_eval.models.unet import UNETS, UNet, UNetConfig
+from dit_eval.system.tensors import Unfilled
 from dit_eval.system.text import did_you_mean
 
 
@@ -167,7 +168,7 @@ def count_model(name: str, *, image_size: int | None = None, block: BlockDesign 
     """
     config = check_model(name, image_size=image_size, block=block)
     keywords = {}
-    with torch.device("meta"):
+    with torch.device("meta"), Unfilled():
         model = DiT(config) if isinstance(config, DiTConfig) else UNet(config)
         x = torch.empty(1, config.in_channels, config.input_size, config.input_size)
         inputs = [x, torch.zeros(1)]

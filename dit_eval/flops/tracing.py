@@ -115,7 +115,10 @@ def _operations(graph: Any, modules: Sequence[str]) -> Iterator[Operation]:
 def _nodes(block: Any) -> Iterator[Any]:
     """Nodes of a graph, and of its blocks: the tracer has one for each module, scripted functions for each branch."""
     for node in block.nodes():
-        if node.kind() != _MODULE:
+        kind = node.kind()
+        if kind in _PLAIN:
+            continue
+        if kind != _MODULE:
             yield node
         for inner in node.blocks():
             yield from _nodes(inner)
@@ -129,6 +132,9 @@ def _last_node(graph: Any) -> Any:
 
 
 _MODULE, _FUNCTION = "prim::TracedModuleForward", "prim::PythonOp"
+# Nodes that only put values together or take them apart: most of a trace, and no operators.
+_PLAIN = frozenset({"prim::Constant", "prim::GetAttr", "prim::ListConstruct", "prim::ListUnpack", "prim::NumToTensor",
+                    "prim::TupleConstruct", "prim::TupleUnpack"})  # fmt: skip
 _IN_FUNCTION = "inside an autograd function"
 
 
