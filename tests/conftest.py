@@ -26,12 +26,11 @@ def pytest_configure(config):
         return  # has the environment of the process that started it
     from dit_eval.flops.kept import counts_file
 
-    counts = [counts_file(what) for what in ("gflops", "operators")]
+    counts = counts_file()
     folder = tempfile.mkdtemp(prefix="dit-eval-tests-")
     config.add_cleanup(functools.partial(shutil.rmtree, folder))
-    for path in counts:
-        with contextlib.suppress(FileNotFoundError):
-            shutil.copy(path, folder)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copy(counts, folder)
     os.environ["DIT_EVAL_CACHE"] = folder
 
 

@@ -20,12 +20,11 @@ import dit_eval.flops.count
 import dit_eval.flops.counts
 import dit_eval.flops.operators
 from dit_eval.cli import main
-from dit_eval.flops import kept, kept_parts
+from dit_eval.flops import kept
 from dit_eval.flops.compute import Workload, gpu_hours, sampling_gflops, training_gflops
 from dit_eval.flops.count import count_flops, count_model
 from dit_eval.flops.counts import Counts, FlopCount
-from dit_eval.flops.kept import count_named
-from dit_eval.flops.kept_parts import count_in_parts
+from dit_eval.flops.kept import count_in_parts, count_named
 from dit_eval.flops.operators import einsum_macs
 from dit_eval.flops.printed import paper_rows
 from dit_eval.models.names import DIT_NAMES, SIZES, UNET_NAMES
@@ -583,16 +582,16 @@ def test_counts_that_are_kept_need_no_torch(tmp_path):
 @pytest.mark.parametrize("forged", ["", "[1]", "wrong check", '{"a": [{}, "b"]}', "negative"])
 def test_forged_counts_by_operator_are_counted_again(tmp_path, forged):
     count_in_parts("DiT-S/8", block="adaln")
-    (path,) = (tmp_path / "counts").glob("operators-*.json")
+    (path,) = (tmp_path / "counts").glob("gflops-*.json")
     ((key, (entry, check)),) = json.loads(path.read_text()).items()
     if forged == "wrong check":
         forged = json.dumps({key: [entry | {"params": 7}, check]})
     elif forged == "negative":
-        entry["whole"][0] = -1
-        forged = json.dumps({key: [entry, kept_parts._check(key, entry)]})
+        entry["parts"][""][0] = -1
+        forged = json.dumps({key: [entry, kept._check(key, entry)]})
     path.write_text(forged)
-    kept_parts._kept_in.cache_clear()
-    assert not kept_parts.is_kept("DiT-S/8", block="adaln")
+    kept._kept_in.cache_clear()
+    assert not kept.is_kept("DiT-S/8", block="adaln")
 
 
 def test_all_prints_three_tables_with_marks_and_reasons(capsys, counted_before):
