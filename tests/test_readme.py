@@ -18,7 +18,9 @@ from PIL import Image
 from small_plan import TINY_DIT_ON_DIGITS
 from small_vae import SMALL, random_vae
 
+from dit_eval.checks import verify
 from dit_eval.cli import main
+from dit_eval.features.inception import TorchInception
 from dit_eval.flops.kept import Count
 from dit_eval.images.npz import write_batch
 from dit_eval.metrics import METRICS
@@ -105,8 +107,10 @@ def of_page(line):
 
 
 @pytest.mark.parametrize("line", [of_page(line) for line in LINES if line not in ELSEWHERE])
-def test_a_command_of_the_first_page_runs(place, capsys, monkeypatch, line):
+def test_a_command_of_the_first_page_runs(place, capsys, monkeypatch, keep_features, line):
     assert line.startswith("dit-eval ")
+    # It loads the network that it has written; what that says of these images, other tests want to know as well.
+    monkeypatch.setattr(verify, "TorchInception", lambda **loaded: keep_features(TorchInception(**loaded)))
     if " sample " in line:
         (place / "samples.npz").unlink()  # what it draws
     if " report " in line:  # of results, which `evaluate` adds to that file
