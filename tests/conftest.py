@@ -79,14 +79,9 @@ def torch_inception(inception_files):
 
 
 @pytest.fixture(scope="session")
-def keep_features(pytestconfig):
-    """Makes of a network one that runs once on the same batch of images, whichever tests ask."""
-    return functools.partial(KeptFeatures, folder=pytestconfig.stash[RUN] / "kept-features")
-
-
-@pytest.fixture(scope="session")
-def kept_inception(torch_inception, keep_features):
-    return keep_features(torch_inception)
+def kept_inception(torch_inception, pytestconfig):
+    """The same, which runs once on the same batch of images, whichever tests ask."""
+    return KeptFeatures(torch_inception, folder=pytestconfig.stash[RUN] / "kept-features")
 
 
 @pytest.fixture(scope="session")
