@@ -67,8 +67,8 @@ class RememberedShapes(TorchDispatchMode):
             if all(_is_plain_meta(each) for each in outputs):
                 self._made[key] = (outputs is output, list(outputs))
             return output
-        several, outputs = self._made[key]
-        new = tuple(torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta") for t in outputs)
+        several, made = self._made[key]
+        new = tuple(torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta") for t in made)
         return new if several else new[0]
 
 

@@ -313,6 +313,29 @@ def test_an_unknown_operator_is_named_and_a_handle_counts_it(device):
         count_flops(model, x, handles={"dit_eval_tests::scan": lambda inputs, outputs: 1.5})
 
 
+def test_a_shape_rule_is_asked_once_for_the_same_inputs():
+    asked = []
+    with torch.library._scoped_library("dit_eval_tests", "FRAGMENT") as library:
+        library.define("mark(Tensor x, int n) -> Tensor")
+
+        def rule(x, n):
+            asked.append((*x.shape, n))
+            return torch.empty_like(x)
+
+        library.impl("mark", rule, "Meta")
+
+        def many(x):
+            for width, n in ((3, 1), (3, 1), (3, 2), (4, 1), (3, 1)):
+                torch.ops.dit_eval_tests.mark(x[:, :width], n)
+            return x @ x.mT
+
+        with torch.device("meta"):
+            count = count_flops(Apply(many), torch.empty(2, 5), handles={"dit_eval_tests::mark": lambda *_: 1})
+    assert asked == [(2, 3, 1), (2, 3, 2), (2, 4, 1)]
+    assert count.by_operator["dit_eval_tests::mark"].macs == 5
+    assert count.macs == 5 + 2 * 2 * 5
+
+
 @pytest.mark.parametrize(
     ("module", "shape", "operator"),
     [(nn.LSTM(8, 4), (3, 2, 8), "aten::lstm"), (nn.Bilinear(8, 8, 3), None, "bilinear")],
