@@ -49,6 +49,7 @@ from dit_eval.system.files import append_line, atomic_file, sync
 from dit_eval.system.reading import is_count, is_number, lines_of, parse_json
 from dit_eval.system.run_folder import RunFolder, differences, read_settings, refuse_other
 from dit_eval.system.seals import digest_of, file_digest, read_sealed, run_digest, sealed, sealed_tensors
+from dit_eval.system.tensors import Unfilled
 from dit_eval.system.text import reason
 
 _KINDS: tuple[Literal["ema"], Literal["model"]] = ("ema", "model")
@@ -429,7 +430,7 @@ class _Folder:
         return lines[-1][1]["loss"] if lines else None
 
     def _check_disk(self, saves: list[int]) -> None:
-        with torch.device("meta"):
+        with torch.device("meta"), Unfilled():
             size = 4 * sum(p.numel() for p in DiT(DiTConfig(**self._described["config"])).parameters())
         # Two sets of weights a checkpoint; the optimizer's two moments, and once more while they are replaced.
         needed, free = (2 * len(saves) + 4) * size, shutil.disk_usage(self.path).free

@@ -6,6 +6,7 @@ import importlib
 import os
 import shutil
 import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,21 +18,38 @@ with contextlib.suppress(ImportError):
 
 import real
 import slurm_cluster
+from forks import Forks
+from kept_features import KeptFeatures
 from seeded_inception import seeded_weights, write_graph_def, write_state_dict
+
+RUN = pytest.StashKey[Path]()  # the folder of this run, the same in all of its processes
+# What is slow to import, beside what each job of `forked_runs.py` needs.
+FORKED = (
+    "dit_eval.evaluation",
+    "dit_eval.study",
+    "dit_eval.training",
+    "dit_eval.features.digits",
+    "dit_eval.features.inception",
+    "torch._dynamo",
+    "diffusers.models.autoencoders.autoencoder_kl",
+)
 
 
 def pytest_configure(config):
     """Keep what tests keep in a folder of this run, except the counts of Gflops that the machine has."""
-    if hasattr(config, "workerinput"):
-        return  # has the environment of the process that started it
+    if not hasattr(config, "workerinput"):  # which has the environment of the process that started it
+        _make_run_folder(config)
+    config.stash[RUN] = Path(os.environ["DIT_EVAL_CACHE"])
+
+
+def _make_run_folder(config):
     from dit_eval.flops.kept import counts_file
 
-    counts = [counts_file(what) for what in ("gflops", "operators")]
+    counts = counts_file()
     folder = tempfile.mkdtemp(prefix="dit-eval-tests-")
     config.add_cleanup(functools.partial(shutil.rmtree, folder))
-    for path in counts:
-        with contextlib.suppress(FileNotFoundError):
-            shutil.copy(path, folder)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copy(counts, folder)
     os.environ["DIT_EVAL_CACHE"] = folder
 
 
@@ -58,6 +76,12 @@ def torch_inception(inception_files):
     from dit_eval.features.inception import TorchInception
 
     return TorchInception(weights=inception_files.pth)
+
+
+@pytest.fixture(scope="session")
+def kept_inception(torch_inception, pytestconfig):
+    """The same, which runs once on the same batch of images, whichever tests ask."""
+    return KeptFeatures(torch_inception, folder=pytestconfig.stash[RUN] / "kept-features")
 
 
 @pytest.fixture(scope="session")
@@ -102,6 +126,13 @@ def digits_ref():
     from dit_eval.system.assets import asset
 
     return asset("digits").path
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory):
+    """Runs jobs of `support/forked_runs.py`, which starts processes in a hundredth of the time that a new one takes."""
+    with contextlib.closing(Forks(tmp_path_factory.mktemp("forks"), *FORKED, threads=1)) as forks:
+        yield forks
 
 
 @pytest.fixture(scope="session")

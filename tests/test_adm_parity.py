@@ -29,7 +29,7 @@ def assert_is_the_recorded_input(array, recorded):
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory, torch_inception):
+def results(tmp_path_factory, kept_inception):
     """Our results on the same files, at 64 px and at 256 px."""
     folder = tmp_path_factory.mktemp("batches")
     found = {}
@@ -42,7 +42,7 @@ def results(tmp_path_factory, torch_inception):
         found[size] = evaluate(
             gen=open_batch(folder / f"gen-{size}.npz", role="gen"),
             ref=open_batch(folder / f"ref-{size}.npz", role="ref"),
-            extractor=torch_inception,
+            extractor=kept_inception,
         )
     return found
 

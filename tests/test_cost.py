@@ -301,24 +301,18 @@ def test_a_dry_run_of_an_evaluation_refuses_what_the_evaluation_would(digits_fil
         assert said in error
 
 
-@pytest.mark.processes
-def test_two_processes_predict_their_share(digits_file, digits_ref, tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dit_eval"]
-    done = subprocess.run(
-        [*torchrun, *evaluation(digits_file, digits_ref, "--dry-run", "--json", "-")],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-        cwd=tmp_path,
-    )
-    told = json.loads(done.stdout)
+def test_two_processes_predict_their_share(forks, digits_file, digits_ref, tmp_path):
+    here, told = tmp_path / "here", tmp_path / "told.json"
+    here.mkdir()
+    ended = forks(evaluation(digits_file, digits_ref, "--dry-run", "--json", told), ranks=2, cwd=str(here))
+    assert ended["statuses"] == [0, 0], ended["stderr"]
+    told = json.loads(told.read_text())
     assert told["processes"] == 2
     # 500 images are 8 batches of 64, 256 images for the one with more; 1,297 are 21, 704 images.
     each = told["seconds_per_1000"] / 1000
     assert told["seconds"]["gen features"] == pytest.approx(256 * each)
     assert told["seconds"]["ref features"] == pytest.approx(704 * each)
-    assert not list(tmp_path.iterdir())
+    assert not list(here.iterdir())
 
 
 @pytest.mark.slow

@@ -11,7 +11,6 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from filelock import FileLock
-from forks import Forks
 from PIL import Image
 from training_goldens import CROPS, crop_input
 
@@ -292,13 +291,6 @@ def test_a_file_of_skipped_images_only(small_shards, pictures, small_vae, tmp_pa
         damage(path, "text")
     code, _, error = run(capsys, *command(pictures, tmp_path / "none", small_vae, "--on-corrupt", "skip"))
     assert (code, "none of the 11 images can be read" in error) == (2, True)
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory):
-    forks = Forks(tmp_path_factory.mktemp("forks"), "diffusers.models.autoencoders.autoencoder_kl", threads=1)
-    yield forks
-    forks.close()
 
 
 def contents(folder):

@@ -367,19 +367,23 @@ def by_torchrun(processes, *arguments):
     )
 
 
-@pytest.mark.parametrize(("processes", "batch_size", "compressed"), [(2, 64, False), (3, 200, True)])
-@pytest.mark.processes
-def test_several_processes_give_the_result_of_one(
-    result, sample_file, digits_ref, tmp_path, processes, batch_size, compressed
-):
-    # 500 images do not divide among them; 3 batches of 200 do, one each, the last one short.
-    if compressed:
-        with np.load(sample_file) as file:
-            np.savez_compressed(tmp_path / "samples.npz", **file)
-        sample_file = tmp_path / "samples.npz"
-    arguments = [sample_file, "--ref", digits_ref, "--extractor", "digits", "--batch-size", batch_size]
-    process = by_torchrun(processes, *arguments, "--results", tmp_path / "results.jsonl", "--cache", tmp_path / "cache")
-    assert process.returncode == 0, process.stderr
+@pytest.fixture
+def by_processes(forks):
+    """An evaluation by several processes."""
+
+    def run_them(processes, *arguments):
+        ended = forks(["evaluate", *arguments, "--device", "cpu"], ranks=processes)
+        assert ended["statuses"] == [0] * processes, ended["stderr"]
+
+    return run_them
+
+
+def results_of_one(tmp_path):
+    """Options for a result and a cache of their own."""
+    return ["--results", tmp_path / "results.jsonl", "--cache", tmp_path / "cache"]
+
+
+def assert_one_result(tmp_path, result):
     (found,) = read_results(tmp_path / "results.jsonl")
     assert_same(found, result, rel=1e-9)
     assert found.num_samples == 500
@@ -388,42 +392,55 @@ def test_several_processes_give_the_result_of_one(
 
 
 @pytest.mark.processes
-def test_two_processes_share_the_images_of_two_references(sample_file, two_files, tmp_path, digits_extractor):
+def test_two_processes_by_torchrun_give_the_result_of_one(result, sample_file, digits_ref, tmp_path):
+    # 500 images do not divide among them.
+    arguments = [sample_file, "--ref", digits_ref, "--extractor", "digits", "--batch-size", 64]
+    process = by_torchrun(2, *arguments, *results_of_one(tmp_path))
+    assert process.returncode == 0, process.stderr
+    assert_one_result(tmp_path, result)
+
+
+def test_three_processes_give_the_result_of_one(by_processes, result, sample_file, digits_ref, tmp_path):
+    # 3 batches of 200, one each, the last one short.
+    with np.load(sample_file) as file:
+        np.savez_compressed(tmp_path / "samples.npz", **file)
+    arguments = [tmp_path / "samples.npz", "--ref", digits_ref, "--extractor", "digits", "--batch-size", 200]
+    by_processes(3, *arguments, *results_of_one(tmp_path))
+    assert_one_result(tmp_path, result)
+
+
+def test_two_processes_share_the_images_of_two_references(
+    by_processes, sample_file, two_files, tmp_path, digits_extractor
+):
     pair = TwoReferences(statistics=open_batch(two_files[0], role="ref"), images=open_batch(two_files[1], role="ref"))
     alone = evaluate(gen=open_batch(sample_file, role="gen"), ref=pair, extractor=digits_extractor)
     arguments = [sample_file, "--ref", two_files[0], "--pr-ref", two_files[1], "--extractor", "digits"]
-    process = by_torchrun(2, *arguments, "--json", tmp_path / "result.json", "--no-results")
-    assert process.returncode == 0, process.stderr
+    by_processes(2, *arguments, "--json", tmp_path / "result.json", "--no-results")
     found = EvalResult.from_json((tmp_path / "result.json").read_text())
     assert_same(found, alone, rel=1e-9)
     assert (found.ref, found.pr_ref, found.num_reference) == (alone.ref, alone.pr_ref, 200)
 
 
-@pytest.mark.processes
-def test_more_processes_than_batches(result, sample_file, digits_ref, tmp_path):
+def test_more_processes_than_batches(by_processes, result, sample_file, digits_ref, tmp_path):
     arguments = [sample_file, "--ref", digits_ref, "--extractor", "digits", "--batch-size", 500]
-    process = by_torchrun(2, *arguments, "--json", tmp_path / "result.json", "--no-results")
-    assert process.returncode == 0, process.stderr
+    by_processes(2, *arguments, "--json", tmp_path / "result.json", "--no-results")
     assert_same(EvalResult.from_json((tmp_path / "result.json").read_text()), result, rel=1e-9)
 
 
-@pytest.mark.processes
-def test_a_mistake_of_several_processes_is_told_once(sample_file, tmp_path):
-    process = by_torchrun(2, sample_file, "--ref", tmp_path / "missing.npz", "--extractor", "digits")
-    assert process.returncode != 0
-    assert process.stderr.count("no such file") == 1
+def test_a_mistake_of_several_processes_is_told_once(forks, sample_file, tmp_path):
+    ended = forks(["evaluate", sample_file, "--ref", tmp_path / "missing.npz", "--extractor", "digits"], ranks=2)
+    assert all(ended["statuses"])
+    assert ended["stderr"].count("no such file") == 1
 
 
-@pytest.mark.processes
-def test_inception_by_two_processes(tmp_path, digits, inception_files, torch_inception):
+def test_inception_by_two_processes(by_processes, tmp_path, digits, inception_files, torch_inception):
     # ADM's network and protocol: 22 images in batches of 8, against statistics made by one process.
     images = np.repeat(np.repeat(digits.images[:22], 4, 1), 4, 2)
     for name, part in (("gen", images[:22]), ("ref", images[5:15])):
         write_batch(tmp_path / f"{name}.npz", images=[part], shape=part.shape)
     alone = run(tmp_path / "gen.npz", tmp_path / "ref.npz", torch_inception, batch_size=8)
     arguments = [tmp_path / "gen.npz", "--ref", tmp_path / "ref.npz", "--weights", inception_files.pth]
-    process = by_torchrun(2, *arguments, "--batch-size", 8, "--json", tmp_path / "two.json", "--no-results")
-    assert process.returncode == 0, process.stderr
+    by_processes(2, *arguments, "--batch-size", 8, "--json", tmp_path / "two.json", "--no-results")
     two = EvalResult.from_json((tmp_path / "two.json").read_text())
     assert_same(two, alone, rel=1e-9)
     assert two.protocol == "adm-2021 except weights (unknown), reference (own)"

@@ -23,6 +23,7 @@ from dit_eval.diffusion.latents import Latents
 from dit_eval.diffusion.recipe import Recipe, Schedule
 from dit_eval.diffusion.written import steps_done
 from dit_eval.features.cache import CacheEntry
+from dit_eval.flops.counts import Counts, FlopCount
 from dit_eval.models.config import DiTConfig
 from dit_eval.report.points import read_losses
 from dit_eval.study.folder import Study
@@ -354,23 +355,37 @@ def test_an_entry_that_lacks_what_is_asked_for_is_not_damaged(entry):
 @pytest.fixture
 def counts(tmp_path, monkeypatch):
     monkeypatch.setenv("DIT_EVAL_CACHE", str(tmp_path))
-    kept._keep("a", [1_000_000, 2_000])
-    return kept.counts_file("gflops")
+    kept._keep("a", OWN)
+    return kept.counts_file()
+
+
+def a_count(macs, params):
+    parts = {"linear": Counts(macs=macs)}
+    return FlopCount(macs=macs, params=params, by_operator=parts, by_module={}, negligible={})
+
+
+OWN, OTHER, MORE = a_count(1_000_000, 2_000), a_count(3, 4), a_count(5, 6)
 
 
 COUNTS = (
-    [-1, 5], [float("nan"), 5], [1e300, 5], [10**30, 5], [0, 5], [True, 5], ["1", "2"], [[1], [2]], [None, None], [5],
-    [5, 5, 5], {}, "text", None, 7, [1_000_001, 2_000], [float("inf"), 1],
+    *([number, 0, 0] for number in (-1, float("nan"), float("inf"), 1e300, 10**30, 0, True, "1", [1], None, 1_000_001)),
+    [5], [5, 5], [5, 5, 5, 5], {}, "text", None, 7,
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("forged", COUNTS, ids=repr)
 def test_forged_counts_are_not_believed(counts, forged):
-    check = json.loads(counts.read_text())["a"][2]
-    for value in (forged, [*forged, check] if isinstance(forged, list) else forged):
+    entry, check = json.loads(counts.read_text())["a"]
+    entries = [forged, [forged, check], [entry | {"params": forged}, check]]
+    for parts in ({"": forged}, {"": [1_000_000, 0, 0], "linear": forged}):
+        false = entry | {"parts": parts}
+        entries += [false, [false, check], [false]]
+        if forged != [1_000_001, 0, 0] and (forged != [0, 0, 0] or "linear" not in parts):  # a number as good as any
+            entries += [[false, kept._check("a", false)]]
+    for value in entries:
         counts.write_text(json.dumps({"a": value}))
         kept._kept_in.cache_clear()
-        assert kept._kept() == {}
+        assert kept._kept() == {}, value
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"1", DEEP, b'{"a": ' + b"9" * 5000 + b"}", b"\xff", b"{" * 10])
@@ -378,23 +393,23 @@ def test_counts_that_cannot_be_read_are_made_again(counts, data):
     counts.write_bytes(data)
     kept._kept_in.cache_clear()
     assert kept._kept() == {}
-    kept._keep("b", [3, 4])
+    kept._keep("b", OTHER)
     kept._kept_in.cache_clear()
-    assert kept._kept() == {"b": [3, 4]}
+    assert kept._kept() == {"b": OTHER}
 
 
 def test_counts_of_another_process_stay(counts):
     own = counts.read_bytes()
     kept._kept_in.cache_clear()
-    kept._keep("of another", [3, 4])
+    kept._keep("of another", OTHER)
     others = counts.read_bytes()
     counts.write_bytes(own)
     kept._kept_in.cache_clear()
     assert "of another" not in kept._kept()
     counts.write_bytes(others)  # while this one has what it read before
-    kept._keep("b", [5, 6])
+    kept._keep("b", MORE)
     kept._kept_in.cache_clear()
-    assert kept._kept() == {"a": [1_000_000, 2_000], "of another": [3, 4], "b": [5, 6]}
+    assert kept._kept() == {"a": OWN, "of another": OTHER, "b": MORE}
 
 
 RECORDS = (

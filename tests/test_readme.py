@@ -10,15 +10,19 @@ import json
 import re
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_sets import image_set
 from PIL import Image
 from small_plan import TINY_DIT_ON_DIGITS
 from small_vae import SMALL, random_vae
 
+from dit_eval.checks import verify
 from dit_eval.cli import main
+from dit_eval.features.inception import TorchInception
 from dit_eval.flops.kept import Count
 from dit_eval.images.npz import write_batch
 from dit_eval.metrics import METRICS
@@ -99,14 +103,23 @@ def run(line):
     return exit_.value.code or 0
 
 
+def loaded(kept, **how):
+    """The network that `verify` loads, or rather another with the same weights, whose features are kept."""
+    images = image_set("gen-64", 2)
+    assert np.array_equal(TorchInception(**how)(images).pool, kept(images).pool)
+    return kept
+
+
 def of_page(line):
     slow = "--out study" in line or " verify " in line  # one starts a process, one runs the whole Inception
     return pytest.param(line, marks=pytest.mark.slow if slow else ())
 
 
 @pytest.mark.parametrize("line", [of_page(line) for line in LINES if line not in ELSEWHERE])
-def test_a_command_of_the_first_page_runs(place, capsys, monkeypatch, line):
+def test_a_command_of_the_first_page_runs(place, capsys, monkeypatch, request, line):
     assert line.startswith("dit-eval ")
+    if " verify " in line:
+        monkeypatch.setattr(verify, "TorchInception", partial(loaded, request.getfixturevalue("kept_inception")))
     if " sample " in line:
         (place / "samples.npz").unlink()  # what it draws
     if " report " in line:  # of results, which `evaluate` adds to that file

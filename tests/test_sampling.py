@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from forks import Forks
+from ports import held_port
 from sample_runs import command, make_run, random_dit, run
 
 from dit_eval.cli import main
@@ -432,9 +432,10 @@ def test_processes_end_with_torchrun_and_another_run_goes_on(whole, tmp_path, ca
 def test_two_machines_by_torchrun_do_not_change_a_byte(whole, tmp_path):
     # Two agents as on two machines, meeting over loopback and sharing a folder.
     out = tmp_path / "samples.npz"
-    meeting = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:29613"]
-    agents = [torchrun(command(out, "--per-proc-batch-size", 8), *meeting) for _ in range(2)]
-    outputs = [agent.communicate(timeout=300)[0] for agent in agents]
+    with held_port() as port:
+        meeting = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}"]
+        agents = [torchrun(command(out, "--per-proc-batch-size", 8), *meeting) for _ in range(2)]
+        outputs = [agent.communicate(timeout=300)[0] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], outputs
     assert out.read_bytes() == whole.read_bytes()
 
@@ -523,13 +524,6 @@ def test_what_is_drawn_is_written_though_the_next_batch_fails(tmp_path, monkeypa
 
 
 # ---- kill -9
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory):
-    forks = Forks(tmp_path_factory.mktemp("forks"))
-    yield forks
-    forks.close()
 
 
 def test_three_kills_at_random_moments_do_not_change_a_byte(forks, tmp_path):

@@ -16,7 +16,6 @@ import pytest
 import torch
 from dit_goldens import seeded_state
 from filelock import FileLock
-from forks import Forks
 from safetensors import safe_open
 from safetensors.torch import load_file
 from training_goldens import MODEL, training_batches
@@ -485,13 +484,6 @@ def test_going_on_gives_the_same_bits(whole, tmp_path, capsys):
         options[options.index("5,9")] = "5"
         assert run(capsys, *options)[0] == 0
     same_run(whole, out)
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory):
-    forks = Forks(tmp_path_factory.mktemp("forks"), "dit_eval.training", "torch._dynamo", threads=1)
-    yield forks
-    forks.close()
 
 
 # Each other file, in-process: tests/system/test_run_folder.py.

@@ -50,7 +50,7 @@ def flops(arguments: Flops) -> None:
     check_destination("--json", arguments.json)
     header(f"flops: counting {', '.join(arguments.models) or 'every model of Tables 1, 4 and 6'}")
     from dit_eval.flops.counts import FlopCount
-    from dit_eval.flops.kept_parts import count_in_parts, is_kept
+    from dit_eval.flops.kept import count_in_parts, is_kept
     from dit_eval.flops.printed import counted_row, paper_rows
 
     options: dict[str, Any] = {"image_size": arguments.image_size, "block": arguments.block}

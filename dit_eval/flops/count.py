@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
 from dit_eval.flops.counts import Counts, FlopCount, Handle
-from dit_eval.flops.module_state import as_before, module_names, plain_forward, unwrapped
+from dit_eval.flops.meta_kernels import RememberedShapes
+from dit_eval.flops.module_state import as_before, module_names, plain_forward, tensors_in, unwrapped
 from dit_eval.flops.operators import (
     TORCH_FORGETS,
     count_by_handle,
@@ -34,6 +36,7 @@ from dit_eval.models.config import BlockDesign, DiTConfig, named_config
 from dit_eval.models.dit import DiT
 from dit_eval.models.names import DIT_NAMES
 from dit_eval.models.unet import UNETS, UNet, UNetConfig
+from dit_eval.system.tensors import Unfilled
 from dit_eval.system.text import did_you_mean
 
 
@@ -73,8 +76,9 @@ def count_flops(
     names = module_names(module)
     with as_before(module, arguments, keywords), plain_forward(module), sdpa_kernel(SDPBackend.MATH):
         # First without a trace: what is wrong with the module or its inputs shows as it is.
-        check = _watched_by_pytorch(module, arguments, keywords)
-        traced = _traced(module, arguments, keywords, names, handles, check)
+        remembered = RememberedShapes()
+        check = _watched_by_pytorch(module, arguments, keywords, remembered)
+        traced = _traced(module, arguments, keywords, names, handles, check, remembered)
         params = sum(p.numel() for p in module.parameters() if p.requires_grad)
     tally = _Tally(["", *names.values()], handles)
     for each in traced.operations:
@@ -167,7 +171,7 @@ def count_model(name: str, *, image_size: int | None = None, block: BlockDesign 
     """
     config = check_model(name, image_size=image_size, block=block)
     keywords = {}
-    with torch.device("meta"):
+    with torch.device("meta"), Unfilled():
         model = DiT(config) if isinstance(config, DiTConfig) else UNet(config)
         x = torch.empty(1, config.in_channels, config.input_size, config.input_size)
         inputs = [x, torch.zeros(1)]
@@ -190,12 +194,15 @@ class _NoModules(ModuleTracker):
         return None
 
 
-def _watched_by_pytorch(module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> FlopCounterMode:
+def _watched_by_pytorch(
+    module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any], remembered: RememberedShapes
+) -> FlopCounterMode:
     """PyTorch's counter, having watched a forward pass."""
+    on_meta = any(tensor.is_meta for tensor in tensors_in((list(module.parameters()), arguments, dict(keywords))))
     check = FlopCounterMode(display=False, custom_mapping=TORCH_FORGETS)
     check.mod_tracker = _NoModules()
     try:
-        with check:
+        with remembered if on_meta else nullcontext(), check:
             module(*arguments, **keywords)
     except Exception as error:
         module(*arguments, **keywords)  # what is wrong with the module or its inputs shows as it is
@@ -214,10 +221,17 @@ def _traced(
     names: Mapping[nn.Module, str],
     handles: Mapping[str, Handle],
     check: FlopCounterMode,
+    remembered: RememberedShapes,
 ) -> Trace:
     try:
         return trace(
-            module, arguments, keywords, names=names, watched=handles.keys(), flop_registry=check.flop_registry
+            module,
+            arguments,
+            keywords,
+            names=names,
+            watched=handles.keys(),
+            flop_registry=check.flop_registry,
+            remembered=remembered,
         )
     except Exception as error:
         raise ValueError(

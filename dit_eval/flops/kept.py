@@ -1,7 +1,8 @@
-"""Gflops and parameters of the models in a report, counted by `dit_eval.flops`; the only place where it needs torch.
+"""Counts of the models in a report, made by `dit_eval.flops.count` once on this machine; the only place where a report
+needs torch.
 
-Counting all models of the paper takes about a minute, so counts are kept in the cache folder, under a name that changes
-with the code that counts, the models and the packages.
+Counting all models of the paper takes half a minute, so counts are kept in the cache folder, whole and by operator,
+under a name that changes with the code that counts, the models and the packages.
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ import contextlib
 import functools
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import dit_eval
-from dit_eval.models.names import DIT_NAMES
+from dit_eval.flops.counts import Counts, FlopCount
+from dit_eval.models.names import DIT_NAMES, UNET_SIZES
 from dit_eval.system.assets import cache_dir
 from dit_eval.system.files import atomic_file, remove_left
-from dit_eval.system.reading import is_count, read_json
+from dit_eval.system.reading import NOT_OURS, is_count, read_json
 
-_MAX_FILE = 1 << 24  # bytes of counts kept: a hundred thousand models
+_MAX_FILE = 1 << 24  # bytes of counts kept: some thousands of models
+_FIELDS = ("macs", "norm_elements", "fvcore")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +37,22 @@ class Count:
 
 def count_named(name: str, image_size: int | None = None, block: Any = None) -> Count:
     """Count a model of the paper; see `dit_eval.flops.count_model`."""
-    if name in DIT_NAMES:  # what is not given is what the paper has
-        image_size, block = 256 if image_size is None else image_size, block or "adaln-zero"
-    key = json.dumps([name, image_size, block])
+    return _count(count_in_parts(name, image_size=image_size, block=block))
+
+
+def count_in_parts(name: str, *, image_size: int | None = None, block: Any = None) -> FlopCount:
+    """`count_model`, whole and by operator, counted once on this machine; what its modules count is not kept."""
+    key = _key(name, image_size, block)
     if not _is_known(key):
         from dit_eval.flops.count import count_model
 
-        counted = count_model(name, image_size=image_size, block=block)
-        _keep(key, [counted.total("paper"), counted.params])
-    operations, params = _kept()[key]
-    return Count(gflops=operations / 1e9, params_m=params / 1e6)
+        _keep(key, count_model(name, image_size=image_size, block=block))
+    return _kept()[key]
+
+
+def is_kept(name: str, *, image_size: int | None = None, block: Any = None) -> bool:
+    """Whether `count_in_parts` will answer without counting, and so without loading PyTorch."""
+    return _is_known(_key(name, image_size, block))
 
 
 def paper_name(network: dict[str, Any]) -> str | None:
@@ -63,82 +72,107 @@ def paper_name(network: dict[str, Any]) -> str | None:
 
 def count_network(network: dict[str, Any]) -> Count | None:
     """Count a network that a `SampleRun` describes; None if it is no DiT."""
+    from dit_eval.models import config as dit  # without torch
+
+    try:
+        config = dit.DiTConfig(**network)
+    except (TypeError, ValueError):
+        return None
+    name = dit.paper_name(config)
+    if name is not None and config == dit.named_config(name, image_size=config.image_size, block=config.block):
+        return count_named(name, config.image_size, config.block)
     key = json.dumps(network, sort_keys=True)
     if not _is_known(key):
         import torch
 
         from dit_eval.flops.count import count_flops
-        from dit_eval.models.config import DiTConfig, named_config
-        from dit_eval.models.dit import DiT
+        from dit_eval.models.dit import DiT, example_inputs
 
-        try:
-            config = DiTConfig(**network)
-        except (TypeError, ValueError):
-            return None
-        for name in DIT_NAMES if config.space == "latent" else ():
-            if config == named_config(name, image_size=config.image_size, block=config.block):
-                count = count_named(name, config.image_size, config.block)
-                _keep(key, [round(count.gflops * 1e9), round(count.params_m * 1e6)])
-                return count
         with torch.device("meta"):
-            x = torch.empty(1, config.in_channels, config.input_size, config.input_size)
-            counted = count_flops(DiT(config), (x, torch.zeros(1), torch.zeros(1, dtype=torch.long)))
-        _keep(key, [counted.total("paper"), counted.params])
-    operations, params = _kept()[key]
-    return Count(gflops=operations / 1e9, params_m=params / 1e6)
+            inputs, _ = example_inputs(config)
+            counted = count_flops(DiT(config), inputs)
+        _keep(key, counted)
+    return _count(_kept()[key])
+
+
+def _count(counted: FlopCount) -> Count:
+    return Count(gflops=counted.gflops("paper"), params_m=counted.params / 1e6)
+
+
+def _key(name: str, image_size: int | None, block: Any) -> str:
+    """A model by its name; what is not given is what the paper has."""
+    if name in DIT_NAMES:
+        image_size, block = 256 if image_size is None else image_size, block or "adaln-zero"
+    elif image_size is None:
+        image_size = UNET_SIZES.get(name)
+    return json.dumps([name, image_size, block])
 
 
 def _is_known(key: str) -> bool:
     """Whether a model is counted, here or meanwhile by another process."""
     if key not in _kept():
-        _kept().update(_read(counts_file("gflops")))
+        _kept().update(_read(counts_file()))
     return key in _kept()
 
 
-def _kept() -> dict[str, list[int]]:
+def _kept() -> dict[str, FlopCount]:
     """Counts made before by the same code and packages, by model; a count takes seconds and always gives the same."""
-    return _kept_in(counts_file("gflops"))
+    return _kept_in(counts_file())
 
 
 @functools.cache
-def _kept_in(path: Path) -> dict[str, list[int]]:
+def _kept_in(path: Path) -> dict[str, FlopCount]:
     remove_left(path)
     return _read(path)
 
 
-def _read(path: Path) -> dict[str, list[int]]:
+def _read(path: Path) -> dict[str, FlopCount]:
     try:
         kept = read_json(path, "counts", max_size=_MAX_FILE)
-    except (OSError, ValueError):
+        return {key: _from_entry(entry) for key, (entry, check) in kept.items() if _is_ours(key, entry, check)}
+    except (OSError, *NOT_OURS):  # none yet, or of another program
         return {}
-    return {key: entry[:2] for key, entry in kept.items() if _is_count(key, entry)}
 
 
-def _is_count(key: str, entry: object) -> bool:
-    """Whether an entry is one that `_keep` wrote: two numbers of something, and their check."""
-    if not isinstance(entry, list) or len(entry) != 3 or not all(is_count(number) and number for number in entry[:2]):
-        return False
-    return entry[2] == _check(key, entry[:2])
-
-
-def _check(key: str, count: list[int]) -> str:
-    return hashlib.sha256(json.dumps([key, *count]).encode()).hexdigest()[:16]
-
-
-def _keep(key: str, count: list[int]) -> None:
-    path, counts = counts_file("gflops"), _kept()
+def _keep(key: str, count: FlopCount) -> None:
+    path, counts = counts_file(), _kept()
     counts.update(_read(path))  # what other processes counted meanwhile
-    counts[key] = count
+    counts[key] = replace(count, by_module={}, negligible={})
     with contextlib.suppress(OSError):  # a cache that cannot be written costs time only
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path, own=True) as file:
-            entries = {key: [*count, _check(key, count)] for key, count in counts.items()}
-            file.write(json.dumps(entries, sort_keys=True).encode())
+            entries = {key: _to_entry(count) for key, count in counts.items()}
+            checked = {key: [entry, _check(key, entry)] for key, entry in entries.items()}
+            file.write(json.dumps(checked, sort_keys=True).encode())
 
 
-def counts_file(what: str) -> Path:
-    """Where counts of a kind are kept, under a name that changes with what decides them."""
-    return cache_dir() / f"{what}-{_version()}.json"
+def _to_entry(count: FlopCount) -> dict[str, Any]:
+    """Parameters, and the counts of the whole and of each operator as three numbers."""
+    parts = {"": count, **count.by_operator}
+    return {"params": count.params, "parts": {name: [getattr(c, f) for f in _FIELDS] for name, c in parts.items()}}
+
+
+def _from_entry(entry: dict[str, Any]) -> FlopCount:
+    fields = {name: dict(zip(_FIELDS, numbers, strict=True)) for name, numbers in entry["parts"].items()}
+    whole = fields.pop("")
+    parts = {name: Counts(**each) for name, each in fields.items()}
+    return FlopCount(**whole, params=entry["params"], by_operator=parts, by_module={}, negligible={})
+
+
+def _is_ours(key: str, entry: dict[str, Any], check: object) -> bool:
+    """Whether an entry is one that `_keep` wrote: numbers of something, and their check."""
+    numbers = [number for part in entry["parts"].values() for number in part]
+    whole = [entry["params"], sum(entry["parts"][""])]
+    return all(map(is_count, [*numbers, *whole])) and all(whole) and check == _check(key, entry)
+
+
+def _check(key: str, entry: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([key, entry], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def counts_file() -> Path:
+    """Where counts are kept, under a name that changes with what decides them."""
+    return cache_dir() / f"gflops-{_version()}.json"
 
 
 @functools.cache

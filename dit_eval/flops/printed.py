@@ -140,10 +140,10 @@ def paper_rows(count: CountModel | None = None) -> list[ComplexityRow]:
 
     Parameters
     ----------
-    count : in place of `kept_parts.count_in_parts`, for example to show progress
+    count : in place of `kept.count_in_parts`, for example to show progress
     """
     if count is None:
-        from dit_eval.flops.kept_parts import count_in_parts
+        from dit_eval.flops.kept import count_in_parts
 
         count = count_in_parts
     counts: dict[tuple[str, int, str | None], FlopCount] = {}

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dit_eval.flops.meta_kernels import RecordedConvolutions, UntracedKernels
+from dit_eval.flops.meta_kernels import RecordedConvolutions, RememberedShapes, UntracedKernels
 from dit_eval.flops.module_state import tensors_in
 
 
@@ -66,6 +66,7 @@ def trace(
     names: Mapping[nn.Module, str],
     watched: Collection[str] = (),
     flop_registry: Mapping[Any, Callable[..., int]],
+    remembered: RememberedShapes,
 ) -> Trace:
     """Run and trace a forward pass, in which `names` are those of modules.
 
@@ -73,6 +74,7 @@ def trace(
     ----------
     watched : operators in which operations of `flop_registry` are added up
     flop_registry : operations of each operator, as in PyTorch's own counter
+    remembered : of an earlier forward pass
     """
     attributes = [list(vars(part).values()) for part in module.modules()]
     tensors = list(tensors_in((attributes, arguments, dict(keywords))))
@@ -89,6 +91,7 @@ def trace(
             stack.enter_context(RecordedConvolutions())
         if on_meta:
             stack.enter_context(UntracedKernels(stack.enter_context(ThreadPoolExecutor(max_workers=1))))
+            stack.enter_context(remembered)
         if watched:
             stack.enter_context(within)
         stack.callback(register_module_forward_pre_hook(hooks.enter).remove)
@@ -115,7 +118,10 @@ def _operations(graph: Any, modules: Sequence[str]) -> Iterator[Operation]:
 def _nodes(block: Any) -> Iterator[Any]:
     """Nodes of a graph, and of its blocks: the tracer has one for each module, scripted functions for each branch."""
     for node in block.nodes():
-        if node.kind() != _MODULE:
+        kind = node.kind()
+        if kind in _PLAIN:
+            continue
+        if kind != _MODULE:
             yield node
         for inner in node.blocks():
             yield from _nodes(inner)
@@ -129,6 +135,9 @@ def _last_node(graph: Any) -> Any:
 
 
 _MODULE, _FUNCTION = "prim::TracedModuleForward", "prim::PythonOp"
+# Nodes that only put values together or take them apart: most of a trace, and no operators.
+_PLAIN = frozenset({"prim::Constant", "prim::GetAttr", "prim::ListConstruct", "prim::ListUnpack", "prim::NumToTensor",
+                    "prim::TupleConstruct", "prim::TupleUnpack"})  # fmt: skip
 _IN_FUNCTION = "inside an autograd function"
 
 

@@ -27,7 +27,7 @@ from dit_eval.models.names import DIT_NAMES
 from dit_eval.models.wrappers import found_elsewhere, unwrap
 from dit_eval.system.files import atomic_file
 from dit_eval.system.reading import parse_json, tensor_file, tensor_header
-from dit_eval.system.tensors import load_tensors, stored_texts
+from dit_eval.system.tensors import Unfilled, load_tensors, stored_texts
 from dit_eval.system.text import reason, shown
 
 # In the metadata of the safetensors files that we write.
@@ -155,7 +155,8 @@ def _in_released_names(tensors: dict[str, Tensor], path: Path) -> dict[str, Tens
 def build_dit(checkpoint: Checkpoint, config: DiTConfig, *, on_note: Note | None = None) -> DiT:
     """The DiT of a checkpoint, in evaluation mode, on the CPU. Position table and errors as `load_dit`."""
     _refuse_other_shapes(checkpoint, config)
-    model = DiT(config)
+    with Unfilled():
+        model = DiT(config)
     positions = _positions(checkpoint, model.pos_embed.detach(), on_note)
     model.load_state_dict({**checkpoint.tensors, "pos_embed": positions})
     return model.eval()
@@ -164,7 +165,7 @@ def build_dit(checkpoint: Checkpoint, config: DiTConfig, *, on_note: Note | None
 def _refuse_other_shapes(checkpoint: Checkpoint, config: DiTConfig) -> None:
     """Raise a ValueError if a checkpoint is of another model, or of other classes."""
     path = checkpoint.path
-    with torch.device("meta"):
+    with torch.device("meta"), Unfilled():
         needed = {name: tuple(value.shape) for name, value in DiT(config).state_dict().items()}
     found = {name: tuple(value.shape) for name, value in checkpoint.tensors.items()}
     stored, table = found.pop("pos_embed", None), needed.pop("pos_embed")

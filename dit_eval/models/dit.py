@@ -8,6 +8,7 @@ N batch, C channels, H W input height and width, p patch size, T = (H / p) (W / 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,8 @@ class DiT(nn.Module):
         self.t_embedder = TimestepEmbedder(dim)
         self.y_embedder = LabelEmbedder(config.num_classes, dim, config.label_dropout)
         # A parameter without gradient, because the released checkpoints store it.
-        self.pos_embed = nn.Parameter(position_table(dim, grid)[None], requires_grad=False)  # (1, T, D)
+        positions = position_table(dim, grid).to(self.x_embedder.proj.weight.device)
+        self.pos_embed = nn.Parameter(positions[None], requires_grad=False)  # (1, T, D)
         self.blocks = nn.ModuleList(_block(config) for _ in range(config.depth))
         adaptive = config.block in ("adaln-zero", "adaln")
         self.final_layer = FinalLayer(dim, config.patch_size**2 * config.out_channels, adaptive)
@@ -331,13 +333,14 @@ class FinalLayer(nn.Module):
 
 
 def position_table(dim: int, grid: int) -> Tensor:
-    """Fixed two-dimensional sine-cosine positions of a grid x grid of tokens, (T, D) float32, computed in float64.
+    """Fixed two-dimensional sine-cosine positions of a grid x grid of tokens, (T, D) float32 on the CPU.
 
-    The first half of the channels encodes the column, the second the row; each half is sines, then cosines, of
-    D / 4 frequencies from 1 down to nearly 1e-4.
+    They are computed in float64. The first half of the channels encodes the column, the second the row; each half is
+    sines, then cosines, of D / 4 frequencies from 1 down to nearly 1e-4.
     """
-    frequencies = 10_000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    angles = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies  # (grid, D / 4)
+    count = partial(torch.arange, dtype=torch.float64, device="cpu")
+    frequencies = 10_000.0 ** (-count(dim // 4) / (dim // 4))
+    angles = count(grid)[:, None] * frequencies  # (grid, D / 4)
     waves = torch.cat([angles.sin(), angles.cos()], dim=1)  # (grid, D / 2)
     columns = waves[None].expand(grid, grid, -1)
     rows = waves[:, None].expand(grid, grid, -1)

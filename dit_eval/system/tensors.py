@@ -15,7 +15,8 @@ from typing import IO, Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from dit_eval.system.archives import open_zip
 from dit_eval.system.files import check_plain
@@ -241,3 +242,22 @@ def _tensors(loaded: object, containers: tuple[type, ...]) -> Iterator[tuple[str
                 stack += [(str(key) if isinstance(key, str) else name, each) for key, each in inner.items()]
             else:
                 stack += [(name, each) for each in inner]
+
+
+class Unfilled(TorchFunctionMode):
+    """A context in which modules get no first values: a file has those that they will have, or nobody reads any.
+
+    Drawing hundreds of millions of numbers takes seconds, and on the meta device, where there are none to draw, PyTorch
+    loads its compiler for it, which takes more than a second.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+_DRAWS = frozenset(
+    {nn.init.uniform_, nn.init.normal_, nn.init.trunc_normal_, nn.init.xavier_uniform_, nn.init.kaiming_uniform_}
+    | {Tensor.uniform_, Tensor.normal_}
+)

@@ -34,41 +34,22 @@ from dit_eval.system.assets import asset
 ADM = json.loads((Path(__file__).parents[1] / "goldens" / "adm.json").read_text())
 
 
-class Kept:
-    """The healthy extractor, which runs the network once on the same images."""
-
-    def __init__(self, extractor):
-        self.load_extractor, self._found = extractor, {}
-
-    def __getattr__(self, name):
-        return getattr(self.load_extractor, name)
-
-    def __call__(self, images):
-        key = images.tobytes()
-        if key not in self._found:
-            self._found[key] = self.load_extractor(images)
-        return self._found[key]
-
-
-@pytest.fixture(scope="module")
-def kept(torch_inception):
-    return Kept(torch_inception)
-
-
-class Broken(Kept):
+class Broken:
     """What `before` makes of the images, and `after` of their features."""
 
-    def __init__(self, extractor, before=lambda images: images, after=lambda batch: batch):
-        super().__init__(extractor)
-        self._before, self._after = before, after
+    def __init__(self, network, before=lambda images: images, after=lambda batch: batch):
+        self._network, self._before, self._after = network, before, after
+
+    def __getattr__(self, name):
+        return getattr(self._network, name)
 
     def __call__(self, images):
-        return self._after(self.load_extractor(self._before(images)))
+        return self._after(self._network(self._before(images)))
 
 
 @pytest.mark.slow
-def test_the_healthy_one_passes(kept):
-    verification = verify_offline(extractor=kept)
+def test_the_healthy_one_passes(kept_inception):
+    verification = verify_offline(extractor=kept_inception)
     assert verification.passed, verification.text()
     assert verification.hint is None
     assert len(verification.checks) == 12
@@ -151,8 +132,8 @@ def nchw(spatial):
     ],
 )
 @pytest.mark.slow
-def test_a_wrong_network_is_named(torch_inception, name, hint, broken):
-    assert_fails(verify_offline(extractor=Broken(torch_inception, **broken)), name, hint)
+def test_a_wrong_network_is_named(kept_inception, name, hint, broken):
+    assert_fails(verify_offline(extractor=Broken(kept_inception, **broken)), name, hint)
 
 
 def population(self):
@@ -185,9 +166,9 @@ def distance_without_root(*, gen, ref):
     ],
 )  # fmt: skip
 @pytest.mark.slow
-def test_a_wrong_pipeline_is_named(kept, monkeypatch, name, hint, where, what):
+def test_a_wrong_pipeline_is_named(kept_inception, monkeypatch, name, hint, where, what):
     monkeypatch.setattr(*where, what)
-    assert_fails(verify_offline(extractor=kept), name, hint)
+    assert_fails(verify_offline(extractor=kept_inception), name, hint)
 
 
 def assert_fails(verification: Verification, name, hint):
@@ -216,7 +197,7 @@ def test_published_batches_are_in_the_manifest():
 
 @pytest.mark.parametrize("swapped", [False, True])
 @pytest.mark.slow
-def test_a_published_batch_is_compared_within_its_tolerances(kept, tmp_path, swapped):
+def test_a_published_batch_is_compared_within_its_tolerances(kept_inception, tmp_path, swapped):
     adm = ADM["evaluate"]["gen-64 against ref-64"]
     metrics = {metric: adm[metric] for metric in ("fid", "sfid", "inception_score", "precision", "recall")}
     if swapped:
@@ -227,7 +208,7 @@ def test_a_published_batch_is_compared_within_its_tolerances(kept, tmp_path, swa
         Golden(name="x", gen="gen", ref="ref", source="goldens", metrics=metrics),
         gen=open_batch(tmp_path / "gen.npz", role="gen"),
         ref=open_batch(tmp_path / "ref.npz", role="ref"),
-        extractor=kept,
+        extractor=kept_inception,
     )
     assert found.passed is not swapped, found.text()
     assert [check.name for check in found.checks if not check.passed] == (["precision", "recall"] if swapped else [])

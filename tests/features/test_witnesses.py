@@ -506,20 +506,11 @@ with join() as world:
 """
 
 
-@pytest.mark.processes
-def test_two_processes_give_the_result_of_one(files, dinov2, clip, weights, tmp_path):
+def test_two_processes_give_the_result_of_one(forks, files, dinov2, clip, weights, tmp_path):
     (tmp_path / "two.py").write_text(TWO)
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", tmp_path / "two.py"]
     paths = [files["gen"], files["ref"], tmp_path / "two.jsonl", weights["dinov2"], weights["clip"]]
-    here = os.pathsep.join([str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])])
-    done = subprocess.run(
-        [*map(str, start), *map(str, paths)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": here},
-        check=False,
-        capture_output=True,
-        timeout=600,
-    )
-    assert not done.returncode, done.stderr.decode()
+    ended = forks(paths, script=str(tmp_path / "two.py"), ranks=2)
+    assert ended["statuses"] == [0, 0], ended["stderr"]
     two = [EvalResult.from_json(line) for line in (tmp_path / "two.jsonl").read_text().splitlines()]
     for found, extractor in zip(two, (dinov2, clip), strict=True):
         alone = run(files["gen"], files["ref"], extractor, batch_size=5)

@@ -20,12 +20,11 @@ import dit_eval.flops.count
 import dit_eval.flops.counts
 import dit_eval.flops.operators
 from dit_eval.cli import main
-from dit_eval.flops import kept, kept_parts
+from dit_eval.flops import kept
 from dit_eval.flops.compute import Workload, gpu_hours, sampling_gflops, training_gflops
 from dit_eval.flops.count import count_flops, count_model
 from dit_eval.flops.counts import Counts, FlopCount
-from dit_eval.flops.kept import count_named
-from dit_eval.flops.kept_parts import count_in_parts
+from dit_eval.flops.kept import count_in_parts, count_named
 from dit_eval.flops.operators import einsum_macs
 from dit_eval.flops.printed import paper_rows
 from dit_eval.models.names import DIT_NAMES, SIZES, UNET_NAMES
@@ -314,6 +313,29 @@ def test_an_unknown_operator_is_named_and_a_handle_counts_it(device):
         count_flops(model, x, handles={"dit_eval_tests::scan": lambda inputs, outputs: 1.5})
 
 
+def test_a_shape_rule_is_asked_once_for_the_same_inputs():
+    asked = []
+    with torch.library._scoped_library("dit_eval_tests", "FRAGMENT") as library:
+        library.define("mark(Tensor x, int n) -> Tensor")
+
+        def rule(x, n):
+            asked.append((*x.shape, n))
+            return torch.empty_like(x)
+
+        library.impl("mark", rule, "Meta")
+
+        def many(x):
+            for width, n in ((3, 1), (3, 1), (3, 2), (4, 1), (3, 1)):
+                torch.ops.dit_eval_tests.mark(x[:, :width], n)
+            return x @ x.mT
+
+        with torch.device("meta"):
+            count = count_flops(Apply(many), torch.empty(2, 5), handles={"dit_eval_tests::mark": lambda *_: 1})
+    assert asked == [(2, 3, 1), (2, 3, 2), (2, 4, 1)]
+    assert count.by_operator["dit_eval_tests::mark"].macs == 5
+    assert count.macs == 5 + 2 * 2 * 5
+
+
 @pytest.mark.parametrize(
     ("module", "shape", "operator"),
     [(nn.LSTM(8, 4), (3, 2, 8), "aten::lstm"), (nn.Bilinear(8, 8, 3), None, "bilinear")],
@@ -583,16 +605,16 @@ def test_counts_that_are_kept_need_no_torch(tmp_path):
 @pytest.mark.parametrize("forged", ["", "[1]", "wrong check", '{"a": [{}, "b"]}', "negative"])
 def test_forged_counts_by_operator_are_counted_again(tmp_path, forged):
     count_in_parts("DiT-S/8", block="adaln")
-    (path,) = (tmp_path / "counts").glob("operators-*.json")
+    (path,) = (tmp_path / "counts").glob("gflops-*.json")
     ((key, (entry, check)),) = json.loads(path.read_text()).items()
     if forged == "wrong check":
         forged = json.dumps({key: [entry | {"params": 7}, check]})
     elif forged == "negative":
-        entry["whole"][0] = -1
-        forged = json.dumps({key: [entry, kept_parts._check(key, entry)]})
+        entry["parts"][""][0] = -1
+        forged = json.dumps({key: [entry, kept._check(key, entry)]})
     path.write_text(forged)
-    kept_parts._kept_in.cache_clear()
-    assert not kept_parts.is_kept("DiT-S/8", block="adaln")
+    kept._kept_in.cache_clear()
+    assert not kept.is_kept("DiT-S/8", block="adaln")
 
 
 def test_all_prints_three_tables_with_marks_and_reasons(capsys, counted_before):

@@ -326,27 +326,19 @@ def test_tars_beside_images_are_left_out_and_told(tars, files):
     assert (opened.num_images, opened.warnings[0].startswith(f"{tars / 'tars'}: left out 3 file(s)")) == (1, True)
 
 
-@pytest.mark.processes
-def test_two_processes_share_a_folder_and_a_compressed_tar(places, tmp_path, digits_extractor):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dit_eval"]
+def test_two_processes_share_a_folder_and_a_compressed_tar(forks, places, tmp_path, digits_extractor):
     options = ["--extractor", "digits", "--no-results", "--json", tmp_path / "two.json", "--device", "cpu"]
     options += ["--batch-size", "8"]
     write_folder(places / "jpeg", {f"{k}.png": jpeg(image) for k, image in enumerate(read_jpeg_source(places))})
-    process = subprocess.run(
-        [*command, "evaluate", places / "jpeg", "--ref", places / "x.tar.gz", *options],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=600,
-    )
-    assert process.returncode == 0, process.stderr
+    ended = forks(["evaluate", places / "jpeg", "--ref", places / "x.tar.gz", *options], ranks=2)
+    assert ended["statuses"] == [0, 0], ended["stderr"]
     two = EvalResult.from_json((tmp_path / "two.json").read_text())
     gen, ref = (open_images(places / place, role="gen") for place in ("jpeg", "x.tar.gz"))
     one = score(gen, ref, digits_extractor, batch_size=8)
     for name in VALUES:
         assert getattr(two, name) == pytest.approx(getattr(one, name), rel=1e-9), name
     assert (two.gen.sha256, two.ref.sha256) == (one.gen.sha256, one.ref.sha256)
-    assert process.stderr.count("70 of 70 images are JPEG") == 1, "of both processes' images"
+    assert ended["stderr"].count("70 of 70 images are JPEG") == 1, "of both processes' images"
     assert two.warnings == one.warnings
 
 

@@ -3,9 +3,6 @@
 import dataclasses
 import json
 import math
-import os
-import subprocess
-import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -428,15 +425,10 @@ def test_results_keep_their_intervals_and_old_ones_are_read(scored, tmp_path):
         EvalResult.from_json(json.dumps(line))
 
 
-@pytest.mark.processes
-def test_two_processes_give_the_intervals_of_one(scored, sample_file, digits_ref, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "dit_eval"]
-    process = subprocess.run(
-        [*command, "evaluate", str(sample_file), "--ref", str(digits_ref), "--extractor", "digits", "--device", "cpu",
-         "--intervals", "--json", str(tmp_path / "two.json"), "--no-results"],
-        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=600,
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr
+def test_two_processes_give_the_intervals_of_one(forks, scored, sample_file, digits_ref, tmp_path):
+    options = ["--extractor", "digits", "--device", "cpu", "--intervals", "--json", tmp_path / "two.json"]
+    ended = forks(["evaluate", sample_file, "--ref", digits_ref, *options, "--no-results"], ranks=2)
+    assert ended["statuses"] == [0, 0], ended["stderr"]
     found = EvalResult.from_json((tmp_path / "two.json").read_text())
     assert_same(found.uncertainty, scored.uncertainty, rel=1e-6)
 

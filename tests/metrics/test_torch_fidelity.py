@@ -257,11 +257,11 @@ def test_fid_has_their_drift_of_means():
 
 
 @pytest.mark.slow
-def test_black_box_with_inception(inception_files, torch_inception, tmp_path):
+def test_black_box_with_inception(inception_files, kept_inception, tmp_path):
     sets = {"gen": image_set("gen-64")[:24], "ref": image_set("ref-64")[:20]}
     gen, ref = (as_png(images, tmp_path / role) for role, images in sets.items())
     settings = dit_eval.EvaluationSettings(protocol=("adm", "torch-fidelity"))
-    found = dit_eval.evaluate(gen, ref=ref, network=torch_inception, settings=settings, quiet=True)
+    found = dit_eval.evaluate(gen, ref=ref, network=kept_inception, settings=settings, quiet=True)
     expected = theirs(
         *(gen, ref),
         feature_extractor="inception-v3-compat",
@@ -271,7 +271,7 @@ def test_black_box_with_inception(inception_files, torch_inception, tmp_path):
     assert found.fid_torch_fidelity == pytest.approx(expected["frechet_inception_distance"], rel=1e-6)
     for key in list(THEIRS)[1:]:
         assert found.scores[key] == pytest.approx(expected[THEIRS[key]], abs=1e-5)
-    features = {role: torch_inception(images).pool for role, images in sets.items()}
+    features = {role: kept_inception(images).pool for role, images in sets.items()}
     kid = kernel_distance(**features, subset_size=10)
     assert kid.mean == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-4, abs=1e-6)
     assert kid.std == pytest.approx(expected["kernel_inception_distance_std"], rel=1e-4, abs=1e-6)

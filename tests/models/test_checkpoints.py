@@ -74,7 +74,9 @@ def _zeros(state):
 def test_every_layout_gives_exactly_the_same_output(tmp_path, state, expected, layout):
     path = tmp_path / ("x.safetensors" if layout in SAFETENSORS else "x.pt")
     (LAYOUTS | SAFETENSORS)[layout](state, path)
+    drawn = torch.get_rng_state()
     model = load_dit(path, CONFIG)
+    assert torch.equal(torch.get_rng_state(), drawn), "no first values, which the file replaces"
     assert not model.training
     assert torch.equal(output(model), expected)
 

@@ -338,7 +338,10 @@ def test_a_figure_is_laid_out_once(papers, monkeypatch):
     runs = []
     real = ConstrainedLayoutEngine.execute
     monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda self, fig: (runs.append(1), real(self, fig))[1])
-    render_figure(BY_NAME["figure8"].draw(papers).figure)
+    figure, drawn = BY_NAME["figure8"].draw(papers).figure, []
+    draw = figure.draw
+    monkeypatch.setattr(figure, "draw", lambda renderer: (drawn.append(1), draw(renderer)))
+    assert len(render_figure(figure)) == len(drawn) == 3, "each format once"
     assert len(runs) == 1
 
 

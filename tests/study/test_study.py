@@ -7,7 +7,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,8 +19,8 @@ import inline_engine
 import numpy as np
 import pytest
 import torch
-from forks import Forks
 from inline_engine import InlineEngine
+from ports import held_port
 from safetensors.torch import load_file
 
 from dit_eval.cli import main
@@ -230,14 +229,6 @@ def copy(whole, tmp_path):
     """A copy of the finished study that may be changed."""
     shutil.copytree(whole.folder, tmp_path / "copy")
     return tmp_path / "copy"
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory):
-    modules = ("dit_eval.study", "dit_eval.training", "dit_eval.features.digits", "torch._dynamo")
-    forks = Forks(tmp_path_factory.mktemp("forks"), *modules, threads=1)
-    yield forks
-    forks.close()
 
 
 # ---- a study
@@ -738,16 +729,14 @@ def test_a_task_of_two_machines(whole, copy):
     before = images(copy)
     (copy / "done" / f"{cell.key}.json").unlink()
     (copy / "samples" / f"{cell.key}.npz").unlink()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    meeting = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}"]
-    work = [sys.executable, "-m", "torch.distributed.run", *meeting, "-m", "dit_eval", "study", "work", copy, cell.key]
-    agents = [
-        subprocess.Popen(list(map(str, work)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for _ in range(2)
-    ]
-    outputs = [agent.communicate(timeout=300)[0] for agent in agents]
+    torchrun, work = [sys.executable, "-m", "torch.distributed.run"], ["dit_eval", "study", "work", copy, cell.key]
+    with held_port() as port:
+        meeting = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}"]
+        start = list(map(str, [*torchrun, *meeting, "-m", *work]))
+        agents = [
+            subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)
+        ]
+        outputs = [agent.communicate(timeout=300)[0] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], outputs
     assert images(copy) == before, "not a byte differs"
     study = Study.open(copy)

@@ -7,8 +7,9 @@ before anything has started threads. A job is a line of JSON: {"argv": [...], "r
 "die_in" kills the process itself with SIGKILL at that call, when it would put --out, or the file "at" in it, in place.
 "die_at": [what, n] does so at the nth time, counted from 1, that a file in --out would take its name ("done/*.json"),
 or a function would be called ("dit_eval.diffusion.trainer:Trainer.step"). "serial": a study runs its tasks in-process.
-"env": more of the environment. "out": what is taken for --out where a command has none.
-The answer is the list of wait statuses (negative signal or exit code) and what the processes wrote to stderr.
+"env": more of the environment. "cwd": a folder to run in. "out": what is taken for --out where a command has none.
+"script": a file of Python that is run with these arguments in place of `dit-eval`.
+The answer is the list of wait statuses (negative signal or exit code) and what the processes printed.
 """
 
 import functools
@@ -17,14 +18,15 @@ import importlib
 import itertools
 import json
 import os
+import runpy
 import shutil
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
 
 import inline_engine
+from ports import held_port
 
 import dit_eval.cli
 import dit_eval.encoding
@@ -33,15 +35,9 @@ for slow in ("torch.distributed", "dit_eval.sampling", "dit_eval.models.checkpoi
     importlib.import_module(slow)
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def out_of(job: dict) -> Path:
     argv = job["argv"]
-    return Path(argv[argv.index("--out") + 1] if "--out" in argv else job["out"])
+    return Path(argv[argv.index("--out") + 1] if "--out" in argv else job.get("out", "nowhere"))
 
 
 def die(*_: object, **__: object) -> None:
@@ -73,6 +69,7 @@ def child(job: dict, rank: int, port: int, log: Path) -> None:
         os.environ |= {name: str(value) for name, value in place.items()}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= job.get("env", {})
+    os.chdir(job.get("cwd", "."))
     final = out_of(job)
     fatal = [final] if "at" not in job else [final / job["at"], Path(f"{final}.parts") / job["at"]]
     if job.get("die_in") == "replace":
@@ -86,42 +83,54 @@ def child(job: dict, rank: int, port: int, log: Path) -> None:
         inline_engine.install(setattr)
     if "shard" in job:
         dit_eval.encoding._SHARD = job["shard"]
+    code = 0
     try:
-        dit_eval.cli.main(job["argv"])
+        if "script" in job:
+            sys.argv = [job["script"], *job["argv"]]
+            runpy.run_path(job["script"], run_name="__main__")
+        else:
+            dit_eval.cli.main(job["argv"])
     except SystemExit as stop:
-        os._exit(stop.code or 0)
+        code = stop.code or 0
     except BaseException as error:
         sys.stderr.write(repr(error))
-        os._exit(1)
+        code = 1
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def main() -> None:
     for number, line in enumerate(sys.stdin):
-        job, port, log = json.loads(line), free_port(), Path(sys.argv[1]) / f"job-{number}.log"
-        log.touch()
-        children = []
-        for rank in range(job.get("ranks", 1)):
-            pid = os.fork()
-            if pid == 0:
-                child(job, rank, port, log)
-            children.append(pid)
-        if job.get("kill_after") is not None:
-            pattern = glob.escape(str(out_of(job))) + job.get("watch", ".parts/*.u8")
-            before, patience = len(glob.glob(pattern)), time.monotonic() + 30
-            while len(glob.glob(pattern)) < before + job.get("pieces", 0) and time.monotonic() < patience:
-                time.sleep(0.002)
-            time.sleep(job["kill_after"])
-            victims = children if job["victims"] == "all" else children[-1:]
-            for pid in victims:
-                os.kill(pid, signal.SIGKILL)
-            others = children[: len(children) - len(victims)]
-            if others:
-                time.sleep(0.1)
-            for pid in others:  # as torchrun does
-                os.kill(pid, signal.SIGTERM)
-        statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
-        sys.stdout.write(json.dumps({"statuses": statuses, "stderr": log.read_text()}) + "\n")
+        with held_port() as port:
+            answer = done(json.loads(line), port, Path(sys.argv[1]) / f"job-{number}.log")
+        sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
+
+
+def done(job: dict, port: int, log: Path) -> dict:
+    log.touch()
+    children = []
+    for rank in range(job.get("ranks", 1)):
+        pid = os.fork()
+        if pid == 0:
+            child(job, rank, port, log)
+        children.append(pid)
+    if job.get("kill_after") is not None:
+        pattern = glob.escape(str(out_of(job))) + job.get("watch", ".parts/*.u8")
+        before, patience = len(glob.glob(pattern)), time.monotonic() + 30
+        while len(glob.glob(pattern)) < before + job.get("pieces", 0) and time.monotonic() < patience:
+            time.sleep(0.002)
+        time.sleep(job["kill_after"])
+        victims = children if job["victims"] == "all" else children[-1:]
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        others = children[: len(children) - len(victims)]
+        if others:
+            time.sleep(0.1)
+        for pid in others:  # as torchrun does
+            os.kill(pid, signal.SIGTERM)
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+    return {"statuses": statuses, "stderr": log.read_text()}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Jobs for `forked_runs.py`, for the tests that kill."""
+"""Jobs for `forked_runs.py`, for the tests that kill, and for those that compare several processes with one."""
 
 import json
 import os
@@ -21,7 +21,8 @@ class Forks:
         )
 
     def __call__(self, argv, **job):
-        self._process.stdin.write(json.dumps({"argv": argv, **job}) + "\n")
+        """Statuses of the processes, and what they printed; `job` as `forked_runs.py` says."""
+        self._process.stdin.write(json.dumps({"argv": [*map(str, argv)], **job}) + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 

@@ -202,6 +202,7 @@ from pathlib import Path
 import numpy as np
 
 import dit_eval.flops.kept as kept
+from dit_eval.flops.counts import FlopCount
 from dit_eval.features.cache import cache_entry, cached_features
 from dit_eval.features.network import FeatureBatch
 from dit_eval.images.npz import open_batch, write_batch
@@ -217,16 +218,20 @@ class Network:
         return FeatureBatch(pool=images.reshape(len(images), -1).astype(np.float32), spatial=None, class_probs=None)
 
 
+def counted(macs):
+    return FlopCount(macs=macs, params=1, by_operator={}, by_module={}, negligible={})
+
+
 def work(item, images, number):
     notes = []
     entry = cache_entry(images, Network(), images_sha256="1" * 64, cache=cache_dir(), on_note=notes.append)
     summary, _ = cached_features(images, Network(), entry=entry, batch_size=20)
     again, cached = cached_features(images, Network(), entry=entry, batch_size=20)
-    kept._keep(str(number), [1000 + number, 1])
-    kept._keep("all", [7, 1])
+    kept._keep(str(number), counted(1000 + number))
+    kept._keep("all", counted(7))
     seen = [summary.pool.sigma, summary.pool_features, again.pool.sigma, again.pool_features]
     said = [hashlib.sha256(each.tobytes()).hexdigest() for each in seen]
-    assert cached and kept._kept()["all"] == [7, 1] and not notes, notes
+    assert cached and kept._kept()["all"] == counted(7) and not notes, notes
     return json.dumps([said, hashlib.sha256(fetch(item).read_bytes()).hexdigest()])
 
 

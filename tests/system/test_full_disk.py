@@ -19,6 +19,7 @@ import dit_eval.flops.kept as kept
 from dit_eval.checks import golden
 from dit_eval.cli import main
 from dit_eval.features.cache import CacheEntry
+from dit_eval.flops.counts import FlopCount
 from dit_eval.study.slurm_job import Exit
 from dit_eval.summary import FeatureSummary, GaussianStats
 from dit_eval.system.files import append_line
@@ -128,7 +129,7 @@ NOTES: list[str] = []
 
 def keep_counts(path):
     kept._kept_in.cache_clear()
-    kept._keep("a", [1_000_000, 2_000])
+    kept._keep("a", FlopCount(macs=1_000_000, params=2_000, by_operator={}, by_module={}, negligible={}))
 
 
 def seeded_weights(path):
@@ -157,7 +158,7 @@ WRITERS = {  # of which these two cost only time when they fail
 @pytest.mark.parametrize("what", WRITERS)
 def test_a_file_is_as_before_and_then_whole(what, old, tmp_path, monkeypatch):
     monkeypatch.setenv("DIT_EVAL_CACHE", str(tmp_path))
-    path = tmp_path / "written" if what != "counts" else kept.counts_file("gflops")
+    path = tmp_path / "written" if what != "counts" else kept.counts_file()
     disk = Disk(monkeypatch)
 
     def prepare():

@@ -149,11 +149,15 @@ def small() -> float:
 
 
 def settle(figure: Figure) -> None:
-    """Lay the figure out, once: what is written into it later moves nothing, and no format lays it out again."""
+    """Lay the figure out, once: what is written into it later moves nothing, and no format lays it out again.
+
+    With a layout engine, be it the one that does nothing, matplotlib draws each format twice.
+    """
     engine = figure.get_layout_engine()
     if isinstance(engine, ConstrainedLayoutEngine):
         engine.execute(figure)
-        figure.set_layout_engine("none")
+        with matplotlib.rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
+            figure.set_layout_engine(None)
 
 
 def lettering(text: str, *, longest: int = 40) -> str:
