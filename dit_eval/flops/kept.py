@@ -68,11 +68,12 @@ def count_network(network: dict[str, Any]) -> Count | None:
         import torch
 
         from dit_eval.flops.count import count_flops
-        from dit_eval.models.config import DiTConfig, named_config
-        from dit_eval.models.dit import DiT
+        from dit_eval.models.config import named_config
+        from dit_eval.models.lightning import network as built
+        from dit_eval.models.lightning import network_config
 
         try:
-            config = DiTConfig(**network)
+            config = network_config(network)
         except (TypeError, ValueError):
             return None
         for name in DIT_NAMES if config.space == "latent" else ():
@@ -82,7 +83,7 @@ def count_network(network: dict[str, Any]) -> Count | None:
                 return count
         with torch.device("meta"):
             x = torch.empty(1, config.in_channels, config.input_size, config.input_size)
-            counted = count_flops(DiT(config), (x, torch.zeros(1), torch.zeros(1, dtype=torch.long)))
+            counted = count_flops(built(config), (x, torch.zeros(1), torch.zeros(1, dtype=torch.long)))
         _keep(key, [counted.total("paper"), counted.params])
     operations, params = _kept()[key]
     return Count(gflops=operations / 1e9, params_m=params / 1e6)
@@ -149,6 +150,7 @@ def _version() -> str:
         *sorted(package.glob("flops/*.py")),
         package / "models/config.py",
         package / "models/dit.py",
+        package / "models/lightning.py",
         package / "models/unet.py",
     ):
         digest.update(source.read_bytes())

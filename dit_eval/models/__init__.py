@@ -1,8 +1,8 @@
 """The models of the paper, DiTs and the U-Nets that they are compared with, and later networks on the same backbone.
 
-`MODELS` lists them, the paper's in its order. A family is one file, which knows its configurations by name (`named_config`),
-its network, and what the network takes (`example_inputs`); it is imported when one of its models is built, since it
-needs torch.
+`MODELS` lists them, the paper's first and in its order. A family is one file, which knows its configurations by name
+(`named_config`), its network, and what the network takes (`example_inputs`); it is imported when one of its models is
+built, since it needs torch.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def network_config(values: dict[str, object]) -> DiTConfig:
         If they are none of either.
     """
     later = {each.name for each in fields(LightningConfig)} - {each.name for each in fields(DiTConfig)}
-    kind = LightningConfig if later & values.keys() else DiTConfig
+    kind = LightningConfig if later & set(values) else DiTConfig
     return kind(**values)  # type: ignore[arg-type]  # the class checks them
 
 

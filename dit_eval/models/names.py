@@ -21,7 +21,8 @@ SIT_FAMILY, LIGHTNING_FAMILY = "SiT", "LightningDiT"
 SIT_NAMES = tuple(f"{SIT_FAMILY}-{size}/{patch}" for size in SIZES for patch in PATCH_SIZES)
 LIGHTNING_SIZES = SIZES | {"1p0B": (24, 1536, 24), "1p6B": (28, 1792, 28)}
 LIGHTNING_NAMES = tuple(
-    f"{LIGHTNING_FAMILY}-{each}" for each in ("B/1", "B/2", "L/2", "XL/1", "XL/2", "1p0B/1", "1p0B/2", "1p6B/1", "1p6B/2")
+    f"{LIGHTNING_FAMILY}-{each}"
+    for each in ("B/1", "B/2", "L/2", "XL/1", "XL/2", "1p0B/1", "1p0B/2", "1p6B/1", "1p6B/2")
 )
 UNET_SIZES = {  # pixels of the images that each makes
     **{"ADM-64": 64, "ADM-128": 128, "ADM-256": 256, "ADM-512": 512},

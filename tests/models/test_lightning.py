@@ -88,7 +88,10 @@ SMALL = {"depth": 1, "hidden_size": 16, "num_heads": 2, "patch_size": 1, "input_
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: named_config("LightningDiT-XL/4"), "Unknown model 'LightningDiT-XL/4'.*Did you mean 'LightningDiT-XL/"),
+        (
+            lambda: named_config("LightningDiT-XL/4"),
+            "Unknown model 'LightningDiT-XL/4'.*Did you mean 'LightningDiT-XL/",
+        ),
         (lambda: named_config("LightningDiT-B/1", image_size=250), "needed a multiple of 16, the factor of VA-VAE"),
         (lambda: named_config("LightningDiT-B/1", block="adaln"), "Found block adaln; a network with LightningDiT's"),
         (lambda: LightningConfig(**SMALL, rope=1), "Found rope 1; needed true or false"),

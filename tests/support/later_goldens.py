@@ -1,4 +1,4 @@
-"""Networks on which ours are compared with the modules of SiT, REPA, fast-DiT and LightningDiT: configurations, weights."""
+"""Networks on which ours are compared with those of SiT, REPA, fast-DiT and LightningDiT: configurations, weights."""
 
 from __future__ import annotations
 
