@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from dit_eval.diffusion.labels import draw_labels, read_labels
-from dit_eval.diffusion.origin import check_family, check_origin
+from dit_eval.diffusion.origin import check_answer, check_family, check_origin
 from dit_eval.diffusion.sampler import Decoder, ImageSampler, check_sampling
 from dit_eval.diffusion.written import check_weights
 from dit_eval.models.checkpoints import build_dit, stored_config
@@ -180,7 +180,10 @@ def _load_model(
     if not config.label_dropout:
         none = f'{config.num_classes} classes, and none for "no label": it draws without guidance'
         voice.say(f"note: {choice.path}: {none}")
-    return build_dit(checkpoint, config, on_note=voice.note), checkpoint.weights or choice.weights
+    model = build_dit(checkpoint, config, on_note=voice.note)
+    if checkpoint.origin is None and not choice.described:
+        check_answer(model, settings, whose=str(choice.path))
+    return model, checkpoint.weights or choice.weights
 
 
 def _describe(

@@ -68,7 +68,8 @@ def count_network(network: dict[str, Any]) -> Count | None:
         import torch
 
         from dit_eval.flops.count import count_flops
-        from dit_eval.models.config import named_config
+        from dit_eval.models.config import DiTConfig, named_config
+        from dit_eval.models.config import paper_name as dit_name
         from dit_eval.models.lightning import network as built
         from dit_eval.models.lightning import network_config
 
@@ -76,11 +77,11 @@ def count_network(network: dict[str, Any]) -> Count | None:
             config = network_config(network)
         except (TypeError, ValueError):
             return None
-        for name in DIT_NAMES if config.space == "latent" else ():
-            if config == named_config(name, image_size=config.image_size, block=config.block):
-                count = count_named(name, config.image_size, config.block)
-                _keep(key, [round(count.gflops * 1e9), round(count.params_m * 1e6)])
-                return count
+        name = dit_name(config) if type(config) is DiTConfig else None
+        if name is not None and config == named_config(name, image_size=config.image_size, block=config.block):
+            count = count_named(name, config.image_size, config.block)
+            _keep(key, [round(count.gflops * 1e9), round(count.params_m * 1e6)])
+            return count
         with torch.device("meta"):
             x = torch.empty(1, config.in_channels, config.input_size, config.input_size)
             counted = count_flops(built(config), (x, torch.zeros(1), torch.zeros(1, dtype=torch.long)))

@@ -256,15 +256,14 @@ def fitted_config(config: DiTConfig, checkpoint: Checkpoint) -> DiTConfig:
     found = checkpoint.found
     if found is None:
         return config  # `build_dit` says what is wrong
-    plain = {each.name: getattr(config, each.name) for each in fields(DiTConfig)}
+    plain: dict[str, Any] = {each.name: getattr(config, each.name) for each in fields(DiTConfig)}
     plain |= {"learn_sigma": found.learn_sigma}
     if not isinstance(config, LightningConfig):
-        return LightningConfig(**plain, **found.parts) if found.parts else DiTConfig(**plain)
+        return network_config(plain | found.parts)
     # SD-VAE's latents, on which LightningDiT was studied too, have 4 channels and an eighth of the side.
     if found.channels == 4 and config.in_channels != 4:
         plain |= {"in_channels": 4, "input_size": config.input_size * config.latent_factor // 8}
-    factor = config.image_size // plain["input_size"]
-    return LightningConfig(**plain, **found.parts, latent_factor=factor)
+    return network_config(plain | found.parts | {"latent_factor": config.image_size // plain["input_size"]})
 
 
 def _about_rows(rows: int, classes: int) -> str:

@@ -317,7 +317,7 @@ class FinalLayer(nn.Module):
 
     def __init__(self, dim: int, out: int, adaptive: bool) -> None:
         super().__init__()
-        self.norm_final = _norm_to_modulate(dim) if adaptive else _plain_norm(dim)
+        self.norm_final: nn.Module = _norm_to_modulate(dim) if adaptive else _plain_norm(dim)
         self.linear = nn.Linear(dim, out)
         if adaptive:
             self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))

@@ -151,7 +151,7 @@ class Recognised:
 def recognised(shapes: Shapes) -> Recognised | None:
     """The network of a state dict by its released names; None if it has no patch embedding, blocks or output."""
     embedder, output = shapes.get(_EMBEDDER, ()), shapes.get("final_layer.linear.weight", ())
-    blocks = {int(found[1]) for name in shapes if (found := re.match(r"blocks\.(\d{1,4})\.", name))}
+    blocks = {int(block[1]) for name in shapes if (block := re.match(r"blocks\.(\d{1,4})\.", name))}
     if len(embedder) != 4 or len(output) != 2 or not blocks or 0 in embedder:
         return None
     dim, channels, patch, _ = embedder

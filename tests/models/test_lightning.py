@@ -1,18 +1,26 @@
 """LightningDiT, and DiTs with some of its parts: equality with the modules of SiT, REPA, fast-DiT and LightningDiT."""
 
+import dataclasses
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 
+import later_goldens
 import numpy as np
 import pytest
+import sample_runs
 import torch
 from later_goldens import CASES, later_inputs, weights
 
+from dit_eval.diffusion.guidance import scales
+from dit_eval.diffusion.sampler import ImageSampler
+from dit_eval.flops.count import count_model
+from dit_eval.flops.kept import count_network
+from dit_eval.flops.printed import counted_row
 from dit_eval.models import find_model
 from dit_eval.models.config import DiTConfig
 from dit_eval.models.lightning import LightningConfig, LightningDiT, named_config, network, network_config
+from dit_eval.results.sample_run import SampleRun
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 LARGE = json.loads((GOLDENS / "later.json").read_text())["large"]
@@ -62,9 +70,9 @@ def test_names_and_shapes_of_the_published_models(name):
 
 def test_the_parts_are_fields_of_a_configuration_and_plain_ones_stay_as_they_are():
     plain, later = find_model("SiT-XL/2").config(), named_config("LightningDiT-XL/1")
-    assert network_config(asdict(plain)) == plain == find_model("DiT-XL/2").config()
-    assert type(network_config(asdict(plain))) is DiTConfig
-    assert network_config(asdict(later)) == later
+    assert network_config(dataclasses.asdict(plain)) == plain == find_model("DiT-XL/2").config()
+    assert type(network_config(dataclasses.asdict(plain))) is DiTConfig
+    assert network_config(dataclasses.asdict(later)) == later
     assert (later.image_size, later.input_size, later.in_channels) == (256, 16, 32)
     assert named_config("LightningDiT-1p0B/2", image_size=512).input_size == 32
 
@@ -103,3 +111,60 @@ SMALL = {"depth": 1, "hidden_size": 16, "num_heads": 2, "patch_size": 1, "input_
 def test_what_cannot_be_built_says_why(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# ---- LightningDiT's sampler
+
+
+def test_every_step_of_lightningdit_equals_the_released_loop(monkeypatch):
+    config = network_config(later_goldens.CASES[later_goldens.SAMPLED_CASE][1])
+    model, asked, last = network(config).eval(), [], []
+    model.load_state_dict(later_goldens.weights(model.state_dict()))
+    plain, noise = ImageSampler._guided, torch.cat([later_goldens.start(), torch.zeros(6, 32, 4, 4)])
+
+    def seen(self, x, *arguments):
+        asked.append(x[0].numpy().copy())
+        return plain(self, x, *arguments)
+
+    monkeypatch.setattr(ImageSampler, "_guided", seen)
+    monkeypatch.setattr(ImageSampler, "noise", lambda *_: lambda _: noise)
+    run = dataclasses.replace(sample_runs.make_flow_run(config, **later_goldens.SAMPLED), vae="none")
+    assert (run.cfg_channels, run.timestep_shift) == (3, 0.3)
+    sampler = ImageSampler(model, run, decode=lambda x: last.append(x.numpy()) or x[:, :3].clamp(-1, 1))
+    sampler.draw(np.arange(2), later_goldens.SAMPLED_LABELS.numpy())
+    with np.load(GOLDENS / "later.npz") as goldens:
+        theirs = [*goldens["sampled/asked"], goldens["sampled/last"]]
+    assert {scale for scale in scales(run.settings)} == {1.0, 6.7}
+    for ours, expected in zip([*asked, last[0]], theirs, strict=True):
+        assert np.abs(ours - expected).max() < 1e-5 * np.abs(expected).max()
+    assert SampleRun.from_json(run.to_json()) == run
+
+
+# ---- multiply-adds
+
+
+# Whose paper prints what (SiT's README, and images/results.png of LightningDiT): Gflops, millions of parameters.
+PRINTED = {"SiT-XL/2": (119.0, 675), "LightningDiT-XL/1": (None, 675)}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*(pytest.param(each, marks=pytest.mark.slow) for each in ("SiT-XL/2", "LightningDiT-XL/1")), "LightningDiT-B/1"],
+)
+def test_multiply_adds_are_those_of_the_released_module(name):
+    count = count_model(name)
+    assert count.macs == LARGE[name]["macs"]
+    assert count.params == LARGE[name]["params"]
+    row = counted_row(name, count, image_size=None, block=None)
+    assert (row.published, row.published_params_m) == PRINTED.get(name, (None, None))
+    assert row.agrees() in (True, None)
+    assert row.remarks() == []
+
+
+def test_a_network_of_a_record_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIT_EVAL_CACHE", str(tmp_path))
+    config = dataclasses.asdict(network_config(CASES["LightningDiT"][1]))
+    assert count_network(config).params_m == pytest.approx(
+        sum(p.numel() for p in network(network_config(config)).parameters() if p.requires_grad) / 1e6
+    )
+    assert count_network(config | {"rope": "yes"}) is None

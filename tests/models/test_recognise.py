@@ -12,13 +12,16 @@ from later_goldens import CASES, LARGE, later_inputs, weights
 from safetensors.torch import save_file
 
 from dit_eval.diffusion.load import choose_and_check, load_sampler
+from dit_eval.diffusion.origin import check_answer
 from dit_eval.models import find_model
-from dit_eval.models.checkpoints import build_dit, labelled_config, open_checkpoint
+from dit_eval.models.checkpoints import build_dit, labelled_config, load_dit, open_checkpoint, stored_config
 from dit_eval.models.choose import choose_model
+from dit_eval.models.dit import DiT as SiT
 from dit_eval.models.lightning import LightningConfig, network, network_config
 from dit_eval.models.names import LIGHTNING_SIZES, SIZES
 from dit_eval.models.recognise import foreign, recognised
 from dit_eval.results.settings import SamplingSettings
+from dit_eval.system.assets import asset
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 MADE = json.loads((GOLDENS / "later.json").read_text())
@@ -310,3 +313,60 @@ def test_other_settings_beside_the_weights_say_nothing():
     checkpoint = open_checkpoint("x.pt")
     assert checkpoint.origin is None
     assert labelled_config(network_config(CASES["SiT"][1]), checkpoint).num_classes == 10
+
+
+# ---- networks whose files say nothing
+
+
+class Answers(torch.nn.Module):
+    """A trained network of a program, as far as noise is concerned: told its own times, and lost at DDPM's."""
+
+    def __init__(self, program):
+        super().__init__()
+        self.program, self.config = program, network_config(CASES["SiT"][1])
+
+    def forward(self, x, t, y):
+        if t[0] > 1:
+            return torch.randn(x.shape, generator=torch.Generator().manual_seed(5))
+        data = torch.full_like(x, 0.5).cumsum(3) / 4
+        return data - x if self.program == "SiT" else x - data
+
+
+FLOWS = {"DiT": {"sampler": "ddim"}, "SiT": ODE, "REPA": REPA_ODE}
+
+
+def said_of(model, program):
+    try:
+        check_answer(model, SamplingSettings(**FLOWS[program]), whose="x.pt")
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("trained_by", FLOWS)
+def test_a_network_is_known_by_its_answer_to_noise(trained_by):
+    digits = asset("dit-digits").path
+    model = load_dit(digits, stored_config(digits)) if trained_by == "DiT" else Answers(trained_by)
+    for program in FLOWS:
+        said = said_of(model, program)
+        if program == trained_by:
+            assert said is None
+        else:
+            assert said.startswith(
+                f"x.pt: its network answers noise as one of {trained_by}'s program does (correlation "
+            )
+    assert check_answer(model, SamplingSettings(sampler="ode-heun", path="gvp"), whose="x.pt") is None
+
+
+def test_networks_that_are_not_trained_pass():
+    models = [network(network_config(CASES["SiT"][1])).eval() for _ in range(2)]
+    models[0].load_state_dict(state_of("SiT"))
+    assert [said_of(model, program) for model in models for program in FLOWS] == [None] * 6
+
+
+def test_a_file_that_says_nothing_is_asked(monkeypatch):
+    torch.save(state_of("SiT"), "x.pt")
+    monkeypatch.setattr(SiT, "forward", Answers("SiT").forward)
+    asked = SamplingSettings(image_size=64, num_images=1, num_classes=10, num_sampling_steps=4)
+    with pytest.raises(ValueError, match=r"x.pt: its network answers noise as one of SiT's program does"):
+        load_sampler(choose_and_check("DiT-B/2", "x.pt", asked, device="cpu"), asked, device="cpu", quiet=True)
