@@ -250,9 +250,13 @@ def _by_settings(values: Mapping[Any, object], said_by: str, has_projectors: boo
 
 def _words(values: Mapping[Any, object]) -> dict[str, str]:
     """Path and prediction in our words, where they are known ones."""
-    path = _PATHS.get(str(values.get("path_type")).lower())
-    prediction = _PREDICTIONS.get(str(values.get("prediction")).lower())
-    return {name: value for name, value in (("path", path), ("prediction", prediction)) if value is not None}
+    known = (("path", "path_type", _PATHS), ("prediction", "prediction", _PREDICTIONS))
+    said = {name: (words, values.get(key)) for name, key, words in known}
+    return {
+        name: words[value.lower()]
+        for name, (words, value) in said.items()
+        if isinstance(value, str) and value.lower() in words
+    }
 
 
 def _flow(program: Program, said_by: str, settings: dict[str, str]) -> Origin:

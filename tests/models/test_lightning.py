@@ -18,9 +18,12 @@ from dit_eval.flops.count import count_model
 from dit_eval.flops.kept import count_network
 from dit_eval.flops.printed import counted_row
 from dit_eval.models import find_model
+from dit_eval.models.checkpoints import save_dit, stored_config
 from dit_eval.models.config import DiTConfig
 from dit_eval.models.lightning import LightningConfig, LightningDiT, named_config, network, network_config
 from dit_eval.results.sample_run import SampleRun
+from dit_eval.results.settings import SamplingSettings
+from dit_eval.sampling import sample
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 LARGE = json.loads((GOLDENS / "later.json").read_text())["large"]
@@ -66,6 +69,31 @@ def test_names_and_shapes_of_the_published_models(name):
         expected["tensors"], expected["params"],
     )  # fmt: skip
     assert digest(shapes) == expected["sha256"]
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_repas_are_a_sit_without_variance_and_projectors(qk_norm):
+    config = dataclasses.asdict(find_model("SiT-XL/2").config()) | {"learn_sigma": False, "qk_norm": qk_norm}
+    shapes = {key: value.shape for key, value in on_meta(network_config(config)).state_dict().items()}
+    for layer, (rows, columns) in {0: (2048, 1152), 2: (2048, 2048), 4: (768, 2048)}.items():
+        shapes |= {f"projectors.0.{layer}.weight": (rows, columns), f"projectors.0.{layer}.bias": (rows,)}
+    assert digest(shapes) == LARGE["REPA SiT-XL/2" + (", qk-norm" if qk_norm else "")]["sha256"]
+
+
+def test_a_file_of_ours_says_its_parts_and_is_drawn_from(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIT_EVAL_CACHE", str(tmp_path / "cache"))
+    small = {"input_size": 8, "patch_size": 2, "in_channels": 3, "space": "pixel", "depth": 1}
+    model = seeded(CASES["LightningDiT"][1] | small)
+    save_dit(tmp_path / "own.safetensors", model)
+    assert stored_config(tmp_path / "own.safetensors") == model.config
+    settings = SamplingSettings(num_images=3, num_sampling_steps=4, sampler="ode-heun", timestep_shift=0.3)
+    for size in (1, 3):
+        sample(ckpt=tmp_path / "own.safetensors", out=tmp_path / f"{size}.npz", settings=settings, batch_size=size)
+    assert (tmp_path / "1.npz").read_bytes() == (tmp_path / "3.npz").read_bytes()
+    with np.load(tmp_path / "3.npz") as file:
+        run = SampleRun.from_json(str(file["sample_run"]))
+        assert file["arr_0"].std() > 0
+    assert network_config(run.network) == model.config
 
 
 def test_the_parts_are_fields_of_a_configuration_and_plain_ones_stay_as_they_are():
