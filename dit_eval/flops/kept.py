@@ -77,8 +77,10 @@ def count_network(network: dict[str, Any]) -> Count | None:
     try:
         config = dit.DiTConfig(**network)
     except (TypeError, ValueError):
+        config = _with_later_parts(network)
+    if config is None:
         return None
-    name = dit.paper_name(config)
+    name = dit.paper_name(config) if type(config) is dit.DiTConfig else None
     if name is not None and config == dit.named_config(name, image_size=config.image_size, block=config.block):
         return count_named(name, config.image_size, config.block)
     key = json.dumps(network, sort_keys=True)
@@ -86,13 +88,24 @@ def count_network(network: dict[str, Any]) -> Count | None:
         import torch
 
         from dit_eval.flops.count import count_flops
-        from dit_eval.models.dit import DiT, example_inputs
+        from dit_eval.models.dit import example_inputs
+        from dit_eval.models.lightning import network as built
 
         with torch.device("meta"):
             inputs, _ = example_inputs(config)
-            counted = count_flops(DiT(config), inputs)
+            counted = count_flops(built(config), inputs)
         _keep(key, counted)
     return _count(_kept()[key])
+
+
+def _with_later_parts(network: dict[str, Any]) -> Any:
+    """The configuration of a network that is no plain DiT, as LightningDiT's; None if it is none of these either."""
+    from dit_eval.models.lightning import network_config
+
+    try:
+        return network_config(network)
+    except (TypeError, ValueError):
+        return None
 
 
 def _count(counted: FlopCount) -> Count:
@@ -183,6 +196,7 @@ def _version() -> str:
         *sorted(package.glob("flops/*.py")),
         package / "models/config.py",
         package / "models/dit.py",
+        package / "models/lightning.py",
         package / "models/unet.py",
     ):
         digest.update(source.read_bytes())

@@ -14,6 +14,7 @@ from dit_eval.system.text import reason
 
 _OF_FLOWS = {
     "path", "prediction", "time", "diffusion_form", "diffusion_norm", "last_step", "last_step_size", "atol", "rtol",
+    "timestep_shift",
 }  # fmt: skip
 # How sampling makes noise; a change of the rule is a change of all images and needs another text.
 NOISE_RULE = "numpy Philox, key (seed, index), standard_normal float32; labels from key (seed, 2^63 + index)"
@@ -75,6 +76,7 @@ class SampleRun:
     path, prediction, time : of a flow: the path, what the network predicts, and whose time it is told
     diffusion_form, diffusion_norm, last_step, last_step_size : of an SDE, as in SiT
     atol, rtol : of ode-dopri5
+    timestep_shift : of an ODE's times, as in LightningDiT; None for none
     vae, vae_sha256 : decoder name or file name, SHA-256 of its weights; None in pixel space
     vae_tiling : latents decoded in overlapping tiles, which changes pixels near the seams
     labels, labels_sha256 : "random", "balanced", or "file" and its checksum
@@ -126,6 +128,7 @@ class SampleRun:
     last_step_size: float | None = None
     atol: float | None = None
     rtol: float | None = None
+    timestep_shift: float | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     earlier_environments: tuple[dict[str, Any], ...] = ()
 
@@ -170,6 +173,7 @@ class SampleRun:
             last_step_size=settings.last_step_size,
             atol=settings.atol,
             rtol=settings.rtol,
+            timestep_shift=settings.timestep_shift,
             environment=environment(),
         )
 
