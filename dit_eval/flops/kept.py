@@ -70,12 +70,14 @@ def count_network(network: dict[str, Any]) -> Count | None:
         from dit_eval.flops.count import count_flops
         from dit_eval.models.config import DiTConfig, named_config
         from dit_eval.models.dit import DiT
+        from dit_eval.models.latent_space import LatentSpace
 
         try:
             config = DiTConfig(**network)
         except (TypeError, ValueError):
             return None
-        for name in DIT_NAMES if config.space == "latent" else ():
+        on_papers_latents = config.space == "latent" and config.latent_factor == LatentSpace.factor
+        for name in DIT_NAMES if on_papers_latents else ():
             if config == named_config(name, image_size=config.image_size, block=config.block):
                 count = count_named(name, config.image_size, config.block)
                 _keep(key, [round(count.gflops * 1e9), round(count.params_m * 1e6)])

@@ -21,10 +21,11 @@ from dit_eval.models.checkpoints import (
     training_notes,
 )
 from dit_eval.models.config import BLOCK_DESIGNS, DiTConfig, named_config, paper_name
+from dit_eval.models.latent_space import LatentSpace
 from dit_eval.models.names import DEFAULT_MODEL, ModelName, parse_name
-from dit_eval.models.vae import DECODERS, weights_file
+from dit_eval.models.vae_files import DECODERS, weights_file
 from dit_eval.system.assets import Asset, assets
-from dit_eval.system.text import did_you_mean
+from dit_eval.system.text import did_you_mean, reason, shown
 
 Weights = Literal["ema", "model"]
 _SHAPE = ("depth", "hidden_size", "num_heads", "patch_size")  # what a name of the paper says of a model
@@ -43,6 +44,7 @@ class ModelChoice:
     described : whether the checkpoint says its configuration, or is a public one; else its label table settles K
     weights : the set of weights to take
     training_steps, training_batch_size : as the checkpoint says; None if it does not, or is not here
+    latents : that the weights were trained on, as the checkpoint says; None if it does not, or in pixel space
     """
 
     name: str
@@ -53,6 +55,35 @@ class ModelChoice:
     weights: Weights
     training_steps: int | None = None
     training_batch_size: int | None = None
+    latents: LatentSpace | None = None
+
+    def on(self, latents: LatentSpace, *, vae: str) -> ModelChoice:
+        """The same on the latents of an autoencoder, which a checkpoint takes that does not say its configuration.
+
+        Parameters
+        ----------
+        vae : what the autoencoder is called
+
+        Raises
+        ------
+        ValueError
+            If the network takes other latents, or the image size is no multiple of the autoencoder's factor.
+        """
+        config = self.config
+        if config.space != "latent":
+            return self
+        if not self.described:
+            side = latents.input_size(config.image_size)
+            config = dataclasses.replace(
+                config, in_channels=latents.channels, input_size=side, latent_factor=latents.factor
+            )
+        check_latents(config, latents, vae=vae, whose=str(self.path))
+        if self.latents is not None and (self.latents.scale, self.latents.shift) != (latents.scale, latents.shift):
+            raise ValueError(
+                f"`vae` {shown(vae)}: latents by {latents.scaling}; {self.path} was trained on latents by "
+                f"{self.latents.scaling}. Pass the autoencoder by which they were encoded, and what lay beside it."
+            )
+        return dataclasses.replace(self, config=config)
 
     def open(
         self, *, num_classes: int | None = None, on_note: Callable[[str], None] | None = None
@@ -70,9 +101,20 @@ class ModelChoice:
             If the checkpoint is none of a DiT, or its classes cannot be told.
         """
         checkpoint = open_checkpoint(self.path, weights=self.weights, on_note=on_note)
+        self._check_channels(checkpoint)
         if self.described:
             return checkpoint, self.config
         return checkpoint, labelled_config(self.config, checkpoint, num_classes=num_classes)
+
+    def _check_channels(self, checkpoint: Checkpoint) -> None:
+        """ValueError if the weights take latents of other channels than the autoencoder makes."""
+        embedder = checkpoint.tensors["x_embedder.proj.weight"]
+        found, expected = embedder.shape[1:2], self.config.in_channels
+        if not self.described and embedder.ndim == 4 and found != (expected,):
+            raise ValueError(
+                f"{self.path}: takes {found[0]} channels, and the autoencoder makes {expected}. Pass by `vae` the "
+                "autoencoder that it was trained with."
+            )
 
 
 def choose_model(
@@ -123,7 +165,28 @@ def choose_model(
         weights=_weights_of(notes, weights, path),
         training_steps=notes["step"] if notes else None,
         training_batch_size=notes["recipe"]["batch_size"] if notes else None,
+        latents=_latents_of(notes, path),
     )
+
+
+def check_latents(config: DiTConfig, latents: LatentSpace, *, vae: str, whose: str) -> None:
+    """Refuse an autoencoder whose latents a network does not take.
+
+    Parameters
+    ----------
+    vae, whose : what the autoencoder and the network are called
+
+    Raises
+    ------
+    ValueError
+        With the latents of both.
+    """
+    takes = LatentSpace(channels=config.in_channels, factor=config.latent_factor)
+    if (takes.channels, takes.factor) != (latents.channels, latents.factor):
+        raise ValueError(
+            f"`vae` {shown(vae)}: makes latents of {latents.words}; {whose} takes {takes.words}. Pass the autoencoder "
+            "that it was trained with."
+        )
 
 
 def check_block(block: str | None) -> None:
@@ -144,7 +207,7 @@ def choose_decoder(vae: str) -> Path | Asset:
 
     Parameters
     ----------
-    vae : "ema", "mse" or "original", or a file or folder, which goes first
+    vae : "ema", "mse", "original" or "flux", or a file or folder, which goes first
 
     Raises
     ------
@@ -220,6 +283,17 @@ def _not_described(model: str | None, named: DiTConfig | None, path: Path, *, ow
     if named is None or model is None:
         raise ValueError(f"{path}: does not say which model it is of; pass `model`, such as `model` {DEFAULT_MODEL}.")
     return model, named
+
+
+def _latents_of(notes: dict[str, Any] | None, path: Path) -> LatentSpace | None:
+    """The latents that a file of `dit-eval train` was trained on; None of pixels, and of files of others."""
+    data = notes.get("data") if notes else None
+    if not isinstance(data, dict) or data.get("kind") != "latents":
+        return None
+    try:
+        return LatentSpace.of(data.get("latents"))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its notes on training cannot be read ({reason(error)}).") from None
 
 
 def _refuse_other(stored: DiTConfig, asked: dict[str, Any], *, whose: str) -> None:

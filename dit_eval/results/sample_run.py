@@ -15,6 +15,7 @@ from dit_eval.system.text import reason
 _OF_FLOWS = {
     "path", "prediction", "time", "diffusion_form", "diffusion_norm", "last_step", "last_step_size", "atol", "rtol",
 }  # fmt: skip
+_LATER = {"guidance_interval", "guide_ckpt", "guide_ckpt_sha256", "guide_network", "vae_latents"}
 # How sampling makes noise; a change of the rule is a change of all images and needs another text.
 NOISE_RULE = "numpy Philox, key (seed, index), standard_normal float32; labels from key (seed, 2^63 + index)"
 
@@ -29,6 +30,7 @@ class RunFiles:
     network, image_size : the fields of its `DiTConfig`, and the side of its images in pixels
     checkpoint, checkpoint_sha256, weights : file name, checksum, and the set of weights that was taken from it
     vae, vae_sha256 : decoder and checksum; None in pixel space
+    vae_latents : channels, factor, scale and shift of its latents; None for Stable Diffusion's, and in pixel space
     labels_sha256 : of the file of labels, if they are from one
     training_steps, training_batch_size : as the checkpoint says; None if it does not
     guide_ckpt, guide_ckpt_sha256, guide_network : of a second network that guides; None if none does
@@ -48,6 +50,7 @@ class RunFiles:
     guide_ckpt: str | None = None
     guide_ckpt_sha256: str | None = None
     guide_network: dict[str, Any] | None = None
+    vae_latents: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +79,7 @@ class SampleRun:
     diffusion_form, diffusion_norm, last_step, last_step_size : of an SDE, as in SiT
     atol, rtol : of ode-dopri5
     vae, vae_sha256 : decoder name or file name, SHA-256 of its weights; None in pixel space
+    vae_latents : channels, factor, scale and shift of its latents; None for Stable Diffusion's, and in pixel space
     vae_tiling : latents decoded in overlapping tiles, which changes pixels near the seams
     labels, labels_sha256 : "random", "balanced", or "file" and its checksum
     rounding : "dit" (127.5 x + 128, truncated) or "truncate" (127.5 (x + 1), truncated)
@@ -126,6 +130,7 @@ class SampleRun:
     last_step_size: float | None = None
     atol: float | None = None
     rtol: float | None = None
+    vae_latents: dict[str, Any] | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     earlier_environments: tuple[dict[str, Any], ...] = ()
 
@@ -170,6 +175,7 @@ class SampleRun:
             last_step_size=settings.last_step_size,
             atol=settings.atol,
             rtol=settings.rtol,
+            vae_latents=files.vae_latents,
             environment=environment(),
         )
 
@@ -249,11 +255,7 @@ class SampleRun:
 
 
 # Fields of the first edition's files, which are written whatever they are.
-_FIRST = {
-    each.name
-    for each in dataclasses.fields(SampleRun)
-    if each.name not in {"guidance_interval", "guide_ckpt", "guide_ckpt_sha256", "guide_network"} | _OF_FLOWS
-}
+_FIRST = {each.name for each in dataclasses.fields(SampleRun) if each.name not in _LATER | _OF_FLOWS}
 _TUPLES = ("earlier_environments", "guidance_interval")  # JSON has lists
 # Fields of a run that are those of its settings, under the same name and with the same meaning.
 _RECORDED = {each.name for each in dataclasses.fields(SampleRun)} - {"vae"}

@@ -3,9 +3,9 @@
 import torch
 from diffusers import AutoencoderKL
 
-from dit_eval.models import vae
+from dit_eval.models import vae_files
 
-SMALL = vae._CONFIG | {"block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4, "sample_size": 64}
+SMALL = vae_files.SD_CONFIG | {"block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4, "sample_size": 64}
 
 
 def random_vae(config):
