@@ -104,12 +104,11 @@ def _encode_setup(arguments: Encode, watch: Watch) -> tuple[ImageFolder, Path, s
     World().device(arguments.device)
     check_latents_folder(arguments.out)
     decoder = choose_decoder(arguments.vae)
-    factor = latents_of(decoder).factor
-    if arguments.image_size % factor or arguments.image_size < factor:
-        size = arguments.image_size
-        raise ValueError(f"--image-size {size}: needed a multiple of {factor}, the autoencoder's factor.")
     folder = list_images(arguments.folder, image_size=arguments.image_size, identity=arguments.identity)
     check_destination("--out", arguments.out.absolute().parent, folder=True)
+    size, factor = arguments.image_size, latents_of(decoder).factor
+    if size % factor or size < factor:
+        raise ValueError(f"--image-size {size}: needed a multiple of {factor}, the autoencoder's factor.")
     vae = decoder if isinstance(decoder, Path) else bring(decoder)
     watch.see(vae)
     with Progress() as progress:
