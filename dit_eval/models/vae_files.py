@@ -21,7 +21,7 @@ from dit_eval.models.latent_space import LatentSpace
 from dit_eval.models.vae_names import is_ldm, ldm_config
 from dit_eval.models.wrappers import Unwrapped, unwrap
 from dit_eval.system.assets import Asset, assets
-from dit_eval.system.reading import NOT_OURS, is_count, is_number, read_json
+from dit_eval.system.reading import is_count, is_number, read_json
 from dit_eval.system.text import did_you_mean, reason, shown
 
 # Names of the command line and the assets that they are.
@@ -273,13 +273,13 @@ def _by_names(file: Path, config: dict[str, Any]) -> AutoencoderFile:
         return AutoencoderFile(weights=file, config=config, latents=space, notes=(note,))
     raise ValueError(
         f"{file}: an autoencoder of {space.words}, and nothing says how its latents are scaled. "
-        f"{_where_scaling_is(space)}"
+        f"{_where_scaling_is(space.channels, space.factor)}"
     )
 
 
-def _where_scaling_is(space: LatentSpace) -> str:
+def _where_scaling_is(channels: int, factor: int) -> str:
     """Where people find the scale of such an autoencoder."""
-    if (space.channels, space.factor) == (16, 8):
+    if (channels, factor) == (16, 8):
         return (
             "SD3's (scale 1.5305, shift 0.0609) and FLUX's (0.3611, 0.1159) look alike: put the config.json of its "
             "folder in diffusers' layout beside it, or pass `vae` flux for the public one."
@@ -293,7 +293,7 @@ def _where_scaling_is(space: LatentSpace) -> str:
 def _ldm_config(file: Path, names: Mapping[str, Tensor]) -> dict[str, Any]:
     try:
         return ldm_config({name: tuple(value.shape) for name, value in names.items()})
-    except NOT_OURS as error:
+    except ValueError as error:
         raise ValueError(f"{file}: {reason(error)}") from None
 
 
@@ -312,11 +312,9 @@ def _other(names: Mapping[str, Tensor]) -> str:
         return "an AutoencoderDC; expected its config.json beside it, which is in its folder in diffusers' layout"
     first = names.get("decoder.conv_in.weight")
     if first is not None and first.ndim == 4 and "decoder.mid_block.resnets.0.conv1.weight" in names:
-        space = LatentSpace(channels=first.shape[1])
-        return (
-            f"an AutoencoderKL of {space.channels} channels; expected its config.json beside it. "
-            f"{_where_scaling_is(space).rstrip('.')}"
-        )
+        channels = first.shape[1]
+        where = _where_scaling_is(channels, LatentSpace.factor).rstrip(".")
+        return f"an AutoencoderKL of {channels} channels; expected its config.json beside it. {where}"
     found = ", ".join(shown(name[:80]) for name in sorted(names)[:3]) or "no tensors"
     return (
         f"not the weights of an autoencoder in diffusers' or LDM's names (found {found}, ...; needed "

@@ -28,8 +28,8 @@ def ldm_config(shapes: Shapes) -> dict[str, Any]:
 
     Raises
     ------
-    KeyError, ValueError
-        If the names are not all there.
+    ValueError
+        If a name is missing that tells it, or is of another shape.
     """
     levels = [level for level in range(_MOST_LEVELS) if f"encoder.down.{level}.block.0.conv1.weight" in shapes]
     if levels != list(range(len(levels))):
@@ -40,12 +40,12 @@ def ldm_config(shapes: Shapes) -> dict[str, Any]:
     return {
         "_class_name": "AutoencoderKL",
         "act_fn": "silu",
-        "block_out_channels": [shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] for level in levels],
+        "block_out_channels": [_sides(shapes, f"encoder.down.{level}.block.0.conv1.weight")[0] for level in levels],
         "down_block_types": [f"{'Attn' * attends}DownEncoderBlock2D" for attends in down],
         "up_block_types": [f"{'Attn' * attends}UpDecoderBlock2D" for attends in up],
         "in_channels": 3,
         "out_channels": 3,
-        "latent_channels": shapes["decoder.conv_in.weight"][1],
+        "latent_channels": _sides(shapes, "decoder.conv_in.weight")[1],
         "layers_per_block": layers,
         "mid_block_add_attention": "decoder.mid.attn_1.q.weight" in shapes,
         "norm_num_groups": _GROUPS,
@@ -53,6 +53,14 @@ def ldm_config(shapes: Shapes) -> dict[str, Any]:
         "use_post_quant_conv": "post_quant_conv.weight" in shapes,
         "use_quant_conv": "quant_conv.weight" in shapes,
     }
+
+
+def _sides(shapes: Shapes, name: str) -> tuple[int, ...]:
+    """The shape of a convolution's weights."""
+    shape = shapes.get(name, ())
+    if len(shape) != 4:
+        raise ValueError(f"{name}: found {shape or 'nothing'}; expected the weights of a convolution.")
+    return shape
 
 
 def in_diffusers_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Autoencoders of 16 and 32 channels: equal to the published ones and to diffusers, told apart, and never guessed."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -268,6 +269,9 @@ def wrong(case, folder, sd3, dc_ae):
     if case == "vq":
         save_file({"quantize.embedding.weight": torch.zeros(3, 4)}, folder / "vq.safetensors")
         return folder / "vq.safetensors"
+    if case == "a level without a shape":
+        save_file(quarter("flux") | {"encoder.down.1.block.0.conv1.weight": torch.zeros(())}, folder / "ae.safetensors")
+        return folder / "ae.safetensors"
     assert case == "a pipeline"
     shutil.copytree(sd3, folder / "vae")
     return folder
@@ -288,6 +292,7 @@ WRONG = {
     "other channels": r"decoder\.conv_in\.weight: found \(16, 16, 3, 3\); the network .* has \(16, 8, 3, 3\)",
     "mit's names": "a DC-AE in the names of its own code; take the folder whose name ends in -diffusers",
     "vq": "a VQ autoencoder",
+    "a level without a shape": r"encoder\.down\.1\.block\.0\.conv1\.weight: found nothing; expected the weights",
     "a pipeline": r"The autoencoder of a pipeline is its folder .*vae",
 }
 
@@ -338,6 +343,7 @@ def test_a_networks_input_follows_from_autoencoder_and_size():
         named_config("DiT-B/2", image_size=264, latents=LatentSpace(factor=16))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_says_nothing_takes_what_the_autoencoder_makes(tmp_path):
     path = tmp_path / "theirs.pt"
     torch.save(DiT(DiTConfig(depth=12, hidden_size=384, num_heads=6, patch_size=8, input_size=8)).state_dict(), path)
@@ -377,7 +383,10 @@ def pictures(tmp_path_factory):
 SIZES = ["--depth", 1, "--hidden-size", 16, "--num-heads", 2, "--patch-size", 1]
 
 
-@pytest.mark.parametrize(("kind", "shape", "factor"), [("sd3", (16, 4, 4), 8), ("va_vae", (32, 2, 2), 16)])
+@pytest.mark.parametrize(
+    ("kind", "shape", "factor"),
+    [("sd3", (16, 4, 4), 8), pytest.param("va_vae", (32, 2, 2), 16, marks=pytest.mark.slow)],
+)
 def test_encode_train_and_sample_on_other_latents(kind, shape, factor, request, pictures, tmp_path, capsys):
     path = request.getfixturevalue(kind)
     data, trained, out = tmp_path / "latents", tmp_path / "run", tmp_path / "samples.npz"
@@ -412,7 +421,7 @@ class _NoNoise:
         return np.zeros(shape, dtype)
 
 
-def test_an_autoencoder_that_does_not_fit_is_one_error_before_work(sd3, va_vae, dc_ae, tmp_path, capsys):
+def test_an_autoencoder_that_does_not_fit_is_one_error_before_work(sd3, va_vae, dc_ae, pictures, tmp_path, capsys):
     weights, out = tmp_path / "dit.safetensors", tmp_path / "out.npz"
     latent = {"in_channels": 32, "input_size": 2, "latent_factor": 16}
     save_dit(weights, DiT(DiTConfig(depth=1, hidden_size=16, num_heads=2, patch_size=1, num_classes=3, **latent)))
@@ -421,9 +430,30 @@ def test_an_autoencoder_that_does_not_fit_is_one_error_before_work(sd3, va_vae, 
         assert code == 2
         assert f"makes latents of {found} of the side" in error
         assert "takes 32 channels at 1/16 of the side. Pass the autoencoder that it was trained with" in error
-    code, error = run(capsys, "encode", tmp_path, "--out", tmp_path / "l", "--image-size", 40, "--vae", va_vae)
+    code, error = run(capsys, "encode", pictures, "--out", tmp_path / "l", "--image-size", 40, "--vae", va_vae)
     assert code == 2
     assert "--image-size 40: needed a multiple of 16, the autoencoder's factor" in error
+
+
+def test_latents_that_are_scaled_in_another_way_do_not_go_on(sd3, pictures, tmp_path, capsys):
+    data, other = tmp_path / "latents", rewritten(sd3, tmp_path / "sd3", shift_factor=None)  # the same weights
+    encode = ["encode", pictures, "--out", data, "--image-size", 32, "--device", "cpu", "--vae"]
+    for first, second in ((sd3, other), (other, sd3)):
+        shutil.rmtree(data, ignore_errors=True)
+        assert run(capsys, *encode, first)[0] == 0
+        code, error = run(capsys, *encode, second)
+        assert code == 2
+        assert re.search(r"is of another run: .*shift: ", error), error
+
+
+@torch.inference_mode()
+def test_dc_ae_decodes_in_tiles(dc_ae):
+    ours = Autoencoder(dc_ae, tiling=True)
+    ours._model.enable_tiling(32, 32, 24, 24)
+    x = latents(32, 6)
+    tiled = ours.decode(x)
+    assert tiled.shape == (1, 3, 48, 48)
+    assert not torch.equal(tiled, Autoencoder(dc_ae).decode(x))
 
 
 def test_latents_scaled_in_another_way_are_refused(sd3, tmp_path):
