@@ -45,6 +45,7 @@ class ModelChoice:
     weights : the set of weights to take
     training_steps, training_batch_size : as the checkpoint says; None if it does not, or is not here
     latents : that the weights were trained on, as the checkpoint says; None if it does not, or in pixel space
+    decoder : the latents of the autoencoder that goes with it, once that is known
     """
 
     name: str
@@ -56,6 +57,7 @@ class ModelChoice:
     training_steps: int | None = None
     training_batch_size: int | None = None
     latents: LatentSpace | None = None
+    decoder: LatentSpace | None = None
 
     def on(self, latents: LatentSpace, *, vae: str) -> ModelChoice:
         """The same on the latents of an autoencoder, which a checkpoint takes that does not say its configuration.
@@ -83,7 +85,7 @@ class ModelChoice:
                 f"`vae` {shown(vae)}: latents by {latents.scaling}; {self.path} was trained on latents by "
                 f"{self.latents.scaling}. Pass the autoencoder by which they were encoded, and what lay beside it."
             )
-        return dataclasses.replace(self, config=config)
+        return dataclasses.replace(self, config=config, decoder=latents)
 
     def open(
         self, *, num_classes: int | None = None, on_note: Callable[[str], None] | None = None
@@ -101,19 +103,21 @@ class ModelChoice:
             If the checkpoint is none of a DiT, or its classes cannot be told.
         """
         checkpoint = open_checkpoint(self.path, weights=self.weights, on_note=on_note)
-        self._check_channels(checkpoint)
         if self.described:
             return checkpoint, self.config
+        self._check_channels(checkpoint)
         return checkpoint, labelled_config(self.config, checkpoint, num_classes=num_classes)
 
     def _check_channels(self, checkpoint: Checkpoint) -> None:
-        """ValueError if the weights take latents of other channels than the autoencoder makes."""
-        embedder = checkpoint.tensors["x_embedder.proj.weight"]
-        found, expected = embedder.shape[1:2], self.config.in_channels
-        if not self.described and embedder.ndim == 4 and found != (expected,):
+        """ValueError if the weights, of the network asked for, take other channels than the autoencoder makes."""
+        shape, config = tuple(checkpoint.tensors["x_embedder.proj.weight"].shape), self.config
+        if self.decoder is None or shape != (config.hidden_size, *shape[1:2], config.patch_size, config.patch_size):
+            return  # `build_dit` says what is wrong
+        found, made = shape[1], self.decoder.channels
+        if found != made:
             raise ValueError(
-                f"{self.path}: takes {found[0]} channels, and the autoencoder makes {expected}. Pass by `vae` the "
-                "autoencoder that it was trained with."
+                f"{self.path}: takes {found} channels, and the autoencoder makes {made}. Pass by `vae` the autoencoder "
+                "that it was trained with."
             )
 
 
