@@ -800,7 +800,7 @@ def checkpoints(tmp_path_factory):
         (["--ckpt", "nowhere.pt", "--model", "DiT-B/4"], "nowhere.pt: no such checkpoint"),
         (["--ckpt", "{}/other.pt"], "does not say which model it is of; pass --model"),
         (["--ckpt", "{}/other.pt", "--model", "DiT-S/8", "--vae", "{}/vae.safetensors"], "not a checkpoint of a DiT"),
-        (["--ckpt", "{}/s8.pt", "--model", "DiT-S/4", "--vae", "{}/vae.safetensors"], "a checkpoint of DiT-S/8"),
+        (["--ckpt", "{}/s8.pt", "--model", "DiT-S/4", "--vae", "{}/vae.safetensors"], "this is a DiT-S/8 or a SiT-S/8"),
         (
             ["--ckpt", "{}/s8.pt", "--model", "DiT-S/8", "--image-size", "512", "--vae", "{}/vae.safetensors"],
             "for images of 256 px; this model for 512 px",

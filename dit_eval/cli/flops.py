@@ -29,7 +29,9 @@ class Flops:
 
     models: Annotated[
         tuple[str, ...],
-        Option("DiT-XL/2 and so on, ADM-256, ADM-U-256-upsampler, LDM-4 and so on", name="MODEL", several="words"),
+        Option(
+            "DiT-XL/2 and so on, ADM-256, LDM-4 and so on, SiT-XL/2, LightningDiT-XL/1", name="MODEL", several="words"
+        ),
     ] = ()
     all: Annotated[bool, Option("every model of Tables 1, 4 and 6", group=EVERYDAY)] = False
     image_size: Annotated[Pixels | None, Option("of a DiT (default: 256)", metavar="PIXELS", group=EVERYDAY)] = None

@@ -45,6 +45,7 @@ WHAT_TO_DRAW = Panel(
                 "diffusion_norm",
                 "last_step",
                 "last_step_size",
+                "timestep_shift",
                 "atol",
                 "rtol",
             )

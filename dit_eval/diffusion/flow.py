@@ -192,7 +192,10 @@ class Flow:
         """The times visited, from noise to data, as `own_time` has them; of an SDE without the end of its last step."""
         noise, data = self._short()
         ends = (1 - noise, data) if self.settings.time == "repa" else (noise, 1 - data)
-        return _evenly(*ends, self.points + (self.settings.time == "repa" and not self.is_sde))
+        times = _evenly(*ends, self.points + (self.settings.time == "repa" and not self.is_sde))
+        shift = self.settings.timestep_shift
+        # Esser et al. 2024 (arXiv 2403.03206), eq. 23, in SiT's time: below 1 more steps are near the noise.
+        return times if shift is None else tuple(shift * t / (1 + (shift - 1) * t) for t in times)
 
     @cached_property
     def times(self) -> tuple[float, ...]:

@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 
 from dit_eval.diffusion.labels import draw_labels, read_labels
+from dit_eval.diffusion.origin import check_answer, check_family, check_origin
 from dit_eval.diffusion.sampler import Decoder, ImageSampler, check_sampling
 from dit_eval.diffusion.written import check_weights
 from dit_eval.models.checkpoints import build_dit, stored_config
@@ -59,6 +60,7 @@ def choose_and_check(
         block=settings.block,
     )
     choice = _on_its_latents(choice, settings)
+    check_family(choice.family, settings, whose=f"{shown(choice.name)}, {choice.path}")
     check_sampling(settings, choice.config, device=device)
     _check_clock(choice, settings)
     _choose_guide(choice, settings)
@@ -182,11 +184,15 @@ def _load_model(
     about = f"{shown(choice.name)}, {choice.config.image_size} px, on {device.split(':')[0]}"
     voice.say(f"model  {about}: checkpoint {choice.path}")
     checkpoint, config = choice.open(num_classes=settings.num_classes, on_note=voice.note)
+    check_origin(checkpoint.origin, settings, whose=str(choice.path))
     check_sampling(settings, config, device=device)  # once more: it may have no label for "no label"
     if not config.label_dropout:
         none = f'{config.num_classes} classes, and none for "no label": it draws without guidance'
         voice.say(f"note: {choice.path}: {none}")
-    return build_dit(checkpoint, config, on_note=voice.note), checkpoint.weights or choice.weights
+    model = build_dit(checkpoint, config, on_note=voice.note)
+    if checkpoint.origin is None and not choice.described:
+        check_answer(model, settings, whose=str(choice.path))
+    return model, checkpoint.weights or choice.weights
 
 
 def _describe(

@@ -30,11 +30,9 @@ from dit_eval.flops.operators import (
     short_name,
 )
 from dit_eval.flops.tracing import Operation, Trace, trace
-from dit_eval.models.config import BlockDesign, DiTConfig, named_config
-from dit_eval.models.dit import DiT
-from dit_eval.models.names import DIT_NAMES
-from dit_eval.models.unet import UNETS, UNet, UNetConfig
-from dit_eval.system.text import did_you_mean
+from dit_eval.models import find_model
+from dit_eval.models.config import BlockDesign, DiTConfig
+from dit_eval.models.unet import UNetConfig
 
 
 def count_flops(
@@ -138,25 +136,15 @@ def check_model(
     name: str, *, image_size: int | None = None, block: BlockDesign | None = None
 ) -> DiTConfig | UNetConfig:
     """The configuration that `count_model` will build; raises as it does, and builds nothing."""
-    if name in UNETS:
-        config = UNETS[name]
-        if image_size not in (None, config.image_size) or block is not None:
-            raise ValueError(
-                f"{name} makes images of {config.image_size} pixels and has no block designs; leave both out."
-            )
-        return config
-    if name not in DIT_NAMES:
-        known = [*DIT_NAMES, *UNETS]
-        raise ValueError(f"Unknown model {name!r}; known: {', '.join(known)}.{did_you_mean(name, known)}")
-    return named_config(name, image_size=256 if image_size is None else image_size, block=block or "adaln-zero")
+    return find_model(name).config(image_size=image_size, block=block)
 
 
 def count_model(name: str, *, image_size: int | None = None, block: BlockDesign | None = None) -> FlopCount:
-    """Count a model of the paper by its name, batch 1, without guidance, on the meta device.
+    """Count a model of the paper, or a later one, by its name, batch 1, without guidance, on the meta device.
 
     Parameters
     ----------
-    name : "DiT-XL/2" and so on (`DIT_NAMES`), or a U-Net (`UNET_NAMES`)
+    name : of `dit_eval.models.MODELS`: "DiT-XL/2", "ADM-256", "SiT-XL/2", "LightningDiT-XL/1", ...
     image_size : pixels, 256 if not given; for a U-Net its own
     block : block design of a DiT, "adaln-zero" if not given
 
@@ -166,18 +154,10 @@ def count_model(name: str, *, image_size: int | None = None, block: BlockDesign 
         If there is no such model (the nearest is suggested), or the two others do not go with it.
     """
     config = check_model(name, image_size=image_size, block=block)
-    keywords = {}
+    model = find_model(name)
     with torch.device("meta"):
-        model = DiT(config) if isinstance(config, DiTConfig) else UNet(config)
-        x = torch.empty(1, config.in_channels, config.input_size, config.input_size)
-        inputs = [x, torch.zeros(1)]
-        if config.num_classes is not None:
-            inputs.append(torch.zeros(1, dtype=torch.long))
-        if isinstance(config, UNetConfig) and config.context_dim is not None:
-            keywords["context"] = torch.empty(1, 1, config.context_dim)
-        if isinstance(config, UNetConfig) and config.low_res_size is not None:
-            keywords["low_res"] = torch.empty(1, config.in_channels, config.low_res_size, config.low_res_size)
-    return count_flops(model, tuple(inputs), keywords=keywords)
+        inputs, keywords = model.example_inputs(config)
+        return count_flops(model.build(config), inputs, keywords=keywords)
 
 
 class _NoModules(ModuleTracker):

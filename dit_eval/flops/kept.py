@@ -69,22 +69,22 @@ def count_network(network: dict[str, Any]) -> Count | None:
 
         from dit_eval.flops.count import count_flops
         from dit_eval.models.config import DiTConfig, named_config
-        from dit_eval.models.dit import DiT
-        from dit_eval.models.latent_space import LatentSpace
+        from dit_eval.models.config import paper_name as dit_name
+        from dit_eval.models.lightning import network as built
+        from dit_eval.models.lightning import network_config
 
         try:
-            config = DiTConfig(**network)
+            config = network_config(network)
         except (TypeError, ValueError):
             return None
-        on_papers_latents = config.space == "latent" and config.latent_factor == LatentSpace.factor
-        for name in DIT_NAMES if on_papers_latents else ():
-            if config == named_config(name, image_size=config.image_size, block=config.block):
-                count = count_named(name, config.image_size, config.block)
-                _keep(key, [round(count.gflops * 1e9), round(count.params_m * 1e6)])
-                return count
+        name = dit_name(config) if type(config) is DiTConfig else None
+        if name is not None and config == named_config(name, image_size=config.image_size, block=config.block):
+            count = count_named(name, config.image_size, config.block)
+            _keep(key, [round(count.gflops * 1e9), round(count.params_m * 1e6)])
+            return count
         with torch.device("meta"):
             x = torch.empty(1, config.in_channels, config.input_size, config.input_size)
-            counted = count_flops(DiT(config), (x, torch.zeros(1), torch.zeros(1, dtype=torch.long)))
+            counted = count_flops(built(config), (x, torch.zeros(1), torch.zeros(1, dtype=torch.long)))
         _keep(key, [counted.total("paper"), counted.params])
     operations, params = _kept()[key]
     return Count(gflops=operations / 1e9, params_m=params / 1e6)
@@ -151,6 +151,7 @@ def _version() -> str:
         *sorted(package.glob("flops/*.py")),
         package / "models/config.py",
         package / "models/dit.py",
+        package / "models/lightning.py",
         package / "models/unet.py",
     ):
         digest.update(source.read_bytes())

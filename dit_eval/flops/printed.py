@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dit_eval.flops.counts import CONVENTIONS
-from dit_eval.models.names import UNET_SIZES
-from dit_eval.paper import GFLOPS_DECIMALS, load_table
+from dit_eval.models.names import LIGHTNING_NAMES, SIT_NAMES, UNET_SIZES
+from dit_eval.paper import GFLOPS_DECIMALS, load_table, printed_rows
 
 if TYPE_CHECKING:
     from dit_eval.flops.counts import Convention, FlopCount
@@ -123,11 +123,11 @@ class ComplexityRow:
 
 
 def counted_row(name: str, count: FlopCount, *, image_size: int | None, block: str | None) -> ComplexityRow:
-    """A model that was counted, with the paper's figures if Table 4 or 6 has it."""
+    """A model that was counted, with the figures of Table 4 or 6, or of a later paper, where they have it."""
     is_unet = name in UNET_SIZES
     size = UNET_SIZES[name] if is_unet else image_size or 256
     counted = _fields(name, size, None if is_unet else block or "adaln-zero", count)
-    for printed in (*_table_4(), *_table_6()):
+    for printed in (*_table_4(), *_table_6(), *_later()):
         if all(printed[key] == counted[key] for key in ("model", "image_size", "block")):
             return ComplexityRow(**counted | printed)
     return ComplexityRow(**counted)
@@ -223,6 +223,24 @@ def _table_6() -> Iterator[dict[str, Any]]:
         yield shared | upsampler | {"published": float(row.upsampler_gflops)}
         both = {"networks": (row.base, row.upsampler), "model": row.model, "image_size": row.image_size}
         yield shared | both | {"published": float(row.total_gflops), "published_in_text": text}
+
+
+def _later() -> Iterator[dict[str, Any]]:
+    """Models of later papers, which print other digits, and some no Gflops."""
+    seen = set()
+    for row in printed_rows("later"):
+        model, gflops = row["model"], row["gflops"]
+        if model in seen or model not in {*SIT_NAMES, *LIGHTNING_NAMES}:
+            continue
+        seen.add(model)
+        yield {
+            "model": model,
+            "image_size": int(row["image_size"]),
+            "block": "adaln-zero",
+            "published": float(gflops) if gflops else None,
+            "decimals": len(gflops.partition(".")[2]),
+            "published_params_m": int(row["params_m"]) if row["params_m"] else None,
+        }
 
 
 def _known(value: float) -> float | None:

@@ -1,8 +1,8 @@
-"""The models of the paper: DiTs, and the U-Nets that they are compared with.
+"""The models of the paper, DiTs and the U-Nets that they are compared with, and later networks on the same backbone.
 
-`MODELS` lists them in the paper's order. A family is one file, which knows its configurations by name (`named_config`),
-its network, and what the network takes (`example_inputs`); it is imported when one of its models is built, since it
-needs torch.
+`MODELS` lists them, the paper's first and in its order. A family is one file, which knows its configurations by name
+(`named_config`), its network, and what the network takes (`example_inputs`); it is imported when one of its models is
+built, since it needs torch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dit_eval.models.names import DIT_NAMES, UNET_NAMES
+from dit_eval.models.names import DIT_NAMES, LIGHTNING_FAMILY, LIGHTNING_NAMES, SIT_FAMILY, SIT_NAMES, UNET_NAMES
 from dit_eval.system.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A model of the paper.
+    """A model of the paper, or a later one.
 
     Attributes
     ----------
-    name : "DiT-XL/2", "ADM-256", ...
-    family : "DiT", "ADM" or "LDM"
+    name : "DiT-XL/2", "ADM-256", "SiT-XL/2", ...
+    family : "DiT", "ADM", "LDM", "SiT" or "LightningDiT"
     module, network : the file of the family, and the name of its network there
     """
 
@@ -69,6 +69,11 @@ class Model:
 MODELS = (
     *(Model(name=name, family="DiT", module="dit_eval.models.dit", network="DiT") for name in DIT_NAMES),
     *(Model(name=name, family=name[:3], module="dit_eval.models.unet", network="UNet") for name in UNET_NAMES),
+    *(Model(name=name, family=SIT_FAMILY, module="dit_eval.models.sit", network="DiT") for name in SIT_NAMES),
+    *(
+        Model(name=name, family=LIGHTNING_FAMILY, module="dit_eval.models.lightning", network="LightningDiT")
+        for name in LIGHTNING_NAMES
+    ),
 )
 
 

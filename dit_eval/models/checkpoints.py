@@ -1,8 +1,9 @@
-"""Published and trained DiT weights, in the layouts people have them in, loaded into our module.
+"""Published and trained weights of the DiT family, in the layouts people have them in, loaded into our modules.
 
-Known layouts: the released state dict and diffusers' `DiTTransformer2DModel`, as PyTorch's files or safetensors, within
-what trainers, compilers and parallel training put around them (`dit_eval.models.wrappers`). Nothing is unpickled but
-tensors and plain containers.
+Known layouts: the released state dicts of DiT, SiT, REPA and LightningDiT, and diffusers' `DiTTransformer2DModel`
+(`dit_eval.models.layouts`), as PyTorch's files or safetensors, within what trainers, compilers and parallel training
+put around them (`dit_eval.models.wrappers`). What a file is of is found out by `dit_eval.models.recognise`. Nothing is
+unpickled but tensors and plain containers.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ import argparse
 import io
 import json
 import os
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,10 +21,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from dit_eval.models.config import DiTConfig, named_config
+from dit_eval.models.config import DiTConfig
 from dit_eval.models.dit import DiT
-from dit_eval.models.names import DIT_NAMES
-from dit_eval.models.wrappers import found_elsewhere, unwrap
+from dit_eval.models.layouts import PROJECTORS, released_names
+from dit_eval.models.lightning import LightningConfig, network, network_config
+from dit_eval.models.recognise import Origin, Recognised, foreign, origin, recognised
+from dit_eval.models.wrappers import found_elsewhere, named_shapes, unwrap
 from dit_eval.system.files import atomic_file
 from dit_eval.system.reading import parse_json, tensor_file, tensor_header
 from dit_eval.system.tensors import load_tensors, stored_texts
@@ -33,24 +35,6 @@ from dit_eval.system.text import reason, shown
 # In the metadata of the safetensors files that we write.
 _CONFIG_KEY = "dit_eval.config"
 NOTES_KEY = "dit_eval.training"  # of weights that were trained here: step, recipe, data, environment
-
-# diffusers' names of what each block repeats or renames; {i} is the block.
-_DIFFUSERS_BLOCK = {
-    "norm1.linear": "adaLN_modulation.1",
-    "attn1.to_out.0": "attn.proj",
-    "ff.net.0.proj": "mlp.fc1",
-    "ff.net.2": "mlp.fc2",
-}
-_DIFFUSERS_SHARED = {  # stored in every block, used once
-    "norm1.emb.timestep_embedder.linear_1": "t_embedder.mlp.0",
-    "norm1.emb.timestep_embedder.linear_2": "t_embedder.mlp.2",
-    "norm1.emb.class_embedder.embedding_table": "y_embedder.embedding_table",
-}
-_DIFFUSERS_OUTER = {
-    "pos_embed.proj": "x_embedder.proj",
-    "proj_out_1": "final_layer.adaLN_modulation.1",
-    "proj_out_2": "final_layer.linear",
-}
 
 # First parts of the names of a DiT, released and diffusers', and a tensor that tells it.
 _ROOTS = {"x_embedder", "t_embedder", "y_embedder", "pos_embed", "blocks", "final_layer", "transformer_blocks",
@@ -65,6 +49,10 @@ _POSITIONS_DRIFT = 1e-3
 Note = Callable[[str], None]
 
 
+class AnotherNetwork(ValueError):
+    """A file is of a network that is known, and not run here."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """What a file has of a DiT.
@@ -75,12 +63,16 @@ class Checkpoint:
     tensors : by their released names, on the CPU
     weights : the set they are, averaged ("ema") or the latest ("model"); None if the file does not say
     num_classes : K, if the file says it in the settings of its training
+    found : the network that they are of
+    origin : whose program trained them; None if the file does not say
     """
 
     path: Path
     tensors: dict[str, Tensor]
     weights: Literal["ema", "model"] | None
     num_classes: int | None
+    found: Recognised | None = None
+    origin: Origin | None = None
 
 
 def load_dit(
@@ -130,23 +122,44 @@ def open_checkpoint(
     try:
         found = unwrap(state, roots=_ROOTS, anchors=_ANCHORS, weights=weights)
     except ValueError as error:
+        _refuse_foreign(named_shapes(state), path)
         raise ValueError(f"{path}: {error}.") from None
+    _refuse_foreign(named_shapes(state) if found is None else _shapes(found.tensors), path)
     if found is None:
         raise ValueError(f"{path}: not a checkpoint of a DiT ({_instead(state)}).")
     tensors = _in_released_names(found.tensors, path)
-    if found.notes and on_note:
-        on_note(f"{path}: {'; '.join(found.notes)}")
-    return Checkpoint(path=path, tensors=tensors, weights=found.weights, num_classes=_said_classes(state, tensors))
+    network_found = recognised(_shapes(tensors))
+    projectors = [name for name in found.tensors if name.startswith(f"{PROJECTORS}.")]
+    notes = [*found.notes, *([f"left out the projectors of REPA ({len(projectors)} tensors)"] if projectors else [])]
+    if notes and on_note:
+        on_note(f"{path}: {'; '.join(notes)}")
+    return Checkpoint(
+        path=path,
+        tensors=tensors,
+        weights=found.weights,
+        num_classes=_said_classes(state, tensors),
+        found=network_found,
+        origin=origin(state, found.tensors, network_found, path),
+    )
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in tensors.items()}
+
+
+def _refuse_foreign(shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    other = foreign(shapes)
+    if other is not None:
+        raise AnotherNetwork(f"{path}: {other}.")
 
 
 def _in_released_names(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The tensors of a DiT, of either layout, if they are plain numbers."""
+    """The tensors of a DiT, of any layout, if they are plain numbers."""
     odd = next((name for name, value in tensors.items() if not _is_plain(value)), None)
     if odd is not None:
         kind = type(tensors[odd]).__name__
         raise ValueError(f"{path}: {odd[:80]!r} holds no plain floating point numbers, as weights do, but a {kind}.")
-    if any(name.startswith("transformer_blocks.") for name in tensors):
-        tensors = _from_diffusers(tensors, path)
+    tensors = released_names(tensors, path)
     if "x_embedder.proj.weight" not in tensors:
         raise ValueError(f"{path}: not a checkpoint of a DiT ({_instead(tensors)}).")
     return tensors
@@ -155,7 +168,7 @@ def _in_released_names(tensors: dict[str, Tensor], path: Path) -> dict[str, Tens
 def build_dit(checkpoint: Checkpoint, config: DiTConfig, *, on_note: Note | None = None) -> DiT:
     """The DiT of a checkpoint, in evaluation mode, on the CPU. Position table and errors as `load_dit`."""
     _refuse_other_shapes(checkpoint, config)
-    model = DiT(config)
+    model = network(config)
     positions = _positions(checkpoint, model.pos_embed.detach(), on_note)
     model.load_state_dict({**checkpoint.tensors, "pos_embed": positions})
     return model.eval()
@@ -165,8 +178,8 @@ def _refuse_other_shapes(checkpoint: Checkpoint, config: DiTConfig) -> None:
     """Raise a ValueError if a checkpoint is of another model, or of other classes."""
     path = checkpoint.path
     with torch.device("meta"):
-        needed = {name: tuple(value.shape) for name, value in DiT(config).state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in checkpoint.tensors.items()}
+        needed = _shapes(network(config).state_dict())
+    found = _shapes(checkpoint.tensors)
     stored, table = found.pop("pos_embed", None), needed.pop("pos_embed")
     if stored is not None and stored != table and found == needed:
         sizes = ""
@@ -177,7 +190,7 @@ def _refuse_other_shapes(checkpoint: Checkpoint, config: DiTConfig) -> None:
             )
         raise ValueError(f"{path}: {sizes or f'its position table has shape {stored}; needed {table}.'}")
     if found != needed:
-        raise ValueError(f"{path}: {_difference(found, needed, config)}")
+        raise ValueError(f"{path}: {_difference(found, needed, config, checkpoint.found)}")
     if checkpoint.num_classes not in (None, config.num_classes):
         raise ValueError(
             f"{path}: of {checkpoint.num_classes} classes, as the settings in it say; asked for {config.num_classes}. "
@@ -229,6 +242,28 @@ def labelled_config(config: DiTConfig, checkpoint: Checkpoint, *, num_classes: i
         raise ValueError(f"{path}: {_about_rows(rows, classes)}")
     dropout = (config.label_dropout or DiTConfig.label_dropout) if rows == classes + 1 else 0.0
     return replace(config, num_classes=classes, label_dropout=dropout)
+
+
+def published_name(checkpoint: Checkpoint) -> str | None:
+    """The name of a published network that a file is of, by its trainer if it says whose; None if it is of no such."""
+    names = checkpoint.found.names if checkpoint.found else ()
+    family = None if checkpoint.origin is None else checkpoint.origin.family
+    return next((name for name in names if name.partition("-")[0] == family), next(iter(names), None))
+
+
+def fitted_config(config: DiTConfig, checkpoint: Checkpoint) -> DiTConfig:
+    """A configuration with the parts of a checkpoint: channels of the output, and those of a `LightningConfig`."""
+    found = checkpoint.found
+    if found is None:
+        return config  # `build_dit` says what is wrong
+    plain: dict[str, Any] = {each.name: getattr(config, each.name) for each in fields(DiTConfig)}
+    plain |= {"learn_sigma": found.learn_sigma}
+    if not isinstance(config, LightningConfig):
+        return network_config(plain | found.parts)
+    # SD-VAE's latents, on which LightningDiT was studied too, have 4 channels and an eighth of the side.
+    if found.channels == 4 and config.in_channels != 4:
+        plain |= {"in_channels": 4, "input_size": config.input_size * config.latent_factor // 8}
+    return network_config(plain | found.parts | {"latent_factor": config.image_size // plain["input_size"]})
 
 
 def _about_rows(rows: int, classes: int) -> str:
@@ -300,7 +335,7 @@ def stored_config(path: str | os.PathLike[str]) -> DiTConfig | None:
     """
     try:
         text = _metadata(Path(path)).get(_CONFIG_KEY)
-        return None if text is None else DiTConfig(**parse_json(text))
+        return None if text is None else network_config(parse_json(text))
     except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)}: its configuration cannot be read ({reason(error)}).") from None
 
@@ -370,55 +405,17 @@ def _is_plain(value: Tensor) -> bool:
     return plain and value.device.type == "cpu" and value.layout == torch.strided and value.is_floating_point()
 
 
-def _from_diffusers(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = {}
-    parts: dict[str, dict[str, Tensor]] = {}  # the three thirds of each block's attention matrix
-    for name, value in tensors.items():
-        ours, third = _released_name(name, path)
-        if third:
-            parts.setdefault(ours, {})[third] = value
-            continue
-        if ours in state and (state[ours].dtype != value.dtype or not torch.equal(state[ours], value)):
-            raise ValueError(f"{path}: {name} differs between blocks; a DiT has one for all.")
-        state[ours] = value
-    return state | {ours: _joined(thirds, ours, path) for ours, thirds in parts.items()}
-
-
-def _released_name(name: str, path: Path) -> tuple[str, str]:
-    """The released name of a tensor of diffusers' layout; and "q", "k" or "v" if it is that third of it, or ""."""
-    module, _, kind = name.rpartition(".")
-    block = re.fullmatch(r"transformer_blocks\.(\d+)\.(.+)", module)
-    if block is None and module in _DIFFUSERS_OUTER:
-        return f"{_DIFFUSERS_OUTER[module]}.{kind}", ""
-    index, inner = block.groups() if block else ("", "")
-    if inner in _DIFFUSERS_BLOCK:
-        return f"blocks.{index}.{_DIFFUSERS_BLOCK[inner]}.{kind}", ""
-    if inner in _DIFFUSERS_SHARED:
-        return f"{_DIFFUSERS_SHARED[inner]}.{kind}", ""
-    if inner in ("attn1.to_q", "attn1.to_k", "attn1.to_v"):
-        return f"blocks.{index}.attn.qkv.{kind}", inner[-1]
-    raise ValueError(f"{path}: {name} is not part of diffusers' DiT.")
-
-
-def _joined(thirds: dict[str, Tensor], ours: str, path: Path) -> Tensor:
-    """Queries, keys and values of a block as one matrix."""
-    if thirds.keys() != {"q", "k", "v"}:
-        raise ValueError(f"{path}: {ours} is incomplete; found {', '.join(sorted(thirds))} of q, k, v.")
-    if len({third.shape for third in thirds.values()}) > 1 or thirds["q"].ndim == 0:
-        raise ValueError(f"{path}: the shapes of q, k and v of {ours} differ.")
-    return torch.cat([thirds[third] for third in "qkv"])
-
-
 def _image_size(tokens: int, config: DiTConfig) -> int:
     return round(tokens**0.5) * config.patch_size * (config.image_size // config.input_size)
 
 
-def _difference(found: dict[str, tuple[int, ...]], needed: dict[str, tuple[int, ...]], config: DiTConfig) -> str:
-    """Why the shapes do not fit: the model they are of, if the paper has it, else the first differences."""
-    other = _paper_model(found, config)
-    if other is not None:
+def _difference(
+    found: dict[str, tuple[int, ...]], needed: dict[str, tuple[int, ...]], config: DiTConfig, other: Recognised | None
+) -> str:
+    """Why the shapes do not fit: the model they are of, if it is a published one, else the first differences."""
+    if other is not None and other.names and other != recognised(needed):
         return (
-            f"a checkpoint of {other}; the model asked for has depth {config.depth}, hidden size "
+            f"this is {other.words}; the model asked for has depth {config.depth}, hidden size "
             f"{config.hidden_size}, patch size {config.patch_size}, {config.block} blocks."
         )
     missing, unknown = sorted(needed.keys() - found.keys()), sorted(found.keys() - needed.keys())
@@ -434,22 +431,3 @@ def _difference(found: dict[str, tuple[int, ...]], needed: dict[str, tuple[int, 
             f"asked for are {config.num_classes} {dropout} it."
         )
     return text
-
-
-def _paper_model(found: dict[str, tuple[int, ...]], config: DiTConfig) -> str | None:
-    """The model of the paper that shapes are of, if it is another one than `config`."""
-    for name in DIT_NAMES:
-        named = named_config(name)
-        same = all(getattr(named, field) == getattr(config, field) for field in ("depth", "hidden_size", "patch_size"))
-        if not same and all(found.get(key) == shape for key, shape in _telling_shapes(named).items()):
-            return name
-    return None
-
-
-def _telling_shapes(config: DiTConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes that tell a model from the others: patch embedding and last block."""
-    dim, patch = config.hidden_size, config.patch_size
-    return {
-        "x_embedder.proj.weight": (dim, config.in_channels, patch, patch),
-        f"blocks.{config.depth - 1}.attn.qkv.weight": (3 * dim, dim),
-    }

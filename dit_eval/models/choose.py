@@ -13,21 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dit_eval.models import MODELS
 from dit_eval.models.checkpoints import (
+    AnotherNetwork,
     Checkpoint,
+    fitted_config,
     labelled_config,
     open_checkpoint,
+    published_name,
     stored_config,
     training_notes,
 )
 from dit_eval.models.config import BLOCK_DESIGNS, DiTConfig, named_config, paper_name
 from dit_eval.models.latent_space import LatentSpace
-from dit_eval.models.names import DEFAULT_MODEL, ModelName, parse_name
+from dit_eval.models.names import DEFAULT_MODEL, LIGHTNING_FAMILY, PAPER_FAMILY, SIT_FAMILY, ModelName, parse_name
 from dit_eval.models.vae_files import DECODERS, weights_file
 from dit_eval.system.assets import Asset, assets
 from dit_eval.system.text import did_you_mean, reason, shown
 
 Weights = Literal["ema", "model"]
+# Networks on DiT's backbone that predict a flow's velocity.
+FLOW_FAMILIES = (SIT_FAMILY, LIGHTNING_FAMILY)
 _SHAPE = ("depth", "hidden_size", "num_heads", "patch_size")  # what a name of the paper says of a model
 
 
@@ -105,8 +111,15 @@ class ModelChoice:
         checkpoint = open_checkpoint(self.path, weights=self.weights, on_note=on_note)
         if self.described:
             return checkpoint, self.config
+        _refuse_another_family(self.name, checkpoint)
         self._check_channels(checkpoint)
-        return checkpoint, labelled_config(self.config, checkpoint, num_classes=num_classes)
+        config = self.config if self.family == PAPER_FAMILY else fitted_config(self.config, checkpoint)
+        return checkpoint, labelled_config(config, checkpoint, num_classes=num_classes)
+
+    @property
+    def family(self) -> str:
+        """The family of a published network by its name; DiT for any other."""
+        return next((model.family for model in MODELS if model.name == self.name), PAPER_FAMILY)
 
     def _check_channels(self, checkpoint: Checkpoint) -> None:
         """ValueError if the weights, of the network asked for, take other channels than the autoencoder makes."""
@@ -193,6 +206,22 @@ def check_latents(config: DiTConfig, latents: LatentSpace, *, vae: str, whose: s
         )
 
 
+def _refuse_another_family(name: str, checkpoint: Checkpoint) -> None:
+    """ValueError if a file is of a network of another family than is asked for, or was trained by its program."""
+    family = name.partition("-")[0]
+    path, found, origin = checkpoint.path, checkpoint.found, checkpoint.origin
+    if found is not None and found.parts and (family == PAPER_FAMILY or (family == SIT_FAMILY and found.is_lightning)):
+        instead = f"Pass `model` {found.names[0]}." if found.names else "No published model has its depth and width."
+        raise ValueError(f"{path}: this is {found.words}; asked for {name}. {instead}")
+    if origin is None:
+        return
+    if origin.family != family:
+        raise ValueError(
+            f"{path}: trained by {origin.program}'s program, by {origin.said_by}; asked for {name}. Pass `model` "
+            f"{published_name(checkpoint) or f'{origin.family}-XL/2, say'}."
+        )
+
+
 def check_block(block: str | None) -> None:
     """Refuse a block design that there is not.
 
@@ -230,12 +259,16 @@ def is_checkpoint(text: str) -> bool:
 
 def _by_name(model: str | None, image_size: int | None, *, has_ckpt: bool) -> tuple[ModelName | None, DiTConfig | None]:
     """What a name says: parts of one such as mini-XL/4, for a checkpoint of that kind; or the paper's configuration."""
-    name = parse_name(model or "")
-    if has_ckpt and name is not None and not name.is_papers:
+    if not model:
+        return None, None if has_ckpt else named_config(DEFAULT_MODEL, image_size=image_size or 256)
+    published = {each.name: each for each in MODELS if each.family in (PAPER_FAMILY, *FLOW_FAMILIES)}
+    if model in published:
+        config = published[model].config(image_size=image_size)
+        return None, config if isinstance(config, DiTConfig) else None
+    name = parse_name(model)
+    if has_ckpt and name is not None and not name.is_papers and name.family not in FLOW_FAMILIES:
         return name, None
-    if has_ckpt and not model:
-        return None, None
-    return None, named_config(model or DEFAULT_MODEL, image_size=image_size or 256)
+    raise ValueError(f"Unknown model {model!r}; known: {', '.join(published)}.{did_you_mean(model, published)}")
 
 
 def _meant(own: ModelName | None, named: DiTConfig | None, image_size: int | None) -> dict[str, Any]:
@@ -285,7 +318,9 @@ def _not_described(model: str | None, named: DiTConfig | None, path: Path, *, ow
     if own:
         raise ValueError(f"{path}: does not say its configuration, and {model} is no model of the paper.")
     if named is None or model is None:
-        raise ValueError(f"{path}: does not say which model it is of; pass `model`, such as `model` {DEFAULT_MODEL}.")
+        raise ValueError(
+            f"{path}: does not say which model it is of; pass `model`, such as `model` {_by_tensors(path)}."
+        )
     return model, named
 
 
@@ -298,6 +333,18 @@ def _latents_of(notes: dict[str, Any] | None, path: Path) -> LatentSpace | None:
         return LatentSpace.of(data.get("latents"))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: its notes on training cannot be read ({reason(error)}).") from None
+
+
+def _by_tensors(path: Path) -> str:
+    """What to pass for a checkpoint: the published models that its tensors are of, or the paper's largest."""
+    try:
+        checkpoint = open_checkpoint(path)
+    except AnotherNetwork:
+        raise
+    except (OSError, ValueError):  # that is told once a model is named
+        return DEFAULT_MODEL
+    name, found = published_name(checkpoint), checkpoint.found
+    return DEFAULT_MODEL if name is None or found is None else f"{name}; by its tensors it is {found.words}"
 
 
 def _refuse_other(stored: DiTConfig, asked: dict[str, Any], *, whose: str) -> None:

@@ -47,7 +47,7 @@ class DiT(nn.Module):
         self.y_embedder = LabelEmbedder(config.num_classes, dim, config.label_dropout)
         # A parameter without gradient, because the released checkpoints store it.
         self.pos_embed = nn.Parameter(position_table(dim, grid)[None], requires_grad=False)  # (1, T, D)
-        self.blocks = nn.ModuleList(_block(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(self._block() for _ in range(config.depth))
         adaptive = config.block in ("adaln-zero", "adaln")
         self.final_layer = FinalLayer(dim, config.patch_size**2 * config.out_channels, adaptive)
         self._initialise()
@@ -113,6 +113,16 @@ class DiT(nn.Module):
         out = self.forward(torch.cat([half, half]), t, y)
         mixed = guided(out, cfg_scale, cfg_channels)[:, :cfg_channels]
         return torch.cat([torch.cat([mixed, mixed]), out[:, cfg_channels:]], dim=1)
+
+    def _block(self) -> nn.Module:
+        """A new block of the network's design."""
+        designs: dict[str, type[AdaLNZeroBlock | AdaLNBlock | CrossAttentionBlock | PlainBlock]] = {
+            "adaln-zero": AdaLNZeroBlock,
+            "adaln": AdaLNBlock,
+            "cross-attention": CrossAttentionBlock,
+            "in-context": PlainBlock,
+        }
+        return designs[self.config.block](self.config.hidden_size, self.config.num_heads)
 
     def _unpatchify(self, tokens: Tensor) -> Tensor:
         """(N, T, p p C') -> (N, C', H, W)"""
@@ -302,22 +312,12 @@ class PlainBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-def _block(config: DiTConfig) -> nn.Module:
-    designs: dict[str, type[AdaLNZeroBlock | AdaLNBlock | CrossAttentionBlock | PlainBlock]] = {
-        "adaln-zero": AdaLNZeroBlock,
-        "adaln": AdaLNBlock,
-        "cross-attention": CrossAttentionBlock,
-        "in-context": PlainBlock,
-    }
-    return designs[config.block](config.hidden_size, config.num_heads)
-
-
 class FinalLayer(nn.Module):
     """(N, T, D) -> (N, T, p p C'), with a modulated norm in the adaptive designs and a plain one in the others."""
 
     def __init__(self, dim: int, out: int, adaptive: bool) -> None:
         super().__init__()
-        self.norm_final = _norm_to_modulate(dim) if adaptive else _plain_norm(dim)
+        self.norm_final: nn.Module = _norm_to_modulate(dim) if adaptive else _plain_norm(dim)
         self.linear = nn.Linear(dim, out)
         if adaptive:
             self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))

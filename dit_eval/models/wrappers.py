@@ -134,6 +134,16 @@ def found_elsewhere(state: Mapping[Any, object], *, roots: Collection[str], anch
     return None
 
 
+def named_shapes(state: Mapping[Any, object]) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors in a file, by the keys that lead there and their names."""
+    return {
+        ".".join([*keys, str(name)]): tuple(value.shape)
+        for keys, mapping in _dicts(state)
+        for name, value in mapping.items()
+        if isinstance(value, Tensor)
+    }
+
+
 def _words(part: str) -> set[str] | None:
     """The words of a key or prefix that is a known wrapper, none of those in names at any depth; None if it is none."""
     if part in _AROUND:

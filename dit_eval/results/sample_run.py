@@ -14,6 +14,7 @@ from dit_eval.system.text import reason
 
 _OF_FLOWS = {
     "path", "prediction", "time", "diffusion_form", "diffusion_norm", "last_step", "last_step_size", "atol", "rtol",
+    "timestep_shift",
 }  # fmt: skip
 _LATER = {"guidance_interval", "guide_ckpt", "guide_ckpt_sha256", "guide_network", "vae_latents"}
 # How sampling makes noise; a change of the rule is a change of all images and needs another text.
@@ -78,6 +79,7 @@ class SampleRun:
     path, prediction, time : of a flow: the path, what the network predicts, and whose time it is told
     diffusion_form, diffusion_norm, last_step, last_step_size : of an SDE, as in SiT
     atol, rtol : of ode-dopri5
+    timestep_shift : of an ODE's times, as in LightningDiT; None for none
     vae, vae_sha256 : decoder name or file name, SHA-256 of its weights; None in pixel space
     vae_latents : channels, factor, scale and shift of its latents; None for Stable Diffusion's, and in pixel space
     vae_tiling : latents decoded in overlapping tiles, which changes pixels near the seams
@@ -130,6 +132,7 @@ class SampleRun:
     last_step_size: float | None = None
     atol: float | None = None
     rtol: float | None = None
+    timestep_shift: float | None = None
     vae_latents: dict[str, Any] | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     earlier_environments: tuple[dict[str, Any], ...] = ()
@@ -175,6 +178,7 @@ class SampleRun:
             last_step_size=settings.last_step_size,
             atol=settings.atol,
             rtol=settings.rtol,
+            timestep_shift=settings.timestep_shift,
             vae_latents=files.vae_latents,
             environment=environment(),
         )

@@ -97,6 +97,9 @@ class SamplingSettings:
     last_step_size: (
         Annotated[float, Meta(gt=0, lt=1, description="of time that the last step takes (default: 0.04)")] | None
     ) = None
+    timestep_shift: (
+        Annotated[float, Meta(gt=0, description="of an ODE's times, as LightningDiT: S t / (1 + (S - 1) t)")] | None
+    ) = None
     atol: Annotated[float, Meta(gt=0, description="error allowed in a step of ode-dopri5 (default: 1e-6)")] | None = (
         None
     )
@@ -177,6 +180,11 @@ class SamplingSettings:
                     f"`{given}` {getattr(self, given)}: the sampler {self.sampler} does not use it; it is for "
                     f"{_IN_WORDS[needs]}. Leave it out, or take such a `sampler`."
                 )
+        if self.timestep_shift is not None and (self.sampler == "ode-dopri5" or self.time == "repa"):
+            raise ValueError(
+                f"`timestep_shift` {self.timestep_shift}: it shifts the steps of ode-euler and ode-heun in SiT's time; "
+                "ode-dopri5 chooses its own, and REPA's sampler has none."
+            )
         if self.time == "repa" and self.path == "vp":
             raise ValueError("`path` vp: REPA has no such path; with `time` repa take linear, or gvp (its cosine).")
         if self.time == "ddpm" and self.path not in (None, "vp"):
@@ -216,8 +224,10 @@ _ACTS_IN = {
     "-": ("path", "prediction", "time"),
     "sde-": ("diffusion_form", "diffusion_norm", "last_step", "last_step_size"),
     "dopri5": ("atol", "rtol"),
+    "ode-": ("timestep_shift",),
 }
-_IN_WORDS = {"-": "flows (ode-..., sde-...)", "sde-": "SDEs (sde-euler, sde-heun)", "dopri5": "ode-dopri5"}
+_IN_WORDS = {"-": "flows (ode-..., sde-...)", "sde-": "SDEs (sde-euler, sde-heun)", "dopri5": "ode-dopri5",
+             "ode-": "ODEs of known steps (ode-euler, ode-heun)"}  # fmt: skip
 
 
 def _are_two_numbers(values: Sequence[object]) -> bool:

@@ -93,7 +93,7 @@ def test_a_checkpoint_of_another_size_says_for_which_images_it_is(tmp_path, stat
 
 def test_a_checkpoint_of_another_model_says_of_which(tmp_path):
     torch.save({k: v.clone() for k, v in DiT(named_config("DiT-S/4")).state_dict().items()}, tmp_path / "x.pt")
-    with pytest.raises(ValueError, match=r"a checkpoint of DiT-S/4; .* depth 12, hidden size 768"):
+    with pytest.raises(ValueError, match=r"this is a DiT-S/4 or a SiT-S/4, .* depth 12, hidden size 768"):
         load_dit(tmp_path / "x.pt", named_config("DiT-B/4"))
     fewer_classes = dataclasses.replace(named_config("DiT-S/4"), num_classes=10)
     with pytest.raises(ValueError, match=r"embedding_table.weight is \(1001, 384\), needed \(11, 384\)"):

@@ -8,7 +8,7 @@ import torch
 
 from dit_eval.models import MODELS, find_model
 from dit_eval.models.config import DiTConfig
-from dit_eval.models.names import DIT_NAMES, UNET_NAMES, parse_name
+from dit_eval.models.names import DIT_NAMES, LIGHTNING_NAMES, SIT_NAMES, UNET_NAMES, parse_name
 
 
 @pytest.mark.parametrize(
@@ -40,13 +40,13 @@ def test_names_of_the_paper_and_of_files():
 
 
 def test_the_models_of_the_paper_in_its_order():
-    assert tuple(model.name for model in MODELS) == DIT_NAMES + UNET_NAMES
-    assert {model.family for model in MODELS} == {"DiT", "ADM", "LDM"}
+    assert tuple(model.name for model in MODELS) == DIT_NAMES + UNET_NAMES + SIT_NAMES + LIGHTNING_NAMES
+    assert {model.family for model in MODELS} == {"DiT", "ADM", "LDM", "SiT", "LightningDiT"}
     with pytest.raises(ValueError, match="Did you mean 'ADM-256'"):
         find_model("ADM256")
 
 
-@pytest.mark.parametrize("name", ["DiT-S/8", "ADM-64", "ADM-U-256-upsampler", "LDM-8"])
+@pytest.mark.parametrize("name", ["DiT-S/8", "ADM-64", "ADM-U-256-upsampler", "LDM-8", "SiT-S/8", "LightningDiT-B/2"])
 def test_a_model_takes_its_example_inputs(name):
     model = find_model(name)
     config = model.config()
