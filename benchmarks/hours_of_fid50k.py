@@ -28,9 +28,10 @@ from dit_eval.diffusion.sampler import Decoder, ImageSampler
 from dit_eval.features.inception import TorchInception
 from dit_eval.flops.kept import count_named
 from dit_eval.images.npz import open_batch
-from dit_eval.models import vae
+from dit_eval.models import vae_files
 from dit_eval.models.config import named_config
 from dit_eval.models.names import DIT_NAMES
+from dit_eval.models.vae import Autoencoder
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.results.settings import EvaluationSettings
 from dit_eval.study.plan_file import load_plan
@@ -85,8 +86,8 @@ def paces(size: int, options: argparse.Namespace) -> Iterator[tuple[str, Pace]]:
 def decoding(folder: Path, size: int, options: argparse.Namespace) -> float:
     """Seconds of the Stable Diffusion decoder for an image."""
     if not folder.exists():
-        AutoencoderKL.from_config(vae._CONFIG).save_pretrained(folder)
-    decoder = vae.Autoencoder(folder, device=options.device)
+        AutoencoderKL.from_config(vae_files.SD_CONFIG).save_pretrained(folder)
+    decoder = Autoencoder(folder, device=options.device)
     return try_batch(sampler("DiT-S/8", size, options, decoder.decode), options.batch).finish
 
 

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,8 +20,9 @@ import numpy as np
 from msgspec import Meta
 
 from dit_eval.diffusion.data import CorruptImage, model_input
-from dit_eval.diffusion.latents import INDEX, SETTINGS, Latents, check_latents_folder, shard_name
+from dit_eval.diffusion.latents import INDEX, SETTINGS, Latents, check_latents_folder, shard_name, written
 from dit_eval.images.identity import check_identity
+from dit_eval.models.latent_space import LatentSpace
 from dit_eval.results.parse import json_text
 from dit_eval.results.settings import MOST_THREADS
 from dit_eval.system.ahead import in_order
@@ -46,15 +47,15 @@ class Encoder:
 
     Attributes
     ----------
-    encode : images float32 (B, 3, H, W) in -1..1 to means and standard deviations of their posteriors, (B, 4, h, w)
+    encode : images float32 (B, 3, H, W) in -1..1 to means and standard deviations of their posteriors, (B, C, h, w)
     vae, vae_sha256 : name of the autoencoder, and SHA-256 of its weights
-    scale : what sampled latents are multiplied with
+    latents : C, and the shift and scale by which sampled latents go to a DiT
     """
 
     encode: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     vae: str
     vae_sha256: str
-    scale: float
+    latents: LatentSpace = field(default_factory=LatentSpace)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +213,7 @@ class _Unfinished:
             "image_size": folder.image_size,
             "vae": encoder.vae,
             "vae_sha256": encoder.vae_sha256,
-            "scale": encoder.scale,
+            **written(encoder.latents),
             "dtype": settings.dtype,
         }
         self.files = RunFolder(
@@ -255,8 +256,9 @@ class _Unfinished:
                 with atomic_file(self._out / self.files.settings.name, own=True) as file:
                     file.write(json.dumps(sealed(now)).encode())
             found.append(None if INDEX in damaged else read_settings(self._out / INDEX))
+        compared = {*self._settings, *written(LatentSpace(channels=1))}
         for there in filter(None, found):
-            refuse_other(folder, differences(self._settings, {key: there.get(key) for key in self._settings}))
+            refuse_other(folder, differences(self._settings, {key: there.get(key) for key in compared}))
             check_identity(now, there, folder)
         return any(found)
 

@@ -35,6 +35,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dit_eval.diffusion.data import TrainingData
+from dit_eval.diffusion.latents import Latents
 from dit_eval.diffusion.recipe import Execution, Recipe, Schedule
 from dit_eval.diffusion.trainer import TERMS, Batch, Trainer, check_execution, draw_batch
 from dit_eval.diffusion.written import STATE, check_state, check_weights, digests_of, notes_of, steps_done
@@ -98,6 +99,10 @@ def check_training(run: TrainingRun, *, execution: Execution, world: World | Non
     if data.space != config.space or data.shape != needed:
         raise ValueError(
             f"The data are {_words(data.space, data.shape)}; the model needs {_words(config.space, needed)}."
+        )
+    if isinstance(data, Latents) and data.latents.factor != config.latent_factor:
+        raise ValueError(
+            f"The data are latents at 1/{data.latents.factor} of the side; the model needs 1/{config.latent_factor}."
         )
     if data.num_classes > config.num_classes:
         raise ValueError(f"The data have labels up to {data.num_classes - 1}; the model knows {config.num_classes}.")
@@ -266,7 +271,7 @@ class _Folder:
     def _described(self) -> dict[str, dict[str, Any]]:
         """What tells the run from others, as the file has it; of process 0 alone, since data may be read for it."""
         run = self._training
-        config, recipe = dataclasses.asdict(run.config), dataclasses.asdict(run.recipe)
+        config, recipe = run.config.to_dict(), dataclasses.asdict(run.recipe)
         described: dict[str, dict[str, Any]] = json.loads(
             json.dumps({"config": config, "recipe": recipe, "data": run.data.identity})
         )

@@ -22,14 +22,15 @@ from dit_eval.diffusion.recipe import Recipe, Schedule
 from dit_eval.diffusion.trainer import draw_batch
 from dit_eval.encoding import Encoder, encode
 from dit_eval.images.crop import centre_crop
-from dit_eval.models import vae
+from dit_eval.models import vae_files
 from dit_eval.models.checkpoints import stored_config
 from dit_eval.models.config import DiTConfig, named_config
-from dit_eval.models.vae import SCALE, Autoencoder
+from dit_eval.models.latent_space import LatentSpace
+from dit_eval.models.vae import Autoencoder
 from dit_eval.training import TrainingRun, train
 
 GOLDENS = Path(__file__).parent / "goldens"
-SMALL = vae._CONFIG | {"block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4, "sample_size": 64}
+SMALL = vae_files.SD_CONFIG | {"block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4, "sample_size": 64}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -195,7 +196,7 @@ def test_encoding_is_that_of_diffusers(pictures, small_vae, tmp_path, capsys):
             for ours, theirs in zip(latents.moments(index, mirrored), expected, strict=True):
                 np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
         assert np.abs(latents.moments(index, True)[0] - latents.moments(index, False)[0]).max() > 1e-3
-    assert json.loads((out / "latents.json").read_text())["scale"] == SCALE == 0.18215
+    assert json.loads((out / "latents.json").read_text())["scale"] == LatentSpace.scale == 0.18215
 
 
 def test_the_posterior_is_sampled_at_each_visit(pictures, small_vae, tmp_path, capsys):
@@ -348,7 +349,7 @@ def test_damaged_latents_are_refused(pictures, tmp_path):
     def posterior(images):
         return np.zeros((len(images), 4, 2, 2), np.float32), np.ones((len(images), 4, 2, 2), np.float32)
 
-    encode(folder, out, encoder=Encoder(encode=posterior, vae="test", vae_sha256="0", scale=1.0))
+    encode(folder, out, encoder=Encoder(encode=posterior, vae="test", vae_sha256="0", latents=LatentSpace(scale=1.0)))
     assert Latents(out).identity["images"] == 11
     shard = out / "moments-000000.npy"
     whole = shard.read_bytes()

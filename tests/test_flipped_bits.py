@@ -33,6 +33,7 @@ from dit_eval.encoding import Encoder, encode
 from dit_eval.features.cache import CacheEntry
 from dit_eval.images.npz import open_batch
 from dit_eval.models.config import DiTConfig
+from dit_eval.models.latent_space import LatentSpace
 from dit_eval.results.settings import SamplingSettings
 from dit_eval.sampling import sample_npz
 from dit_eval.study.folder import Study
@@ -165,7 +166,7 @@ def encode_pictures(folder, note):
         small = images[:, :, ::8, ::8]
         return np.concatenate([small, small[:, :1]], 1), np.full((len(small), 4, 2, 2), 0.5, np.float32)
 
-    encoder = Encoder(encode=posterior, vae="test", vae_sha256="0" * 64, scale=1.0)
+    encoder = Encoder(encode=posterior, vae="test", vae_sha256="0" * 64, latents=LatentSpace(scale=1.0))
     encode(list_images(folder / "pictures", image_size=16), folder / "latents", encoder=encoder, on_note=note)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from small_vae import write_names
 
 from dit_eval.cli import main
 
@@ -383,7 +384,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DIT_EVAL_CACHE", str(tmp_path / "cache"))
     np.savez("good.npz", arr_0=IMAGES)
-    (tmp_path / "vae.safetensors").write_bytes(b"read after the checkpoint")
+    write_names(tmp_path / "vae.safetensors")  # whose weights are read after the checkpoint
     return tmp_path
 
 

@@ -26,7 +26,7 @@ from dit_eval.diffusion.data import CorruptImage, open_npz, read_image
 from dit_eval.features.graph_def import read_constants
 from dit_eval.images import from_dataset, open_images
 from dit_eval.images.decoding import FORMATS, decode
-from dit_eval.models import vae
+from dit_eval.models import vae_files
 from dit_eval.study.plan_file import load_plan
 from dit_eval.system.tensors import load_tensors
 
@@ -165,7 +165,7 @@ def small_vae(tmp_path_factory):
 
     small = {"block_out_channels": [8, 8, 8, 8], "norm_num_groups": 4, "sample_size": 64}
     path = tmp_path_factory.mktemp("vae") / "vae"
-    AutoencoderKL.from_config(vae._CONFIG | small).save_pretrained(path)
+    AutoencoderKL.from_config(vae_files.SD_CONFIG | small).save_pretrained(path)
     return path
 
 

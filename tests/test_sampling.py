@@ -19,6 +19,7 @@ import torch
 from filelock import FileLock
 from ports import held_port
 from sample_runs import command, make_run, random_dit, run
+from small_vae import write_names
 
 from dit_eval.cli import main
 from dit_eval.diffusion.labels import draw_labels, read_labels
@@ -779,6 +780,7 @@ def checkpoints(tmp_path_factory):
     save_dit(folder / "grey.safetensors", random_dit(in_channels=1))
     save_dit(folder / "undropped.safetensors", random_dit(label_dropout=0.0))
     torch.save({"weight": torch.zeros(3)}, folder / "other.pt")
+    write_names(folder / "vae.safetensors")
     torch.save(DiT(named_config("DiT-S/8")).state_dict(), folder / "s8.pt")
     (folder / "labels.txt").write_text("1\n" * 39 + "10\n")
     return folder
@@ -791,10 +793,10 @@ def checkpoints(tmp_path_factory):
         (["--model", "DiT-B/4"], "No public checkpoint of this model.*pass --ckpt FILE"),
         (["--ckpt", "nowhere.pt", "--model", "DiT-B/4"], "nowhere.pt: no such checkpoint"),
         (["--ckpt", "{}/other.pt"], "does not say which model it is of; pass --model"),
-        (["--ckpt", "{}/other.pt", "--model", "DiT-S/8", "--vae", "{}/other.pt"], "not a checkpoint of a DiT"),
-        (["--ckpt", "{}/s8.pt", "--model", "DiT-S/4", "--vae", "{}/other.pt"], "this is a DiT-S/8 or a SiT-S/8"),
+        (["--ckpt", "{}/other.pt", "--model", "DiT-S/8", "--vae", "{}/vae.safetensors"], "not a checkpoint of a DiT"),
+        (["--ckpt", "{}/s8.pt", "--model", "DiT-S/4", "--vae", "{}/vae.safetensors"], "this is a DiT-S/8 or a SiT-S/8"),
         (
-            ["--ckpt", "{}/s8.pt", "--model", "DiT-S/8", "--image-size", "512", "--vae", "{}/other.pt"],
+            ["--ckpt", "{}/s8.pt", "--model", "DiT-S/8", "--image-size", "512", "--vae", "{}/vae.safetensors"],
             "for images of 256 px; this model for 512 px",
         ),
         (["--ckpt", "dit-digits", "--model", "DiT-S/2"], "of another model .*depth 5, asked for 12"),

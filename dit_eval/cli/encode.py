@@ -34,7 +34,7 @@ class Encode:
     folder: Annotated[Path, Option("images, or a folder of them for each class", name="FOLDER")]
     out: Annotated[Path, Option("a folder; for `train --data`", metavar="LATENTS", check=is_folder)]
     image_size: Annotated[Pixels, Option("centre crop", metavar="PX", group=EVERYDAY)] = 256
-    vae: Annotated[str, Option("all three have one encoder", metavar="ema|mse|original|FILE")] = "ema"
+    vae: Annotated[str, Option("the first three have one encoder", metavar="ema|mse|original|flux|FILE")] = "ema"
     half: Annotated[bool, Option("store float16: half the size, rounded")] = False
     on_corrupt: OnCorrupt = "refuse"
     identity: KnownBy = "times"
@@ -59,7 +59,7 @@ def encode(arguments: Encode) -> None:
         world.share_cores()
         import torch
 
-        from dit_eval.models.vae import SCALE, Autoencoder
+        from dit_eval.models.vae import Autoencoder
 
         device = world.device(arguments.device)
         note = say_note if world.rank == 0 else None
@@ -76,7 +76,12 @@ def encode(arguments: Encode) -> None:
             kept = encode(
                 folder,
                 arguments.out,
-                encoder=Encoder(encode=posterior, vae=shown(Path(arguments.vae).name), vae_sha256=sha256, scale=SCALE),
+                encoder=Encoder(
+                    encode=posterior,
+                    vae=shown(Path(arguments.vae).name),
+                    vae_sha256=sha256,
+                    latents=autoencoder.latents,
+                ),
                 settings=settings,
                 world=world,
                 on_progress=partial(progress.update, "encoded"),
@@ -93,16 +98,17 @@ def _encode_setup(arguments: Encode, watch: Watch) -> tuple[ImageFolder, Path, s
     from dit_eval.diffusion.data import list_images
     from dit_eval.diffusion.latents import check_latents_folder
     from dit_eval.models.choose import choose_decoder
-    from dit_eval.models.config import LATENT_FACTOR
+    from dit_eval.models.vae_files import latents_of
     from dit_eval.system.assets import sha256_of
 
     World().device(arguments.device)
-    if arguments.image_size % LATENT_FACTOR or arguments.image_size < LATENT_FACTOR:
-        raise ValueError(f"--image-size {arguments.image_size}: needed a multiple of {LATENT_FACTOR}.")
     check_latents_folder(arguments.out)
     decoder = choose_decoder(arguments.vae)
     folder = list_images(arguments.folder, image_size=arguments.image_size, identity=arguments.identity)
     check_destination("--out", arguments.out.absolute().parent, folder=True)
+    size, factor = arguments.image_size, latents_of(decoder).factor
+    if size % factor or size < factor:
+        raise ValueError(f"--image-size {size}: needed a multiple of {factor}, the autoencoder's factor.")
     vae = decoder if isinstance(decoder, Path) else bring(decoder)
     watch.see(vae)
     with Progress() as progress:

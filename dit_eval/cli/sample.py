@@ -50,7 +50,7 @@ WHAT_TO_DRAW = Panel(
                 "rtol",
             )
         },
-        "vae": Option("decoder of latents; a pixel-space model needs none", metavar="ema|mse|original|FILE"),
+        "vae": Option("decoder of latents; a pixel-space model needs none", metavar="ema|mse|original|flux|FILE"),
         "labels": Option(
             "classes: uniform as in the paper (default), in turn, or from text, .npy or the arr_1 of an .npz",
             metavar="random|balanced|FILE",

@@ -219,20 +219,25 @@ def _readable(arguments: Train, data: TrainingData, world: World) -> TrainingDat
 
 def _training_config(arguments: Train, data: TrainingData) -> DiTConfig:
     """The model that is asked for, on what the data are."""
+    from dit_eval.diffusion.latents import Latents
     from dit_eval.models.config import DiTConfig, named_config
 
     channels, side, _ = data.shape
     fields: dict[str, Any] = {
+        "in_channels": channels,
+        "input_size": side,
         "block": arguments.block,
         "label_dropout": arguments.label_dropout,
         "num_classes": data.num_classes if arguments.num_classes is None else arguments.num_classes,
     }
+    if isinstance(data, Latents):
+        fields["latent_factor"] = data.latents.factor
     if arguments.model:
         if data.space != "latent":
             raise ValueError(
                 f"--data {arguments.data}: images, and {arguments.model} is a model of latents. Give the sizes of a "
                 "pixel-space model, or encode a folder of images by `dit-eval encode`."
             )
-        return dataclasses.replace(named_config(arguments.model), input_size=side, **fields)
+        return dataclasses.replace(named_config(arguments.model), **fields)
     sizes = {name: getattr(arguments, name) for name in _SIZES}
-    return DiTConfig(**sizes, **fields, input_size=side, in_channels=channels, space=data.space)
+    return DiTConfig(**sizes, **fields, space=data.space)

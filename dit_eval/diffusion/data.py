@@ -4,7 +4,7 @@ All three answer the same question: the images of these indices, mirrored or not
 about an image (its mirroring, the sample of its posterior) is drawn from generators that the caller gives, so that a
 batch depends on nothing else.
 
-N images, C channels, H = W side; latents have C = 4 and an eighth of the side.
+N images, C channels, H = W side; latents of Stable Diffusion have C = 4 and an eighth of the side.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class TrainingData(Protocol):
 
     Attributes
     ----------
-    space : "pixel", or "latent" for latents of the Stable Diffusion autoencoder
+    space : "pixel", or "latent" for latents of an autoencoder
     shape : (C, H, W) of what a model sees
     num_classes : one more than the largest label
     identity : what tells these data from others, for JSON

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dit_eval.images.identity import recorded
+from dit_eval.models.latent_space import LatentSpace, PerChannel
 from dit_eval.system.reading import is_count, is_number, map_npy, npy_header, read_json
 from dit_eval.system.seals import damaged_files, file_digest, read_digests, read_sealed
 from dit_eval.system.text import reason, shown
@@ -50,6 +51,7 @@ class Latents:
             self._check(name)
         try:
             self._index = _read_index(self.path / INDEX)
+            self.latents = _space(self._index)
             numbers, counts = zip(*self._index["shards"], strict=True)
             # One mapping a file; nothing is read before it is asked for.
             self._shards = [_map_moments(self.path / shard_name(number)) for number in numbers]
@@ -62,9 +64,17 @@ class Latents:
         shapes = {shard.shape[1:] for shard in self._shards}
         if tuple(map(len, self._shards)) != counts or len(shapes) != 1 or len(self.labels) != sum(counts):
             raise ValueError(f"{self.path}: files of other lengths than {INDEX} says; damaged, encode again.")
-        self._scale = float(self._index["scale"])
         self._ends = list(accumulate(counts))
         self._moments = shapes.pop()  # (2, 2, C, h, w): image and mirror image, mean and standard deviation
+        self._check_space()
+        self._scale, self._shift = map(_factors, (self.latents.scale, self.latents.shift))
+
+    def _check_space(self) -> None:
+        """ValueError if the files are not of the latents that the index says; earlier versions said the scale alone."""
+        side = self._index["image_size"] // self.latents.factor
+        said = (self.latents.channels, side, side)
+        if _SAID & self._index.keys() and self.shape != said:
+            raise ValueError(f"{self.path}: latents {self.shape}; {INDEX} says {said}. Damaged, encode again.")
 
     @property
     def space(self) -> Literal["latent", "pixel"]:
@@ -75,6 +85,10 @@ class Latents:
         return self._moments[2:]
 
     @property
+    def _unshifted(self) -> bool:
+        return self.latents.shift == 0.0
+
+    @property
     def num_classes(self) -> int:
         return max(1, len(self._index["classes"]))
 
@@ -82,13 +96,14 @@ class Latents:
     def identity(self) -> dict[str, Any]:
         kept = ("listing_sha256", "image_size", "vae_sha256", "dtype")
         known = {name: self._index[name] for name in kept}
+        known |= {"latents": record} if (record := self.latents.record) else {}
         return {"kind": "latents", "images": len(self), **known, **self._images_identity}
 
     def __len__(self) -> int:
         return self._ends[-1]
 
     def moments(self, index: int, mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of an image's posterior, float32 (4, h, w) each, not scaled.
+        """Mean and standard deviation of an image's posterior, float32 (C, h, w) each, neither shifted nor scaled.
 
         Raises
         ------
@@ -124,7 +139,8 @@ class Latents:
         latents = np.empty((len(indices), *self.shape), np.float32)
         for place, (index, mirror, generator) in enumerate(zip(indices, mirrored, generators, strict=True)):
             mean, std = self.moments(int(index), bool(mirror))
-            latents[place] = (mean + std * generator.standard_normal(self.shape, np.float32)) * np.float32(self._scale)
+            drawn = mean + std * generator.standard_normal(self.shape, np.float32)
+            latents[place] = (drawn if self._unshifted else drawn - self._shift) * self._scale
         return latents, self.labels[indices]
 
 
@@ -150,6 +166,10 @@ def _are_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
+def _are_scales(values: list[Any]) -> bool:
+    return all(is_number(each) and each > 0 for each in values)
+
+
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
@@ -160,10 +180,31 @@ _PARTS: dict[str, Callable[[Any], bool]] = {
     "image_size": lambda value: is_count(value) and value > 0,
     "vae_sha256": _is_text,
     "dtype": _is_text,
-    "scale": lambda value: is_number(value) and value > 0,
+    "scale": lambda value: _are_scales(value if isinstance(value, list) and value else [value]),
     "classes": _are_texts,
     "shards": _are_shards,
 }
+
+
+_SAID = {"channels", "factor", "shift"}  # of latents, beside their scale, where they are not Stable Diffusion's
+
+
+def written(space: LatentSpace) -> dict[str, Any]:
+    """What the index says of latents. Earlier versions knew one number as scale, and no more."""
+    said = {"scale": space.scale, "channels": space.channels, "factor": space.factor, "shift": space.shift}
+    usual = None if isinstance(space.scale, tuple) else LatentSpace(scale=space.scale)
+    lists = {name: list(value) if isinstance(value, tuple) else value for name, value in said.items()}
+    return {"scale": space.scale} if space == usual else lists
+
+
+def _space(index: dict[str, Any]) -> LatentSpace:
+    """The latents that an index says; ValueError with the reason alone if they are none."""
+    return LatentSpace.of({name: index[name] for name in ("scale", *_SAID) if name in index})
+
+
+def _factors(values: PerChannel) -> np.ndarray | np.float32:
+    """A number, or one for each channel (C, 1, 1)."""
+    return np.array(values, np.float32)[:, None, None] if isinstance(values, tuple) else np.float32(values)
 
 
 def _map_moments(path: Path) -> np.ndarray:

@@ -25,7 +25,9 @@ from dit_eval.models.checkpoints import build_dit, stored_config
 from dit_eval.models.choose import ModelChoice, Weights, choose_decoder, choose_model
 from dit_eval.models.config import DiTConfig
 from dit_eval.models.dit import DiT
+from dit_eval.models.latent_space import LatentSpace
 from dit_eval.models.vae import Autoencoder
+from dit_eval.models.vae_files import latents_of
 from dit_eval.results.sample_run import RunFiles, SampleRun
 from dit_eval.results.settings import LABEL_RULES, SamplingSettings
 from dit_eval.system.assets import Asset, assets, fetch, sha256_of
@@ -57,8 +59,7 @@ def choose_and_check(
         num_classes=settings.num_classes,
         block=settings.block,
     )
-    if choice.config.space == "latent":
-        choose_decoder(settings.vae)
+    choice = _on_its_latents(choice, settings)
     check_family(choice.family, settings, whose=f"{shown(choice.name)}, {choice.path}")
     check_sampling(settings, choice.config, device=device)
     _check_clock(choice, settings)
@@ -66,6 +67,13 @@ def choose_and_check(
     if not choice.path.is_file():  # the classes of a public checkpoint are known; another file may say its own
         _labels(settings, choice.config)
     return choice
+
+
+def _on_its_latents(choice: ModelChoice, settings: SamplingSettings) -> ModelChoice:
+    """The model on what the autoencoder makes, if it is one of latents."""
+    if choice.config.space != "latent":
+        return choice
+    return choice.on(latents_of(choose_decoder(settings.vae)), vae=settings.vae)
 
 
 def _check_clock(choice: ModelChoice, settings: SamplingSettings) -> None:
@@ -120,7 +128,7 @@ def _choose_guide(choice: ModelChoice, settings: SamplingSettings) -> ModelChoic
     path = Path(settings.guide_ckpt)
     described = not path.is_file() or stored_config(path) is not None
     try:
-        return choose_model(
+        guide = choose_model(
             None if described else choice.name,
             settings.guide_ckpt,
             weights=settings.weights,
@@ -130,6 +138,7 @@ def _choose_guide(choice: ModelChoice, settings: SamplingSettings) -> ModelChoic
         )
     except FileNotFoundError as error:
         raise FileNotFoundError(str(error).replace("`ckpt`", "`guide_ckpt`")) from None
+    return _on_its_latents(guide, settings)
 
 
 def _check_guide(guide: ModelChoice, config: DiTConfig, model: DiTConfig) -> None:
@@ -196,9 +205,10 @@ def _describe(
 ) -> tuple[SampleRun, np.ndarray, Path | None]:
     """The run, its labels, and its decoder, which is fetched when all else is right."""
     labels, labels_sha256 = _labels(settings, choice.config)
-    vae = None
+    vae, latents = None, LatentSpace()
     if choice.config.space == "latent":
         decoder = choose_decoder(settings.vae)
+        latents = latents_of(decoder)
         vae = voice.fetch(decoder) if isinstance(decoder, Asset) else decoder
         watch.see(vae)
     with voice.progress() as progress:
@@ -207,25 +217,25 @@ def _describe(
         check_weights(choice.path, checkpoint_sha256)
         files = RunFiles(
             model=shown(choice.name),
-            network=dataclasses.asdict(choice.config),
+            network=choice.config.to_dict(),
             image_size=choice.config.image_size,
             checkpoint=shown(choice.path.name),
             checkpoint_sha256=checkpoint_sha256,
             weights=choice.weights,
             vae=shown(Path(settings.vae).name) if vae else None,
             vae_sha256=sha256_of(vae, report) if vae else None,
+            vae_latents=latents.record,
             labels_sha256=labels_sha256,
             training_steps=choice.training_steps,
             training_batch_size=choice.training_batch_size,
             guide_ckpt=shown(guide.path.name) if guide else None,
             guide_ckpt_sha256=sha256_of(guide.path, report) if guide else None,
-            guide_network=dataclasses.asdict(guide.config) if guide else None,
+            guide_network=guide.config.to_dict() if guide else None,
         )
     return SampleRun.of(settings, files, device=device), labels, vae
 
 
 def _load_decoder(path: Path, settings: SamplingSettings, device: str, voice: _Voice) -> Decoder:
-
     return Autoencoder(path, device=device, tiling=settings.vae_tiling, on_note=voice.note).decode
 
 

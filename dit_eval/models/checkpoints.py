@@ -13,7 +13,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -314,7 +314,7 @@ def save_dit(path: str | os.PathLike[str], model: DiT, *, notes: Mapping[str, st
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {**(notes or {}), _CONFIG_KEY: json.dumps(asdict(model.config))}
+    metadata = {**(notes or {}), _CONFIG_KEY: json.dumps(model.config.to_dict())}
     tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     data = save(tensors, metadata=metadata)
     made = io.BytesIO(data)
@@ -379,8 +379,12 @@ def _metadata(path: Path) -> dict[str, str]:
     return stored_texts(path)
 
 
-def read_state(path: Path) -> dict[str, object]:
+def read_state(path: Path, *, mapped: bool = False) -> dict[str, object]:
     """What a PyTorch or safetensors file holds: tensors, and plain containers of them.
+
+    Parameters
+    ----------
+    mapped : see `dit_eval.system.tensors.load_tensors`
 
     Raises
     ------
@@ -389,7 +393,7 @@ def read_state(path: Path) -> dict[str, object]:
     """
     try:
         # A trainer's file carries its command line as a Namespace, which is a plain container.
-        state = load_tensors(path, containers=(argparse.Namespace,))
+        state = load_tensors(path, containers=(argparse.Namespace,), mapped=mapped)
     except ValueError as error:
         raise ValueError(f"{path}: not a PyTorch or safetensors checkpoint ({error}).") from None
     if not isinstance(state, dict):

@@ -25,10 +25,11 @@ from dit_eval.models.checkpoints import (
     training_notes,
 )
 from dit_eval.models.config import BLOCK_DESIGNS, DiTConfig, named_config, paper_name
+from dit_eval.models.latent_space import LatentSpace
 from dit_eval.models.names import DEFAULT_MODEL, LIGHTNING_FAMILY, PAPER_FAMILY, SIT_FAMILY, ModelName, parse_name
-from dit_eval.models.vae import DECODERS, weights_file
+from dit_eval.models.vae_files import DECODERS, weights_file
 from dit_eval.system.assets import Asset, assets
-from dit_eval.system.text import did_you_mean
+from dit_eval.system.text import did_you_mean, reason, shown
 
 Weights = Literal["ema", "model"]
 # Networks on DiT's backbone that predict a flow's velocity.
@@ -49,6 +50,8 @@ class ModelChoice:
     described : whether the checkpoint says its configuration, or is a public one; else its label table settles K
     weights : the set of weights to take
     training_steps, training_batch_size : as the checkpoint says; None if it does not, or is not here
+    latents : that the weights were trained on, as the checkpoint says; None if it does not, or in pixel space
+    decoder : the latents of the autoencoder that goes with it, once that is known
     """
 
     name: str
@@ -59,6 +62,36 @@ class ModelChoice:
     weights: Weights
     training_steps: int | None = None
     training_batch_size: int | None = None
+    latents: LatentSpace | None = None
+    decoder: LatentSpace | None = None
+
+    def on(self, latents: LatentSpace, *, vae: str) -> ModelChoice:
+        """The same on the latents of an autoencoder, which a checkpoint takes that does not say its configuration.
+
+        Parameters
+        ----------
+        vae : what the autoencoder is called
+
+        Raises
+        ------
+        ValueError
+            If the network takes other latents, or the image size is no multiple of the autoencoder's factor.
+        """
+        config = self.config
+        if config.space != "latent":
+            return self
+        if not self.described:
+            side = latents.input_size(config.image_size)
+            config = dataclasses.replace(
+                config, in_channels=latents.channels, input_size=side, latent_factor=latents.factor
+            )
+        check_latents(config, latents, vae=vae, whose=str(self.path))
+        if self.latents is not None and (self.latents.scale, self.latents.shift) != (latents.scale, latents.shift):
+            raise ValueError(
+                f"`vae` {shown(vae)}: latents by {latents.scaling}; {self.path} was trained on latents by "
+                f"{self.latents.scaling}. Pass the autoencoder by which they were encoded, and what lay beside it."
+            )
+        return dataclasses.replace(self, config=config, decoder=latents)
 
     def open(
         self, *, num_classes: int | None = None, on_note: Callable[[str], None] | None = None
@@ -79,6 +112,7 @@ class ModelChoice:
         if self.described:
             return checkpoint, self.config
         _refuse_another_family(self.name, checkpoint)
+        self._check_channels(checkpoint)
         config = self.config if self.family == PAPER_FAMILY else fitted_config(self.config, checkpoint)
         return checkpoint, labelled_config(config, checkpoint, num_classes=num_classes)
 
@@ -86,6 +120,18 @@ class ModelChoice:
     def family(self) -> str:
         """The family of a published network by its name; DiT for any other."""
         return next((model.family for model in MODELS if model.name == self.name), PAPER_FAMILY)
+
+    def _check_channels(self, checkpoint: Checkpoint) -> None:
+        """ValueError if the weights, of the network asked for, take other channels than the autoencoder makes."""
+        shape, config = tuple(checkpoint.tensors["x_embedder.proj.weight"].shape), self.config
+        if self.decoder is None or shape != (config.hidden_size, *shape[1:2], config.patch_size, config.patch_size):
+            return  # `build_dit` says what is wrong
+        found, made = shape[1], self.decoder.channels
+        if found != made:
+            raise ValueError(
+                f"{self.path}: takes {found} channels, and the autoencoder makes {made}. Pass by `vae` the autoencoder "
+                "that it was trained with."
+            )
 
 
 def choose_model(
@@ -136,7 +182,28 @@ def choose_model(
         weights=_weights_of(notes, weights, path),
         training_steps=notes["step"] if notes else None,
         training_batch_size=notes["recipe"]["batch_size"] if notes else None,
+        latents=_latents_of(notes, path),
     )
+
+
+def check_latents(config: DiTConfig, latents: LatentSpace, *, vae: str, whose: str) -> None:
+    """Refuse an autoencoder whose latents a network does not take.
+
+    Parameters
+    ----------
+    vae, whose : what the autoencoder and the network are called
+
+    Raises
+    ------
+    ValueError
+        With the latents of both.
+    """
+    takes = LatentSpace(channels=config.in_channels, factor=config.latent_factor)
+    if (takes.channels, takes.factor) != (latents.channels, latents.factor):
+        raise ValueError(
+            f"`vae` {shown(vae)}: makes latents of {latents.words}; {whose} takes {takes.words}. Pass the autoencoder "
+            "that it was trained with."
+        )
 
 
 def _refuse_another_family(name: str, checkpoint: Checkpoint) -> None:
@@ -173,7 +240,7 @@ def choose_decoder(vae: str) -> Path | Asset:
 
     Parameters
     ----------
-    vae : "ema", "mse" or "original", or a file or folder, which goes first
+    vae : "ema", "mse", "original" or "flux", or a file or folder, which goes first
 
     Raises
     ------
@@ -255,6 +322,17 @@ def _not_described(model: str | None, named: DiTConfig | None, path: Path, *, ow
             f"{path}: does not say which model it is of; pass `model`, such as `model` {_by_tensors(path)}."
         )
     return model, named
+
+
+def _latents_of(notes: dict[str, Any] | None, path: Path) -> LatentSpace | None:
+    """The latents that a file of `dit-eval train` was trained on; None of pixels, and of files of others."""
+    data = notes.get("data") if notes else None
+    if not isinstance(data, dict) or data.get("kind") != "latents":
+        return None
+    try:
+        return LatentSpace.of(data.get("latents"))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its notes on training cannot be read ({reason(error)}).") from None
 
 
 def _by_tensors(path: Path) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
+from dit_eval.models.latent_space import MOST_FACTOR, LatentSpace
 from dit_eval.models.names import DIT_NAMES, PATCH_SIZES, SIZES, parse_name
 from dit_eval.system.reading import is_number
 from dit_eval.system.text import did_you_mean
@@ -12,11 +13,9 @@ from dit_eval.system.text import did_you_mean
 BlockDesign = Literal["adaln-zero", "adaln", "cross-attention", "in-context"]
 BLOCK_DESIGNS: tuple[BlockDesign, ...] = ("adaln-zero", "adaln", "cross-attention", "in-context")
 
-LATENT_FACTOR = 8  # the Stable Diffusion autoencoder shrinks each side by it
-
 # Limits far beyond what anyone trains.
 _MOST = {"depth": 1000, "hidden_size": 1 << 16, "num_heads": 1 << 10, "patch_size": 1 << 10, "input_size": 1 << 12,
-         "in_channels": 1 << 10, "num_classes": 1 << 24}  # fmt: skip
+         "in_channels": 1 << 10, "num_classes": 1 << 24, "latent_factor": MOST_FACTOR}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +26,14 @@ class DiTConfig:
     ----------
     depth, hidden_size, num_heads : layers, D, attention heads
     patch_size : p
-    input_size : H = W of the input, in latent pixels (image size / 8), or in pixels for a pixel-space model
-    space : what the input is, latents of the Stable Diffusion autoencoder or pixels
+    input_size : H = W of the input, in latent pixels (image size / factor), or in pixels for a pixel-space model
+    space : what the input is, latents of an autoencoder or pixels
     in_channels : C; the output has 2 C channels (noise, then variance) if `learn_sigma`
     num_classes : K; label K stands for "no label"
     label_dropout : share of labels replaced by K while training (0: no such row in the label table)
     learn_sigma : also predict the variance
     block : block design, Section 3.2 of the paper
+    latent_factor : how many times smaller than the image's a side of latents is; 8 of the Stable Diffusion autoencoder
     """
 
     depth: int
@@ -47,6 +47,7 @@ class DiTConfig:
     learn_sigma: bool = True
     block: BlockDesign = "adaln-zero"
     space: Literal["latent", "pixel"] = "latent"
+    latent_factor: int = LatentSpace.factor
 
     def __post_init__(self) -> None:
         if self.space not in ("latent", "pixel"):
@@ -81,31 +82,44 @@ class DiTConfig:
     @property
     def image_size(self) -> int:
         """Side of the images, in pixels."""
-        return self.input_size * (LATENT_FACTOR if self.space == "latent" else 1)
+        return self.input_size * (self.latent_factor if self.space == "latent" else 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, but for those that came later and are as usual: earlier editions know no such fields."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        usual = {each.name: each.default for each in fields(self) if each.name in _LATER}
+        return {name: value for name, value in values.items() if name not in usual or value != usual[name]}
 
 
-def named_config(name: str, *, image_size: int = 256, block: BlockDesign = "adaln-zero") -> DiTConfig:
-    """The paper's configuration of a model such as "DiT-XL/2", on Stable Diffusion latents.
+_LATER = {"latent_factor"}  # fields that the first edition did not have
+
+
+def named_config(
+    name: str, *, image_size: int = 256, block: BlockDesign = "adaln-zero", latents: LatentSpace | None = None
+) -> DiTConfig:
+    """The paper's configuration of a model such as "DiT-XL/2", on latents: Stable Diffusion's, unless others are named.
 
     Raises
     ------
     ValueError
-        If there is no such model (the message suggests the nearest), or the image size is no multiple of 8.
+        If there is no such model (the message suggests the nearest), or the image size is no multiple of the
+        autoencoder's factor.
     """
     parts = parse_name(name)
     if parts is None or name not in DIT_NAMES:
         known, hint = ", ".join(DIT_NAMES), did_you_mean(name, DIT_NAMES)
         raise ValueError(f"Unknown model {name!r}; known: {known}.{hint}")
-    if image_size % LATENT_FACTOR:
-        raise ValueError(f"Image size {image_size}: needed a multiple of {LATENT_FACTOR}, the autoencoder's factor.")
+    latents = latents or LatentSpace()
     depth, hidden_size, num_heads = SIZES[parts.size]
     return DiTConfig(
         depth=depth,
         hidden_size=hidden_size,
         num_heads=num_heads,
         patch_size=parts.patch,
-        input_size=image_size // LATENT_FACTOR,
+        input_size=latents.input_size(image_size),
+        in_channels=latents.channels,
         block=block,
+        latent_factor=latents.factor,
     )
 
 

@@ -43,7 +43,6 @@ class LightningConfig(DiTConfig):
     swiglu : the MLP is gated (Shazeer 2020), of two thirds of the width
     rope : queries and keys are rotated by their place (Su et al. 2021), in two dimensions, besides the position table
     shift : adaLN shifts as well as scales; the output's always does
-    latent_factor : by which the autoencoder shrinks each side; VA-VAE's is 16
     """
 
     qk_norm: bool = False
@@ -51,7 +50,6 @@ class LightningConfig(DiTConfig):
     swiglu: bool = False
     rope: bool = False
     shift: bool = True
-    latent_factor: int = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,18 +58,11 @@ class LightningConfig(DiTConfig):
         for name in _PARTS:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"Found {name} {str(getattr(self, name))[:40]}; needed true or false.")
-        if type(self.latent_factor) is not int or not 1 <= self.latent_factor <= 64:
-            raise ValueError(f"Found latent_factor {str(self.latent_factor)[:40]}; needed an integer from 1 to 64.")
         if self.rope and self.hidden_size // self.num_heads % 4:
             raise ValueError(
                 f"Heads of {self.hidden_size // self.num_heads} channels: rotations in two dimensions need a multiple "
                 "of 4."
             )
-
-    @property
-    def image_size(self) -> int:
-        """Side of the images, in pixels."""
-        return self.input_size * (self.latent_factor if self.space == "latent" else 1)
 
 
 def named_config(name: str, *, image_size: int = 256, block: BlockDesign = "adaln-zero") -> LightningConfig:

@@ -16,6 +16,7 @@ _OF_FLOWS = {
     "path", "prediction", "time", "diffusion_form", "diffusion_norm", "last_step", "last_step_size", "atol", "rtol",
     "timestep_shift",
 }  # fmt: skip
+_LATER = {"guidance_interval", "guide_ckpt", "guide_ckpt_sha256", "guide_network", "vae_latents"}
 # How sampling makes noise; a change of the rule is a change of all images and needs another text.
 NOISE_RULE = "numpy Philox, key (seed, index), standard_normal float32; labels from key (seed, 2^63 + index)"
 
@@ -30,6 +31,7 @@ class RunFiles:
     network, image_size : the fields of its `DiTConfig`, and the side of its images in pixels
     checkpoint, checkpoint_sha256, weights : file name, checksum, and the set of weights that was taken from it
     vae, vae_sha256 : decoder and checksum; None in pixel space
+    vae_latents : channels, factor, scale and shift of its latents; None for Stable Diffusion's, and in pixel space
     labels_sha256 : of the file of labels, if they are from one
     training_steps, training_batch_size : as the checkpoint says; None if it does not
     guide_ckpt, guide_ckpt_sha256, guide_network : of a second network that guides; None if none does
@@ -49,6 +51,7 @@ class RunFiles:
     guide_ckpt: str | None = None
     guide_ckpt_sha256: str | None = None
     guide_network: dict[str, Any] | None = None
+    vae_latents: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,7 @@ class SampleRun:
     atol, rtol : of ode-dopri5
     timestep_shift : of an ODE's times, as in LightningDiT; None for none
     vae, vae_sha256 : decoder name or file name, SHA-256 of its weights; None in pixel space
+    vae_latents : channels, factor, scale and shift of its latents; None for Stable Diffusion's, and in pixel space
     vae_tiling : latents decoded in overlapping tiles, which changes pixels near the seams
     labels, labels_sha256 : "random", "balanced", or "file" and its checksum
     rounding : "dit" (127.5 x + 128, truncated) or "truncate" (127.5 (x + 1), truncated)
@@ -129,6 +133,7 @@ class SampleRun:
     atol: float | None = None
     rtol: float | None = None
     timestep_shift: float | None = None
+    vae_latents: dict[str, Any] | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     earlier_environments: tuple[dict[str, Any], ...] = ()
 
@@ -174,6 +179,7 @@ class SampleRun:
             atol=settings.atol,
             rtol=settings.rtol,
             timestep_shift=settings.timestep_shift,
+            vae_latents=files.vae_latents,
             environment=environment(),
         )
 
@@ -253,11 +259,7 @@ class SampleRun:
 
 
 # Fields of the first edition's files, which are written whatever they are.
-_FIRST = {
-    each.name
-    for each in dataclasses.fields(SampleRun)
-    if each.name not in {"guidance_interval", "guide_ckpt", "guide_ckpt_sha256", "guide_network"} | _OF_FLOWS
-}
+_FIRST = {each.name for each in dataclasses.fields(SampleRun) if each.name not in _LATER | _OF_FLOWS}
 _TUPLES = ("earlier_environments", "guidance_interval")  # JSON has lists
 # Fields of a run that are those of its settings, under the same name and with the same meaning.
 _RECORDED = {each.name for each in dataclasses.fields(SampleRun)} - {"vae"}

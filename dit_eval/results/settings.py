@@ -104,7 +104,7 @@ class SamplingSettings:
         None
     )
     rtol: Annotated[float, Meta(gt=0, description="the same, of the values (default: 1e-3)")] | None = None
-    vae: Annotated[str, Meta(description="decoder of latents: ema, mse, original or a file")] = "ema"
+    vae: Annotated[str, Meta(description="decoder of latents: ema, mse, original, flux or a file")] = "ema"
     vae_tiling: Annotated[bool, Meta(description="decode in tiles; needs less memory, changes pixels")] = False
     labels: Annotated[
         str, Meta(description="classes: random (uniform, as in the paper), balanced (in turn), or a file of labels")

@@ -120,7 +120,7 @@ class Expansion:
         key = _key(
             [model, block if block != "adaln-zero" else "", f"seed{seed}"],
             {
-                "config": dataclasses.asdict(config),
+                "config": config.to_dict(),
                 "recipe": dataclasses.asdict(recipe),
                 "data": _name_of(self.data.train),
             },
@@ -167,7 +167,7 @@ class Expansion:
 
 def recorded(task: Training | Cell) -> dict[str, Any]:
     """A task as the file says it that notes its end: the names that such files have always had."""
-    record = dataclasses.asdict(task)
+    record = dataclasses.asdict(task) | {"config": task.config.to_dict()}
     if isinstance(task, Cell):
         sampling = record.pop("sampling")
         keep_samples = record.pop("keep_samples")
@@ -211,7 +211,7 @@ def _name_of(location: str | None) -> str | None:
 
 
 def _count(config: DiTConfig) -> float:
-    count = count_network(dataclasses.asdict(config))
+    count = count_network(config.to_dict())
     if count is None:
         raise RuntimeError(f"{config} cannot be counted.")
     return count.gflops

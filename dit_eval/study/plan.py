@@ -13,12 +13,11 @@ from dit_eval.diffusion.guidance import passes
 from dit_eval.diffusion.recipe import Recipe
 from dit_eval.diffusion.spacing import respaced_timesteps
 from dit_eval.flops.compute import Workload
-from dit_eval.models.config import LATENT_FACTOR, DiTConfig
+from dit_eval.models.config import DiTConfig
+from dit_eval.models.latent_space import LatentSpace
 from dit_eval.results.settings import MOST_AT_ONCE, MOST_CLASSES, MOST_PIXELS, MOST_THREADS, SamplingSettings
 from dit_eval.study.engine import Resources
 from dit_eval.system.text import did_you_mean
-
-LATENT_CHANNELS = 4  # of the Stable Diffusion autoencoder
 
 
 class PlanError(ValueError):
@@ -29,7 +28,8 @@ class PlanError(ValueError):
 class Data:
     """What the models of a plan learn, and what their samples are measured against: `[data]`.
 
-    Where `train` and `ref` are None, they are given when the plan runs. Latents have 4 channels, which no plan says.
+    Where `train` and `ref` are None, they are given when the plan runs. Latents are Stable Diffusion's, which no plan
+    says.
     """
 
     train: Annotated[str, Meta(description="latents, npz, folder of images, or an embedded batch")] | None = None
@@ -46,12 +46,12 @@ class Data:
     @property
     def input_channels(self) -> int:
         """Of what the models take."""
-        return LATENT_CHANNELS if self.space == "latent" else self.channels
+        return LatentSpace.channels if self.space == "latent" else self.channels
 
     @property
     def input_size(self) -> int:
         """Side of what the models take."""
-        return self.image_size // (LATENT_FACTOR if self.space == "latent" else 1)
+        return self.image_size // (LatentSpace.factor if self.space == "latent" else 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,8 @@ from dit_eval.diffusion.spacing import respaced_timesteps
 from dit_eval.features import NETWORKS
 from dit_eval.features.load import network_named
 from dit_eval.metrics.choose import check_metrics
-from dit_eval.models.config import LATENT_FACTOR, DiTConfig, named_config
+from dit_eval.models.config import DiTConfig, named_config
+from dit_eval.models.latent_space import LatentSpace
 from dit_eval.models.names import DIT_NAMES, parse_name
 from dit_eval.results.settings import LABEL_RULES, SamplingSettings, is_flow
 from dit_eval.study.expand import Combinations, Expansion, TrainingRules
@@ -168,8 +169,9 @@ def _data(table: Table, folder: Path) -> Data:
     values = table.read(each for each in settings_of(Data) if pixels or each.name != "channels")
     data = Data(**values)
     data = dataclasses.replace(data, train=_located(folder, data.train), ref=_located(folder, data.ref))
-    if not pixels and data.image_size % LATENT_FACTOR:
-        raise table.error("image_size", f"expected a multiple of {LATENT_FACTOR}, for latents; got {data.image_size}")
+    if not pixels and data.image_size % LatentSpace.factor:
+        factor = LatentSpace.factor
+        raise table.error("image_size", f"expected a multiple of {factor}, for latents; got {data.image_size}")
     if pixels and data.channels not in (1, 3):
         raise table.error("channels", f"expected 1 or 3, as images have; got {data.channels}")
     _check_network(table, data)

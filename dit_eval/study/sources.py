@@ -13,7 +13,8 @@ from dit_eval.diffusion.sampler import check_sampling
 from dit_eval.features.load import check_network, load_network, network_named
 from dit_eval.features.network import FeatureExtractor, Network
 from dit_eval.images.npz import ImageBatch, open_batch
-from dit_eval.models.choose import choose_decoder
+from dit_eval.models.choose import check_latents, choose_decoder
+from dit_eval.models.vae_files import latents_of
 from dit_eval.study.plan import Plan, Training
 from dit_eval.system.assets import Asset, assets, fetch
 from dit_eval.system.dist import World
@@ -103,8 +104,11 @@ def _weights_of_network(plan: Plan, weights: str | None) -> str | Asset | None:
 def _decoders(plan: Plan) -> dict[str, str | Asset]:
     """The autoencoders that cells name."""
     decoders: dict[str, str | Asset] = {}
-    for vae in sorted({cell.vae for cell in plan.cells if cell.vae is not None}):
+    for vae, cell in {cell.vae: cell for cell in sorted(plan.cells, key=lambda cell: cell.vae or "")}.items():
+        if vae is None:
+            continue
         decoder = choose_decoder(vae)
+        check_latents(cell.config, latents_of(decoder), vae=vae, whose=str(plan.path))
         decoders[vae] = decoder if isinstance(decoder, Asset) else os.path.abspath(decoder)
     return decoders
 

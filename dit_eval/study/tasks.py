@@ -16,7 +16,9 @@ from dit_eval.diffusion.written import check_weights, steps_done
 from dit_eval.evaluation import score
 from dit_eval.images.npz import open_batch
 from dit_eval.models.checkpoints import load_dit
+from dit_eval.models.latent_space import LatentSpace
 from dit_eval.models.vae import Autoencoder
+from dit_eval.models.vae_files import latents_of
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.sample_run import RunFiles, SampleRun
 from dit_eval.results.settings import EvaluationSettings
@@ -155,15 +157,17 @@ def _sampler(study: Study, cell: Cell, device: str) -> ImageSampler:
     training = next(run for run in study.plan.trainings if run.key == cell.training)
     checkpoint_sha256 = sha256_of(checkpoint)
     check_weights(checkpoint, checkpoint_sha256)
+    latents = LatentSpace() if decoder is None else latents_of(decoder)
     files = RunFiles(
         model=cell.model,
-        network=dataclasses.asdict(cell.config),
+        network=cell.config.to_dict(),
         image_size=cell.config.image_size,
         checkpoint=checkpoint.name,
         checkpoint_sha256=checkpoint_sha256,
         weights="ema",
         vae=cell.vae,
         vae_sha256=None if decoder is None else sha256_of(decoder),
+        vae_latents=latents.record,
         training_steps=cell.training_steps,
         training_batch_size=training.recipe.batch_size,
     )

@@ -33,12 +33,13 @@ _REFUSED = re.compile(r"GLOBAL (.+?) (?:was not an allowed|whose module)", re.DO
 _READER = "WeightsUnpickler error:"  # before its reason
 
 
-def load_tensors(path: Path, *, containers: tuple[type, ...] = ()) -> object:
+def load_tensors(path: Path, *, containers: tuple[type, ...] = (), mapped: bool = False) -> object:
     """What a `.safetensors` or PyTorch file holds: tensors on the CPU, and plain containers of them.
 
     Parameters
     ----------
     containers : classes beside PyTorch's own that the file may name, which do nothing when they are made
+    mapped : leave the values on the disk until they are looked at, for names and shapes
 
     Raises
     ------
@@ -59,7 +60,7 @@ def load_tensors(path: Path, *, containers: tuple[type, ...] = ()) -> object:
             _check_old(path)
         with warnings.catch_warnings(), torch.serialization.safe_globals(list(containers)):
             warnings.simplefilter("ignore")  # about foreign pickles, which end in the error below
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and _is_zip(path))
         _check_sizes(loaded, path.stat().st_size, containers)
     # The readers of both formats let errors of every kind out, at damage that they do not expect.
     except Exception as error:

@@ -132,7 +132,7 @@ SMALL = {"depth": 1, "hidden_size": 16, "num_heads": 2, "patch_size": 1, "input_
         (lambda: named_config("LightningDiT-B/1", block="adaln"), "Found block adaln; a network with LightningDiT's"),
         (lambda: LightningConfig(**SMALL, rope=1), "Found rope 1; needed true or false"),
         (lambda: LightningConfig(**SMALL | {"hidden_size": 12}, rope=True), "Heads of 6 channels"),
-        (lambda: LightningConfig(**SMALL, latent_factor=0), "Found latent_factor 0; needed an integer from 1 to 64"),
+        (lambda: LightningConfig(**SMALL, latent_factor=0), "Found latent_factor 0; needed an integer from 1 to 1,024"),
         (lambda: network_config(SMALL | {"rope": True, "depth": 0}), "Found depth 0"),
     ],
 )

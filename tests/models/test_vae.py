@@ -11,11 +11,12 @@ from small_vae import SMALL, random_vae
 
 from dit_eval.cli import main
 from dit_eval.images.npz import open_batch
-from dit_eval.models import vae
+from dit_eval.models import vae_files
 from dit_eval.models.checkpoints import save_dit
 from dit_eval.models.config import DiTConfig
 from dit_eval.models.dit import DiT
-from dit_eval.models.vae import DECODERS, SCALE, Autoencoder
+from dit_eval.models.vae import Autoencoder
+from dit_eval.models.vae_files import DECODERS
 from dit_eval.system.assets import asset
 from dit_eval.system.switches import using_threads
 
@@ -49,7 +50,6 @@ def test_decoding_is_that_of_diffusers(small, folder, latents):
         images = Autoencoder(folder).decode(latents)
     assert images.shape == (5, 3, 64, 64)
     assert torch.equal(images, decoded(small, latents))
-    assert SCALE == 0.18215
 
 
 def old_names(state):
@@ -66,7 +66,7 @@ def old_names(state):
 
 def test_a_public_file_alone_is_enough(latents, tmp_path):
     # The full f8 architecture, in the names of the public files, without the config beside it.
-    model = random_vae(vae._CONFIG)
+    model = random_vae(vae_files.SD_CONFIG)
     save_file(old_names(model.state_dict()), tmp_path / "sd-vae-ft-mse.safetensors")
     with torch.inference_mode():
         images = Autoencoder(tmp_path / "sd-vae-ft-mse.safetensors").decode(latents[:1])
@@ -150,12 +150,12 @@ def test_latents_of_other_channels_are_refused(folder):
         Autoencoder(folder).decode(torch.zeros(1, 3, 8, 8))
 
 
-def test_the_three_decoders_are_in_the_manifest():
-    assert list(DECODERS) == ["ema", "mse", "original"]
+def test_the_named_decoders_are_in_the_manifest():
+    assert list(DECODERS) == ["ema", "mse", "original", "flux"]
     for name in DECODERS.values():
         item = asset(name, "weights")
         assert item.url.startswith("https://")
-        assert item.url.endswith("/diffusion_pytorch_model.safetensors")
+        assert item.url.endswith("/diffusion_pytorch_model.safetensors" if name != "flux-ae" else "/ae.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +235,6 @@ def test_a_hostile_config_is_named(small, tmp_path, name):
 def test_a_config_of_no_autoencoder_is_one_message(small, tmp_path, name):
     torch.save(small.state_dict(), tmp_path / "diffusion_pytorch_model.bin")
     (tmp_path / "config.json").write_text(json.dumps(SMALL | WRONG[name]))
-    with pytest.raises(ValueError, match="not the weights of an f8 autoencoder") as error:
+    with pytest.raises(ValueError, match="not the weights of an autoencoder") as error:
         Autoencoder(tmp_path)
     assert str(error.value).isprintable()

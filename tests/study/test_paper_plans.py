@@ -15,7 +15,7 @@ from PIL import Image
 from dit_eval.cli import main
 from dit_eval.flops.count import count_model
 from dit_eval.images.npz import write_batch
-from dit_eval.models import vae
+from dit_eval.models import vae_files
 from dit_eval.models.names import DIT_NAMES, PATCH_SIZES, SIZES
 from dit_eval.paper import load_table
 from dit_eval.results.lines import read_results
@@ -26,7 +26,7 @@ from dit_eval.study.run import run_study
 from dit_eval.study.sources import check_study, find_sources
 from dit_eval.study.tasks import work
 
-SMALL_VAE = vae._CONFIG | {"block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4, "sample_size": 64}
+SMALL_VAE = vae_files.SD_CONFIG | {"block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4, "sample_size": 64}
 PLANS = ("paper-256", "paper-512")
 SIDE = 64  # pixels in place of the paper's: latents of 8 x 8, which all patch sizes divide
 

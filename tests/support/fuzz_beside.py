@@ -240,13 +240,13 @@ def read_exit(path: Path) -> None:
 
 
 def config_seeds() -> list[bytes]:
-    from dit_eval.models import vae
+    from dit_eval.models import vae_files
 
-    return [json.dumps(vae._CONFIG).encode()]
+    return [json.dumps(vae_files.SD_CONFIG).encode()]
 
 
 def read_config(path: Path) -> None:
-    from dit_eval.models.vae import described
+    from dit_eval.models.vae_files import described
 
     assert described(path).get("layers_per_block", 1) < 100
 

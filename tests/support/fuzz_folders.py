@@ -109,6 +109,7 @@ def latent_seeds() -> list[Content]:
 
     from dit_eval.diffusion.data import list_images
     from dit_eval.encoding import Encoder, EncodingSettings, encode
+    from dit_eval.models.latent_space import LatentSpace
 
     def posterior(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         shape = (len(group), 4, 2, 2)
@@ -121,7 +122,7 @@ def latent_seeds() -> list[Content]:
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(images()[number % 3]).save(file)
         listed = list_images(f"{folder}/pictures", image_size=16)
-        encoder = Encoder(encode=posterior, vae="test", vae_sha256="0" * 64, scale=0.18)
+        encoder = Encoder(encode=posterior, vae="test", vae_sha256="0" * 64, latents=LatentSpace(scale=0.18))
         for dtype in ("float32", "float16"):
             encode(listed, Path(folder, dtype), encoder=encoder, settings=EncodingSettings(dtype=dtype))
             made.append(folder_content(Path(folder, dtype)))
@@ -149,6 +150,7 @@ def _pictures() -> tuple[object, object]:
 
     from dit_eval.diffusion.data import list_images
     from dit_eval.encoding import Encoder
+    from dit_eval.models.latent_space import LatentSpace
 
     folder = Path(os.environ["DIT_EVAL_CACHE"], "pictures")
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,7 +160,8 @@ def _pictures() -> tuple[object, object]:
     def posterior(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return group[:, [0, 1, 2, 0], ::8, ::8], np.full((len(group), 4, 2, 2), 0.5, np.float32)
 
-    return list_images(folder, image_size=16), Encoder(encode=posterior, vae="test", vae_sha256="0" * 64, scale=0.18)
+    encoder = Encoder(encode=posterior, vae="test", vae_sha256="0" * 64, latents=LatentSpace(scale=0.18))
+    return list_images(folder, image_size=16), encoder
 
 
 def unfinished_latent_seeds() -> list[Content]:

@@ -9,6 +9,7 @@ from dit_eval.diffusion.recipe import Recipe, Schedule
 from dit_eval.diffusion.sampler import ImageSampler
 from dit_eval.encoding import Encoder, encode
 from dit_eval.models.config import DiTConfig
+from dit_eval.models.latent_space import LatentSpace
 from dit_eval.sampling import sample_npz
 from dit_eval.training import TrainingRun
 
@@ -39,7 +40,7 @@ def encoding(pictures, out, on_note=None, by="times"):
         small = images[:, :, ::8, ::8]
         return np.concatenate([small, small[:, :1]], 1), np.full((len(small), 4, 4, 4), 0.5, np.float32)
 
-    encoder = Encoder(encode=posterior, vae="test", vae_sha256="0" * 64, scale=1.0)
+    encoder = Encoder(encode=posterior, vae="test", vae_sha256="0" * 64, latents=LatentSpace(scale=1.0))
     folder = list_images(pictures, image_size=32, identity=by)
     return encode(folder, out, encoder=encoder, on_note=on_note)
 

@@ -23,9 +23,10 @@ from dit_eval.images.stream import from_batches
 from dit_eval.metrics import cmmd as kernel
 from dit_eval.metrics import density_coverage, manifold
 from dit_eval.metrics import intervals as uncertainty
-from dit_eval.models import vae
+from dit_eval.models import vae, vae_files
 from dit_eval.models.config import DiTConfig, named_config
 from dit_eval.models.dit import DiT
+from dit_eval.models.latent_space import LatentSpace
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.study import tasks
 from dit_eval.study.folder import Study
@@ -202,7 +203,7 @@ def make_run(config, **settings):
     )
 
 
-SMALL_VAE = vae._CONFIG | {"block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4, "sample_size": 64}
+SMALL_VAE = vae_files.SD_CONFIG | {"block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4, "sample_size": 64}
 
 
 @pytest.fixture(scope="module")
@@ -236,9 +237,16 @@ def train(seen, precision):
     assert len(seen) == 2
 
 
+def autoencoder_of(model, monkeypatch, path):
+    """An autoencoder in no file."""
+    file = vae_files.AutoencoderFile(weights=path, config={}, latents=LatentSpace())
+    monkeypatch.setattr(vae, "open_autoencoder", lambda _: file)
+    monkeypatch.setattr(vae, "_load", lambda *_: model)
+    return vae.Autoencoder(path)
+
+
 def autoencode(seen, small, monkeypatch, tmp_path):
-    monkeypatch.setattr(vae, "_load", lambda *_: small)
-    autoencoder = vae.Autoencoder(tmp_path)
+    autoencoder = autoencoder_of(small, monkeypatch, tmp_path)
     handle = watch(small.encoder.conv_in, seen)
     with torch.inference_mode():
         autoencoder.encode(torch.zeros(3, 3, 16, 16))
@@ -408,7 +416,7 @@ def full_vae():
     """The Stable Diffusion autoencoder with random weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return AutoencoderKL.from_config(vae._CONFIG).eval().requires_grad_(False)
+        return AutoencoderKL.from_config(vae_files.SD_CONFIG).eval().requires_grad_(False)
 
 
 def drawn(model, run, threads, count, decode=None):
@@ -423,8 +431,7 @@ def drawn(model, run, threads, count, decode=None):
 
 @pytest.mark.slow
 def test_images_of_a_full_network_and_decoder_do_not_depend_on_the_threads(full_vae, monkeypatch, tmp_path):
-    monkeypatch.setattr(vae, "_load", lambda *_: full_vae)
-    autoencoder = vae.Autoencoder(tmp_path)
+    autoencoder = autoencoder_of(full_vae, monkeypatch, tmp_path)
     model = randomised(DiT(named_config("DiT-S/8", image_size=64)))
     run = make_run(model.config, vae="random", num_sampling_steps="2", cfg_scale=1.5, cfg_channels=3)
     found = [drawn(model, run, threads, 2, lambda x: autoencoder.decode(x.clamp(-3, 3))) for threads in (1, 2, 3)]
@@ -435,8 +442,8 @@ def test_images_of_a_full_network_and_decoder_do_not_depend_on_the_threads(full_
 
 
 def test_encoding_does_not_depend_on_the_threads(full_vae, monkeypatch, tmp_path):
-    monkeypatch.setattr(vae, "_load", lambda *_: full_vae)
-    autoencoder, images = vae.Autoencoder(tmp_path), torch.from_numpy(IMAGES[:2]).permute(0, 3, 1, 2) / 127.5 - 1
+    autoencoder = autoencoder_of(full_vae, monkeypatch, tmp_path)
+    images = torch.from_numpy(IMAGES[:2]).permute(0, 3, 1, 2) / 127.5 - 1
     found = []
     for threads in (1, 2, 3):
         with using_threads(threads), torch.inference_mode():
