@@ -43,6 +43,7 @@ class ModelChoice:
     described : whether the checkpoint says its configuration, or is a public one; else its label table settles K
     weights : the set of weights to take
     training_steps, training_batch_size : as the checkpoint says; None if it does not, or is not here
+    flow : of a checkpoint that was trained here as a flow, the fields of its `FlowRecipe`
     """
 
     name: str
@@ -53,6 +54,7 @@ class ModelChoice:
     weights: Weights
     training_steps: int | None = None
     training_batch_size: int | None = None
+    flow: dict[str, Any] | None = None
 
     def open(
         self, *, num_classes: int | None = None, on_note: Callable[[str], None] | None = None
@@ -123,6 +125,7 @@ def choose_model(
         weights=_weights_of(notes, weights, path),
         training_steps=notes["step"] if notes else None,
         training_batch_size=notes["recipe"]["batch_size"] if notes else None,
+        flow=notes["recipe"].get("flow") if notes else None,
     )
 
 

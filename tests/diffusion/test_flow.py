@@ -17,7 +17,7 @@ from sample_runs import make_flow_run, make_run, random_dit
 from dit_eval.diffusion import each_image
 from dit_eval.diffusion.each_image import solve_each
 from dit_eval.diffusion.flow import PATHS, Flow, convert, diffusion
-from dit_eval.diffusion.guidance import passes, scales, sigmas
+from dit_eval.diffusion.guidance import evaluations, scales, sigmas
 from dit_eval.diffusion.process import Diffusion
 from dit_eval.diffusion.sampler import ImageSampler, check_run
 from dit_eval.diffusion.spacing import noise_levels
@@ -274,7 +274,7 @@ def test_outside_its_interval_guidance_costs_nothing(sampler, time):
     drawn, rows = watched(model, run)
     asked = scales(run.settings)
     assert set(asked) == {1.0, 3.0}
-    assert sum(rows) == 8 * passes(run.settings) == 8 * sum(1 if scale == 1.0 else 2 for scale in asked)
+    assert sum(rows) == 8 * evaluations(run.settings).passes == 8 * sum(1 if scale == 1.0 else 2 for scale in asked)
     whole, rows = watched(model, make_flow_run(model.config, **settings))
     assert sum(rows) == 16 * len(asked)
     assert (drawn != whole).any()
@@ -301,7 +301,7 @@ def test_an_interval_of_ddpm_is_in_sigma(sampler):
     process = Diffusion("20")
     abar = process.alphas_cumprod
     inside = {t: low < math.sqrt((1 - a) / a) <= high for t, a in zip(process.timesteps, abar, strict=True)}
-    assert sum(rows) == 8 * sum(1 + each for each in inside.values()) == 8 * passes(run_settings(run, (low, high)))
+    assert sum(rows) == 8 * sum(1 + each for each in inside.values()) == 8 * evaluations(run_settings(run, (low, high))).passes
     assert 0 < sum(inside.values()) < 20
     y = torch.arange(5)
     both, none = torch.cat([y, torch.full_like(y, 10)]), ImageSampler(model, run)
