@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 import random
 import re
@@ -345,6 +346,71 @@ def test_two_processes_by_torchrun_do_not_change_a_byte(whole, tmp_path):
     assert process.returncode == 0, output
     assert out.read_bytes() == whole.read_bytes()
     assert output.count("40 images, 8 px") == 1, "one process speaks"
+
+
+FLOWS = {
+    "ode-heun": ["--sampler", "ode-heun", "--time", "ddpm", "--num-sampling-steps", "3"],
+    "sde-euler": ["--sampler", "sde-euler", "--time", "ddpm", "--num-sampling-steps", "4"],
+    "ode-dopri5": ["--sampler", "ode-dopri5", "--time", "ddpm", "--rtol", "0.5", "--atol", "0.1"],
+}
+ALL_FLOWS = """\
+import json
+import sys
+from pathlib import Path
+
+from dit_eval.cli import main
+
+for arguments in json.loads(Path(sys.argv[1]).read_text()):
+    try:
+        main(arguments)
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+
+
+@pytest.fixture(scope="module")
+def flows(tmp_path_factory):
+    """The uninterrupted files of flows' samplers: one process, one image at a time."""
+    folder = tmp_path_factory.mktemp("flows")
+    for name, options in FLOWS.items():
+        with pytest.raises(SystemExit) as exit_:
+            main(command(folder / f"{name}.npz", *options, "--per-proc-batch-size", 1, images=33))
+        assert not exit_.value.code
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_flow_killed_in_two_processes_is_continued_to_the_same_bytes(flows, forks, tmp_path, name):
+    out = tmp_path / "samples.npz"
+    seven, many = (command(out, *FLOWS[name], "--per-proc-batch-size", size, images=33) for size in (7, 32))
+    forks(seven, ranks=2, kill_after=0.0, pieces=1, victims="all")
+    assert not out.exists()
+    assert forks(many, ranks=2)["statuses"] == [0, 0]
+    assert out.read_bytes() == (flows / f"{name}.npz").read_bytes()
+
+
+@pytest.mark.processes
+def test_flows_in_two_processes_by_torchrun_do_not_change_a_byte(flows, tmp_path):
+    script, jobs = tmp_path / "flows.py", tmp_path / "jobs.json"
+    script.write_text(ALL_FLOWS)
+    sizes = dict(zip(FLOWS, (7, 32, 7), strict=True))
+    jobs.write_text(
+        json.dumps(
+            [
+                command(tmp_path / f"{name}.npz", *options, "--per-proc-batch-size", sizes[name], images=33)
+                for name, options in FLOWS.items()
+            ]
+        )
+    )
+    done = subprocess.run(
+        [*TORCHRUN, "--standalone", "--nproc-per-node=2", str(script), str(jobs)],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name in FLOWS:
+        assert (tmp_path / f"{name}.npz").read_bytes() == (flows / f"{name}.npz").read_bytes(), name
 
 
 SLOW_PACKING = """\

@@ -90,7 +90,9 @@ class Train:
             left_out=("betas", "flip", "decay_steps", "flow"),
         ),
     ]
-    objective: Annotated[Objective, Option("noise and variance as DiT (ddpm), or a flow as SiT", group=EVERYDAY)] = "ddpm"
+    objective: Annotated[Objective, Option("noise and variance as DiT (ddpm), or a flow as SiT", group=EVERYDAY)] = (
+        "ddpm"
+    )
     flow: Annotated[FlowRecipe, Panel(group=FLOW)]
     cosine_decay: Annotated[bool, Option("bring the rate to 0 at the last step", group=RECIPE)] = False
     micro_batch: Annotated[

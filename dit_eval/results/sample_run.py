@@ -257,8 +257,7 @@ _COUNTED = {"evaluations", "guided_evaluations"}
 _FIRST = {
     each.name
     for each in dataclasses.fields(SampleRun)
-    if each.name
-    not in {"guidance_interval", "guide_ckpt", "guide_ckpt_sha256", "guide_network"} | _OF_FLOWS | _COUNTED
+    if each.name not in {"guidance_interval", "guide_ckpt", "guide_ckpt_sha256", "guide_network"} | _OF_FLOWS | _COUNTED
 }
 _TUPLES = ("earlier_environments", "guidance_interval")  # JSON has lists
 # Fields of a run that are those of its settings, under the same name and with the same meaning.

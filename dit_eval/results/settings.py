@@ -228,6 +228,7 @@ _ACTS_IN = {
     "sde-": ("diffusion_form", "diffusion_norm", "last_step", "last_step_size"),
     "dopri5": ("atol", "rtol"),
 }
+OF_SOME_SAMPLERS = tuple(name for names in _ACTS_IN.values() for name in names)
 _IN_WORDS = {"-": "flows (ode-..., sde-...)", "sde-": "SDEs (sde-euler, sde-heun)", "dopri5": "ode-dopri5"}
 
 

@@ -139,7 +139,9 @@ class Expansion:
     def _rules(self, these: Combinations, run: Training) -> Iterator[SamplingSettings]:
         """The plan's settings for each sampler, and tolerance, with what follows from the training."""
         for sampler in self.samplers(these, run.recipe.objective):
-            settings = dataclasses.replace(self.sampling.by(sampler), **flow_settings(run.recipe.flow, sampler))
+            # An option that the plan's one sampler does not use is a mistake; of several, some may.
+            usual = self.sampling.by(sampler) if these.samplers else dataclasses.replace(self.sampling, sampler=sampler)
+            settings = dataclasses.replace(usual, **flow_settings(run.recipe.flow, sampler))
             for rtol in these.rtols or (settings.rtol,):
                 yield dataclasses.replace(settings, rtol=rtol)
 

@@ -170,7 +170,9 @@ class Cell:
         """How it is sampled, in words; of a solver that chooses its steps its tolerance."""
         if self.sampling.rtol is not None:
             return f"{self.sampling.rule} to {self.sampling.rtol:g}"
-        return f"{self.num_sampling_steps} of sampling" + ("" if self.sampling.rule == "ddpm" else f" by {self.sampling.rule}")
+        return f"{self.num_sampling_steps} of sampling" + (
+            "" if self.sampling.rule == "ddpm" else f" by {self.sampling.rule}"
+        )
 
     @property
     def workload(self) -> Workload:

@@ -25,7 +25,7 @@ from dit_eval.features.load import network_named
 from dit_eval.metrics.choose import check_metrics
 from dit_eval.models.config import LATENT_FACTOR, DiTConfig, named_config
 from dit_eval.models.names import DIT_NAMES, parse_name
-from dit_eval.results.settings import LABEL_RULES, SamplingSettings, is_flow
+from dit_eval.results.settings import LABEL_RULES, OF_SOME_SAMPLERS, SamplingSettings, is_flow
 from dit_eval.study.expand import Combinations, Expansion, TrainingRules
 from dit_eval.study.plan import Data, Plan, PlanError, Rule, Speed, TaskResources
 from dit_eval.study.toml_table import Table
@@ -159,6 +159,9 @@ def parse_plan(text: str, path: Path) -> Plan:
         rules=tuple(_rule(table, configs) for table in top.inner_list("resources", said.resources)),
     )
     _check_flow_is_learned(training, plan)
+    for name in OF_SOME_SAMPLERS:
+        if getattr(sampling, name) is not None and all(getattr(cell.sampling, name) is None for cell in plan.cells):
+            raise top.inner("sampling", said.sampling).error(name, "no sampler of the plan uses it")
     for run in plan.trainings:
         if run.recipe.batch_size % (size := plan.resources(run).size):
             raise training.error("batch_size", f"{run.recipe.batch_size} does not divide among {size} processes")

@@ -64,7 +64,9 @@ def steps(model: Any, loss_of: Callable[[Any, Batch], torch.Tensor]) -> list[flo
 
 
 def sits(models: Any, transport: Any, case: dict[str, str]) -> list[float]:
-    model = models.SiT(**MODEL, learn_sigma=True).eval()  # training mode would drop labels; the batches have dropped some
+    model = models.SiT(
+        **MODEL, learn_sigma=True
+    ).eval()  # training mode would drop labels; the batches have dropped some
     model.load_state_dict(seeded_state(model.state_dict()))
     path = {"linear": "Linear", "gvp": "GVP", "vp": "VP"}[case["path"]]
     weight = None if case["loss_weight"] == "none" else case["loss_weight"]

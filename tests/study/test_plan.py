@@ -349,13 +349,15 @@ def test_cells_by_several_samplers():
         assert (cell.sampling.sampler in cell.name) == flow
         steps, guidance = int(cell.num_sampling_steps), 1 if cell.sampling.cfg_scale == 1.0 else 2
         expected = {"ddpm": steps, "ode-heun": 2 * (steps - 1), "sde-euler": steps}[cell.sampling.sampler]
-        assert cell.workload.passes == guidance * expected
+        asked = cell.workload.evaluations
+        assert (asked, asked + cell.workload.guided_evaluations) == (expected, guidance * expected)
         assert cell.workload.sampling == pytest.approx(cell.gflops * guidance * expected * cell.num_samples)
     whole = parse_plan(sampled('sampler = "ode-euler"', scales="2.0"), PATH)
     inside = parse_plan(sampled('sampler = "ode-euler"\nguidance_interval = [0.2, 0.6]', scales="2.0"), PATH)
     for one, other in zip(inside.cells, whole.cells, strict=True):
         steps = int(one.num_sampling_steps) - 1
-        assert steps < one.workload.passes < other.workload.passes == 2 * steps
+        assert one.workload.evaluations == other.workload.evaluations == steps
+        assert 0 < one.workload.guided_evaluations < other.workload.guided_evaluations == steps
     assert not set(keys(inside)[1]) & set(keys(whole)[1])
 
 
@@ -363,6 +365,7 @@ def test_cells_by_several_samplers():
     ("text", "said"),
     [
         (sampled("atol = 0.1"), "`atol` 0.1: the sampler ddpm does not use it"),
+        (sampled("atol = 0.1", 'samplers = ["ddpm", "ode-heun"]'), "sampling.atol: no sampler of the plan uses it"),
         (sampled('sampler = "ode-euler"\nguidance_interval = [0.5, 2.0]'), "the time of a flow ends at 1"),
         (sampled("guidance_interval = [0.5, 2.0]", 'samplers = "ode-euler"'), "the time of a flow ends at 1"),
         (sampled(cells='samplers = "heun"'), "samplers"),
