@@ -29,8 +29,8 @@ from training_goldens import MODEL, training_batches
 from dit_eval.cli import main
 from dit_eval.diffusion.data import ArrayData, open_npz
 from dit_eval.diffusion.flow import PATHS
-from dit_eval.diffusion.process import Diffusion
 from dit_eval.diffusion.objective import objective_of
+from dit_eval.diffusion.process import Diffusion
 from dit_eval.diffusion.recipe import Execution, FlowRecipe, Recipe, Schedule
 from dit_eval.diffusion.trainer import Batch, Trainer, draw_batch
 from dit_eval.flops.kept import Count, count_network

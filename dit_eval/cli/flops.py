@@ -7,15 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from cyclopts import Group
+
 from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import header, tell_json
 from dit_eval.cli.shared import Pixels, check_destination, json_file
 from dit_eval.flops.counts import CONVENTIONS
+from dit_eval.results.settings import Sampler, SamplingSettings
 from dit_eval.system.progress import Progress
 
 if TYPE_CHECKING:
     from dit_eval.flops.counts import Convention, Counts
     from dit_eval.flops.printed import ComplexityRow
+
+
+SAMPLING = Group("compute of an image, guidance counted", sort_key=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +45,16 @@ class Flops:
     convention: Annotated[
         Literal["paper", "fvcore", "mac"], Option("the one that is compared with the published figure")
     ] = "paper"
+    sampler: Annotated[Sampler | None, Option("also count an image by this sampler", group=SAMPLING)] = None
+    num_sampling_steps: Annotated[str, Option("as `dit-eval sample` takes it", metavar="S", group=SAMPLING)] = (
+        SamplingSettings.num_sampling_steps
+    )  # type: ignore[assignment]  # of a str | int the str
+    cfg_scale: Annotated[float, Option("guidance scale; 1.0: no guidance", metavar="W", group=SAMPLING)] = 1.0
+    guidance_interval: Annotated[
+        tuple[float, float] | None,
+        Option("guide only from LOW to HIGH", metavar="LOW HIGH", several="words", group=SAMPLING),
+    ] = None
+    guide: Annotated[str | None, Option("model that guides (autoguidance)", metavar="MODEL", group=SAMPLING)] = None
     json: Annotated[str | None, json_file("the rows")] = None
 
 
@@ -47,6 +63,7 @@ def flops(arguments: Flops) -> None:
         raise ValueError("Name the models to count, such as DiT-XL/2 or ADM-256, or pass --all; one of the two.")
     if arguments.all and (arguments.image_size or arguments.block):
         raise ValueError("--all counts the paper's models as they are; drop --image-size and --block.")
+    asked = _sampling(arguments)
     check_destination("--json", arguments.json)
     header(f"flops: counting {', '.join(arguments.models) or 'every model of Tables 1, 4 and 6'}")
     from dit_eval.flops.counts import FlopCount
@@ -54,7 +71,7 @@ def flops(arguments: Flops) -> None:
     from dit_eval.flops.printed import counted_row, paper_rows
 
     options: dict[str, Any] = {"image_size": arguments.image_size, "block": arguments.block}
-    for name in arguments.models:
+    for name in [*arguments.models, *([arguments.guide] if arguments.guide else [])]:
         if not is_kept(name, **options):
             from dit_eval.flops.count import check_model  # which loads PyTorch
 
@@ -73,8 +90,53 @@ def flops(arguments: Flops) -> None:
         else:
             rows = [counted_row(name, count(name, **options), **options) for name in arguments.models]
     operators = [] if arguments.all else [count.by_operator for count in counts]
-    found = json.dumps(_flops_object(rows, operators, arguments.convention), ensure_ascii=False)
-    tell_json(arguments.json, found, _format_flops(rows, operators, arguments.convention))
+    guide = count_in_parts(arguments.guide, **options).gflops(arguments.convention) if arguments.guide else None
+    images = [] if asked is None else [_image(row, asked, guide, arguments.convention) for row in rows]
+    found = _flops_object(rows, operators, arguments.convention)
+    for each, image in zip(found["rows"], images, strict=False):
+        each["sampling"] = image
+    text = _format_flops(rows, operators, arguments.convention)
+    text += "".join(_told(row, image, asked) for row, image in zip(rows, images, strict=False) if asked)
+    tell_json(arguments.json, json.dumps(found, ensure_ascii=False), text)
+
+
+def _sampling(arguments: Flops) -> SamplingSettings | None:
+    """How an image is drawn, if its compute is asked for."""
+    steps, usual = arguments.num_sampling_steps, SamplingSettings.num_sampling_steps
+    if arguments.sampler is None:
+        if (steps, arguments.cfg_scale, arguments.guidance_interval, arguments.guide) != (usual, 1.0, None, None):
+            raise ValueError("Pass `sampler` as well: steps and guidance say nothing of one forward pass.")
+        return None
+    return SamplingSettings(
+        sampler=arguments.sampler,
+        num_sampling_steps=steps,
+        cfg_scale=arguments.cfg_scale,
+        guidance_interval=arguments.guidance_interval,
+        guide_ckpt=arguments.guide,
+    )
+
+
+def _image(row: ComplexityRow, asked: SamplingSettings, guide: float | None, convention: Convention) -> dict[str, Any]:
+    """Evaluations of the network for an image, the share that is guided, and Gflops."""
+    from dit_eval.diffusion.guidance import evaluations
+    from dit_eval.flops.compute import image_gflops
+
+    found = evaluations(asked)
+    if found is None:
+        raise ValueError(f"`sampler` {asked.sampler} chooses its steps by the image: nobody knows their number before.")
+    gflops = image_gflops(
+        row.gflops(convention), evaluations=found.number, guided_evaluations=found.guided, guide_gflops=guide
+    )
+    return {"evaluations": found.number, "guided_fraction": found.fraction, "gflops": gflops}
+
+
+def _told(row: ComplexityRow, image: dict[str, Any], asked: SamplingSettings) -> str:
+    guided = image["guided_fraction"]
+    guidance = f", {guided:.1%} of them guided{f' by {asked.guide_ckpt}' if asked.guide_ckpt else ''}" if guided else ""
+    return (
+        f"{row.model} by {asked.sampler}, {asked.num_sampling_steps} steps: {image['evaluations']:,} evaluations (NFE)"
+        f"{guidance}; {image['gflops']:,.2f} Gflops an image, its decoding not counted.\n"
+    )
 
 
 def _flops_object(rows: list[ComplexityRow], operators: list[Any], convention: Any) -> dict[str, Any]:

@@ -159,8 +159,9 @@ def solution(flow, start):
 
 START = torch.linspace(-2, 2, 9).view(9, 1, 1, 1)
 KINDS = [
-    ("linear", "velocity", "repa"), ("linear", "noise", "repa"), ("gvp", "velocity", "repa"), ("linear", "velocity", "sit"),
-    ("vp", "velocity", "sit"), ("gvp", "noise", "sit"), ("vp", "score", "sit"), ("vp", "noise", "ddpm"),
+    ("linear", "velocity", "repa"), ("linear", "noise", "repa"), ("gvp", "velocity", "repa"),
+    ("linear", "velocity", "sit"), ("vp", "velocity", "sit"), ("gvp", "noise", "sit"), ("vp", "score", "sit"),
+    ("vp", "noise", "ddpm"),
 ]  # fmt: skip
 
 

@@ -58,8 +58,8 @@ SAMPLERS = PaperFigure(
     name="samplers",
     title="Samplers at equal compute",
     draw=samplers,
-    about="FID against the number of evaluations of the network for an image, and so its compute. A step of Euler takes "
-    "one, of Heun two; of dopri5 it is the mean of the first images.",
+    about="FID against the number of evaluations of the network for an image, and so its compute. A step of Euler "
+    "takes one, of Heun two; of dopri5 it is the mean of the first images.",
     may_be_wide=False,
 )
 

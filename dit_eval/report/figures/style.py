@@ -32,19 +32,14 @@ PATCH_COLOURS = dict(zip(PATCHES, ("#e8b04a", "#db8a1f", "#b9610f", "#84390b", "
 BLOCK_COLOURS = {"in-context": "#c264b4", "cross-attention": "#3e9a5c", "adaln": "#7a7a00", "adaln-zero": "#5b2a86"}
 SAMPLER_COLOURS = {"ddpm": "#56606e", "ddim": "#a8326e", "ode-euler": "#229684", "ode-heun": "#0f6f9c",
                    "ode-dopri5": "#7a49b8", "sde-euler": "#cf5f17", "sde-heun": "#8f3f00"}  # fmt: skip
+_SAMPLERS_ON_DARK = ("#a3adba", "#e077aa", "#4cc4b0", "#56b4e0", "#b08be6", "#f08c4a", "#c97a3c")
 OTHER_COLOUR = "#7f7f7f"  # a network that is no DiT of the paper
 DARK = {
     **{INK: "#ececec", SOFT: "#a8adb5", GRID: "#363b44", PALE: "#5a606b", PAPER: "#171a20", OTHER_COLOUR: "#989898"},
     **dict(zip(SIZE_COLOURS.values(), ("#2e6c9e", "#3f97d6", "#86c3f0", "#d6ecff"), strict=True)),
     **dict(zip(PATCH_COLOURS.values(), ("#7a4f14", "#a86a17", "#d98a2b", "#f5b56b", "#ffe3c2"), strict=True)),
     **dict(zip(BLOCK_COLOURS.values(), ("#d98acd", "#57b878", "#b5b53a", "#a77be0"), strict=True)),
-    **dict(
-        zip(
-            SAMPLER_COLOURS.values(),
-            ("#a3adba", "#e077aa", "#4cc4b0", "#56b4e0", "#b08be6", "#f08c4a", "#c97a3c"),
-            strict=True,
-        )
-    ),  # fmt: skip
+    **dict(zip(SAMPLER_COLOURS.values(), _SAMPLERS_ON_DARK, strict=True)),
 }
 
 

@@ -46,8 +46,8 @@ def samplers_table(points: pd.DataFrame) -> Table:
                 )
             )
     about = (
-        "NFE: evaluations of the network for an image; of a solver that chooses its steps the mean of the first images. "
-        "In brackets: what the weights were trained for. On the front: no other point is cheaper and better."
+        "NFE: evaluations of the network for an image; of a solver that chooses its steps the mean of the first "
+        "images. In brackets: what the weights were trained for. On the front: no other point is cheaper and better."
     )
     title = f"Samplers of {points['model'].iloc[0]}, without guidance"
     return Table(name="samplers", title=title, columns=columns, rows=tuple(rows), about=about)
