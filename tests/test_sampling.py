@@ -358,14 +358,17 @@ import json
 import sys
 from pathlib import Path
 
-from dit_eval.cli import main
+from dit_eval.diffusion.load import choose_and_check, load_sampler
+from dit_eval.results.settings import SamplingSettings
+from dit_eval.sampling import sample_npz
+from dit_eval.system.dist import join
 
-for arguments in json.loads(Path(sys.argv[1]).read_text()):
-    try:
-        main(arguments)
-    except SystemExit as end:
-        if end.code:
-            raise
+with join() as world:
+    for out, size, asked in json.loads(Path(sys.argv[1]).read_text()):
+        settings = SamplingSettings(**asked)
+        choice = choose_and_check(None, "dit-digits", settings, device="cpu")
+        sampler, labels = load_sampler(choice, settings, device="cpu", world=world)
+        sample_npz(Path(out), sampler=sampler, labels=labels, batch_size=size, world=world)
 """
 
 
@@ -375,7 +378,7 @@ def flows(tmp_path_factory):
     folder = tmp_path_factory.mktemp("flows")
     for name, options in FLOWS.items():
         with pytest.raises(SystemExit) as exit_:
-            main(command(folder / f"{name}.npz", *options, "--per-proc-batch-size", 1, images=33))
+            main(command(folder / f"{name}.npz", *options, "--per-proc-batch-size", 1, images=17))
         assert not exit_.value.code
     return folder
 
@@ -384,7 +387,7 @@ def flows(tmp_path_factory):
 @pytest.mark.parametrize("name", FLOWS)
 def test_a_flow_killed_in_two_processes_is_continued_to_the_same_bytes(flows, forks, tmp_path, name):
     out = tmp_path / "samples.npz"
-    seven, many = (command(out, *FLOWS[name], "--per-proc-batch-size", size, images=33) for size in (7, 32))
+    seven, many = (command(out, *FLOWS[name], "--per-proc-batch-size", size, images=17) for size in (7, 32))
     forks(seven, ranks=2, kill_after=0.0, pieces=1, victims="all")
     assert not out.exists()
     assert forks(many, ranks=2)["statuses"] == [0, 0]
@@ -395,15 +398,9 @@ def test_a_flow_killed_in_two_processes_is_continued_to_the_same_bytes(flows, fo
 def test_flows_in_two_processes_by_torchrun_do_not_change_a_byte(flows, tmp_path):
     script, jobs = tmp_path / "flows.py", tmp_path / "jobs.json"
     script.write_text(ALL_FLOWS)
-    sizes = dict(zip(FLOWS, (7, 32, 7), strict=True))
-    jobs.write_text(
-        json.dumps(
-            [
-                command(tmp_path / f"{name}.npz", *options, "--per-proc-batch-size", sizes[name], images=33)
-                for name, options in FLOWS.items()
-            ]
-        )
-    )
+    asked = [(tmp_path / f"{name}.npz", size, open_batch(flows / f"{name}.npz", role="gen").run.settings)
+             for name, size in zip(FLOWS, (7, 32, 7), strict=True)]  # fmt: skip
+    jobs.write_text(json.dumps([(str(out), size, dataclasses.asdict(settings)) for out, size, settings in asked]))
     done = subprocess.run(
         [*TORCHRUN, "--standalone", "--nproc-per-node=2", str(script), str(jobs)],
         capture_output=True, text=True, timeout=300, check=False,

@@ -30,9 +30,9 @@ INK, SOFT, GRID, PALE, PAPER = "#1a1a1a", "#5c5c5c", "#dcdcdc", "#b4b4b4", "#fff
 SIZE_COLOURS = dict(zip(SIZES, ("#6bb8e8", "#2e8bc9", "#1c5a9e", "#0a2550"), strict=True))
 PATCH_COLOURS = dict(zip(PATCHES, ("#e8b04a", "#db8a1f", "#b9610f", "#84390b", "#451a05"), strict=True))
 BLOCK_COLOURS = {"in-context": "#c264b4", "cross-attention": "#3e9a5c", "adaln": "#7a7a00", "adaln-zero": "#5b2a86"}
-SAMPLER_COLOURS = {"ddpm": "#56606e", "ddim": "#a8326e", "ode-euler": "#229684", "ode-heun": "#0f6f9c",
-                   "ode-dopri5": "#7a49b8", "sde-euler": "#cf5f17", "sde-heun": "#8f3f00"}  # fmt: skip
-_SAMPLERS_ON_DARK = ("#a3adba", "#e077aa", "#4cc4b0", "#56b4e0", "#b08be6", "#f08c4a", "#c97a3c")
+SAMPLER_COLOURS = {"ddpm": "#2e3138", "ddim": "#b02589", "ode-euler": "#269962", "ode-heun": "#1897dc",
+                   "ode-dopri5": "#562fbb", "sde-euler": "#e45a13", "sde-heun": "#5c230a"}  # fmt: skip
+_SAMPLERS_ON_DARK = ("#57636b", "#df69ad", "#c2f0d7", "#bad9f7", "#6b61d8", "#f48d73", "#cd7917")
 OTHER_COLOUR = "#7f7f7f"  # a network that is no DiT of the paper
 DARK = {
     **{INK: "#ececec", SOFT: "#a8adb5", GRID: "#363b44", PALE: "#5a606b", PAPER: "#171a20", OTHER_COLOUR: "#989898"},
