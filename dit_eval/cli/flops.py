@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dit_eval.flops.printed import ComplexityRow
 
 
+_STEPS = str(SamplingSettings.num_sampling_steps)
 SAMPLING = Group("compute of an image, guidance counted", sort_key=2)
 
 
@@ -46,9 +47,7 @@ class Flops:
         Literal["paper", "fvcore", "mac"], Option("the one that is compared with the published figure")
     ] = "paper"
     sampler: Annotated[Sampler | None, Option("also count an image by this sampler", group=SAMPLING)] = None
-    num_sampling_steps: Annotated[str, Option("as `dit-eval sample` takes it", metavar="S", group=SAMPLING)] = (
-        SamplingSettings.num_sampling_steps
-    )  # type: ignore[assignment]  # of a str | int the str
+    num_sampling_steps: Annotated[str, Option("as `dit-eval sample` takes it", metavar="S", group=SAMPLING)] = _STEPS
     cfg_scale: Annotated[float, Option("guidance scale; 1.0: no guidance", metavar="W", group=SAMPLING)] = 1.0
     guidance_interval: Annotated[
         tuple[float, float] | None,
@@ -102,9 +101,9 @@ def flops(arguments: Flops) -> None:
 
 def _sampling(arguments: Flops) -> SamplingSettings | None:
     """How an image is drawn, if its compute is asked for."""
-    steps, usual = arguments.num_sampling_steps, SamplingSettings.num_sampling_steps
+    steps = arguments.num_sampling_steps
     if arguments.sampler is None:
-        if (steps, arguments.cfg_scale, arguments.guidance_interval, arguments.guide) != (usual, 1.0, None, None):
+        if (steps, arguments.cfg_scale, arguments.guidance_interval, arguments.guide) != (_STEPS, 1.0, None, None):
             raise ValueError("Pass `sampler` as well: steps and guidance say nothing of one forward pass.")
         return None
     return SamplingSettings(
