@@ -12,11 +12,13 @@ from cyclopts import Group
 from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import header, tell_json
 from dit_eval.cli.shared import Pixels, check_destination, json_file
+from dit_eval.flops.compute import image_gflops
 from dit_eval.flops.counts import CONVENTIONS
 from dit_eval.results.settings import Sampler, SamplingSettings
 from dit_eval.system.progress import Progress
 
 if TYPE_CHECKING:
+    from dit_eval.diffusion.guidance import Evaluations
     from dit_eval.flops.counts import Convention, Counts
     from dit_eval.flops.printed import ComplexityRow
 
@@ -62,7 +64,7 @@ def flops(arguments: Flops) -> None:
         raise ValueError("Name the models to count, such as DiT-XL/2 or ADM-256, or pass --all; one of the two.")
     if arguments.all and (arguments.image_size or arguments.block):
         raise ValueError("--all counts the paper's models as they are; drop --image-size and --block.")
-    asked = _sampling(arguments)
+    image = _image(arguments)
     check_destination("--json", arguments.json)
     header(f"flops: counting {', '.join(arguments.models) or 'every model of Tables 1, 4 and 6'}")
     from dit_eval.flops.counts import FlopCount
@@ -90,52 +92,60 @@ def flops(arguments: Flops) -> None:
             rows = [counted_row(name, count(name, **options), **options) for name in arguments.models]
     operators = [] if arguments.all else [count.by_operator for count in counts]
     guide = count_in_parts(arguments.guide, **options).gflops(arguments.convention) if arguments.guide else None
-    images = [] if asked is None else [_image(row, asked, guide, arguments.convention) for row in rows]
     found = _flops_object(rows, operators, arguments.convention)
-    for each, image in zip(found["rows"], images, strict=False):
-        each["sampling"] = image
     text = _format_flops(rows, operators, arguments.convention)
-    text += "".join(_told(row, image, asked) for row, image in zip(rows, images, strict=False) if asked)
+    for row, each in zip(rows, found["rows"], strict=True):
+        if image is not None:
+            each["sampling"] = image.of(row, guide, arguments.convention)
+            text += image.told(row, each["sampling"])
     tell_json(arguments.json, json.dumps(found, ensure_ascii=False), text)
 
 
-def _sampling(arguments: Flops) -> SamplingSettings | None:
+@dataclass(frozen=True, kw_only=True)
+class _Image:
+    """How an image is drawn, and how often that asks the network."""
+
+    settings: SamplingSettings
+    evaluations: Evaluations
+
+    def of(self, row: ComplexityRow, guide: float | None, convention: Convention) -> dict[str, Any]:
+        """What it costs by a model; `guide` are the Gflops of one that guides."""
+        found = self.evaluations
+        gflops = image_gflops(
+            row.gflops(convention), evaluations=found.number, guided_evaluations=found.guided, guide_gflops=guide
+        )
+        return {"evaluations": found.number, "guided_fraction": found.fraction, "gflops": gflops}
+
+    def told(self, row: ComplexityRow, image: Mapping[str, Any]) -> str:
+        guide, guided = self.settings.guide_ckpt, image["guided_fraction"]
+        guidance = f", {guided:.1%} of them guided{f' by {guide}' if guide else ''}" if guided else ""
+        return (
+            f"{row.model} by {self.settings.sampler}, {self.settings.num_sampling_steps} steps: "
+            f"{image['evaluations']:,} evaluations (NFE){guidance}; {image['gflops']:,.2f} Gflops an image, its decoding "
+            "not counted.\n"
+        )
+
+
+def _image(arguments: Flops) -> _Image | None:
     """How an image is drawn, if its compute is asked for."""
     steps = arguments.num_sampling_steps
     if arguments.sampler is None:
         if (steps, arguments.cfg_scale, arguments.guidance_interval, arguments.guide) != (_STEPS, 1.0, None, None):
             raise ValueError("Pass `sampler` as well: steps and guidance say nothing of one forward pass.")
         return None
-    return SamplingSettings(
+    settings = SamplingSettings(
         sampler=arguments.sampler,
         num_sampling_steps=steps,
         cfg_scale=arguments.cfg_scale,
         guidance_interval=arguments.guidance_interval,
         guide_ckpt=arguments.guide,
     )
-
-
-def _image(row: ComplexityRow, asked: SamplingSettings, guide: float | None, convention: Convention) -> dict[str, Any]:
-    """Evaluations of the network for an image, the share that is guided, and Gflops."""
     from dit_eval.diffusion.guidance import evaluations
-    from dit_eval.flops.compute import image_gflops
 
-    found = evaluations(asked)
+    found = evaluations(settings)
     if found is None:
-        raise ValueError(f"`sampler` {asked.sampler} chooses its steps by the image: nobody knows their number before.")
-    gflops = image_gflops(
-        row.gflops(convention), evaluations=found.number, guided_evaluations=found.guided, guide_gflops=guide
-    )
-    return {"evaluations": found.number, "guided_fraction": found.fraction, "gflops": gflops}
-
-
-def _told(row: ComplexityRow, image: dict[str, Any], asked: SamplingSettings) -> str:
-    guided = image["guided_fraction"]
-    guidance = f", {guided:.1%} of them guided{f' by {asked.guide_ckpt}' if asked.guide_ckpt else ''}" if guided else ""
-    return (
-        f"{row.model} by {asked.sampler}, {asked.num_sampling_steps} steps: {image['evaluations']:,} evaluations (NFE)"
-        f"{guidance}; {image['gflops']:,.2f} Gflops an image, its decoding not counted.\n"
-    )
+        raise ValueError(f"`sampler` {arguments.sampler} chooses its steps by the image; nobody knows them before.")
+    return _Image(settings=settings, evaluations=found)
 
 
 def _flops_object(rows: list[ComplexityRow], operators: list[Any], convention: Any) -> dict[str, Any]:
