@@ -121,8 +121,8 @@ class _Image:
         guidance = f", {guided:.1%} of them guided{f' by {guide}' if guide else ''}" if guided else ""
         return (
             f"{row.model} by {self.settings.sampler}, {self.settings.num_sampling_steps} steps: "
-            f"{image['evaluations']:,} evaluations (NFE){guidance}; {image['gflops']:,.2f} Gflops an image, its decoding "
-            "not counted.\n"
+            f"{image['evaluations']:,} evaluations (NFE){guidance}; {image['gflops']:,.2f} Gflops an image, its "
+            "decoding not counted.\n"
         )
 
 
