@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
-from dit_eval.report.figures.draw import caption, from_zero, handle, interval, legend_above, marker_of, sentences
+from dit_eval.report.figures.draw import caption, handle, interval, legend_above, marker_of, sentences
 from dit_eval.report.figures.figure import PaperFigure, Picture
 from dit_eval.report.figures.select import extent
 from dit_eval.report.figures.style import SAMPLER_COLOURS, Look, new_figure, styled
@@ -25,6 +27,7 @@ def samplers(setting: Setting, look: Look) -> Picture | None:
         return None
     figure, axis = new_figure(look, 3.4)
     axis.set_xscale("log")
+    axis.set_yscale("log")  # few evaluations give many times the FID of enough, where samplers still differ
     handles = []
     for name, own in shown.groupby("series", sort=False):
         own = own.sort_values("nfe", kind="stable")
@@ -37,16 +40,20 @@ def samplers(setting: Setting, look: Look) -> Picture | None:
         handles.append(handle(colour, _MARKERS[sampler], str(name), measured=True, line=line))
     ticks = [2.0**e for e in range(12) if shown["nfe"].min() / 1.2 <= 2.0**e <= shown["nfe"].max() * 1.2]
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axis.minorticks_off()
     axis.set_xlim(shown["nfe"].min() / 1.2, shown["nfe"].max() * 1.2)
     axis.set_xlabel("Evaluations of the network per image (log scale)")
-    axis.set_ylabel(f"{fid_label(shown['num_samples'].iloc[0])} ↓")
-    from_zero(axis, extent(shown, "fid"))
+    axis.set_ylabel(f"{fid_label(shown['num_samples'].iloc[0])} ↓ (log scale)")
+    fids = extent(shown, "fid")
+    axis.set_ylim(fids.min() / 1.2, fids.max() * 1.2)
+    axis.set_yticks(*_round_numbers(*axis.get_ylim()))
     gflops = shown["gflops"].iloc[0]
     unit = unit_for(gflops * shown["nfe"].max() / 1000)
     scale = gflops * UNITS[unit] / 1000
     above = axis.secondary_xaxis("top", functions=(lambda nfe: nfe * scale, lambda compute: compute / scale))
     above.set_xlabel(f"Compute per image ({unit})")
+    above.set_xticks(*_round_numbers(*(limit * scale for limit in axis.get_xlim())))
+    for each in (axis, above):
+        each.minorticks_off()
     legend_above(figure, handles)
     what = f"{shown['model'].iloc[0]} after {steps_text(shown['training_steps'].iloc[0])} training steps, no guidance"
     brackets = "in brackets, and by a dashed line for DDPM: what the weights were trained for"
@@ -62,6 +69,14 @@ SAMPLERS = PaperFigure(
     "takes one, of Heun two; of dopri5 it is the mean of the first images.",
     may_be_wide=False,
 )
+
+
+def _round_numbers(low: float, high: float) -> tuple[list[float], list[str]]:
+    """1, 2, 5, 10 and so on between two numbers, and as an axis names them."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    numbers = [digit * 10.0**power for power in range(first, last + 1) for digit in (1, 2, 5)]
+    within = [number for number in numbers if low <= number <= high]
+    return within, [f"{number:g}" for number in within]
 
 
 def _learned_flow(own: pd.DataFrame) -> bool:
