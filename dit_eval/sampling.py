@@ -208,7 +208,12 @@ def _draw_batches(
 def images_drawn(out: Path) -> int:
     """Images that a run into a file has finished so far, all of them if the file is there."""
     if out.exists():
-        return open_batch(out, role="gen").num_stored
+        try:
+            return open_batch(out, role="gen").num_stored
+        except (OSError, ValueError):
+            if out.exists():
+                raise
+            # A study has scored and removed it since.
     names = [path.name for path in out.with_name(out.name + ".parts").glob("*.u8")]
     return sum(int(match[2]) - int(match[1]) for name in names if (match := _PIECE.fullmatch(name)))
 

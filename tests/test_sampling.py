@@ -31,7 +31,7 @@ from dit_eval.models.config import BLOCK_DESIGNS, named_config
 from dit_eval.models.dit import DiT
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.results.settings import SamplingSettings
-from dit_eval.sampling import _Parts, sample, sample_npz
+from dit_eval.sampling import _Parts, images_drawn, sample, sample_npz
 from dit_eval.system.assets import asset
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -346,6 +346,23 @@ def test_two_processes_by_torchrun_do_not_change_a_byte(whole, tmp_path):
     assert process.returncode == 0, output
     assert out.read_bytes() == whole.read_bytes()
     assert output.count("40 images, 8 px") == 1, "one process speaks"
+
+
+def test_a_file_that_a_study_removes_while_its_images_are_counted(whole, tmp_path, monkeypatch):
+    out = tmp_path / "samples.npz"
+    shutil.copyfile(whole, out)
+    assert images_drawn(out) == 40
+
+    def gone(path, **options):
+        path.unlink()
+        return open_batch(path, **options)
+
+    monkeypatch.setattr("dit_eval.sampling.open_batch", gone)
+    assert images_drawn(out) == 0
+    monkeypatch.undo()
+    out.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"samples\.npz"):
+        images_drawn(out)
 
 
 FLOWS = {
