@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from dit_eval.diffusion.sampler import ImageSampler
 
 _PIECE = re.compile(r"(\d{9})-(\d{9})\.u8")  # images from .. up to, without the last
+_COUNTED = 32  # images whose evaluations are counted, of a sampler that chooses its steps
 OnImages = Callable[[int, int], None]  # images done, images in all
 
 
@@ -166,8 +167,21 @@ def sample_npz(
         batches = _cut(gaps, batch_size)[world.rank :: world.size]
         _draw_batches(batches, parts, sampler, labels, on_progress if world.rank == 0 else None)
         world.barrier()
-        world.from_first(lambda: parts.pack(run, labels))  # nobody goes on before the file is there
+        # Nobody goes on before the file is there.
+        world.from_first(lambda: parts.pack(_with_evaluations(run, sampler, labels), labels))
     return out
+
+
+def _with_evaluations(run: SampleRun, sampler: ImageSampler, labels: np.ndarray) -> SampleRun:
+    """The run, with the evaluations of its first images where the sampler chose its steps.
+
+    They are counted when all images are there, in a batch of its own, so that they are the same in whatever pieces the
+    images were drawn.
+    """
+    if run.rtol is None:
+        return run
+    found = sampler.counted(labels[:_COUNTED])
+    return dataclasses.replace(run, evaluations=found.number, guided_evaluations=found.guided)
 
 
 def _draw_batches(
@@ -194,7 +208,12 @@ def _draw_batches(
 def images_drawn(out: Path) -> int:
     """Images that a run into a file has finished so far, all of them if the file is there."""
     if out.exists():
-        return open_batch(out, role="gen").num_stored
+        try:
+            return open_batch(out, role="gen").num_stored
+        except (OSError, ValueError):
+            if out.exists():
+                raise
+            # A study has scored and removed it since.
     names = [path.name for path in out.with_name(out.name + ".parts").glob("*.u8")]
     return sum(int(match[2]) - int(match[1]) for name in names if (match := _PIECE.fullmatch(name)))
 

@@ -37,7 +37,7 @@ from torch import Tensor
 from dit_eval.diffusion.data import TrainingData
 from dit_eval.diffusion.latents import Latents
 from dit_eval.diffusion.recipe import Execution, Recipe, Schedule
-from dit_eval.diffusion.trainer import TERMS, Batch, Trainer, check_execution, draw_batch
+from dit_eval.diffusion.trainer import Batch, Trainer, check_execution, draw_batch
 from dit_eval.diffusion.written import STATE, check_state, check_weights, digests_of, notes_of, steps_done
 from dit_eval.images.identity import beside, check_identity
 from dit_eval.models.checkpoints import NOTES_KEY, save_dit
@@ -106,7 +106,7 @@ def check_training(run: TrainingRun, *, execution: Execution, world: World | Non
         )
     if data.num_classes > config.num_classes:
         raise ValueError(f"The data have labels up to {data.num_classes - 1}; the model knows {config.num_classes}.")
-    if not config.learn_sigma:
+    if not config.learn_sigma and run.recipe.flow is None:
         raise ValueError("The recipe trains the variance as well; needed a model with learn_sigma.")
     check_execution(run.recipe, execution, world or World())
 
@@ -271,7 +271,7 @@ class _Folder:
     def _described(self) -> dict[str, dict[str, Any]]:
         """What tells the run from others, as the file has it; of process 0 alone, since data may be read for it."""
         run = self._training
-        config, recipe = run.config.to_dict(), dataclasses.asdict(run.recipe)
+        config, recipe = run.config.to_dict(), run.recipe.described()
         described: dict[str, dict[str, Any]] = json.loads(
             json.dumps({"config": config, "recipe": recipe, "data": run.data.identity})
         )
@@ -393,7 +393,7 @@ class _Folder:
         """Write a checkpoint. The state comes last: until it is there, a run goes on from the one before."""
 
         def write() -> None:
-            losses = _finite(pending, trainer.steps)
+            losses = _finite(pending, trainer)
             self._save_weights(trainer, "model")
             self._save_weights(trainer, "ema")
             if self._log.exists():
@@ -422,7 +422,7 @@ class _Folder:
         """Add a line with the mean losses of some steps; the loss."""
 
         def write() -> float:
-            means = dict(zip(TERMS, _finite(pending, trainer.steps).mean(0).tolist(), strict=True))
+            means = dict(zip(trainer.terms, _finite(pending, trainer).mean(0).tolist(), strict=True))
             rate = trainer.recipe.learning_rate_at(trainer.steps - 1)
             line = json.dumps({"step": trainer.steps, **means, "learning_rate": rate})
             append_line(self._log, f"{line}\n".encode(), durable=False)  # `save` makes it so
@@ -446,14 +446,14 @@ class _Folder:
             )
 
 
-def _finite(pending: list[Tensor], last: int) -> Tensor:
-    """The losses of steps up to `last`, (n, 3) on the CPU, if they are numbers."""
+def _finite(pending: list[Tensor], trainer: Trainer) -> Tensor:
+    """The losses of a trainer's latest steps, (n, its terms) on the CPU, if they are numbers."""
     if not pending:
-        return torch.zeros(0, len(TERMS))
+        return torch.zeros(0, len(trainer.terms))
     losses = torch.stack(pending).cpu()
     bad = torch.nonzero(~torch.isfinite(losses).all(1)).flatten()
     if len(bad):
-        step = last - len(losses) + 1 + int(bad[0])
+        step = trainer.steps - len(losses) + 1 + int(bad[0])
         raise ValueError(
             f"Step {step:,}: the loss is {losses[bad[0], 0].item()}. The latest checkpoint is kept; try a lower "
             "learning rate, `warm_up`, or `precision` fp32."

@@ -4,6 +4,7 @@ python reports/make.py paper                    the paper's tables and figures, 
 python reports/make.py paper table4 figure8     some of them
 python reports/make.py digits                   figures and tables of the study `digits`, from its committed results
 python reports/make.py digits STUDY             from a finished study, whose results are copied here first
+python reports/make.py digits_samplers [STUDY]  the same of the study `digits-samplers`
 python reports/make.py cifar10 [STUDY]          the same of the study `cifar10-small`
 python reports/make.py why                      the page on why an FID differs, from reference_stats/effects.json
 python reports/make.py metric_response          what each metric sees in damaged digits: the quickstart's figure
@@ -63,6 +64,17 @@ def make_digits(study: list[str]) -> None:
         copy_study(Path(study[0]), folder)
         copy_samples(Path(study[0]), folder)
     make_study(folder)
+
+
+def make_digits_samplers(study: list[str]) -> None:
+    """The figure of samplers and its table; a study of one network has no other figures."""
+    folder = HERE / "digits_samplers"
+    if study:
+        copy_study(Path(study[0]), folder)
+    files = report_files(results=folder / "results.jsonl")
+    wanted = {name: path.stem.partition("-")[0] for name in files if (path := Path(name)).parent.name}
+    kept = {name: stem for name, stem in wanted.items() if stem in ("samplers", "measured")}
+    write(folder, {str(Path(name).with_stem(stem)): files[name] for name, stem in kept.items()})
 
 
 def make_cifar10(study: list[str]) -> None:
@@ -169,6 +181,7 @@ def samples_of_models(study: Path, *, sampling_steps: str) -> list[str]:
 PARTS = {
     "paper": make_paper,
     "digits": make_digits,
+    "digits_samplers": make_digits_samplers,
     "cifar10": make_cifar10,
     "why": make_why,
     "metric_response": make_metric_response,

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 import random
 import re
@@ -31,7 +32,7 @@ from dit_eval.models.config import BLOCK_DESIGNS, named_config
 from dit_eval.models.dit import DiT
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.results.settings import SamplingSettings
-from dit_eval.sampling import _Parts, sample, sample_npz
+from dit_eval.sampling import _Parts, images_drawn, sample, sample_npz
 from dit_eval.system.assets import asset
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -346,6 +347,85 @@ def test_two_processes_by_torchrun_do_not_change_a_byte(whole, tmp_path):
     assert process.returncode == 0, output
     assert out.read_bytes() == whole.read_bytes()
     assert output.count("40 images, 8 px") == 1, "one process speaks"
+
+
+def test_a_file_that_a_study_removes_while_its_images_are_counted(whole, tmp_path, monkeypatch):
+    out = tmp_path / "samples.npz"
+    shutil.copyfile(whole, out)
+    assert images_drawn(out) == 40
+
+    def gone(path, **options):
+        path.unlink()
+        return open_batch(path, **options)
+
+    monkeypatch.setattr("dit_eval.sampling.open_batch", gone)
+    assert images_drawn(out) == 0
+    monkeypatch.undo()
+    out.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"samples\.npz"):
+        images_drawn(out)
+
+
+FLOWS = {
+    "ode-heun": ["--sampler", "ode-heun", "--time", "ddpm", "--num-sampling-steps", "3"],
+    "sde-euler": ["--sampler", "sde-euler", "--time", "ddpm", "--num-sampling-steps", "4"],
+    "ode-dopri5": ["--sampler", "ode-dopri5", "--time", "ddpm", "--rtol", "0.5", "--atol", "0.1"],
+}
+ALL_FLOWS = """\
+import json
+import sys
+from pathlib import Path
+
+from dit_eval.diffusion.load import choose_and_check, load_sampler
+from dit_eval.results.settings import SamplingSettings
+from dit_eval.sampling import sample_npz
+from dit_eval.system.dist import join
+
+with join() as world:
+    for out, size, asked in json.loads(Path(sys.argv[1]).read_text()):
+        settings = SamplingSettings(**asked)
+        choice = choose_and_check(None, "dit-digits", settings, device="cpu")
+        sampler, labels = load_sampler(choice, settings, device="cpu", world=world)
+        sample_npz(Path(out), sampler=sampler, labels=labels, batch_size=size, world=world)
+"""
+
+
+@pytest.fixture(scope="module")
+def flows(tmp_path_factory):
+    """The uninterrupted files of flows' samplers: one process, one image at a time."""
+    folder = tmp_path_factory.mktemp("flows")
+    for name, options in FLOWS.items():
+        with pytest.raises(SystemExit) as exit_:
+            main(command(folder / f"{name}.npz", *options, "--per-proc-batch-size", 1, images=17))
+        assert not exit_.value.code
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_flow_killed_in_two_processes_is_continued_to_the_same_bytes(flows, forks, tmp_path, name):
+    out = tmp_path / "samples.npz"
+    seven, many = (command(out, *FLOWS[name], "--per-proc-batch-size", size, images=17) for size in (7, 32))
+    forks(seven, ranks=2, kill_after=0.0, pieces=1, victims="all")
+    assert not out.exists()
+    assert forks(many, ranks=2)["statuses"] == [0, 0]
+    assert out.read_bytes() == (flows / f"{name}.npz").read_bytes()
+
+
+@pytest.mark.processes
+def test_flows_in_two_processes_by_torchrun_do_not_change_a_byte(flows, tmp_path):
+    script, jobs = tmp_path / "flows.py", tmp_path / "jobs.json"
+    script.write_text(ALL_FLOWS)
+    asked = [(tmp_path / f"{name}.npz", size, open_batch(flows / f"{name}.npz", role="gen").run.settings)
+             for name, size in zip(FLOWS, (7, 32, 7), strict=True)]  # fmt: skip
+    jobs.write_text(json.dumps([(str(out), size, dataclasses.asdict(settings)) for out, size, settings in asked]))
+    done = subprocess.run(
+        [*TORCHRUN, "--standalone", "--nproc-per-node=2", str(script), str(jobs)],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name in FLOWS:
+        assert (tmp_path / f"{name}.npz").read_bytes() == (flows / f"{name}.npz").read_bytes(), name
 
 
 SLOW_PACKING = """\

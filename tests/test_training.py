@@ -1,13 +1,16 @@
 """Training against a plain loop and the released trainer; exact after kill -9; the same on one process and on two."""
 
+import dataclasses
 import functools
 import json
+import math
 import re
 import shutil
 import subprocess
 import sys
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,14 +19,18 @@ import pytest
 import torch
 from dit_goldens import seeded_state
 from filelock import FileLock
+from flow_training_goldens import MODEL as FLOW_MODEL
+from flow_training_goldens import REPA, SIT, flow_batches, name_of
 from safetensors import safe_open
 from safetensors.torch import load_file
 from training_goldens import MODEL, training_batches
 
 from dit_eval.cli import main
 from dit_eval.diffusion.data import ArrayData, open_npz
+from dit_eval.diffusion.flow import PATHS
+from dit_eval.diffusion.objective import objective_of
 from dit_eval.diffusion.process import Diffusion
-from dit_eval.diffusion.recipe import Execution, Recipe, Schedule
+from dit_eval.diffusion.recipe import Execution, FlowRecipe, Recipe, Schedule
 from dit_eval.diffusion.trainer import Batch, Trainer, draw_batch
 from dit_eval.flops.kept import Count, count_network
 from dit_eval.images.npz import open_batch
@@ -208,15 +215,52 @@ def test_steps_are_those_of_the_released_trainer():
         assert (ours - theirs).norm() < tolerance * (theirs - start_value).norm(), name
 
 
-def test_a_batch_depends_on_seed_step_and_position_only(data):
-    config, recipe = tiny(), Recipe(batch_size=64, flip=0.5)
+def given_times(batch, flow):
+    """The times that a flow's objective makes of the numbers that the released trainers were given."""
+    draws = zip(batch["uniform"].tolist(), batch["normal"].tolist(), strict=True)
+    times = objective_of(flow).times(
+        [SimpleNamespace(random=lambda u=u: u, standard_normal=lambda n=n: n) for u, n in draws]
+    )
+    # A uniform number is the time in REPA's, which is 1 less ours.
+    return torch.from_numpy(1 - times if flow.time == "repa" and flow.time_sampling == "uniform" else times)
+
+
+@pytest.mark.parametrize("case", [*SIT, *REPA], ids=name_of)
+def test_losses_of_flows_are_those_of_the_released_trainers(case):
+    flow = FlowRecipe(**case)
+    trainer = Trainer(DiTConfig(**FLOW_MODEL, learn_sigma=flow.time == "sit"), Recipe(flow=flow))
+    trainer.model.load_state_dict(seeded_state(trainer.model.state_dict()))
+    losses = []
+    for batch in flow_batches():
+        given = {name: batch[name] for name in ("x0", "labels", "noise")}
+        losses.append(trainer.step(Batch(**given, timesteps=given_times(batch, flow))).item())
+    expected = json.loads((GOLDENS / "flow_training.json").read_text())["losses"][name_of(case)]
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("path", ["linear", "gvp", "vp"])
+def test_times_of_flows_are_drawn_as_asked(path):
+    generators = [np.random.default_rng(seed) for seed in range(2000)]
+    uniform = objective_of(FlowRecipe(path=path)).times(generators)
+    assert 0 <= uniform.min() < uniform.max() <= 1
+    assert np.quantile(uniform, [0.25, 0.5, 0.75]) == pytest.approx([0.25, 0.5, 0.75], abs=0.04)
+    drawn = objective_of(FlowRecipe(path=path, time_sampling="logit-normal")).times(generators)
+    ratios = [math.log(level.sigma / level.alpha) for level in map(PATHS[path], drawn)]
+    assert np.quantile(ratios, [0.159, 0.5, 0.841]) == pytest.approx([-1, 0, 1], abs=0.1), "of noise to data"
+    score = objective_of(FlowRecipe(path=path, prediction="score")).times(generators)
+    assert score.max() <= 1 - (1e-5 if path == "vp" else 1e-3)
+
+
+@pytest.mark.parametrize("recipe", [Recipe(batch_size=64, flip=0.5), Recipe(batch_size=64, flow=FlowRecipe())])
+def test_a_batch_depends_on_seed_step_and_position_only(data, recipe):
+    config = tiny()
     batch = draw_batch(data, config, recipe, step=7, positions=range(64))
     half = draw_batch(data, config, recipe, step=7, positions=range(32, 64))
     for name in ("x0", "labels", "timesteps", "noise"):
         assert torch.equal(getattr(half, name), getattr(batch, name)[32:])
         for other in (
             draw_batch(data, config, recipe, step=8, positions=range(64)),
-            draw_batch(data, config, Recipe(batch_size=64, global_seed=1), step=7, positions=range(64)),
+            draw_batch(data, config, dataclasses.replace(recipe, global_seed=1), step=7, positions=range(64)),
         ):
             assert not torch.equal(getattr(other, name), getattr(batch, name))
     assert abs(batch.noise.mean()) < 0.1
@@ -507,6 +551,114 @@ def test_killed_anywhere(forks, whole, tmp_path, capsys, kill_after):
     same_run(whole, out)
 
 
+FLOW = ["--objective", "flow", "--time-sampling", "logit-normal"]
+
+
+@pytest.fixture(scope="module")
+def flow(tmp_path_factory):
+    """The folder of an uninterrupted run that trains a flow."""
+    out = tmp_path_factory.mktemp("flow") / "run"
+    with pytest.raises(SystemExit) as exit_:
+        main(command(out, *FLOW))
+    assert not exit_.value.code
+    return out
+
+
+def test_a_flow_that_goes_on_gives_the_same_bits(flow, whole, tmp_path, capsys):
+    out = tmp_path / "run"
+    for steps in (5, STEPS):
+        options = command(out, *FLOW, steps=steps)
+        options[options.index("5,9")] = "5" if steps == 5 else "5,9"
+        assert run(capsys, *options)[0] == 0
+    same_run(flow, out)
+    lines = [json.loads(line) for line in (flow / "log.jsonl").read_text().splitlines()]
+    assert lines[-1].keys() == {"step", "loss", "learning_rate"}
+    notes = training_notes(flow / f"ema-{STEPS:07d}.safetensors")
+    assert notes["recipe"]["flow"] == dataclasses.asdict(FlowRecipe(time_sampling="logit-normal"))
+    assert "flow" not in training_notes(whole / f"ema-{STEPS:07d}.safetensors")["recipe"], "as earlier editions"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [([], "recipe flow: None, {'path': 'linear'"), (FLOW[:2], "'time_sampling': 'uniform'")]
+)
+def test_another_objective_in_the_folder_is_refused(flow, capsys, options, said):
+    before = {path: path.read_bytes() for path in flow.iterdir()}
+    code, _, error = run(capsys, *command(flow, *options))
+    assert code == 2
+    assert said in error
+    assert {path: path.read_bytes() for path in flow.iterdir()} == before
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_flow(flow, forks, tmp_path):
+    out = tmp_path / "run"
+    assert forks(command(out, *FLOW), ranks=2)["statuses"] == [0, 0]
+    near(flow, out)
+
+
+def drawn_from(folder, capsys, out, *options):
+    ckpt = folder / f"ema-{STEPS:07d}.safetensors"
+    usual = ["--num-images", 4, "--num-sampling-steps", 4, "--device", "cpu"]
+    return run(capsys, "sample", "--ckpt", ckpt, *usual, "--out", out, *options)
+
+
+def test_samples_of_a_flow_need_no_options(flow, tmp_path, capsys):
+    out = tmp_path / "samples.npz"
+    code, _, error = drawn_from(flow, capsys, out, "--cfg-scale", 1.0)
+    assert code == 0, error
+    made = open_batch(out, role="gen").run
+    assert (made.sampler, made.path, made.prediction, made.time) == ("sde-euler", "linear", "velocity", "sit")
+    asked = ["--sampler", "sde-euler", "--path", "linear", "--time", "sit"]
+    code, _, error = drawn_from(flow, capsys, out, "--cfg-scale", 1.0, *asked)
+    assert code == 0, error
+    assert "complete already" in error, "the same run, in words"
+    guide = ["--guide-ckpt", flow / "ema-0000005.safetensors", "--sampler", "ode-heun"]
+    assert drawn_from(flow, capsys, tmp_path / "guided.npz", *guide)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--sampler", "ddpm"], "--sampler ddpm: the weights were trained as a flow"),
+        (["--sampler", "ddim"], "Take sde-euler, ode-heun or another sampler of flows."),
+        (["--path", "gvp"], "trained with --path linear; asked for gvp. Leave it out"),
+        (["--prediction", "noise"], "trained with --prediction velocity; asked for noise"),
+        (["--time", "repa"], "trained with --time sit; asked for repa"),
+        (["--sampler", "ode-heun", "--time", "ddpm"], "trained with --time sit; asked for ddpm"),
+        (["--num-sampling-steps", "ddim50"], "takes a whole number from 2"),
+        (["--guidance-interval", "0.5", "2"], "the time of a flow ends at 1"),
+        (["--sampler", "ode-heun", "--last-step", "mean"], "the sampler ode-heun does not use it"),
+        (["--guide-ckpt", "{whole}"], "predicts noise of DDPM; the model that it is to guide predicts velocity"),
+    ],
+    ids=str,
+)
+def test_what_contradicts_the_training_of_a_flow_is_refused(flow, whole, tmp_path, capsys, options, said):
+    options = [each.format(whole=whole / f"ema-{STEPS:07d}.safetensors") for each in options]
+    code, output, error = drawn_from(flow, capsys, tmp_path / "samples.npz", *options)
+    assert (code, output) == (2, "")
+    assert said in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--path", "gvp"], "--path gvp: the sampler ddpm does not use it"),
+        (
+            ["--sampler", "ode-euler"],
+            "trained by DDPM, and the sampler ode-euler takes it for a flow's. Pass --time ddpm",
+        ),
+        (["--sampler", "ode-euler", "--time", "ddpm", "--guide-ckpt", "{flow}"], "predicts velocity of a flow"),
+    ],
+    ids=str,
+)
+def test_what_contradicts_the_training_of_ddpm_is_refused(flow, whole, tmp_path, capsys, options, said):
+    options = [each.format(flow=flow / f"ema-{STEPS:07d}.safetensors") for each in options]
+    code, output, error = drawn_from(whole, capsys, tmp_path / "samples.npz", *options)
+    assert (code, output) == (2, "")
+    assert said in error
+
+
 def near(whole, out):
     """Checkpoints and log of another number of processes: rounding apart, the same."""
     for path in whole.glob("*.safetensors"):
@@ -665,6 +817,7 @@ def odd_data(tmp_path_factory):
 
 
 DIGITS = ["--data", str(asset("digits").path)]
+FLOWS = ["--objective", "flow"]
 
 
 @pytest.mark.parametrize(
@@ -707,6 +860,10 @@ DIGITS = ["--data", str(asset("digits").path)]
         ([*SIZES, *DIGITS, "--precision", "tf32", "--device", "cpu"], "tf32 is arithmetic of NVIDIA GPUs"),
         ([*SIZES, *DIGITS, "--warm-up", "-1"], "--warm-up: expected at least 0; got -1"),
         ([*SIZES, *DIGITS, "--num-workers", "-1"], "--num-workers: expected at least 0; got -1"),
+        ([*SIZES, *DIGITS, "--path", "gvp"], "--path gvp: for flows; pass --objective flow"),
+        ([*SIZES, *DIGITS, "--objective", "flows"], "--objective: .*'flows'.*ddpm"),
+        ([*SIZES, *DIGITS, *FLOWS, "--path", "vp", "--time", "repa"], "--path vp: REPA has no such path"),
+        ([*SIZES, *DIGITS, *FLOWS, "--loss-weight", "velocity"], "the error of a velocity has no weight"),
     ],
 )
 def test_mistakes_are_explained_before_any_work(odd_data, tmp_path, capsys, monkeypatch, arguments, said):

@@ -7,15 +7,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from cyclopts import Group
+
 from dit_eval.cli.options import EVERYDAY, Option
 from dit_eval.cli.output import header, tell_json
 from dit_eval.cli.shared import Pixels, check_destination, json_file
+from dit_eval.flops.compute import image_gflops
 from dit_eval.flops.counts import CONVENTIONS
+from dit_eval.results.settings import Sampler, SamplingSettings
 from dit_eval.system.progress import Progress
 
 if TYPE_CHECKING:
+    from dit_eval.diffusion.guidance import Evaluations
     from dit_eval.flops.counts import Convention, Counts
     from dit_eval.flops.printed import ComplexityRow
+
+
+_STEPS = str(SamplingSettings.num_sampling_steps)
+SAMPLING = Group("compute of an image, guidance counted", sort_key=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +50,14 @@ class Flops:
     convention: Annotated[
         Literal["paper", "fvcore", "mac"], Option("the one that is compared with the published figure")
     ] = "paper"
+    sampler: Annotated[Sampler | None, Option("also count an image by this sampler", group=SAMPLING)] = None
+    num_sampling_steps: Annotated[str, Option("as `dit-eval sample` takes it", metavar="S", group=SAMPLING)] = _STEPS
+    cfg_scale: Annotated[float, Option("guidance scale; 1.0: no guidance", metavar="W", group=SAMPLING)] = 1.0
+    guidance_interval: Annotated[
+        tuple[float, float] | None,
+        Option("guide only from LOW to HIGH", metavar="LOW HIGH", several="words", group=SAMPLING),
+    ] = None
+    guide: Annotated[str | None, Option("model that guides (autoguidance)", metavar="MODEL", group=SAMPLING)] = None
     json: Annotated[str | None, json_file("the rows")] = None
 
 
@@ -49,6 +66,7 @@ def flops(arguments: Flops) -> None:
         raise ValueError("Name the models to count, such as DiT-XL/2 or ADM-256, or pass --all; one of the two.")
     if arguments.all and (arguments.image_size or arguments.block):
         raise ValueError("--all counts the paper's models as they are; drop --image-size and --block.")
+    image = _image(arguments)
     check_destination("--json", arguments.json)
     header(f"flops: counting {', '.join(arguments.models) or 'every model of Tables 1, 4 and 6'}")
     from dit_eval.flops.counts import FlopCount
@@ -56,7 +74,7 @@ def flops(arguments: Flops) -> None:
     from dit_eval.flops.printed import counted_row, paper_rows
 
     options: dict[str, Any] = {"image_size": arguments.image_size, "block": arguments.block}
-    for name in arguments.models:
+    for name in [*arguments.models, *([arguments.guide] if arguments.guide else [])]:
         if not is_kept(name, **options):
             from dit_eval.flops.count import check_model  # which loads PyTorch
 
@@ -75,8 +93,61 @@ def flops(arguments: Flops) -> None:
         else:
             rows = [counted_row(name, count(name, **options), **options) for name in arguments.models]
     operators = [] if arguments.all else [count.by_operator for count in counts]
-    found = json.dumps(_flops_object(rows, operators, arguments.convention), ensure_ascii=False)
-    tell_json(arguments.json, found, _format_flops(rows, operators, arguments.convention))
+    guide = count_in_parts(arguments.guide, **options).gflops(arguments.convention) if arguments.guide else None
+    found = _flops_object(rows, operators, arguments.convention)
+    text = _format_flops(rows, operators, arguments.convention)
+    for row, each in zip(rows, found["rows"], strict=True):
+        if image is not None:
+            each["sampling"] = image.of(row, guide, arguments.convention)
+            text += image.told(row, each["sampling"])
+    tell_json(arguments.json, json.dumps(found, ensure_ascii=False), text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Image:
+    """How an image is drawn, and how often that asks the network."""
+
+    settings: SamplingSettings
+    evaluations: Evaluations
+
+    def of(self, row: ComplexityRow, guide: float | None, convention: Convention) -> dict[str, Any]:
+        """What it costs by a model; `guide` are the Gflops of one that guides."""
+        found = self.evaluations
+        gflops = image_gflops(
+            row.gflops(convention), evaluations=found.number, guided_evaluations=found.guided, guide_gflops=guide
+        )
+        return {"evaluations": found.number, "guided_fraction": found.fraction, "gflops": gflops}
+
+    def told(self, row: ComplexityRow, image: Mapping[str, Any]) -> str:
+        guide, guided = self.settings.guide_ckpt, image["guided_fraction"]
+        guidance = f", {guided:.1%} of them guided{f' by {guide}' if guide else ''}" if guided else ""
+        return (
+            f"{row.model} by {self.settings.sampler}, {self.settings.num_sampling_steps} steps: "
+            f"{image['evaluations']:,} evaluations (NFE){guidance}; {image['gflops']:,.2f} Gflops an image, its "
+            "decoding not counted.\n"
+        )
+
+
+def _image(arguments: Flops) -> _Image | None:
+    """How an image is drawn, if its compute is asked for."""
+    steps = arguments.num_sampling_steps
+    if arguments.sampler is None:
+        if (steps, arguments.cfg_scale, arguments.guidance_interval, arguments.guide) != (_STEPS, 1.0, None, None):
+            raise ValueError("Pass `sampler` as well: steps and guidance say nothing of one forward pass.")
+        return None
+    settings = SamplingSettings(
+        sampler=arguments.sampler,
+        num_sampling_steps=steps,
+        cfg_scale=arguments.cfg_scale,
+        guidance_interval=arguments.guidance_interval,
+        guide_ckpt=arguments.guide,
+    )
+    from dit_eval.diffusion.guidance import evaluations
+
+    found = evaluations(settings)
+    if found is None:
+        raise ValueError(f"`sampler` {arguments.sampler} chooses its steps by the image; nobody knows them before.")
+    return _Image(settings=settings, evaluations=found)
 
 
 def _flops_object(rows: list[ComplexityRow], operators: list[Any], convention: Any) -> dict[str, Any]:

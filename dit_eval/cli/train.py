@@ -15,7 +15,7 @@ from msgspec import Meta
 from dit_eval.cli.options import EVERYDAY, Option, Panel
 from dit_eval.cli.output import header, say
 from dit_eval.cli.shared import DeviceEach, KnownBy, OnCorrupt, Pixels, check_destination, is_folder
-from dit_eval.diffusion.recipe import Recipe, Schedule
+from dit_eval.diffusion.recipe import FlowRecipe, Objective, Recipe, Schedule
 from dit_eval.results.settings import MOST_CLASSES
 from dit_eval.system.dist import World, join
 from dit_eval.system.progress import Progress
@@ -32,6 +32,7 @@ _SIZES = ("depth", "hidden_size", "num_heads", "patch_size")
 MODEL = Group("model: a name of the paper, on latents; or all four sizes, on what the data are", sort_key=2)
 DATA = Group("data", sort_key=3)
 RECIPE = Group("recipe: the defaults are the paper's; small models at high rates need more", sort_key=4)
+FLOW = Group("flows (--objective flow), as SiT and REPA train them", sort_key=5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +86,14 @@ class Train:
                 "ema_decay": Option(name="--ema", metavar="D"),
                 "global_seed": Option(metavar="SEED"),
             },
-            left_out=("betas", "flip", "decay_steps"),  # two of them are --no-flips and --cosine-decay
+            # Of them --no-flips, --cosine-decay and --objective say all but the betas.
+            left_out=("betas", "flip", "decay_steps", "flow"),
         ),
     ]
+    objective: Annotated[Objective, Option("noise and variance as DiT (ddpm), or a flow as SiT", group=EVERYDAY)] = (
+        "ddpm"
+    )
+    flow: Annotated[FlowRecipe, Panel(group=FLOW)]
     cosine_decay: Annotated[bool, Option("bring the rate to 0 at the last step", group=RECIPE)] = False
     micro_batch: Annotated[
         int | None,
@@ -138,6 +144,7 @@ def _training_setup(arguments: Train, world: World) -> tuple[TrainingRun, Execut
         arguments.recipe,
         flip=0.0 if arguments.no_flips else 0.5,
         decay_steps=schedule.steps if arguments.cosine_decay else None,
+        flow=_flow(arguments),
     )
     # Before the data are opened, which may take long: options alone, and the model as far as it does not hang on them.
     _check_one_model(arguments)
@@ -153,6 +160,17 @@ def _training_setup(arguments: Train, world: World) -> tuple[TrainingRun, Execut
         with Progress() as progress:
             readable.identify(partial(progress.update, "checksums"))
     return dataclasses.replace(run, data=readable), execution
+
+
+def _flow(arguments: Train) -> FlowRecipe | None:
+    """What is learned of a flow, if one is; ValueError if more is said of it than DDPM has."""
+    if arguments.objective == "flow":
+        return arguments.flow
+    usual = FlowRecipe()
+    for name, value in dataclasses.asdict(arguments.flow).items():
+        if value != getattr(usual, name):
+            raise ValueError(f"`{name}` {value}: for flows; pass `objective` flow as well, or leave it out.")
+    return None
 
 
 def _check_one_model(arguments: Train) -> None:

@@ -91,6 +91,25 @@ def vp(t: float) -> Level:
 PATHS: dict[str, Callable[[float], Level]] = {"linear": linear, "gvp": gvp, "vp": vp}
 
 
+def trained_times(path: str, prediction: str) -> tuple[float, float]:
+    """The times between which SiT's trainer draws: its `create_transport` leaves out where a loss is not finite."""
+    if path == "vp":
+        return 0.0, 1 - _VP_LEAST
+    return (0.0, 1.0) if prediction == "velocity" else (_SHORT, 1 - _SHORT)
+
+
+def time_of_ratio(path: str, ratio: float) -> float:
+    """The time at which a path has a ratio sigma / alpha; on the VP path, of those that it has, the nearest."""
+    if path == "linear":
+        return 1 / (1 + ratio)
+    if path == "gvp":
+        return 1 - 2 / math.pi * math.atan(ratio)
+    low, high = _VP_BETAS
+    # Of s = 1 - t: s^2 (b1 - b0) / 4 + s b0 / 2 = -log alpha, where alpha^2 = 1 / (1 + ratio^2).
+    a, b, c = (high - low) / 4, low / 2, 0.5 * math.log1p(ratio**2)
+    return 1 - min(1.0, (math.sqrt(b**2 + 4 * a * c) - b) / (2 * a))
+
+
 def convert(value: Tensor, x: Tensor, level: Level, *, given: str, wanted: str) -> Tensor:
     """What a network predicts at x, as something else: "velocity" dx/dt, "score" of the density, or "noise".
 
@@ -153,16 +172,16 @@ class Flow:
         ValueError
             If their number of steps is none of a flow.
         """
-        points = number_of_points(str(settings.num_sampling_steps), settings.sampler)
+        points = number_of_points(str(settings.num_sampling_steps), settings.rule)
         return cls(settings=settings.completed(), points=points)
 
     @property
     def is_sde(self) -> bool:
-        return self.settings.sampler.startswith("sde-")
+        return self.settings.rule.startswith("sde-")
 
     @property
     def is_adaptive(self) -> bool:
-        return self.settings.sampler == "ode-dopri5"
+        return self.settings.rule == "ode-dopri5"
 
     @property
     def is_double(self) -> bool:
@@ -217,7 +236,7 @@ class Flow:
         if self.is_sde:
             if self.settings.path != "vp" and self.settings.diffusion_form == "sbdm":
                 at_noise = _SHORT
-            at_data = self.settings.last_step_size or (_SHORT if self.settings.sampler == "sde-heun" else at_data)
+            at_data = self.settings.last_step_size or (_SHORT if self.settings.rule == "sde-heun" else at_data)
         return at_noise, at_data
 
     @property
@@ -228,7 +247,7 @@ class Flow:
         """
         if self.is_adaptive:
             return []
-        asked = [2 if self.settings.sampler.endswith("-heun") else 1] * (len(self.times) - 1)
+        asked = [2 if self.settings.rule.endswith("-heun") else 1] * (len(self.times) - 1)
         if not self.is_sde and self.settings.time == "repa":
             asked[-1] = 1  # REPA's last step of Heun is Euler's
         return [*asked, *([1] if self.is_sde and self.settings.last_step != "none" else [])]

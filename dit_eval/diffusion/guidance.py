@@ -7,6 +7,7 @@ nothing (Ho & Salimans 2021), and it is not made.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -45,10 +46,31 @@ def scales(settings: SamplingSettings) -> list[float]:
     return [schedule(sigma) for sigma in reversed(sigmas(str(settings.num_sampling_steps)))]
 
 
-def passes(settings: SamplingSettings) -> int | None:
-    """Passes of an image through a network: two where it is guided. None of `ode-dopri5`, where nobody knows."""
+@dataclass(frozen=True, kw_only=True)
+class Evaluations:
+    """How often the network is asked for an image (NFE), and how often of these with guidance, which is a second pass.
+
+    Both may be means over images, of a solver that chooses its steps.
+    """
+
+    number: float
+    guided: float
+
+    @property
+    def fraction(self) -> float:
+        """The share that is guided."""
+        return self.guided / self.number
+
+    @property
+    def passes(self) -> float:
+        """Passes of an image through a network: two where it is guided."""
+        return self.number + self.guided
+
+
+def evaluations(settings: SamplingSettings) -> Evaluations | None:
+    """The evaluations of an image; None of `ode-dopri5`, where nobody knows them before it runs."""
     found = scales(settings)
-    return sum(1 if scale == 1.0 else 2 for scale in found) if found else None
+    return Evaluations(number=len(found), guided=sum(scale != 1.0 for scale in found)) if found else None
 
 
 def sigmas(spacing: str) -> list[float]:

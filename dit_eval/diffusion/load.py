@@ -19,7 +19,9 @@ import numpy as np
 
 from dit_eval.diffusion.labels import draw_labels, read_labels
 from dit_eval.diffusion.origin import check_answer, check_family, check_origin
+from dit_eval.diffusion.recipe import FlowRecipe
 from dit_eval.diffusion.sampler import Decoder, ImageSampler, check_sampling
+from dit_eval.diffusion.trained import as_trained
 from dit_eval.diffusion.written import check_weights
 from dit_eval.models.checkpoints import build_dit, stored_config
 from dit_eval.models.choose import ModelChoice, Weights, choose_decoder, choose_model
@@ -34,7 +36,7 @@ from dit_eval.system.assets import Asset, assets, fetch, sha256_of
 from dit_eval.system.dist import World
 from dit_eval.system.files import Watch
 from dit_eval.system.progress import Progress, write_stderr
-from dit_eval.system.text import shown
+from dit_eval.system.text import reason, shown
 
 
 def choose_and_check(
@@ -59,8 +61,9 @@ def choose_and_check(
         num_classes=settings.num_classes,
         block=settings.block,
     )
-    choice = _on_its_latents(choice, settings)
+    settings = _as_trained(choice, settings)
     check_family(choice.family, settings, whose=f"{shown(choice.name)}, {choice.path}")
+    choice = _on_its_latents(choice, settings)
     check_sampling(settings, choice.config, device=device)
     _check_clock(choice, settings)
     _choose_guide(choice, settings)
@@ -76,10 +79,21 @@ def _on_its_latents(choice: ModelChoice, settings: SamplingSettings) -> ModelCho
     return choice.on(latents_of(choose_decoder(settings.vae)), vae=settings.vae)
 
 
+def _as_trained(choice: ModelChoice, settings: SamplingSettings) -> SamplingSettings:
+    """The settings, with what weights that were trained here as a flow say of it. Errors as `as_trained`."""
+    if choice.flow is None:
+        return settings.completed() if settings.sampler is None else settings
+    try:
+        flow = FlowRecipe(**choice.flow)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{choice.path}: its notes on training cannot be read ({reason(error)}).") from None
+    return as_trained(settings, flow, whose=f"{shown(choice.name)}, {choice.path}")
+
+
 def _check_clock(choice: ModelChoice, settings: SamplingSettings) -> None:
     """ValueError if a flow of the velocity is asked for of weights that are known to predict noise."""
     ours = any(choice.path == item.path for item in assets() if item.kind == "weights")
-    known = ours or choice.training_steps is not None
+    known = ours or (choice.training_steps is not None and choice.flow is None)
     if known and settings.is_flow and settings.completed().time != "ddpm":
         raise ValueError(
             f"{shown(choice.name)}, {choice.path}: trained by DDPM, and the sampler {settings.sampler} takes it for a "
@@ -102,6 +116,7 @@ def load_sampler(
         As `dit_eval.sampling.sample`; also if a file is written to while it is in use.
     """
     world = world or World()
+    settings = _as_trained(choice, settings)
     weaker = _choose_guide(choice, settings)
     watch, voice = Watch(), _Voice(aloud=world.rank == 0 and not quiet)
     model, weights = world.first_then_all(lambda: _load_model(choice, settings, device, watch, voice))
@@ -138,7 +153,23 @@ def _choose_guide(choice: ModelChoice, settings: SamplingSettings) -> ModelChoic
         )
     except FileNotFoundError as error:
         raise FileNotFoundError(str(error).replace("`ckpt`", "`guide_ckpt`")) from None
-    return _on_its_latents(guide, settings)
+    guide = _on_its_latents(guide, settings)
+    if None not in (choice.training_steps, guide.training_steps):
+        _check_same_objective(guide, choice)
+    return guide
+
+
+def _check_same_objective(guide: ModelChoice, choice: ModelChoice) -> None:
+    """ValueError if two checkpoints that were trained here predict different things."""
+    said = [
+        "noise of DDPM" if each.flow is None else "{prediction} of a flow, path {path}, time {time}".format(**each.flow)
+        for each in (guide, choice)
+    ]
+    if said[0] != said[1]:
+        raise ValueError(
+            f"`guide_ckpt` {guide.path}: predicts {said[0]}; the model that it is to guide predicts {said[1]}. Take "
+            "one that was trained for the same."
+        )
 
 
 def _check_guide(guide: ModelChoice, config: DiTConfig, model: DiTConfig) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -15,6 +16,50 @@ MOST_STEPS = 100_000_000  # the paper's longest training has 7,000,000
 MOST_BATCH = 1_000_000  # of all processes together; the places of its images are drawn at once
 MOST_SAVES = 10_000  # of a run; each is two files of all weights, 5.4 GB of DiT-XL/2
 _Beta = Annotated[float, Meta(ge=0, lt=1)]
+Objective = Literal["ddpm", "flow"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowRecipe:
+    """What a network learns of a flow. The defaults are those of SiT's trainer (willisma/SiT `train.py`).
+
+    Attributes
+    ----------
+    time : whose time the network is told: 1 is data ("sit") or noise ("repa", whose velocity runs the other way)
+    time_sampling : "logit-normal" draws log(sigma / alpha) from a standard normal distribution, as REPA's trainer does:
+        on the linear path a time whose logit is normal
+    loss_weight : as SiT names it, of the squared error of a score (times sigma) or noise: with spread as in
+        `flow.Level`, "velocity" weighs by (spread / sigma)^2, "likelihood" by spread / sigma^2
+
+    Raises
+    ------
+    ValueError
+        Naming the setting, what was expected, and the value; if settings do not go together.
+    """
+
+    path: Annotated[Literal["linear", "gvp", "vp"], Meta(description="how data and noise mix with time")] = "linear"
+    prediction: Annotated[Literal["velocity", "score", "noise"], Meta(description="what the network predicts")] = (
+        "velocity"
+    )
+    time: Annotated[Literal["sit", "repa"], Meta(description="what it is told: 1 is data (sit) or noise (repa)")] = (
+        "sit"
+    )
+    time_sampling: Annotated[
+        Literal["uniform", "logit-normal"], Meta(description="distribution of the times of a batch")
+    ] = "uniform"
+    loss_weight: Annotated[
+        Literal["none", "velocity", "likelihood"], Meta(description="of a score's or noise's error, as SiT names it")
+    ] = "none"
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.time == "repa" and self.path == "vp":
+            raise ValueError("`path` vp: REPA has no such path; with `time` repa take linear, or gvp (its cosine).")
+        if self.prediction == "velocity" and self.loss_weight != "none":
+            raise ValueError(
+                f"`loss_weight` {self.loss_weight}: the error of a velocity has no weight; it is for `prediction` "
+                "score or noise."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +74,7 @@ class Recipe:
     global_seed : with step and position, all that a batch depends on; also the initial weights
     precision : "tf32" rounds products of NVIDIA GPUs; "bf16" is autocast, where weights and losses stay float32
     ema_warm_up : let the decay rise as (1 + s) / (10 + s), for runs so short that 0.9999 would keep the initial weights
+    flow : what is learned of a flow; None for DDPM's noise and variance
 
     Raises
     ------
@@ -54,12 +100,22 @@ class Recipe:
         Annotated[int, Meta(ge=1, le=MOST_STEPS, description="step at which a cosine has brought the rate to 0")] | None
     ) = None
     ema_warm_up: Annotated[bool, Meta(description="average over less in the first steps")] = False
+    flow: FlowRecipe | None = None
 
     def __post_init__(self) -> None:
         check_settings(self)
         for name in ("learning_rate", "weight_decay"):
             if math.isinf(getattr(self, name)):
                 raise ValueError(f"{name}: expected a finite number; got inf")
+
+    @property
+    def objective(self) -> Objective:
+        return "ddpm" if self.flow is None else "flow"
+
+    def described(self) -> dict[str, Any]:
+        """Every field, by which runs are told apart; without `flow` for DDPM, as earlier editions wrote it."""
+        fields = dataclasses.asdict(self)
+        return fields if self.flow else {name: value for name, value in fields.items() if name != "flow"}
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""

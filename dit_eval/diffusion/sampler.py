@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dit_eval.diffusion.flow import number_of_points
+from dit_eval.diffusion.guidance import Evaluations
 from dit_eval.diffusion.spacing import NUM_TRAIN_STEPS, respaced_timesteps
 from dit_eval.diffusion.steps import Network, steps_of
 from dit_eval.models.config import DiTConfig
@@ -34,7 +35,7 @@ def check_sampling(settings: SamplingSettings, config: DiTConfig, *, device: str
         With what was found, what is needed, and why.
     """
     if settings.is_flow:
-        number_of_points(str(settings.num_sampling_steps), settings.sampler)
+        number_of_points(str(settings.num_sampling_steps), settings.rule)
     else:
         respaced_timesteps(str(settings.num_sampling_steps))
     guided_channels = settings.guided_channels(config.in_channels)
@@ -130,17 +131,55 @@ class ImageSampler:
         ValueError
             If the model returns NaN or infinite values.
         """
+        x = self._walk(indices, labels, on_step=on_step)
+        return self.pixels(x[: len(indices)].float(), indices)
+
+    @torch.inference_mode()
+    def counted(self, labels: np.ndarray) -> Evaluations:
+        """How often the network is asked for each of the images 0, 1, ... of these labels (N,), on average.
+
+        Of a sampler that chooses its steps this takes as long as drawing the images; of others `guidance.evaluations`
+        knows it.
+        """
+        asked, guided = 0, 0
+
+        def watching(network: Network) -> Network:
+            def seen(x: Tensor, time: Tensor, *, scale: float, rows: Sequence[int] | None = None) -> Tensor:
+                nonlocal asked, guided
+                count = sum(row < len(labels) for row in (range(len(x)) if rows is None else rows))
+                asked, guided = asked + count, guided + (count if scale != 1.0 else 0)
+                return network(x, time, scale=scale, rows=rows)
+
+            return seen
+
+        self._walk(np.arange(len(labels)), labels, around=watching)
+        return Evaluations(number=asked / len(labels), guided=guided / len(labels))
+
+    def _walk(
+        self,
+        indices: np.ndarray,
+        labels: np.ndarray,
+        *,
+        on_step: Callable[[int], None] | None = None,
+        around: Callable[[Network], Network] = lambda network: network,
+    ) -> Tensor:
+        """From noise to where the last step ends, for the images and what fills up their batch.
+
+        Parameters
+        ----------
+        around : what the steps see in place of the network
+        """
         fill = self.reserve(len(indices)) - len(indices)
         noise = self.noise([*indices, *[indices[-1]] * fill])
         steps = self.steps
         with arithmetic(self.run.precision, self.device), each_core_alone(self.device) as cores:
-            network = self.network(np.concatenate([labels, np.repeat(labels[-1:], fill)]), cores)
+            network = around(self.network(np.concatenate([labels, np.repeat(labels[-1:], fill)]), cores))
             x = noise(len(steps))
             for index in reversed(range(len(steps))):
                 x = steps.step(network, x, index, noise)
                 if on_step:
                     on_step(len(steps) - index)
-        return self.pixels(x[: len(indices)].float(), indices)
+        return x
 
     def reserve(self, size: int) -> int:
         """`filled`, of a batch that is about to be drawn."""

@@ -112,8 +112,9 @@ class _Field:
         # One number for all images, made on the device: a copy would make a GPU wait.
         time = torch.full((len(x),), self._flow.told(t), dtype=torch.float32, device=x.device)
         predicted = self._network(x.float(), time, scale=self._scale)[:, : x.shape[1]].to(x.dtype)
-        # REPA's time runs from data to noise, so its velocity does.
-        return -predicted if self._flow.settings.time == "repa" else predicted
+        # REPA's time runs from data to noise, so its velocity does; a score and noise are the same either way.
+        backwards = self._flow.settings.time == "repa" and self._flow.settings.prediction == "velocity"
+        return -predicted if backwards else predicted
 
 
 class _FlowSteps:

@@ -1,4 +1,4 @@
-"""The training recipe, the batch of a step, one optimizer step."""
+"""The batch of a step, and one optimizer step."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from dit_eval.diffusion.data import TrainingData
-from dit_eval.diffusion.process import Diffusion
+from dit_eval.diffusion.objective import objective_of
 from dit_eval.diffusion.recipe import Execution, Recipe
-from dit_eval.diffusion.spacing import NUM_TRAIN_STEPS
 from dit_eval.diffusion.written import check_state, check_weights
 from dit_eval.models.checkpoints import read_state
 from dit_eval.models.config import DiTConfig
@@ -24,7 +23,6 @@ from dit_eval.models.dit import DiT
 from dit_eval.system.dist import World
 from dit_eval.system.switches import arithmetic, float32_products
 
-TERMS = ("loss", "mse", "vb")
 # Keys of the generators beside the seed. Those of sampling are an image's index, and 2^63 above it.
 _EXAMPLE_STREAM, _ORDER_STREAM = (1 << 64) - 1, (1 << 64) - 2
 
@@ -37,7 +35,7 @@ class Batch:
     ----------
     x0 : float32 (N, C, H, W)
     labels : int64 (N,), K where the label is dropped
-    timesteps : int64 (N,), 0..999
+    timesteps : int64 (N,), 0..999; of a flow float64, 0 (noise) to 1 (data)
     noise : float32 (N, C, H, W)
     """
 
@@ -68,7 +66,7 @@ def draw_batch(data: TrainingData, config: DiTConfig, recipe: Recipe, *, step: i
     counters = (np.array([0, 0, position, step], np.uint64) for position in positions)
     generators = [np.random.Generator(np.random.Philox(key=key, counter=counter)) for counter in counters]
     chances = np.stack([g.random(2) for g in generators])  # (N, 2)
-    timesteps = np.array([g.integers(NUM_TRAIN_STEPS) for g in generators])
+    timesteps = objective_of(recipe.flow).times(generators)
     noise = np.stack([g.standard_normal(data.shape, np.float32) for g in generators])
     x0, labels = data.read(indices, chances[:, 0] < recipe.flip, generators)
     labels = np.where(chances[:, 1] < config.label_dropout, config.num_classes, labels)
@@ -101,6 +99,7 @@ class Trainer:
     ----------
     model, ema : the two networks
     steps : steps done
+    terms : names of the losses of a step
 
     References
     ----------
@@ -129,15 +128,16 @@ class Trainer:
         averaged = dict(self.ema.named_parameters())
         self._trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self._pairs = [(averaged[name], p) for name, p in self._trained.items()]
+        self._objective = objective_of(recipe.flow)
+        self.terms = self._objective.terms
         sizes = [p.numel() for p in self._trained.values()]
-        self._buffer = torch.zeros(sum(sizes) + len(TERMS), device=self._device)  # gradients, then losses
-        *gradients, self._terms = self._buffer.split([*sizes, len(TERMS)])
+        self._buffer = torch.zeros(sum(sizes) + len(self.terms), device=self._device)  # gradients, then losses
+        *gradients, self._terms = self._buffer.split([*sizes, len(self.terms)])
         for p, gradient in zip(self._trained.values(), gradients, strict=True):
             p.grad = gradient.view_as(p)
         self._optimizer = torch.optim.AdamW(
             self._trained.values(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
         )
-        self._diffusion = Diffusion()
         self._forward = torch.compile(self.model) if recipe.compile else self.model
 
     def step(self, batch: Batch) -> Tensor:
@@ -145,7 +145,7 @@ class Trainer:
 
         Returns
         -------
-        (3,) float32, on the device: `TERMS`, averaged over the global batch.
+        float32, on the device: `terms`, averaged over the global batch.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate_at(self.steps)
@@ -168,14 +168,14 @@ class Trainer:
         return self._terms.clone()
 
     def _losses(self, batch: Batch) -> Tensor:
-        """`TERMS` averaged over a batch, (3,)."""
+        """`terms` averaged over a batch."""
 
         def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
             with arithmetic(self.recipe.precision, self._device):
                 return self._forward(x, timesteps, batch.labels).float()
 
-        terms = self._diffusion.training_losses(denoise, batch.x0, batch.timesteps, batch.noise)
-        return torch.stack([terms[name].mean() for name in TERMS])
+        losses = self._objective.losses(denoise, batch.x0, batch.timesteps, batch.noise)
+        return torch.stack([losses[name].mean() for name in self.terms])
 
     def state(self) -> dict[str, Tensor]:
         """What AdamW remembers, by parameter name; its count of steps is `steps`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dit_eval.flops.compute import TRAINING_FACTOR, Workload, gpu_hours, sampling_gflops, training_gflops
+from dit_eval.flops.compute import TRAINING_FACTOR, Workload, gpu_hours, image_gflops, sampling_gflops, training_gflops
 from dit_eval.flops.counts import CONVENTIONS, Convention, Counts, FlopCount
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ __all__ = [
     "count_flops",
     "count_model",
     "gpu_hours",
+    "image_gflops",
     "sampling_gflops",
     "training_gflops",
 ]

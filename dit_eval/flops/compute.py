@@ -15,6 +15,23 @@ def sampling_gflops(gflops: float, *, num_sampling_steps: int, guided: bool = Fa
     return gflops * num_sampling_steps * (2 if guided else 1)
 
 
+def image_gflops(
+    gflops: float, *, evaluations: float, guided_evaluations: float = 0, guide_gflops: float | None = None
+) -> float:
+    """Gflops to sample one image by any sampler, its guidance counted. The autoencoder is not.
+
+    Parameters
+    ----------
+    gflops : of one forward pass of the model at batch 1
+    evaluations : how often a step asks the network (NFE)
+    guided_evaluations : how many of them are guided, each by a second pass
+    guide_gflops : of that pass, where another model guides (autoguidance); None for the model itself
+    """
+    if guide_gflops is None:
+        return gflops * (evaluations + guided_evaluations)
+    return gflops * evaluations + guide_gflops * guided_evaluations
+
+
 def training_gflops(gflops: float, *, steps: int, batch_size: int = 256) -> float:
     """Gflops to train: Gflops x batch x steps x `TRAINING_FACTOR`."""
     return gflops * batch_size * steps * TRAINING_FACTOR  # in this order: the last digits of reports are committed
@@ -29,7 +46,8 @@ class Workload:
     gflops : of one forward pass at batch 1, in the convention of your choice
     training_steps, batch_size : of its training; 0 steps if it is not trained
     num_samples, num_sampling_steps, guided : of the images drawn; 0 samples if none are
-    passes : of an image through the network, where they are not one a step, or two with guidance
+    evaluations, guided_evaluations, guide_gflops : as `image_gflops`; None of the first: one a step, guided or not as
+        `guided` says
     """
 
     gflops: float
@@ -38,7 +56,9 @@ class Workload:
     num_samples: int = 0
     num_sampling_steps: int = 250
     guided: bool = False
-    passes: int | None = None
+    evaluations: float | None = None
+    guided_evaluations: float = 0
+    guide_gflops: float | None = None
 
     @property
     def training(self) -> float:
@@ -48,8 +68,15 @@ class Workload:
     @property
     def sampling(self) -> float:
         """Compute of drawing its images, Gflops (1e9 multiply-adds)."""
-        each = sampling_gflops(self.gflops, num_sampling_steps=self.num_sampling_steps, guided=self.guided)
-        return self.num_samples * (each if self.passes is None else self.gflops * self.passes)
+        guided = self.guided_evaluations
+        if self.evaluations is None:
+            guided = self.num_sampling_steps if self.guided else 0
+        return self.num_samples * image_gflops(
+            self.gflops,
+            evaluations=self.num_sampling_steps if self.evaluations is None else self.evaluations,
+            guided_evaluations=guided,
+            guide_gflops=self.guide_gflops,
+        )
 
 
 def gpu_hours(

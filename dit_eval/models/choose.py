@@ -52,6 +52,7 @@ class ModelChoice:
     training_steps, training_batch_size : as the checkpoint says; None if it does not, or is not here
     latents : that the weights were trained on, as the checkpoint says; None if it does not, or in pixel space
     decoder : the latents of the autoencoder that goes with it, once that is known
+    flow : of a checkpoint that was trained here as a flow, the fields of its `FlowRecipe`
     """
 
     name: str
@@ -92,6 +93,8 @@ class ModelChoice:
                 f"{self.latents.scaling}. Pass the autoencoder by which they were encoded, and what lay beside it."
             )
         return dataclasses.replace(self, config=config, decoder=latents)
+
+    flow: dict[str, Any] | None = None
 
     def open(
         self, *, num_classes: int | None = None, on_note: Callable[[str], None] | None = None
@@ -183,6 +186,7 @@ def choose_model(
         training_steps=notes["step"] if notes else None,
         training_batch_size=notes["recipe"]["batch_size"] if notes else None,
         latents=_latents_of(notes, path),
+        flow=notes["recipe"].get("flow") if notes else None,
     )
 
 

@@ -25,6 +25,7 @@ from dit_eval.report.sections import (
     missing_figures,
     own_sections,
     page_html,
+    sampler_analysis,
     sampling_analysis,
     setting_ending,
 )
@@ -120,15 +121,18 @@ def report_files(
     }
     laws = [law_analysis(setting) for setting in where]
     sweeps = [sampling_analysis(setting) for setting in where]
+    samplers = [sampler_analysis(setting) for setting in where]
     say("drawing figures")
     with_losses = _setting_of_losses(where, given.losses)
     drawn = [_draw_setting(setting, given, losses=setting is with_losses, look=look) for setting in where]
-    analyses = [analysis for analysis in (*laws, *sweeps) if analysis is not None]
+    analyses = [analysis for analysis in (*laws, *sweeps, *samplers) if analysis is not None]
     files = _table_files([*tables.values(), *(analysis.tables for analysis in analyses)])
     files |= _figure_files(drawn) | _data_files(given)
     order = [row.result for table in tables["runs"] for row in table.rows if row.result is not None]
     page = page_html(
-        own_sections(where, tables=tables, drawn=drawn, laws=laws, sweeps=sweeps) if given.measured else [],
+        own_sections(where, tables=tables, drawn=drawn, laws=laws, sweeps=sweeps, samplers=samplers)
+        if given.measured
+        else [],
         context_sections(
             tables=tables,
             drawn=drawn,

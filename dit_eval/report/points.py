@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from dit_eval.diffusion.guidance import scales
+from dit_eval.diffusion.guidance import Evaluations, evaluations
 from dit_eval.flops.compute import sampling_gflops, training_gflops
 from dit_eval.flops.kept import Count, paper_name
 from dit_eval.metrics import METRICS
@@ -49,6 +49,10 @@ COLUMNS = (
     "training_gflops",  # gflops x batch size x steps x 3
     "sampling_steps",
     "sampler",
+    "objective",  # "flow" where the weights were trained as one
+    "evaluations",  # of the network for an image, where they are not one a step
+    "guided_evaluations",  # of these, where they are not all or none
+    "guide_gflops",  # of a second network that guides
     "sampling_tflops",  # per image: gflops x steps (of a flow: evaluations) / 1000, guidance not counted
     "cfg_scale",  # 1 without guidance
     "decoder",
@@ -66,7 +70,19 @@ COLUMNS = (
 )
 UNVERIFIED = f"{PROTOCOL}, not verified"  # of results whose badge does not bear their protocol out, or that have none
 _TEXT_COLUMNS = (
-    *("source", "origin", "model", "family", "size", "block", "sampler", "decoder", "protocol", "reference"),
+    *(
+        "source",
+        "origin",
+        "model",
+        "family",
+        "size",
+        "block",
+        "sampler",
+        "objective",
+        "decoder",
+        "protocol",
+        "reference",
+    ),
     *("badge", "note"),
 )
 PAPERS_SIZES = (256, 512)  # pixels
@@ -132,6 +148,7 @@ def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: CountNe
         if run is not None:
             row |= _parts_of_name(run.model, row["protocol"], row["image_size"])
             row |= _made_by(run, count(run.network))
+            row["guide_gflops"] = _gflops_of(run.guide_network, count)
         rows.append(row)
     return _with_compute(_frame(rows))
 
@@ -299,7 +316,8 @@ def _made_by(run: SampleRun, counted: Count | None) -> dict[str, Any]:
         "batch_size": run.training_batch_size,
         "sampling_steps": number_of_steps(run.num_sampling_steps) if run.rtol is None else None,  # it chooses its own
         "sampler": _sampler_of(run),
-        "sampling_tflops": _compute_of_flow(run, counted),
+        "objective": "flow" if is_flow(run.sampler) and run.time != "ddpm" else None,
+        **_evaluations_of(run, counted),
         "cfg_scale": run.cfg_scale,
         "decoder": {"ema": "ft-EMA", "mse": "ft-MSE"}.get(run.vae, run.vae) if run.vae else None,
         "seed": run.global_seed,
@@ -352,15 +370,29 @@ def _sampler_of(run: SampleRun) -> str:
     return ", ".join(said)
 
 
-def _compute_of_flow(run: SampleRun, counted: Count | None) -> float | None:
-    """Tflops of an image of a flow, whose steps may ask twice; None where an adaptive solver asked as it liked."""
-    if counted is None or not is_flow(run.sampler):
-        return None
-    try:
-        asked = len(scales(run.settings))
-    except ValueError:  # of another program, which counts its steps in another way
-        return None
-    return counted.gflops * asked / 1000 if asked else None
+def _evaluations_of(run: SampleRun, counted: Count | None) -> dict[str, float]:
+    """How often an image asks the network, where that is not once a step, and Tflops of it without guidance."""
+    if not is_flow(run.sampler) and run.guidance_interval is None:
+        return {}
+    found: Evaluations | None
+    if run.evaluations is not None:
+        found = Evaluations(number=run.evaluations, guided=run.guided_evaluations or 0.0)
+    else:
+        try:
+            found = evaluations(run.settings)
+        except ValueError:  # of another program, which counts its steps in another way
+            found = None
+    if found is None:
+        return {}
+    told = {"evaluations": found.number, "guided_evaluations": found.guided}
+    return told | (
+        {"sampling_tflops": counted.gflops * found.number / 1000} if counted and is_flow(run.sampler) else {}
+    )
+
+
+def _gflops_of(network: dict[str, Any] | None, count: CountNetwork) -> float | None:
+    counted = count(network) if network else None
+    return counted.gflops if counted else None
 
 
 def _steps_in_name(checkpoint: str) -> int | None:

@@ -12,10 +12,12 @@ import dit_eval
 from dit_eval.report.figures.figure import PaperFigure
 from dit_eval.report.law import Law, scaling_law
 from dit_eval.report.sample_images import Thumbnail
+from dit_eval.report.samplers import sampler_points, sentences
 from dit_eval.report.sampling import compare_pairs, pareto_front
 from dit_eval.report.setting import Setting, select
 from dit_eval.report.tables.analysis import law_tables, sampling_tables
 from dit_eval.report.tables.runs import best_of
+from dit_eval.report.tables.samplers import samplers_table
 from dit_eval.report.tables.table import PAPER_TITLE, Table
 from dit_eval.report.templating import base64_text, render
 from dit_eval.results.eval_result import EvalResult
@@ -92,6 +94,19 @@ def sampling_analysis(setting: Setting) -> Analysis | None:
     )
 
 
+def sampler_analysis(setting: Setting) -> Analysis | None:
+    """Which sampler gives the best quality for its compute? None without a network that was drawn by several."""
+    points = sampler_points(setting.points)
+    if points.empty:
+        return None
+    return Analysis(
+        question="Which sampler, at which number of evaluations of the network, gives the best FID for its compute? Of "
+        "the points there are:",
+        sentences=[*sentences(points)],
+        tables=_named_by_setting([samplers_table(points)], setting),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Own:
     """What the page knows of the user's results.
@@ -117,6 +132,7 @@ def own_sections(
     drawn: Sequence[Sequence[Mapping[str, Any]]],
     laws: Sequence[Analysis | None],
     sweeps: Sequence[Analysis | None],
+    samplers: Sequence[Analysis | None],
 ) -> Iterator[Section]:
     """The user's part of the page: the leaderboards, then each setting with its figures and analyses.
 
@@ -124,7 +140,7 @@ def own_sections(
     ----------
     where : the paper's setting first
     tables : by group
-    drawn, laws, sweeps : of each setting
+    drawn, laws, sweeps, samplers : of each setting
     """
     yield Section(key="runs", title="Your runs", tables=tables["runs"])
     beside = Section(
@@ -132,7 +148,7 @@ def own_sections(
         title="Beside the paper",
         about="Measured by the paper's protocol: open marks are published, filled ones yours.",
         figures=[figure for figure in drawn[0] if figure["own"]],
-        analyses=[each for each in (laws[0], sweeps[0]) if each is not None and _has_own(each.tables)],
+        analyses=[each for each in (laws[0], sweeps[0], samplers[0]) if each is not None and _has_own(each.tables)],
         tables=[table for table in tables["paper"] if _has_own([table])],
     )
     if beside.figures or beside.analyses or beside.tables:
@@ -143,7 +159,7 @@ def own_sections(
             title=setting.name,
             about="Measured by another protocol or at another size: no number here compares with the paper's.",
             figures=drawn[number],
-            analyses=[analysis for analysis in (laws[number], sweeps[number]) if analysis is not None],
+            analyses=[each for each in (laws[number], sweeps[number], samplers[number]) if each is not None],
         )
 
 

@@ -105,7 +105,8 @@ def _measured_setting(points: pd.DataFrame, protocol: str, image_size: int, refe
     """The setting, if it is not the paper's and there is something measured to show of it."""
     mine = select(points, reference=reference) if reference else points
     setting = _setting(mine, protocol, image_size, reference)
-    shown = pd.concat([setting.scaling, setting.sweep])
+    unguided = select(setting.points, cfg_scale=1.0)
+    shown = pd.concat([setting.scaling, setting.sweep, unguided[unguided["evaluations"].notna()]])
     return [] if setting.is_papers or select(shown, source="measured").empty else [setting]
 
 

@@ -80,6 +80,8 @@ class SampleRun:
     diffusion_form, diffusion_norm, last_step, last_step_size : of an SDE, as in SiT
     atol, rtol : of ode-dopri5
     timestep_shift : of an ODE's times, as in LightningDiT; None for none
+    evaluations, guided_evaluations : of ode-dopri5, which chooses its steps: how often it asked the network for an
+        image, and how often of these with guidance; means of the first images. They decide nothing
     vae, vae_sha256 : decoder name or file name, SHA-256 of its weights; None in pixel space
     vae_latents : channels, factor, scale and shift of its latents; None for Stable Diffusion's, and in pixel space
     vae_tiling : latents decoded in overlapping tiles, which changes pixels near the seams
@@ -134,6 +136,8 @@ class SampleRun:
     rtol: float | None = None
     timestep_shift: float | None = None
     vae_latents: dict[str, Any] | None = None
+    evaluations: float | None = None
+    guided_evaluations: float | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     earlier_environments: tuple[dict[str, Any], ...] = ()
 
@@ -150,7 +154,7 @@ class SampleRun:
             weights=files.weights,
             num_images=settings.num_images,
             num_sampling_steps=str(settings.num_sampling_steps),
-            sampler=settings.sampler,
+            sampler=settings.rule,
             cfg_scale=float(settings.cfg_scale),
             cfg_channels=settings.guided_channels(files.network["in_channels"]),
             vae=files.vae,
@@ -258,8 +262,9 @@ class SampleRun:
         return f"{self.model}, {steps}, {guidance}, seed {self.global_seed}"
 
 
+_COUNTED = {"evaluations", "guided_evaluations"}
 # Fields of the first edition's files, which are written whatever they are.
-_FIRST = {each.name for each in dataclasses.fields(SampleRun) if each.name not in _LATER | _OF_FLOWS}
+_FIRST = {each.name for each in dataclasses.fields(SampleRun) if each.name not in _LATER | _OF_FLOWS | _COUNTED}
 _TUPLES = ("earlier_environments", "guidance_interval")  # JSON has lists
 # Fields of a run that are those of its settings, under the same name and with the same meaning.
 _RECORDED = {each.name for each in dataclasses.fields(SampleRun)} - {"vae"}
@@ -267,5 +272,5 @@ _RECORDED = {each.name for each in dataclasses.fields(SampleRun)} - {"vae"}
 _DECISIVE = tuple(
     each.name
     for each in dataclasses.fields(SampleRun)
-    if each.name not in ("num_images", "environment", "earlier_environments")
+    if each.name not in {"num_images", "environment", "earlier_environments"} | _COUNTED
 )

@@ -61,7 +61,10 @@ class SamplingSettings:
         | None
     ) = None
     guide_ckpt: Annotated[str, Meta(description="a weaker model that guides in place of no label")] | None = None
-    sampler: Annotated[Sampler, Meta(description="rule of a step; ddim: eta = 0; ode-, sde-: of flows")] = "ddpm"
+    sampler: (
+        Annotated[Sampler, Meta(description="rule of a step (default: ddpm, or a flow's sde-euler); ddim: eta = 0")]
+        | None
+    ) = None
     path: (
         Annotated[Literal["linear", "gvp", "vp"], Meta(description="of a flow (default: linear; of ddpm's time: vp)")]
         | None
@@ -127,18 +130,23 @@ class SamplingSettings:
         return min(3, channels) if self.cfg_channels is None else self.cfg_channels
 
     @property
+    def rule(self) -> Sampler:
+        """The sampler; DDPM's where none is named."""
+        return self.sampler or "ddpm"
+
+    @property
     def is_flow(self) -> bool:
         """Whether the sampler follows a flow; the others are DDPM's."""
-        return is_flow(self.sampler)
+        return is_flow(self.rule)
 
     def completed(self) -> SamplingSettings:
-        """The same, with all that decides what a flow's sampler does, where it was left to follow from the rest."""
+        """The same, with its sampler and all that decides what a flow's does, where it was left to follow."""
         if not self.is_flow:
-            return self
+            return replace(self, sampler=self.rule)
         usual: dict[str, Any] = {"time": "sit"}
         usual |= {"path": "vp", "prediction": "noise"} if self.time == "ddpm" else {}
         usual |= {"path": "linear", "prediction": "velocity"} if self.time != "ddpm" else {}
-        if self.sampler.startswith("sde-"):
+        if self.rule.startswith("sde-"):
             form = "linear" if self.time == "repa" else "sigma"
             usual |= {"diffusion_form": form, "diffusion_norm": 1.0, "last_step": "mean"}
             usual |= {} if self.last_step == "none" else {"last_step_size": 0.04}
@@ -166,16 +174,19 @@ class SamplingSettings:
             )
         if _below(self.cfg_channels, 1):
             raise ValueError(f"Guidance on {self.cfg_channels} channels: needed at least 1.")
-        if self.sampler not in get_args(Sampler):
+        if self.sampler not in (None, *get_args(Sampler)):
             raise ValueError(f"Unknown sampler {self.sampler!r}; known: {', '.join(get_args(Sampler))}.")
         self._check_flow()
         self._check_guidance()
 
     def _check_flow(self) -> None:
-        """That nothing is asked for that this sampler does not look at: whoever asks expects that it acts."""
+        """That nothing is asked for that this sampler does not look at: whoever asks expects that it acts.
+
+        Where none is named, what the weights were trained for decides, which is not known here.
+        """
         for needs, names in _ACTS_IN.items():
             given = next((name for name in names if getattr(self, name) is not None), None)
-            if given is not None and needs not in self.sampler:
+            if given is not None and self.sampler is not None and needs not in self.sampler:
                 raise ValueError(
                     f"`{given}` {getattr(self, given)}: the sampler {self.sampler} does not use it; it is for "
                     f"{_IN_WORDS[needs]}. Leave it out, or take such a `sampler`."
@@ -226,6 +237,7 @@ _ACTS_IN = {
     "dopri5": ("atol", "rtol"),
     "ode-": ("timestep_shift",),
 }
+OF_SOME_SAMPLERS = tuple(name for names in _ACTS_IN.values() for name in names)
 _IN_WORDS = {"-": "flows (ode-..., sde-...)", "sde-": "SDEs (sde-euler, sde-heun)", "dopri5": "ode-dopri5",
              "ode-": "ODEs of known steps (ode-euler, ode-heun)"}  # fmt: skip
 

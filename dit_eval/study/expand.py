@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -14,12 +14,13 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from dit_eval.diffusion.recipe import MOST_STEPS, Recipe, Schedule
+from dit_eval.diffusion.recipe import MOST_STEPS, FlowRecipe, Objective, Recipe, Schedule
+from dit_eval.diffusion.trained import USUAL_OF_FLOW, flow_settings
 from dit_eval.flops.kept import count_network
 from dit_eval.models.config import BlockDesign, DiTConfig
 from dit_eval.models.names import DIT_NAMES
-from dit_eval.results.settings import MOST_IMAGES, MOST_SEED, Sampler, SamplingSettings, is_flow
-from dit_eval.study.plan import Cell, Data, Training
+from dit_eval.results.settings import MOST_IMAGES, MOST_SEED, Sampler, SamplingSettings
+from dit_eval.study.plan import Cell, Data, Guide, Training
 
 _LONGEST_NAME = 120  # characters of a file name that people read; file systems end at 255 bytes, endings included
 # What keys say of sampling, by the names that they have always had. Options that came later enter a key only where they
@@ -33,9 +34,18 @@ _KEYED = {
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRules:
-    """What a plan says of all its trainings."""
+    """What a plan says of all its trainings.
+
+    Attributes
+    ----------
+    recipe : of DDPM, with `objective` in its place
+    objective : where cells name none
+    flow : of the trainings of flows
+    """
 
     recipe: Recipe
+    objective: Objective = "ddpm"
+    flow: FlowRecipe = field(default_factory=FlowRecipe)
     label_dropout: float = 0.1
     save_every: int = Schedule.save_every
     log_every: int = Schedule.log_every
@@ -58,17 +68,26 @@ class Combinations:
         tuple[Annotated[int, Meta(ge=1, le=MOST_IMAGES)], ...], Meta(description=f"integers from 1 to {MOST_IMAGES:,}")
     ] = ()
     samplers: Annotated[tuple[Sampler, ...], Meta(description="names of samplers")] = ()
+    rtols: Annotated[
+        tuple[Annotated[float, Meta(gt=0)], ...], Meta(description="errors allowed of ode-dopri5, as [sampling] rtol")
+    ] = ()
+    objectives: Annotated[tuple[Objective, ...], Meta(description="what is learned, ddpm or flow")] = ()
     vaes: Annotated[tuple[str, ...], Meta(description="names of decoders")] = ()
     seeds: Annotated[
         tuple[Annotated[int, Meta(ge=0, le=MOST_SEED)], ...], Meta(description="integers from 0 to 2^63 - 1")
     ] = (0,)
+    guide: Annotated[str, Meta(description="model of the plan that guides in place of no label")] | None = None
+    guide_training_steps: (
+        Annotated[int, Meta(ge=1, le=MOST_STEPS, description="of the guide; default: as long as the model")] | None
+    ) = None
 
     @property
     def size(self) -> int:
         """Number of cells."""
         size = 1
         for each in dataclasses.fields(self):
-            size *= max(1, len(getattr(self, each.name)))
+            values = getattr(self, each.name)
+            size *= max(1, len(values)) if isinstance(values, tuple) else 1
         return size
 
 
@@ -94,34 +113,58 @@ class Expansion:
         """All combinations, in the order of their lists."""
         steps = [str(spacing) for spacing in these.sampling_steps]
         counts = these.num_samples or (self.sampling.num_images,)
-        decoders, samplers = these.vaes or (self.sampling.vae,), these.samplers or (self.sampling.sampler,)
-        for model, block, seed in product(these.models, these.blocks, these.seeds):
-            run = self._training(model, block, seed, these.training_steps)
-            for length, spacing, scale, count, vae, sampler in product(
-                these.training_steps, steps, these.cfg_scales, counts, decoders, samplers
+        decoders, objectives = these.vaes or (self.sampling.vae,), these.objectives or (self.rules.objective,)
+        for model, block, seed, objective in product(these.models, these.blocks, these.seeds, objectives):
+            run = self._training(model, block, seed, these.training_steps, objective)
+            for length, spacing, scale, count, vae, usual in product(
+                these.training_steps, steps, these.cfg_scales, counts, decoders, self._rules(these, run)
             ):
                 sampling = dataclasses.replace(
-                    self.sampling.by(sampler),
+                    usual,
                     num_sampling_steps=spacing,
                     cfg_scale=scale,
                     cfg_channels=None if scale == 1.0 else self.sampling.cfg_channels,
                     guidance_interval=None if scale == 1.0 else self.sampling.guidance_interval,
                     num_images=count,
                     vae=vae,
-                    time="ddpm" if is_flow(sampler) else None,  # the plan trains by DDPM
                     global_seed=seed,
                 )
-                self._cell(run, length, sampling)
+                self._cell(run, length, sampling, None if scale == 1.0 else self._guide(these, run, length))
 
-    def _training(self, model: str, block: BlockDesign, seed: int, lengths: tuple[int, ...]) -> Training:
+    def samplers(self, these: Combinations, objective: Objective) -> tuple[Sampler, ...]:
+        """Those of some cells, or else the plan's, or else the usual one of what is learned."""
+        usual: Sampler = "ddpm" if objective == "ddpm" else USUAL_OF_FLOW
+        return these.samplers or (self.sampling.sampler or usual,)
+
+    def _rules(self, these: Combinations, run: Training) -> Iterator[SamplingSettings]:
+        """The plan's settings for each sampler, and tolerance, with what follows from the training."""
+        for sampler in self.samplers(these, run.recipe.objective):
+            # An option that the plan's one sampler does not use is a mistake; of several, some may.
+            usual = self.sampling.by(sampler) if these.samplers else dataclasses.replace(self.sampling, sampler=sampler)
+            settings = dataclasses.replace(usual, **flow_settings(run.recipe.flow, sampler))
+            for rtol in these.rtols or (settings.rtol,):
+                yield dataclasses.replace(settings, rtol=rtol)
+
+    def _guide(self, these: Combinations, run: Training, length: int) -> Guide | None:
+        """The weaker model that guides a cell in place of no label, which is trained as the cell's own."""
+        if these.guide is None:
+            return None
+        steps = these.guide_training_steps or length
+        guide = self._training(these.guide, "adaln-zero", run.recipe.global_seed, (steps,), run.recipe.objective)
+        return Guide(training=guide.key, training_steps=steps, config=guide.config, gflops=guide.gflops)
+
+    def _training(
+        self, model: str, block: BlockDesign, seed: int, lengths: tuple[int, ...], objective: Objective
+    ) -> Training:
         config = dataclasses.replace(self.configs[model], block=block, label_dropout=self.rules.label_dropout)
-        recipe = dataclasses.replace(self.rules.recipe, global_seed=seed)
+        flow = self.rules.flow if objective == "flow" else None
+        recipe = dataclasses.replace(self.rules.recipe, global_seed=seed, flow=flow)
         # Data given at run time are not part of the key; `train` itself refuses a folder of other data.
         key = _key(
-            [model, block if block != "adaln-zero" else "", f"seed{seed}"],
+            [model, block if block != "adaln-zero" else "", "flow" if flow else "", f"seed{seed}"],
             {
                 "config": config.to_dict(),
-                "recipe": dataclasses.asdict(recipe),
+                "recipe": recipe.described(),
                 "data": _name_of(self.data.train),
             },
         )
@@ -138,7 +181,7 @@ class Expansion:
         )
         return self.trainings[key]
 
-    def _cell(self, run: Training, training_steps: int, sampling: SamplingSettings) -> None:
+    def _cell(self, run: Training, training_steps: int, sampling: SamplingSettings, guide: Guide | None) -> None:
         stem = run.key.rpartition("-")[0]
         steps, scale = sampling.num_sampling_steps, sampling.cfg_scale
         key = _key(
@@ -148,6 +191,7 @@ class Expansion:
                 "training_steps": training_steps,
                 **_keyed_sampling(sampling, self.data),
                 **_keyed_measure(self.data),
+                **({"guide": [guide.training, guide.training_steps]} if guide else {}),
             },
         )
         self.cells.setdefault(
@@ -161,6 +205,8 @@ class Expansion:
                 training_steps=training_steps,
                 sampling=sampling,
                 keep_samples=self.keep_samples,
+                objective=run.recipe.objective,
+                guide=guide,
             ),
         )
 
@@ -168,8 +214,13 @@ class Expansion:
 def recorded(task: Training | Cell) -> dict[str, Any]:
     """A task as the file says it that notes its end: the names that such files have always had."""
     record = dataclasses.asdict(task) | {"config": task.config.to_dict()}
+    if isinstance(task, Training):
+        record["recipe"] = task.recipe.described()
     if isinstance(task, Cell):
         sampling = record.pop("sampling")
+        del record["objective"]  # the training's
+        if task.guide is None:
+            del record["guide"]
         keep_samples = record.pop("keep_samples")
         record |= {name: sampling[ours] for ours, name in _KEYED.items()}
         record |= {"vae": task.vae, "seed": task.seed, "keep_samples": keep_samples}

@@ -22,7 +22,7 @@ from dit_eval.results.parse import json_text
 from dit_eval.sampling import images_drawn
 from dit_eval.study.expand import recorded
 from dit_eval.study.pace import Pace, work_gflops
-from dit_eval.study.plan import Cell, Plan, Task, Training, label
+from dit_eval.study.plan import Cell, Plan, Task, Training
 from dit_eval.study.plan_file import load_plan
 from dit_eval.study.record import Done, log_lines, read_done, read_failures, read_sources
 from dit_eval.study.sources import Sources, training_data
@@ -102,9 +102,9 @@ class Study:
     def training_folder(self, key: str) -> Path:
         return self.folder / "trainings" / key
 
-    def checkpoint(self, cell: Cell) -> Path:
-        """Averaged weights that a cell is drawn from."""
-        return weights_of_step(self.training_folder(cell.training), cell.training_steps)
+    def checkpoints(self, cell: Cell) -> list[Path]:
+        """Averaged weights that a cell is drawn from: its model's, and its guide's if it has one."""
+        return [weights_of_step(self.training_folder(key), steps) for key, steps in cell.weights]
 
     def samples(self, cell: Cell) -> Path:
         return self.folder / "samples" / f"{cell.key}.npz"
@@ -119,8 +119,8 @@ class Study:
         """Whether a task can start: a cell needs its weights, and the state that was written after them."""
         if isinstance(task, Training):
             return True
-        done = steps_done(self.training_folder(task.training))
-        return done >= task.training_steps and self.checkpoint(task).exists()
+        there = all(path.exists() for path in self.checkpoints(task))
+        return there and all(steps_done(self.training_folder(key)) >= steps for key, steps in task.weights)
 
     def check_begun(self) -> None:
         """FileNotFoundError if no study was begun in the folder; results of others there are not looked at."""
@@ -220,10 +220,9 @@ class Study:
             file.write("".join(result.to_json() + "\n" for result in results).encode())
         with atomic_file(self.losses, own=True) as file:
             for run in self.plan.trainings:
-                name = label(run.model, run.config.block, run.recipe.global_seed)
                 for line in log_lines(self.training_folder(run.key) / "log.jsonl"):
                     if line["step"] <= run.steps[-1]:
-                        file.write((json.dumps({"model": name, **line}) + "\n").encode())
+                        file.write((json.dumps({"model": run.label, **line}) + "\n").encode())
         return len(results)
 
     def note_done(

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from dit_eval.diffusion.guidance import passes
-from dit_eval.diffusion.recipe import Recipe
+from dit_eval.diffusion.guidance import evaluations
+from dit_eval.diffusion.recipe import Objective, Recipe
 from dit_eval.diffusion.spacing import respaced_timesteps
 from dit_eval.flops.compute import Workload
 from dit_eval.models.config import DiTConfig
@@ -78,11 +78,30 @@ class Training:
 
     @property
     def name(self) -> str:
-        return f"{label(self.model, self.config.block, self.recipe.global_seed)}, {self.steps[-1]:,} steps of training"
+        return f"{self.label}, {self.steps[-1]:,} steps of training"
+
+    @property
+    def label(self) -> str:
+        return label(self.model, self.config.block, self.recipe.global_seed, self.recipe.objective)
 
     @property
     def workload(self) -> Workload:
         return Workload(gflops=self.gflops, training_steps=self.steps[-1], batch_size=self.recipe.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guide:
+    """A second model of a plan, which guides the samples of a cell in place of no label.
+
+    Attributes
+    ----------
+    training, training_steps : the run that its weights come from, by key, and after which step
+    """
+
+    training: str
+    training_steps: int
+    config: DiTConfig
+    gflops: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +115,8 @@ class Cell:
     training_steps : after which they are taken
     sampling : how images are drawn; its seed is also that of the training
     keep_samples : whether the sample file stays when it is scored
+    objective : what its weights have learned
+    guide : None where no second model guides
     """
 
     key: str
@@ -106,6 +127,14 @@ class Cell:
     training_steps: int
     sampling: SamplingSettings
     keep_samples: bool
+    objective: Objective = "ddpm"
+    guide: Guide | None = None
+
+    @property
+    def weights(self) -> list[tuple[str, int]]:
+        """The trainings, by key, and the steps after which a cell takes weights of them: its own, and its guide's."""
+        own = (self.training, self.training_steps)
+        return [own, *([(self.guide.training, self.guide.training_steps)] if self.guide else [])]
 
     @property
     def num_samples(self) -> int:
@@ -127,24 +156,36 @@ class Cell:
     @property
     def name(self) -> str:
         words = [
-            label(self.model, self.config.block, self.seed),
+            label(self.model, self.config.block, self.seed, self.objective),
             f"{self.training_steps:,} steps of training",
-            f"{self.num_sampling_steps} of sampling{f' by {self.sampling.sampler}' if self.sampling.is_flow else ''}",
+            self._way,
         ]
         words += [] if self.sampling.cfg_scale == 1.0 else [f"cfg {self.sampling.cfg_scale:g}"]
+        words += [] if self.guide is None else [f"guided by {self.guide.training}"]
         words += [] if self.vae is None else [f"decoder {self.vae}"]
         return ", ".join([*words, f"{self.num_samples:,} images"])
 
     @property
+    def _way(self) -> str:
+        """How it is sampled, in words; of a solver that chooses its steps its tolerance."""
+        if self.sampling.rtol is not None:
+            return f"{self.sampling.rule} to {self.sampling.rtol:g}"
+        return f"{self.num_sampling_steps} of sampling" + (
+            "" if self.sampling.rule == "ddpm" else f" by {self.sampling.rule}"
+        )
+
+    @property
     def workload(self) -> Workload:
         """Of ode-dopri5, which chooses its steps, with as many as were asked for."""
-        steps = self.num_sampling_steps
+        steps, found = self.num_sampling_steps, evaluations(self.sampling)
         return Workload(
             gflops=self.gflops,
             num_samples=self.num_samples,
             num_sampling_steps=int(steps) if self.sampling.is_flow else len(respaced_timesteps(steps)),
             guided=self.sampling.cfg_scale != 1.0,
-            passes=passes(self.sampling),
+            evaluations=found.number if found else None,
+            guided_evaluations=found.guided if found else 0,
+            guide_gflops=self.guide.gflops if self.guide else None,
         )
 
 
@@ -236,9 +277,10 @@ class Plan:
         return TaskResources(**values)
 
 
-def label(model: str, block: str, seed: int) -> str:
-    """A model in words: block design and seed only where they are not the usual ones."""
+def label(model: str, block: str, seed: int, objective: Objective = "ddpm") -> str:
+    """A model in words: block design, what it learned and seed only where they are not the usual ones."""
     words = [model]
     words += [] if block == "adaln-zero" else [block]
+    words += [] if objective == "ddpm" else [objective]
     words += [] if seed == 0 else [f"seed {seed}"]
     return " ".join(words)

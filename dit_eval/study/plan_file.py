@@ -17,15 +17,16 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from dit_eval.diffusion.flow import number_of_points
-from dit_eval.diffusion.recipe import Recipe, Schedule
+from dit_eval.diffusion.recipe import FlowRecipe, Objective, Recipe, Schedule
 from dit_eval.diffusion.spacing import respaced_timesteps
+from dit_eval.diffusion.trained import flow_settings
 from dit_eval.features import NETWORKS
 from dit_eval.features.load import network_named
 from dit_eval.metrics.choose import check_metrics
 from dit_eval.models.config import DiTConfig, named_config
 from dit_eval.models.latent_space import LatentSpace
 from dit_eval.models.names import DIT_NAMES, parse_name
-from dit_eval.results.settings import LABEL_RULES, SamplingSettings, is_flow
+from dit_eval.results.settings import LABEL_RULES, OF_SOME_SAMPLERS, SamplingSettings, is_flow
 from dit_eval.study.expand import Combinations, Expansion, TrainingRules
 from dit_eval.study.plan import Data, Plan, PlanError, Rule, Speed, TaskResources
 from dit_eval.study.toml_table import Table
@@ -80,6 +81,7 @@ class _BesideRecipe:
     label_dropout: Annotated[float, Meta(ge=0, lt=1, description="share of labels that are left out")] = (
         TrainingRules.label_dropout
     )
+    objective: Annotated[Objective, Meta(description="what is learned, ddpm or flow")] = TrainingRules.objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +159,10 @@ def parse_plan(text: str, path: Path) -> Plan:
         speed=None if said.cost is None else _speed(top.inner("cost", said.cost)),
         rules=tuple(_rule(table, configs) for table in top.inner_list("resources", said.resources)),
     )
+    _check_flow_is_learned(training, plan)
+    for name in OF_SOME_SAMPLERS:
+        if getattr(sampling, name) is not None and all(getattr(cell.sampling, name) is None for cell in plan.cells):
+            raise top.inner("sampling", said.sampling).error(name, "no sampler of the plan uses it")
     for run in plan.trainings:
         if run.recipe.batch_size % (size := plan.resources(run).size):
             raise training.error("batch_size", f"{run.recipe.batch_size} does not divide among {size} processes")
@@ -235,12 +241,24 @@ def _config(models: Table, name: str, sizes: Mapping[str, Any], data: Data) -> D
 
 
 def _training(table: Table) -> TrainingRules:
-    """`[training]`: the fields of `Recipe` without the seed, which cells have, and what else a run needs."""
-    recipe = [each for each in settings_of(Recipe) if each.name != "global_seed"]
+    """`[training]`: the fields of `Recipe` without the seed, which cells have, of a flow, and what else a run needs."""
+    recipe = [each for each in settings_of(Recipe) if each.name not in ("global_seed", "flow")]
+    flow = settings_of(FlowRecipe)
     schedule = [each for each in settings_of(Schedule) if each.name in ("save_every", "log_every")]
-    values = table.read([*recipe, *settings_of(_BesideRecipe), *schedule])
+    values = table.read([*recipe, *settings_of(_BesideRecipe), *schedule, *flow])
     given = {each.name: values.pop(each.name) for each in recipe if each.name in values}
-    return TrainingRules(recipe=Recipe(**given), **values)
+    of_flow = {each.name: values.pop(each.name) for each in flow if each.name in values}
+    try:
+        return TrainingRules(recipe=Recipe(**given), flow=FlowRecipe(**of_flow), **values)
+    except ValueError as error:
+        raise table.error(None, str(error)) from None
+
+
+def _check_flow_is_learned(table: Table, plan: Plan) -> None:
+    """PlanError if `[training]` says of flows what no training of the plan learns."""
+    given = next((each.name for each in settings_of(FlowRecipe) if each.name in table.values), None)
+    if given is not None and all(run.recipe.flow is None for run in plan.trainings):
+        raise table.error(given, 'of flows, and the plan trains none; expected objective = "flow" as well')
 
 
 def _sampling(table: Table, data: Data) -> tuple[SamplingSettings, bool]:
@@ -268,13 +286,33 @@ def _combinations(table: Table, tasks: Expansion) -> Combinations:
     if these.models == ("all",):
         these = dataclasses.replace(these, models=tasks.all_models or these.models)
     _check_models(table, these.models, tasks.configs)
-    for sampler in these.samplers or (tasks.sampling.sampler,):
-        _check_spacings(table, these.sampling_steps, sampler)
+    for objective in these.objectives or (tasks.rules.objective,):
+        for sampler in tasks.samplers(these, objective):
+            _check_spacings(table, these.sampling_steps, sampler)
+            try:
+                flow_settings(tasks.rules.flow if objective == "flow" else None, sampler)
+            except ValueError as error:
+                raise table.error("samplers", str(error).replace("`sampler` ", "")) from None
+    _check_guide(table, these, tasks)
     if max(these.cfg_scales) > 1.0 and not tasks.rules.label_dropout:
         raise table.error("cfg_scales", "guidance needs [training] label_dropout above 0")
     if these.size + len(tasks.cells) > _MAX_CELLS:
         raise table.error(None, f"{these.size:,} combinations; a plan may have {_MAX_CELLS:,} cells")
     return these
+
+
+def _check_guide(table: Table, these: Combinations, tasks: Expansion) -> None:
+    """That there is a guide where more is said of one, and that it guides, and not itself."""
+    if these.guide is None:
+        if these.guide_training_steps is not None:
+            raise table.error("guide_training_steps", "of a guide, and there is none; expected a model, guide = NAME")
+        return
+    table.check_choice("guide", these.guide, tasks.configs, if_none="none; give sizes in [models]")
+    if max(these.cfg_scales) == 1.0:
+        raise table.error("guide", "there is no guidance at cfg_scales 1.0; expected a larger scale")
+    lengths = {these.guide_training_steps} if these.guide_training_steps else set(these.training_steps)
+    if these.guide in these.models and "adaln-zero" in these.blocks and lengths & set(these.training_steps):
+        raise table.error("guide", f"{these.guide} after as many steps is the model itself; expected a weaker one")
 
 
 def _check_spacings(table: Table, spacings: Iterable[int | str], sampler: str) -> None:

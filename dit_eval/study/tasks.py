@@ -150,20 +150,18 @@ def _to_log(line: str) -> None:
 
 
 def _sampler(study: Study, cell: Cell, device: str) -> ImageSampler:
-    """The cell's network with its weights and decoder, and how images are drawn from it."""
-    checkpoint = study.checkpoint(cell)
+    """The cell's network with its weights, guide and decoder, and how images are drawn from it."""
+    checkpoint, *weaker = study.checkpoints(cell)
     decoder = None if cell.vae is None else Path(study.sources.decoders[cell.vae])
-    watch = Watch(checkpoint, *([] if decoder is None else [decoder]))
+    watch = Watch(checkpoint, *weaker, *([] if decoder is None else [decoder]))
     training = next(run for run in study.plan.trainings if run.key == cell.training)
-    checkpoint_sha256 = sha256_of(checkpoint)
-    check_weights(checkpoint, checkpoint_sha256)
     latents = LatentSpace() if decoder is None else latents_of(decoder)
     files = RunFiles(
         model=cell.model,
         network=cell.config.to_dict(),
         image_size=cell.config.image_size,
         checkpoint=checkpoint.name,
-        checkpoint_sha256=checkpoint_sha256,
+        checkpoint_sha256=_checked(checkpoint),
         weights="ema",
         vae=cell.vae,
         vae_sha256=None if decoder is None else sha256_of(decoder),
@@ -171,11 +169,27 @@ def _sampler(study: Study, cell: Cell, device: str) -> ImageSampler:
         training_steps=cell.training_steps,
         training_batch_size=training.recipe.batch_size,
     )
+    guide = None
+    if cell.guide is not None:
+        files = dataclasses.replace(
+            files,
+            guide_ckpt=f"{cell.guide.training}/{weaker[0].name}",  # files of trainings have the same names
+            guide_ckpt_sha256=_checked(weaker[0]),
+            guide_network=dataclasses.asdict(cell.guide.config),
+        )
+        guide = load_dit(weaker[0], cell.guide.config).to(device)
     run = SampleRun.of(cell.sampling, files, device=device)
     decode = None if decoder is None else Autoencoder(decoder, device=device, tiling=run.vae_tiling).decode
     model = load_dit(checkpoint, cell.config).to(device)
     watch.check()
-    return ImageSampler(model, run, decode=decode)
+    return ImageSampler(model, run, decode=decode, guide=guide)
+
+
+def _checked(weights: Path) -> str:
+    """The SHA-256 of weights, which have to be as their training wrote them."""
+    found = sha256_of(weights)
+    check_weights(weights, found)
+    return found
 
 
 def _seen_from(folder: Path, result: EvalResult, out: Path) -> EvalResult:

@@ -16,8 +16,8 @@ from sample_runs import make_flow_run, make_run, random_dit
 
 from dit_eval.diffusion import each_image
 from dit_eval.diffusion.each_image import solve_each
-from dit_eval.diffusion.flow import PATHS, Flow, convert, diffusion
-from dit_eval.diffusion.guidance import passes, scales, sigmas
+from dit_eval.diffusion.flow import PATHS, Flow, convert, diffusion, time_of_ratio
+from dit_eval.diffusion.guidance import evaluations, scales, sigmas
 from dit_eval.diffusion.process import Diffusion
 from dit_eval.diffusion.sampler import ImageSampler, check_run
 from dit_eval.diffusion.spacing import noise_levels
@@ -159,8 +159,9 @@ def solution(flow, start):
 
 START = torch.linspace(-2, 2, 9).view(9, 1, 1, 1)
 KINDS = [
-    ("linear", "velocity", "repa"), ("gvp", "velocity", "repa"), ("linear", "velocity", "sit"),
-    ("vp", "velocity", "sit"), ("gvp", "noise", "sit"), ("vp", "score", "sit"), ("vp", "noise", "ddpm"),
+    ("linear", "velocity", "repa"), ("linear", "noise", "repa"), ("gvp", "velocity", "repa"),
+    ("linear", "velocity", "sit"), ("vp", "velocity", "sit"), ("gvp", "noise", "sit"), ("vp", "score", "sit"),
+    ("vp", "noise", "ddpm"),
 ]  # fmt: skip
 
 
@@ -242,6 +243,14 @@ def test_derivatives_of_paths_are_those_of_differences(path):
         assert math.hypot(PATHS[path](0.3).alpha, PATHS[path](0.3).sigma) == pytest.approx(1, rel=1e-12)
 
 
+@pytest.mark.parametrize("path", PATHS)
+def test_the_time_of_a_ratio_of_noise_to_data(path):
+    for t in (0.001, 0.2, 0.5, 0.93, 1 - 1e-5):
+        level = PATHS[path](t)
+        assert time_of_ratio(path, level.sigma / level.alpha) == pytest.approx(t, abs=1e-12)
+    assert 0 <= time_of_ratio(path, 1e9) < 1e-6, "the noise that a path begins with, at most"
+
+
 def test_a_network_of_ddpm_is_told_the_timestep_of_the_same_noise():
     flow = flow_of(sampler="ode-heun", time="ddpm")
     for t in (0.999, 0.7, 0.3, 0.01):
@@ -274,7 +283,7 @@ def test_outside_its_interval_guidance_costs_nothing(sampler, time):
     drawn, rows = watched(model, run)
     asked = scales(run.settings)
     assert set(asked) == {1.0, 3.0}
-    assert sum(rows) == 8 * passes(run.settings) == 8 * sum(1 if scale == 1.0 else 2 for scale in asked)
+    assert sum(rows) == 8 * evaluations(run.settings).passes == 8 * sum(1 if scale == 1.0 else 2 for scale in asked)
     whole, rows = watched(model, make_flow_run(model.config, **settings))
     assert sum(rows) == 16 * len(asked)
     assert (drawn != whole).any()
@@ -301,7 +310,11 @@ def test_an_interval_of_ddpm_is_in_sigma(sampler):
     process = Diffusion("20")
     abar = process.alphas_cumprod
     inside = {t: low < math.sqrt((1 - a) / a) <= high for t, a in zip(process.timesteps, abar, strict=True)}
-    assert sum(rows) == 8 * sum(1 + each for each in inside.values()) == 8 * passes(run_settings(run, (low, high)))
+    assert (
+        sum(rows)
+        == 8 * sum(1 + each for each in inside.values())
+        == 8 * evaluations(run_settings(run, (low, high))).passes
+    )
     assert 0 < sum(inside.values()) < 20
     y = torch.arange(5)
     both, none = torch.cat([y, torch.full_like(y, 10)]), ImageSampler(model, run)
@@ -347,6 +360,22 @@ def test_a_second_model_guides_in_place_of_no_label(settings):
     assert np.abs(drawn.astype(int) - expected).max() <= 1
     with pytest.raises(ValueError, match="needed the network as well"):
         ImageSampler(model, run)
+
+
+@needs_torchdiffeq
+@pytest.mark.parametrize("interval", [None, (0.3, 0.7)])
+def test_evaluations_of_a_solver_that_chooses_its_steps_are_counted_image_by_image(interval, monkeypatch):
+    model, asked, plain = random_dit(depth=1, hidden_size=16), [], each_image._answer
+    run = make_flow_run(model.config, sampler="ode-dopri5", rtol=0.1, cfg_scale=2.0, guidance_interval=interval)
+    monkeypatch.setattr(each_image, "_answer", lambda these, _: asked.extend(these) or plain(these, _))
+    found = ImageSampler(model, run).counted(np.arange(3))
+    own = [question for question in asked if question.row < 3]  # the others fill the batch up
+    assert found.number == len(own) / 3
+    assert found.guided == sum(question.scale != 1.0 for question in own) / 3
+    assert (found.fraction == 1) == (interval is None)
+    assert found.passes == found.number * (1 + found.fraction)
+    fixed = make_flow_run(model.config, sampler="ode-heun", num_sampling_steps="5", cfg_scale=2.0)
+    assert ImageSampler(model, fixed).counted(np.arange(3)) == evaluations(fixed.settings), "known without counting"
 
 
 # ---- images and their batches
@@ -452,7 +481,7 @@ def test_an_error_of_the_network_reaches_the_caller_and_lets_all_images_go():
 )
 def test_mistakes_are_told_before_anything_is_loaded(settings, said):
     with pytest.raises(ValueError) as error:
-        SamplingSettings(**settings)
+        SamplingSettings(**settings).completed()
     assert said in str(error.value)
 
 

@@ -535,6 +535,9 @@ def test_a_plan_is_the_sum_of_its_parts():
         Workload(gflops=2.0, training_steps=10, batch_size=4, num_samples=5, num_sampling_steps=3, guided=True),
         Workload(gflops=1.0, num_samples=100),
     ]
+    guided = Workload(gflops=4.0, num_samples=5, evaluations=7, guided_evaluations=3, guide_gflops=0.5)
+    assert guided.sampling == 5 * (7 * 4 + 3 * 0.5), "the guide's passes are the guide's"
+    assert dataclasses.replace(guided, guide_gflops=None).sampling == 5 * (7 + 3) * 4
     assert (plan[0].training, plan[0].sampling) == (2 * 10 * 4 * 3, 5 * 2 * 3 * 2)
     assert (plan[1].training, plan[1].sampling) == (0, 100 * 250)
     assert sum(each.training + each.sampling for each in plan) == 240 + 60 + 25_000
@@ -688,6 +691,36 @@ def test_a_model_that_the_paper_does_not_have_has_no_published_figure(capsys):
     assert row["gflops"]["paper"] > 4 * 0.3
 
 
+def test_an_image_costs_what_its_sampler_asks_for(capsys, counted_before):
+    strong, weak = (count_named(name).gflops for name in ("DiT-S/2", "DiT-S/8"))
+
+    def cost(*options):
+        code, out, err = run(capsys, "DiT-S/2", *options, "--json", "-")
+        assert code == 0, err
+        return json.loads(out)["rows"][0]["sampling"]
+
+    heun = cost("--sampler", "ode-heun", "--num-sampling-steps", "50")
+    assert heun == {"evaluations": 98, "guided_fraction": 0, "gflops": pytest.approx(98 * strong)}
+    ddpm = cost("--sampler", "ddpm", "--cfg-scale", "1.5")
+    assert ddpm == {"evaluations": 250, "guided_fraction": 1, "gflops": pytest.approx(500 * strong)}
+    # Of 50 steps that begin at 0, 0.02, ... 0.98 of SiT's time, 36 begin at 0.7 or before.
+    part = [
+        "--sampler",
+        "ode-euler",
+        "--num-sampling-steps",
+        "51",
+        "--cfg-scale",
+        "2",
+        "--guidance-interval",
+        "0",
+        "0.7",
+    ]
+    assert cost(*part)["guided_fraction"] == pytest.approx(36 / 50)
+    assert cost(*part, "--guide", "DiT-S/8")["gflops"] == pytest.approx(50 * strong + 36 * weak)
+    text = run(capsys, "DiT-S/2", *part, "--guide", "DiT-S/8")[1].splitlines()[-1]
+    assert "50 evaluations (NFE), 72.0% of them guided by DiT-S/8" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -701,6 +734,13 @@ def test_a_model_that_the_paper_does_not_have_has_no_published_figure(capsys):
         ([], "one of the two"),
         (["--all", "--image-size", "512"], "drop --image-size"),
         (["DiT-S/2", "--convention", "macs"], "Did you mean 'mac'?"),
+        (["DiT-S/2", "--cfg-scale", "2"], "Pass --sampler as well"),
+        (["DiT-S/2", "--guide", "DiT-S/8"], "Pass --sampler as well"),
+        (["DiT-S/2", "--sampler", "ddpm", "--guide", "DiT-S/8"], "there is no guidance at --cfg-scale 1.0"),
+        (["DiT-S/2", "--sampler", "ode-dopri5"], "--sampler ode-dopri5 chooses its steps by the image"),
+        (["DiT-S/2", "--sampler", "ode-heun", "--num-sampling-steps", "ddim50"], "takes a whole number from 2"),
+        (["DiT-S/2", "--sampler", "ode-heun", "--cfg-scale", "2", "--guidance-interval", "0.5", "2"], "ends at 1"),
+        (["DiT-S/2", "--sampler", "ddpm", "--cfg-scale", "2", "--guide", "DiT-S8"], "Did you mean 'DiT-S/8'?"),
     ],
 )
 def test_a_mistake_exits_with_2_and_says_what_to_do(capsys, arguments, message):

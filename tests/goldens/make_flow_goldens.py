@@ -116,9 +116,9 @@ def repas(model: Any, samplers: Any, settings: dict[str, Any]) -> tuple[np.ndarr
     return found.float().numpy(), seen.asked, [len(seen.asked)]
 
 
-def checked(name: str, path: Path) -> str:
+def checked(source: tuple[str, str, tuple[str, ...], str], path: Path) -> str:
     """The SHA-256 of the files that are run, which has to be the known one."""
-    _, commit, patterns, known = SOURCES[name]
+    _, commit, patterns, known = source
     files = sorted(file for pattern in patterns for file in path.glob(pattern))
     found = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     if found != known:
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("sit", type=Path)
     parser.add_argument("repa", type=Path)
     paths = parser.parse_args()
-    made_of = {"SiT": checked("SiT", paths.sit), "REPA": checked("REPA", paths.repa)}
+    made_of = {name: checked(SOURCES[name], path) for name, path in (("SiT", paths.sit), ("REPA", paths.repa))}
     models, transport = loaded(paths.sit, "models", "transport")
     sit_model = models.SiT(**MODEL, learn_sigma=True).eval()
     sit_model.load_state_dict(weights(learn_sigma=True))

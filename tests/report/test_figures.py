@@ -11,7 +11,7 @@ import numpy as np
 import pandas
 import pytest
 from matplotlib.text import Text
-from report_runs import mini_gflops, mini_results, result, sample_run, synthetic_results
+from report_runs import mini_gflops, mini_results, mini_run, result, sample_run, synthetic_results
 
 from dit_eval.flops.kept import Count
 from dit_eval.paper import load_later, load_table
@@ -26,11 +26,14 @@ from dit_eval.report.figures.style import (
     OTHER_COLOUR,
     PAPER,
     PATCH_COLOURS,
+    SAMPLER_COLOURS,
     SIZE_COLOURS,
     new_figure,
     render_figure,
 )
 from dit_eval.report.points import measured_points, published_points
+from dit_eval.report.samplers import sampler_points, sentences
+from dit_eval.report.sections import sampler_analysis
 from dit_eval.report.setting import settings
 from dit_eval.report.words import true_minus
 
@@ -182,7 +185,11 @@ def test_colours_are_told_apart_and_ramps_keep_their_order(sight, page_is_dark):
         lightness = [colour[0] for colour in seen(ramp.values())]
         steps = np.diff(lightness) * (1 if page_is_dark else -1)  # away from the page with growing Gflops
         assert steps.min() > 8
-    beside_each_other = [*SIZE_COLOURS.values(), *PATCH_COLOURS.values()], [*BLOCK_COLOURS.values()]
+    beside_each_other = (
+        [*SIZE_COLOURS.values(), *PATCH_COLOURS.values()],
+        [*BLOCK_COLOURS.values()],
+        [*SAMPLER_COLOURS.values()],
+    )
     for colours in beside_each_other:
         distances = [np.linalg.norm(a - b) for a, b in itertools.combinations(seen(colours), 2)]
         assert min(distances) > 11
@@ -192,7 +199,8 @@ def test_colours_are_told_apart_and_ramps_keep_their_order(sight, page_is_dark):
 
 
 def test_no_colour_has_two_meanings():
-    colours = [*SIZE_COLOURS.values(), *PATCH_COLOURS.values(), *BLOCK_COLOURS.values(), OTHER_COLOUR]
+    ramps = (SIZE_COLOURS, PATCH_COLOURS, BLOCK_COLOURS, SAMPLER_COLOURS)
+    colours = [*itertools.chain.from_iterable(ramp.values() for ramp in ramps), OTHER_COLOUR]
     assert len(set(colours)) == len(colours)
     assert set(colours) < set(DARK), "each has one for a dark page"
 
@@ -413,3 +421,69 @@ def test_sampling_steps_are_drawn_where_they_were_varied(papers, minis):
     (axis,) = BY_NAME["sampling-steps"].draw(minis).figure.axes
     joined = [line.get_xdata().tolist() for line in axis.lines if line.get_linestyle() != "None"]
     assert joined == [[16, 32, 64, 128, 256, 1000]] * 12
+
+
+FLOW = {"path": "linear", "prediction": "velocity", "time": "sit"}
+SDE = {"diffusion_form": "sigma", "diffusion_norm": 1.0, "last_step": "mean", "last_step_size": 0.04}
+
+
+def sampler_results():
+    """A network by several samplers, trained by DDPM and as a flow."""
+    runs = [mini_run("mini-B/2", num_sampling_steps=str(steps)) for steps in (4, 8, 16)]
+    runs += [mini_run("mini-B/2", sampler="ddim", num_sampling_steps=str(steps)) for steps in (4, 8)]
+    of_noise = {"path": "vp", "prediction": "noise", "time": "ddpm"}
+    runs += [mini_run("mini-B/2", sampler="ode-heun", num_sampling_steps="5", **of_noise)]
+    runs += [mini_run("mini-B/2", sampler="ode-heun", num_sampling_steps=str(s), **FLOW) for s in (3, 5)]
+    runs += [mini_run("mini-B/2", sampler="sde-euler", num_sampling_steps="8", **FLOW, **SDE)]
+    adaptive = {"evaluations": 22.5, "guided_evaluations": 0.0, "rtol": 1e-3, "atol": 1e-6}
+    runs += [mini_run("mini-B/2", sampler="ode-dopri5", **FLOW, **adaptive)]
+    fids = [40.0, 20.0, 12.0, 30.0, 15.0, 14.0, 11.0, 9.0, 16.0, 8.5]
+    return [result(run, fid, num_samples=500, protocol="digits") for run, fid in zip(runs, fids, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def by_samplers():
+    return with_results(sampler_results(), mini_count)[1]
+
+
+def test_samplers_of_one_network_stand_beside_each_other_by_what_an_image_costs(by_samplers, minis):
+    points = sampler_points(by_samplers.points)
+    gflops = mini_gflops(mini_run("mini-B/2").network)
+    nfe = {name: own["nfe"].tolist() for name, own in points.groupby("series", sort=False)}
+    assert nfe == {
+        "DDPM": [4, 8, 16], "DDIM": [4, 8], "ODE Heun (DDPM)": [8], "ODE Heun (flow)": [4, 8], "SDE Euler (flow)": [8],
+        "ODE dopri5 (flow)": [22.5],
+    }  # fmt: skip
+    np.testing.assert_allclose(points["image_gflops"], gflops * points["nfe"], rtol=1e-12)
+    front, near = sentences(points)
+    assert "ODE Heun (flow) at 4 (11.00), ODE Heun (flow) at 8 (9.00), ODE dopri5 (flow) at 22.5 (8.50)." in front
+    assert "Within 10% of the best FID, 8.50, at the fewest evaluations: ODE Heun (flow) 8 (" in near
+    assert "never: DDPM, DDIM, ODE Heun (DDPM), SDE Euler (flow)." in near
+    (table,) = sampler_analysis(by_samplers).tables
+    assert [row.cells["nfe"] for row in table.rows if row.cells["front"] == "yes"] == ["4", "8", "22.5"]
+    assert [row.cells["steps"] for row in table.rows][-1] == "its own"
+    (axis,) = BY_NAME["samplers"].draw(by_samplers).figure.axes
+    drawn = {(line.get_color(), line.get_linestyle()) for line in axis.lines if line.get_linestyle() != "None"}
+    assert (SAMPLER_COLOURS["ode-heun"], "-") in drawn, "of a flow"
+    assert (SAMPLER_COLOURS["ode-heun"], "--") in drawn, "of the noise of DDPM"
+    assert BY_NAME["samplers"].draw(minis) is None, "of one sampler alone there is nothing to compare"
+    assert sampler_analysis(minis) is None
+
+
+def test_results_of_a_flow_alone_have_a_setting_of_their_own():
+    flows = [each for each in sampler_results() if each.gen.run.time == "sit"]
+    (_, own) = with_results(flows, mini_count)
+    assert BY_NAME["samplers"].draw(own) is not None
+    assert [item.name for item in OF_POINTS if item.draw(own) is not None] == ["samplers"]
+
+
+def test_a_second_model_that_guides_counts_as_itself():
+    weak = mini_run("mini-S/4").network
+    guided = mini_run("mini-B/2", sampler="ode-euler", cfg_scale=2.0, guide_ckpt="weak", guide_network=weak,
+                      guidance_interval=(0.2, 0.6), num_sampling_steps="11", **FLOW)  # fmt: skip
+    (point,) = measured_points([("line 1", result(guided, 5.0, protocol="digits"))], count=mini_count).to_dict(
+        "records"
+    )
+    assert (point["evaluations"], point["guided_evaluations"]) == (10, 5)
+    assert point["guide_gflops"] == pytest.approx(mini_gflops(weak))
+    assert point["sampling_tflops"] == pytest.approx(10 * mini_gflops(guided.network) / 1000)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dit_eval.diffusion.recipe import FlowRecipe
 from dit_eval.diffusion.spacing import respaced_timesteps
 from dit_eval.features import NETWORKS
 from dit_eval.flops.compute import gpu_hours, sampling_gflops, training_gflops
@@ -349,13 +350,15 @@ def test_cells_by_several_samplers():
         assert (cell.sampling.sampler in cell.name) == flow
         steps, guidance = int(cell.num_sampling_steps), 1 if cell.sampling.cfg_scale == 1.0 else 2
         expected = {"ddpm": steps, "ode-heun": 2 * (steps - 1), "sde-euler": steps}[cell.sampling.sampler]
-        assert cell.workload.passes == guidance * expected
+        asked = cell.workload.evaluations
+        assert (asked, asked + cell.workload.guided_evaluations) == (expected, guidance * expected)
         assert cell.workload.sampling == pytest.approx(cell.gflops * guidance * expected * cell.num_samples)
     whole = parse_plan(sampled('sampler = "ode-euler"', scales="2.0"), PATH)
     inside = parse_plan(sampled('sampler = "ode-euler"\nguidance_interval = [0.2, 0.6]', scales="2.0"), PATH)
     for one, other in zip(inside.cells, whole.cells, strict=True):
         steps = int(one.num_sampling_steps) - 1
-        assert steps < one.workload.passes < other.workload.passes == 2 * steps
+        assert one.workload.evaluations == other.workload.evaluations == steps
+        assert 0 < one.workload.guided_evaluations < other.workload.guided_evaluations == steps
     assert not set(keys(inside)[1]) & set(keys(whole)[1])
 
 
@@ -363,6 +366,7 @@ def test_cells_by_several_samplers():
     ("text", "said"),
     [
         (sampled("atol = 0.1"), "`atol` 0.1: the sampler ddpm does not use it"),
+        (sampled("atol = 0.1", 'samplers = ["ddpm", "ode-heun"]'), "sampling.atol: no sampler of the plan uses it"),
         (sampled('sampler = "ode-euler"\nguidance_interval = [0.5, 2.0]'), "the time of a flow ends at 1"),
         (sampled("guidance_interval = [0.5, 2.0]", 'samplers = "ode-euler"'), "the time of a flow ends at 1"),
         (sampled(cells='samplers = "heun"'), "samplers"),
@@ -371,6 +375,84 @@ def test_cells_by_several_samplers():
     ids=lambda value: value[-20:],
 )
 def test_samplers_that_do_not_go_with_the_rest_are_told(text, said):
+    assert said in mistake(text)
+
+
+ONE_MODEL = ('models = ["DiT-S/8", "DiT-S/4"]', 'models = "DiT-S/4"')
+
+
+def learned(training="", cells="", **more):
+    """`sampled`, with more said of its training, and one model."""
+    return changed(sampled(cells=cells, **more), ONE_MODEL, ("[sampling]", f"[training]\n{training}\n\n[sampling]"))
+
+
+def test_a_plan_compares_ddpm_with_flows():
+    usual = parse_plan(changed(LATENTS, ONE_MODEL), PATH)
+    both = parse_plan(learned('path = "gvp"\nprediction = "noise"', 'objectives = ["ddpm", "flow"]'), PATH)
+    assert set(keys(usual)[0]) < set(keys(both)[0])
+    assert set(keys(usual)[1]) < set(keys(both)[1]), "those of DDPM are the same tasks"
+    assert len(both.cells) == 2 * len(usual.cells)
+    ddpm, flow = both.trainings
+    assert (ddpm.recipe.flow, ddpm.label) == (None, "DiT-S/4")
+    assert (flow.recipe.flow, flow.label) == (FlowRecipe(path="gvp", prediction="noise"), "DiT-S/4 flow")
+    for cell in both.cells:
+        way = (cell.sampling.sampler, cell.sampling.path, cell.sampling.prediction, cell.sampling.time)
+        assert way == (
+            ("ddpm", None, None, None) if cell.training == ddpm.key else ("sde-euler", "gvp", "noise", "sit")
+        )
+    alone = parse_plan(learned('objective = "flow"\npath = "gvp"\nprediction = "noise"'), PATH)
+    assert set(keys(alone)[1]) == {cell.key for cell in both.cells if cell.training == flow.key}
+    other = parse_plan(learned('objective = "flow"\ntime_sampling = "logit-normal"'), PATH)
+    assert not set(keys(other)[0]) & set(keys(both)[0])
+
+
+def test_a_solver_that_chooses_its_steps_has_several_tolerances():
+    plan = parse_plan(sampled(cells='samplers = "ode-dopri5"\nrtols = [0.1, 1e-3]', steps="2", scales="1.0"), PATH)
+    assert sorted({cell.sampling.rtol for cell in plan.cells}) == [1e-3, 0.1]
+    assert len({cell.key for cell in plan.cells}) == len(plan.cells) == 2 * 2 * 2 * 2
+    assert "ode-dopri5 to 0.1" in plan.cells[0].name
+
+
+def test_a_weaker_model_of_the_plan_guides():
+    plain = parse_plan(learned(scales="[1.0, 2.0]"), PATH)
+    plan = parse_plan(learned(cells='guide = "DiT-S/8"\nguide_training_steps = 500', scales="[1.0, 2.0]"), PATH)
+    strong, weak = plan.trainings
+    assert (weak.model, weak.steps) == ("DiT-S/8", (500,))
+    unguided = {cell.key for cell in plain.cells if cell.sampling.cfg_scale == 1.0}
+    assert {cell.key for cell in plan.cells if cell.guide is None} == unguided
+    guided = [cell for cell in plan.cells if cell.guide]
+    assert not {cell.key for cell in guided} & set(keys(plain)[1])
+    for cell in guided:
+        assert cell.weights == [(strong.key, cell.training_steps), (weak.key, 500)]
+        steps = cell.num_samples * int(cell.num_sampling_steps)
+        # The guide's passes cost what the guide costs.
+        assert cell.workload.sampling == pytest.approx(steps * (strong.gflops + weak.gflops), rel=1e-12)
+    same = parse_plan(learned(cells='guide = "DiT-S/8"', scales="2.0"), PATH)
+    assert all(cell.guide.training_steps == cell.training_steps for cell in same.cells)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (learned('path = "gvp"'), "training.path: of flows, and the plan trains none"),
+        (learned('objective = "flow"\nloss_weight = "velocity"'), "the error of a velocity has no weight"),
+        (learned('objective = "flows"'), "training.objective: expected one of ddpm, flow; got 'flows'"),
+        (learned('path = "circle"', 'objectives = "flow"'), "training.path: expected one of linear, gvp, vp"),
+        (learned('path = "vp"\ntime = "repa"', 'objectives = "flow"'), "REPA has no such path"),
+        (
+            learned(cells='objectives = ["ddpm", "flow"]\nsamplers = "ddim"'),
+            "cells[1].samplers: ddim: the weights were trained as a flow",
+        ),
+        (sampled(cells="rtols = 0.1"), "`rtol` 0.1: the sampler ddpm does not use it"),
+        (sampled(cells='samplers = "ode-dopri5"\nrtols = 0', steps="2"), "cells[1].rtols"),
+        (sampled(cells='guide = "DiT-S/9"'), "cells[1].guide: expected one of"),
+        (sampled(cells="guide_training_steps = 5"), "cells[1].guide_training_steps: of a guide, and there is none"),
+        (sampled(cells='guide = "DiT-S/8"', scales="1.0"), "cells[1].guide: there is no guidance"),
+        (sampled(cells='guide = "DiT-S/4"', scales="2.0"), "after as many steps is the model itself"),
+    ],
+    ids=lambda value: value[-25:],
+)
+def test_mistakes_about_flows_and_guides_are_told(text, said):
     assert said in mistake(text)
 
 

@@ -287,6 +287,30 @@ def test_a_cell_is_what_the_commands_give_by_hand(whole, tmp_path, capsys):
             assert mine[name] == study[name], name
 
 
+def test_a_guided_cell_of_a_flow_is_what_the_commands_give_by_hand(tmp_path, capsys, serial):
+    cells = (
+        'objectives = "flow"\nsamplers = "ode-heun"\ncfg_scales = 2.0\nguide = "micro-S/4"\nguide_training_steps = 5'
+    )
+    changes = [('models = "all"', f'models = "micro-B/4"\n{cells}'), ("[10, 20]", "10"), ("[4, 8]", "3")]
+    plan, study = plan_file(tmp_path, *changes), tmp_path / "study"
+    assert run(capsys, *command(plan, study))[0] == 0
+    (cell,) = load_plan(plan).cells
+    strong, weak = (study / "trainings" / key / f"ema-{step:07d}.safetensors" for key, step in cell.weights)
+    samples = tmp_path / "samples.npz"
+    what = ["--num-images", 16, "--num-sampling-steps", 3, "--cfg-scale", 2, "--labels", "balanced", "--device", "cpu"]
+    by = ["--ckpt", strong, "--guide-ckpt", weak, "--sampler", "ode-heun", "--out", samples]
+    assert run(capsys, "sample", *what, *by)[0] == 0
+    with np.load(samples) as mine, np.load(study / "samples" / f"{cell.key}.npz") as theirs:
+        assert mine["arr_0"].tobytes() == theirs["arr_0"].tobytes()
+    made = lines(study / "results.jsonl")[0]["gen"]["run"]
+    assert (made["path"], made["prediction"], made["time"]) == ("linear", "velocity", "sit")
+    assert made["guide_ckpt"] == f"{weak.parent.name}/{weak.name}"
+    assert made["guide_network"]["hidden_size"] == 8
+    assert {line["model"] for line in lines(study / "losses.jsonl")} == {"micro-B/4 flow", "micro-S/4 flow"}
+    records = [json.loads(path.read_text())["task"] for path in (study / "done").glob("*.json")]
+    assert {record["guide"]["training_steps"] for record in records if "guide" in record} == {5}
+
+
 def test_a_finished_study_is_left_alone(whole, capsys, serial):
     before, results = snapshot(whole.folder), (whole.folder / "results.jsonl").read_bytes()
     code, output, error = run(capsys, *command(whole.plan, whole.folder))

@@ -30,12 +30,16 @@ INK, SOFT, GRID, PALE, PAPER = "#1a1a1a", "#5c5c5c", "#dcdcdc", "#b4b4b4", "#fff
 SIZE_COLOURS = dict(zip(SIZES, ("#6bb8e8", "#2e8bc9", "#1c5a9e", "#0a2550"), strict=True))
 PATCH_COLOURS = dict(zip(PATCHES, ("#e8b04a", "#db8a1f", "#b9610f", "#84390b", "#451a05"), strict=True))
 BLOCK_COLOURS = {"in-context": "#c264b4", "cross-attention": "#3e9a5c", "adaln": "#7a7a00", "adaln-zero": "#5b2a86"}
+SAMPLER_COLOURS = {"ddpm": "#2e3138", "ddim": "#b02589", "ode-euler": "#269962", "ode-heun": "#1897dc",
+                   "ode-dopri5": "#562fbb", "sde-euler": "#e45a13", "sde-heun": "#5c230a"}  # fmt: skip
+_SAMPLERS_ON_DARK = ("#57636b", "#df69ad", "#c2f0d7", "#bad9f7", "#6b61d8", "#f48d73", "#cd7917")
 OTHER_COLOUR = "#7f7f7f"  # a network that is no DiT of the paper
 DARK = {
     **{INK: "#ececec", SOFT: "#a8adb5", GRID: "#363b44", PALE: "#5a606b", PAPER: "#171a20", OTHER_COLOUR: "#989898"},
     **dict(zip(SIZE_COLOURS.values(), ("#2e6c9e", "#3f97d6", "#86c3f0", "#d6ecff"), strict=True)),
     **dict(zip(PATCH_COLOURS.values(), ("#7a4f14", "#a86a17", "#d98a2b", "#f5b56b", "#ffe3c2"), strict=True)),
     **dict(zip(BLOCK_COLOURS.values(), ("#d98acd", "#57b878", "#b5b53a", "#a77be0"), strict=True)),
+    **dict(zip(SAMPLER_COLOURS.values(), _SAMPLERS_ON_DARK, strict=True)),
 }
 
 

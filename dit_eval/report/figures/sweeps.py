@@ -30,7 +30,7 @@ from dit_eval.report.setting import Setting, select
 from dit_eval.report.words import fid_label, steps_text
 
 # What the evaluations of a guidance sweep have in common.
-_ONE_SWEEP = ["source", "model", "block", "training_steps", "sampling_steps", "sampler", "decoder", "seed"]
+_ONE_SWEEP = ["source", "model", "block", "training_steps", "sampling_steps", "sampler", "objective", "decoder", "seed"]
 _IMAGES = 1_281_167  # of ImageNet's training set: an epoch
 _ENOUGH = 1.5  # own models of the figure of epochs come to so many times the paper's greatest FID
 

@@ -19,6 +19,7 @@ from dit_eval.report.tables.table import (
     metric_values,
     missing,
     number_text,
+    sampling_cells,
     small_number,
 )
 from dit_eval.results.references import reference_title
@@ -33,7 +34,9 @@ def measured_table(points: pd.DataFrame) -> Table:
         Column(key="model", title="Model or file", text=True),
         Column(key="image_size", title="Pixels"),
         Column(key="training_steps", title="Training steps"),
+        Column(key="objective", title="Trained as", text=True),
         Column(key="sampling", title="Sampling", text=True),
+        Column(key="nfe", title="NFE"),
         Column(key="cfg_scale", title="Guidance"),
         Column(key="decoder", title="Decoder", text=True),
         Column(key="seed", title="Seed"),
@@ -49,8 +52,15 @@ def measured_table(points: pd.DataFrame) -> Table:
     )
     measured = select(points, source="measured").to_dict("records")
     notes = _references(measured)
+    asked = any(not missing(row["evaluations"]) for row in measured)
     rows = [
-        Row(cells=_cells(row), values=_values(row), source=row["origin"], measured=True, notes=_mark(row, notes))
+        Row(
+            cells=_cells(row, with_evaluations=asked),
+            values=_values(row),
+            source=row["origin"],
+            measured=True,
+            notes=_mark(row, notes),
+        )
         for row in measured
     ]
     about = "Numbers of different N, protocol or reference do not compare. Gflops and parameters are counted."
@@ -84,11 +94,10 @@ def _values(row: dict[str, Any]) -> dict[str, float | str]:
     return full | {key: row[key] for key in ("fid_infinity", "gflops", "params_m") if not missing(row[key])}
 
 
-def _cells(row: dict[str, Any]) -> dict[str, str]:
-    steps = "" if missing(row["sampling_steps"]) else f" {row['sampling_steps']:.0f}"
+def _cells(row: dict[str, Any], *, with_evaluations: bool) -> dict[str, str]:
     cells = metric_cells(row, decimals=3) | {
         "model": row["model"] + ("" if row["block"] in (None, "adaln-zero") else f" {row['block']}"),
-        "sampling": DASH if missing(row["sampler"]) else f"{row['sampler'].upper()}{steps}",
+        **sampling_cells(row, with_evaluations=with_evaluations),
         "cfg_scale": number_text(row["cfg_scale"], 2),
         "decoder": row["decoder"] or DASH,
         "fid_infinity": number_text(row["fid_infinity"], 3),

@@ -24,6 +24,7 @@ from dit_eval.report.tables.table import (
     metric_columns,
     missing,
     number_text,
+    sampling_cells,
     small_number,
 )
 from dit_eval.report.words import fid_label, steps_text
@@ -77,13 +78,16 @@ def _table(group: Sequence[dict[str, Any]], results: Sequence[EvalResult], name:
         Column(key="gflops", title="Gflops", setting=True),
         Column(key="params_m", title="Params (M)", setting=True),
         Column(key="training_steps", title="Training steps", setting=True),
+        Column(key="objective", title="Trained as", text=True, setting=True),
         Column(key="sampling", title="Sampling", text=True, setting=True),
+        Column(key="nfe", title="NFE", setting=True),
         Column(key="cfg_scale", title="Guidance", setting=True),
         Column(key="decoder", title="Decoder", text=True, setting=True),
         Column(key="seed", title="Seed", setting=True),
         Column(key="badge", title="As published", text=True, setting=True),
     )
-    rows = [_row(row, metrics, beside[row["number"]]) for row in group]
+    asked = any(not missing(row["evaluations"]) for row in group)
+    rows = [_row(row, metrics, beside[row["number"]], with_evaluations=asked) for row in group]
     rows.sort(key=lambda row: [_worth(row, metric) for metric in metrics])
     columns = tuple(c for c in columns if c.key == "model" or any(row.cells[c.key] != DASH for row in rows))
     return Table(name=name, title=_title(group[0]), columns=columns, rows=tuple(rows), about=_about(rows, columns))
@@ -109,8 +113,7 @@ def _about(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     return " ".join(texts)
 
 
-def _row(row: dict[str, Any], metrics: Sequence[Metric], beside: Beside | None) -> Row:
-    steps = "" if missing(row["sampling_steps"]) else f" {row['sampling_steps']:.0f}"
+def _row(row: dict[str, Any], metrics: Sequence[Metric], beside: Beside | None, *, with_evaluations: bool) -> Row:
     block = "" if row["block"] in (None, "adaln-zero") else f" {BLOCKS.get(row['block'], row['block'])}"
     cells = {
         "model": f"{row['model']}{block}" or DASH,
@@ -118,7 +121,7 @@ def _row(row: dict[str, Any], metrics: Sequence[Metric], beside: Beside | None) 
         "gflops": small_number(row["gflops"], 3),
         "params_m": small_number(row["params_m"], 2),
         "training_steps": DASH if missing(row["training_steps"]) else steps_text(row["training_steps"]),
-        "sampling": DASH if missing(row["sampler"]) else f"{row['sampler'].upper()}{steps}",
+        **sampling_cells(row, with_evaluations=with_evaluations),
         "cfg_scale": number_text(row["cfg_scale"], 2),
         "decoder": row["decoder"] or DASH,
         "seed": number_text(row["seed"], 0),

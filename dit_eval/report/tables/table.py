@@ -169,6 +169,18 @@ def _best_cells(rows: tuple[Row, ...], columns: tuple[Column, ...]) -> Iterable[
             yield from ((index, column.key) for value, index in group if value == best and len(group) > 1)
 
 
+def sampling_cells(row: dict[str, Any], *, with_evaluations: bool) -> dict[str, str]:
+    """How images were drawn: sampler and steps; evaluations of the network, if asked for; what the weights learned."""
+    steps = "" if missing(row["sampling_steps"]) else f" {row['sampling_steps']:.0f}"
+    name, comma, guidance = (row["sampler"] or "").partition(",")
+    nfe = row["sampling_steps"] if missing(row["evaluations"]) else row["evaluations"]
+    return {
+        "sampling": DASH if missing(row["sampler"]) else f"{name.upper()}{steps}{comma}{guidance}",
+        "nfe": DASH if missing(nfe) or not with_evaluations else f"{nfe:.4g}",
+        "objective": row["objective"] or DASH,
+    }
+
+
 def missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
