@@ -17,6 +17,7 @@ from dit_eval.models.checkpoints import (
     Checkpoint,
     labelled_config,
     open_checkpoint,
+    seed_and_recipe,
     stored_config,
     training_notes,
 )
@@ -43,6 +44,7 @@ class ModelChoice:
     described : whether the checkpoint says its configuration, or is a public one; else its label table settles K
     weights : the set of weights to take
     training_steps, training_batch_size : as the checkpoint says; None if it does not, or is not here
+    training_seed, training_recipe : likewise; see `dit_eval.models.checkpoints.seed_and_recipe`
     """
 
     name: str
@@ -53,6 +55,8 @@ class ModelChoice:
     weights: Weights
     training_steps: int | None = None
     training_batch_size: int | None = None
+    training_seed: int | None = None
+    training_recipe: str | None = None
 
     def open(
         self, *, num_classes: int | None = None, on_note: Callable[[str], None] | None = None
@@ -114,6 +118,7 @@ def choose_model(
         name, config = model or paper_name(stored) or path.stem, stored
         _refuse_other(stored, asked | _meant(own, named, image_size), whose=item.name if item else str(path))
     notes = training_notes(path) if path.is_file() else None
+    seed, recipe = seed_and_recipe(notes) if notes else (None, None)
     return ModelChoice(
         name=name,
         config=config,
@@ -123,6 +128,8 @@ def choose_model(
         weights=_weights_of(notes, weights, path),
         training_steps=notes["step"] if notes else None,
         training_batch_size=notes["recipe"]["batch_size"] if notes else None,
+        training_seed=seed,
+        training_recipe=recipe,
     )
 
 

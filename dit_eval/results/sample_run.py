@@ -15,6 +15,7 @@ from dit_eval.system.text import reason
 _OF_FLOWS = {
     "path", "prediction", "time", "diffusion_form", "diffusion_norm", "last_step", "last_step_size", "atol", "rtol",
 }  # fmt: skip
+_OF_TRAINING = {"training_seed", "training_recipe"}  # of the checkpoint, whose checksum decides; they say what it is
 # How sampling makes noise; a change of the rule is a change of all images and needs another text.
 NOISE_RULE = "numpy Philox, key (seed, index), standard_normal float32; labels from key (seed, 2^63 + index)"
 
@@ -30,7 +31,7 @@ class RunFiles:
     checkpoint, checkpoint_sha256, weights : file name, checksum, and the set of weights that was taken from it
     vae, vae_sha256 : decoder and checksum; None in pixel space
     labels_sha256 : of the file of labels, if they are from one
-    training_steps, training_batch_size : as the checkpoint says; None if it does not
+    training_steps, training_batch_size, training_seed, training_recipe : as the checkpoint says; None if it does not
     guide_ckpt, guide_ckpt_sha256, guide_network : of a second network that guides; None if none does
     """
 
@@ -45,6 +46,8 @@ class RunFiles:
     labels_sha256: str | None = None
     training_steps: int | None = None
     training_batch_size: int | None = None
+    training_seed: int | None = None
+    training_recipe: str | None = None
     guide_ckpt: str | None = None
     guide_ckpt_sha256: str | None = None
     guide_network: dict[str, Any] | None = None
@@ -85,6 +88,7 @@ class SampleRun:
     compiled : run through torch.compile
     device : "cpu" or "cuda"
     training_steps, training_batch_size : how long the weights were trained; None where the checkpoint does not say
+    training_seed, training_recipe : the seed of that training, and a digest of all else that it was; None as before
     environment : versions, commit and machine of the process that wrote the file
     earlier_environments : those of interrupted processes that drew a part of it, where they differ
     """
@@ -126,6 +130,8 @@ class SampleRun:
     last_step_size: float | None = None
     atol: float | None = None
     rtol: float | None = None
+    training_seed: int | None = None
+    training_recipe: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     earlier_environments: tuple[dict[str, Any], ...] = ()
 
@@ -157,6 +163,8 @@ class SampleRun:
             device=device.split(":")[0],
             training_steps=files.training_steps,
             training_batch_size=files.training_batch_size,
+            training_seed=files.training_seed,
+            training_recipe=files.training_recipe,
             guidance_interval=settings.guidance_interval,
             guide_ckpt=files.guide_ckpt,
             guide_ckpt_sha256=files.guide_ckpt_sha256,
@@ -252,7 +260,8 @@ class SampleRun:
 _FIRST = {
     each.name
     for each in dataclasses.fields(SampleRun)
-    if each.name not in {"guidance_interval", "guide_ckpt", "guide_ckpt_sha256", "guide_network"} | _OF_FLOWS
+    if each.name
+    not in {"guidance_interval", "guide_ckpt", "guide_ckpt_sha256", "guide_network"} | _OF_FLOWS | _OF_TRAINING
 }
 _TUPLES = ("earlier_environments", "guidance_interval")  # JSON has lists
 # Fields of a run that are those of its settings, under the same name and with the same meaning.
@@ -261,5 +270,5 @@ _RECORDED = {each.name for each in dataclasses.fields(SampleRun)} - {"vae"}
 _DECISIVE = tuple(
     each.name
     for each in dataclasses.fields(SampleRun)
-    if each.name not in ("num_images", "environment", "earlier_environments")
+    if each.name not in {"num_images", "environment", "earlier_environments"} | _OF_TRAINING
 )

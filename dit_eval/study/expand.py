@@ -31,11 +31,15 @@ _KEYED = {
 }  # fmt: skip
 
 
+Seeds = Annotated[tuple[Annotated[int, Meta(ge=0, le=MOST_SEED)], ...], Meta(description="integers from 0 to 2^63 - 1")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingRules:
     """What a plan says of all its trainings."""
 
     recipe: Recipe
+    seeds: tuple[int, ...] = ()
     label_dropout: float = 0.1
     save_every: int = Schedule.save_every
     log_every: int = Schedule.log_every
@@ -59,13 +63,11 @@ class Combinations:
     ] = ()
     samplers: Annotated[tuple[Sampler, ...], Meta(description="names of samplers")] = ()
     vaes: Annotated[tuple[str, ...], Meta(description="names of decoders")] = ()
-    seeds: Annotated[
-        tuple[Annotated[int, Meta(ge=0, le=MOST_SEED)], ...], Meta(description="integers from 0 to 2^63 - 1")
-    ] = (0,)
+    seeds: Seeds = ()
 
     @property
     def size(self) -> int:
-        """Number of cells."""
+        """Number of cells, but for seeds that the plan gives for all of them."""
         size = 1
         for each in dataclasses.fields(self):
             size *= max(1, len(getattr(self, each.name)))
@@ -81,6 +83,7 @@ class Expansion:
     rules: TrainingRules
     sampling: SamplingSettings
     keep_samples: bool
+    sampling_seeds: tuple[int, ...] = ()
     trainings: dict[str, Training] = field(default_factory=dict)
     cells: dict[str, Cell] = field(default_factory=dict)
 
@@ -95,7 +98,7 @@ class Expansion:
         steps = [str(spacing) for spacing in these.sampling_steps]
         counts = these.num_samples or (self.sampling.num_images,)
         decoders, samplers = these.vaes or (self.sampling.vae,), these.samplers or (self.sampling.sampler,)
-        for model, block, seed in product(these.models, these.blocks, these.seeds):
+        for model, block, (seed, noise) in product(these.models, these.blocks, self.seeds_of(these)):
             run = self._training(model, block, seed, these.training_steps)
             for length, spacing, scale, count, vae, sampler in product(
                 these.training_steps, steps, these.cfg_scales, counts, decoders, samplers
@@ -109,9 +112,19 @@ class Expansion:
                     num_images=count,
                     vae=vae,
                     time="ddpm" if is_flow(sampler) else None,  # the plan trains by DDPM
-                    global_seed=seed,
+                    global_seed=noise,
                 )
                 self._cell(run, length, sampling)
+
+    def seeds_of(self, these: Combinations) -> list[tuple[int, int]]:
+        """Each seed of training with each of sampling, which is that of the training where the plan says none.
+
+        Cells with seeds of their own have them of training and sampling alike.
+        """
+        if these.seeds:
+            return [(seed, seed) for seed in these.seeds]
+        trainings = self.rules.seeds or (0,)
+        return [(seed, noise) for seed in trainings for noise in self.sampling_seeds or (seed,)]
 
     def _training(self, model: str, block: BlockDesign, seed: int, lengths: tuple[int, ...]) -> Training:
         config = dataclasses.replace(self.configs[model], block=block, label_dropout=self.rules.label_dropout)
@@ -141,11 +154,14 @@ class Expansion:
     def _cell(self, run: Training, training_steps: int, sampling: SamplingSettings) -> None:
         stem = run.key.rpartition("-")[0]
         steps, scale = sampling.num_sampling_steps, sampling.cfg_scale
+        seed = sampling.global_seed
+        own_seed = {} if seed == run.recipe.global_seed else {"sampling_seed": seed}
         key = _key(
-            [stem, f"{training_steps:07d}", f"s{steps}", f"cfg{scale:g}"],
+            [stem, f"{training_steps:07d}", f"s{steps}", f"cfg{scale:g}", f"draw{seed}" if own_seed else ""],
             {
                 "training": run.key,
                 "training_steps": training_steps,
+                **own_seed,
                 **_keyed_sampling(sampling, self.data),
                 **_keyed_measure(self.data),
             },
@@ -159,6 +175,7 @@ class Expansion:
                 config=run.config,
                 gflops=run.gflops,
                 training_steps=training_steps,
+                training_seed=run.recipe.global_seed,
                 sampling=sampling,
                 keep_samples=self.keep_samples,
             ),
@@ -173,6 +190,8 @@ def recorded(task: Training | Cell) -> dict[str, Any]:
         keep_samples = record.pop("keep_samples")
         record |= {name: sampling[ours] for ours, name in _KEYED.items()}
         record |= {"vae": task.vae, "seed": task.seed, "keep_samples": keep_samples}
+        if record["training_seed"] == task.seed:
+            del record["training_seed"]
     return record
 
 
@@ -182,7 +201,7 @@ def _keyed_sampling(sampling: SamplingSettings, data: Data) -> dict[str, Any]:
     keyed = {name: values.pop(ours) for ours, name in _KEYED.items()}
     if data.space == "pixel":
         keyed["vae"] = None
-    del values["global_seed"]  # part of the training's key
+    del values["global_seed"]  # part of the training's key, unless it is another one
     return keyed | {name: value for name, value in values.items() if value != usual[name]}
 
 

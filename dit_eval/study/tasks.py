@@ -15,7 +15,7 @@ from dit_eval.diffusion.sampler import ImageSampler
 from dit_eval.diffusion.written import check_weights, steps_done
 from dit_eval.evaluation import score
 from dit_eval.images.npz import open_batch
-from dit_eval.models.checkpoints import load_dit
+from dit_eval.models.checkpoints import load_dit, seed_and_recipe, training_notes
 from dit_eval.models.vae import Autoencoder
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.sample_run import RunFiles, SampleRun
@@ -155,6 +155,8 @@ def _sampler(study: Study, cell: Cell, device: str) -> ImageSampler:
     training = next(run for run in study.plan.trainings if run.key == cell.training)
     checkpoint_sha256 = sha256_of(checkpoint)
     check_weights(checkpoint, checkpoint_sha256)
+    notes = training_notes(checkpoint)
+    seed, recipe = seed_and_recipe(notes) if notes else (None, None)
     files = RunFiles(
         model=cell.model,
         network=dataclasses.asdict(cell.config),
@@ -166,6 +168,8 @@ def _sampler(study: Study, cell: Cell, device: str) -> ImageSampler:
         vae_sha256=None if decoder is None else sha256_of(decoder),
         training_steps=cell.training_steps,
         training_batch_size=training.recipe.batch_size,
+        training_seed=seed,
+        training_recipe=recipe,
     )
     run = SampleRun.of(cell.sampling, files, device=device)
     decode = None if decoder is None else Autoencoder(decoder, device=device, tiling=run.vae_tiling).decode
