@@ -47,6 +47,7 @@ COMMANDS = {  # in the order of the help; `study run` is dit_eval.cli.study.stud
     "study report": "draw the paper's figures from a study's results",
     "study show": "print a plan, to start one of your own from",
     "study work": "do one task of a study; what engines start, under torchrun or alone",
+    "sweep": "find the best guidance, steps or weights on few images, and confirm it on fresh noise",
     "grid": "look at samples: one file, or several side by side",
     "report": "redraw the paper's tables and figures, your own results beside them",
     "verify": "check that this installation gives ADM's numbers",
