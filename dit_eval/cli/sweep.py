@@ -13,11 +13,14 @@ from dit_eval.cli.output import bring, header, say, tell
 from dit_eval.cli.sample import MODEL, WHAT, WHAT_TO_DRAW
 from dit_eval.cli.shared import NETWORK, AtOnce, Count, DeviceEach, check_destination, is_folder
 from dit_eval.features import INCEPTION, NETWORKS
+from dit_eval.metrics import METRICS
 from dit_eval.results.settings import EvaluationSettings, SamplingSettings
 from dit_eval.system.dist import World, join
+from dit_eval.system.text import did_you_mean
 
 if TYPE_CHECKING:
     from dit_eval.features.network import FeatureExtractor
+    from dit_eval.metrics.metric import Metric
     from dit_eval.study.sweep import Outcome, Plan
 
 _VARIED = ("weights", "cfg_scale", "num_sampling_steps", "guidance_interval")
@@ -133,6 +136,10 @@ def _plan(arguments: Sweep) -> Plan:
     from dit_eval.study.sweep import Plan
     from dit_eval.system.assets import find_reference
 
+    metric = _metric(arguments.by)
+    check_metrics((metric.name,), arguments.network)
+    named = any(arguments.network in each.by_default for each in METRICS)  # others give what Inception gives
+    usual = tuple(each.name for each in METRICS if (arguments.network if named else INCEPTION.name) in each.by_default)
     plan = Plan(
         axes=Axes(
             ckpts=arguments.ckpt or (None,),
@@ -143,16 +150,26 @@ def _plan(arguments: Sweep) -> Plan:
         ),
         base=replace(arguments.settings, weights="ema", cfg_scale=2.0),
         model=arguments.model,
-        metric=arguments.by,
+        metric=metric.key,
         search_images=arguments.search_images,
         rounds=arguments.rounds,
         ref=arguments.ref,
-        settings=EvaluationSettings(intervals=arguments.intervals),
+        settings=EvaluationSettings(
+            metrics=None if metric.name in usual else (*usual, metric.name), intervals=arguments.intervals
+        ),
     )
-    check_metrics((plan.metric,), arguments.network)
     if Path(arguments.ref).is_dir():
         raise ValueError(f"`ref` {arguments.ref}: a folder; expected an npz, which `dit-eval stats` makes of it.")
     return replace(plan, ref=str(find_reference(arguments.ref, bring=bring)))
+
+
+def _metric(name: str) -> Metric:
+    """The metric of a name, or of a key of results."""
+    names = [metric.name for metric in METRICS]
+    found = next((metric for metric in METRICS if name.lower() in (metric.name, metric.key)), None)
+    if found is None:
+        raise ValueError(f"`by` {name}: expected one of {', '.join(names)}.{did_you_mean(name, names)}")
+    return found
 
 
 def _interval(word: str) -> tuple[float, float] | None:

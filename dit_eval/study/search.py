@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
+from math import prod
 from typing import Literal
 
 from dit_eval.results.settings import SamplingSettings
@@ -60,6 +61,11 @@ class Axes:
     steps: tuple[str, ...]
     intervals: tuple[Interval | None, ...]
     cfg_scales: tuple[float, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of combinations; without guidance some are the same."""
+        return prod(map(len, (self.ckpts, self.weights, self.steps, self.intervals, self.cfg_scales)))
 
     def combinations(self, base: SamplingSettings) -> list[Candidate]:
         """All of them, each once: without guidance there is no interval of it.

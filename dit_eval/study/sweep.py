@@ -10,10 +10,12 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dit_eval.evaluation import evaluate
+from dit_eval.images import open_images
 from dit_eval.metrics import METRICS
 from dit_eval.results.eval_result import EvalResult, Selection
 from dit_eval.results.parse import json_text
@@ -23,7 +25,6 @@ from dit_eval.system.assets import sha256_of
 from dit_eval.system.files import atomic_file
 from dit_eval.system.run_folder import RunFolder
 from dit_eval.system.seals import read_sealed, sealed
-from dit_eval.system.text import did_you_mean
 from dit_eval.system.where import Where
 
 if TYPE_CHECKING:
@@ -51,8 +52,7 @@ class Plan:
     Raises
     ------
     ValueError
-        If settings do not go together, there are too many candidates, or the metric is unknown or not among those to
-        compute.
+        If settings do not go together, or there are too few candidates, or too many.
     """
 
     axes: Axes
@@ -65,25 +65,21 @@ class Plan:
     settings: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     def __post_init__(self) -> None:
-        known = [metric.key for metric in METRICS]
-        if self.metric not in known:
-            names = ", ".join(known)
-            raise ValueError(f"`by` {self.metric}: expected one of {names}.{did_you_mean(self.metric, known)}")
         if self.search_images > self.base.num_images:
             raise ValueError(
                 f"`search_images` {self.search_images:,}: expected at most `num_images`, {self.base.num_images:,}, by "
                 "which the best is confirmed."
             )
+        if self.axes.size > MOST_CANDIDATES:
+            raise ValueError(f"{self.axes.size:,} candidates; expected at most {MOST_CANDIDATES:,}. Give fewer values.")
         count = len(self.coarse)
         if count < 2:
             raise ValueError(
                 f"{count} candidate: nothing to choose from. Give two values or more of `cfg_scales`, `steps`, "
                 "`intervals`, `sets` or `ckpt`."
             )
-        if count > MOST_CANDIDATES:
-            raise ValueError(f"{count:,} candidates; expected at most {MOST_CANDIDATES:,}. Give fewer values.")
 
-    @property
+    @cached_property
     def coarse(self) -> list[Candidate]:
         """Every combination, with the seed and the number of images of the search."""
         return self.axes.combinations(dataclasses.replace(self.base, num_images=self.search_images))
@@ -95,7 +91,7 @@ class Plan:
         return dataclasses.replace(best, sampling=sampling)
 
     def worth(self, result: EvalResult) -> float:
-        """Less is better."""
+        """Less is better; ValueError if the result has no such number."""
         value = result.scores.get(self.metric)
         if value is None:
             raise ValueError(f"`by` {self.metric}: these samples and this reference do not give it.")
@@ -202,9 +198,22 @@ class _Scored:
         self._references: dict[str, Any] = {}
 
     def check(self) -> None:
-        """All mistakes that show before the first image, of any candidate."""
+        """All mistakes that show before the first image, of any candidate.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If there is no such reference or model, or they do not go together.
+        """
+        ref = open_images(self._plan.ref, role="ref", network=self._network.name)
         for candidate in self._plan.coarse:
-            self.choice(candidate)
+            side = self.choice(candidate).config.image_size
+            if ref.image_size not in (None, (side, side)):
+                height, width = ref.image_size
+                raise ValueError(
+                    f"`ref` {self._plan.ref}: images of {width}x{height} px; {candidate.name} draws {side}x{side}. "
+                    "Take the reference of that resolution."
+                )
 
     def choice(self, candidate: Candidate) -> ModelChoice:
         """The network that a candidate is drawn from. Errors as `dit_eval.diffusion.load.choose_and_check`."""
