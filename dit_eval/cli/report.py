@@ -61,9 +61,8 @@ def report(arguments: Report) -> None:
         out=arguments.out,
         results=arguments.results,
         losses=arguments.losses,
-        look=replace(LOOKS[arguments.style], serif=arguments.serif),
+        look=replace(LOOKS[arguments.style], serif=arguments.serif, significance=not arguments.no_significance),
         force=arguments.force,
-        significance=not arguments.no_significance,
         on_bad_line=(lambda line: say(f"warning: left out {line}")) if arguments.skip_bad_lines else None,
         on_step=say,
     )

@@ -31,7 +31,7 @@ _ALL = "all"  # of a guidance interval
 class Sweep:
     """Find the best scale of guidance, interval, number of steps or weights, and confirm it on fresh noise.
 
-    Example: dit-eval sweep --ckpt model.pt --ref imagenet256 --cfg-scales 1 1.5 2 3 --out sweep
+    Example: dit-eval sweep --ckpt model.pt --ref imagenet256 --out sweep
 
     Every combination is scored on --search-images, then scales of guidance between the best and its neighbours. The
     best of many flatters itself, so it is scored again with --num-images of another seed; its result says

@@ -55,7 +55,6 @@ def write_report(
     losses: Logs | None = None,
     look: Look = PAGE,
     force: bool = False,
-    significance: bool = True,
     on_bad_line: Callable[[str], None] | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> Path:
@@ -68,10 +67,8 @@ def write_report(
     ----------
     results : `results.jsonl` of `dit-eval evaluate`; None for the paper's numbers alone
     losses : one or several loss logs or folders of trainings, see `points.read_losses`
-    look : what the figures are made for, see `figures.style.LOOKS`
+    look : what the figures are made for, see `figures.style.LOOKS`, and which numbers of tables are bold
     force : write over files of an earlier report
-    significance : print a number bold only where it is significantly better than all others, and mark those that are
-        not told apart from the best, in columns that say how far their numbers vary; otherwise whatever is best
     on_bad_line : see `dit_eval.results.lines.read_lines`
     on_step : called with a line on what is being done
 
@@ -90,7 +87,6 @@ def write_report(
         results=results,
         losses=losses,
         look=look,
-        significance=significance,
         on_bad_line=on_bad_line,
         on_step=on_step,
     )
@@ -113,7 +109,6 @@ def report_files(
     results: str | os.PathLike[str] | None = None,
     losses: Logs | None = None,
     look: Look = PAGE,
-    significance: bool = True,
     on_bad_line: Callable[[str], None] | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> dict[str, bytes]:
@@ -132,7 +127,7 @@ def report_files(
         "stated": [stated_table(where[0])],
         "later": later_tables(),
     }
-    if significance:
+    if look.significance:
         tables = {group: [table.judged() for table in of_group] for group, of_group in tables.items()}
     laws = [law_analysis(setting) for setting in where]
     sweeps = [sampling_analysis(setting) for setting in where]

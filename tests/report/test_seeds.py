@@ -16,6 +16,7 @@ from dit_eval.cli import main
 from dit_eval.flops.kept import Count
 from dit_eval.report import page
 from dit_eval.report.figures.figure8 import fid_against_gflops
+from dit_eval.report.figures.style import PAGE
 from dit_eval.report.points import measured_points, published_points
 from dit_eval.report.seeds import grouped_points, seed_groups
 from dit_eval.report.setting import settings
@@ -313,4 +314,6 @@ def test_a_report_of_seeds(tmp_path, monkeypatch, capsys):
     assert "**" in old.partition("\n\n")[2]
     singles = write_results(tmp_path / "singles.jsonl", [single("mini-XL/4", 3.0), single("mini-L/4", 3.01)])
     plain = page.report_files(results=singles)
-    assert plain == page.report_files(results=singles, significance=False), "no number says how far it varies"
+    assert plain == page.report_files(results=singles, look=dataclasses.replace(PAGE, significance=False)), (
+        "no number says how far it varies"
+    )

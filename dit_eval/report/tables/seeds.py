@@ -65,9 +65,9 @@ def seeds_table(points: pd.DataFrame, groups: Iterable[SeedGroup]) -> list[Table
         Column(key="one_error", title="SE of one result"),
         Column(key="design", title="Design", text=True),
     )
-    columns = tuple(c for c in columns if any(row.cells[c.key] != DASH for row in rows))
+    shown = tuple(c for c in columns if any(row.cells[c.key] != DASH for row in rows))
     title = "Several seeds: mean, spread, and the shares of training and sampling"
-    return [Table(name="seeds", title=title, columns=columns, rows=tuple(rows), about=_ABOUT)] if rows else []
+    return [Table(name="seeds", title=title, columns=shown, rows=tuple(rows), about=_ABOUT)] if rows else []
 
 
 def _row(own: Sequence[dict[str, Any]], group: SeedGroup, metric: Metric, found: Repeats) -> Row:
