@@ -40,7 +40,7 @@ class Sweep:
 
     ref: Annotated[str, Option("reference: an npz, or a name of `dit-eval weights list`", metavar="NPZ|NAME")]
     out: Annotated[Path, Option("folder of the sweep", metavar="DIR", check=is_folder)]
-    model: Annotated[str | None, Option("as of `dit-eval sample`", group=EVERYDAY)] = None
+    model: Annotated[str | None, Option("as of `dit-eval sample`", group=MODEL)] = None
     ckpt: Annotated[
         tuple[str, ...],
         Option(
@@ -71,7 +71,7 @@ class Sweep:
     ] = 10_000
     rounds: Annotated[
         Annotated[int, Meta(ge=0, le=20)],
-        Option("how often the gap between the best scale and its neighbours is halved", group=EVERYDAY),
+        Option("how often the gap between the best scale and its neighbours is halved"),
     ] = 2
     settings: Annotated[
         SamplingSettings,
