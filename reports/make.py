@@ -5,6 +5,7 @@ python reports/make.py paper table4 figure8     some of them
 python reports/make.py digits                   figures and tables of the study `digits`, from its committed results
 python reports/make.py digits STUDY             from a finished study, whose results are copied here first
 python reports/make.py digits_samplers [STUDY]  the same of the study `digits-samplers`
+python reports/make.py digits_seeds [STUDY]     the same of the study `seeds`
 python reports/make.py cifar10 [STUDY]          the same of the study `cifar10-small`
 python reports/make.py why                      the page on why an FID differs, from reference_stats/effects.json
 python reports/make.py metric_response          what each metric sees in damaged digits: the quickstart's figure
@@ -49,6 +50,7 @@ OF_PAPER = (
     *("stated", "scaling-law", "sampling-pairs", "sampling-front", "sampling-targets", "later-256", "later-512"),
 )
 ALSO = ("measured", "figure13")  # of a study, beside the figures and tables of its protocol and image size
+OF_SEEDS = ("runs", "seeds")  # where there are several
 
 
 def make_paper(wanted: list[str]) -> None:
@@ -77,6 +79,13 @@ def make_digits_samplers(study: list[str]) -> None:
     write(folder, {str(Path(name).with_stem(stem)): files[name] for name, stem in kept.items()})
 
 
+def make_digits_seeds(study: list[str]) -> None:
+    folder = HERE / "digits_seeds"
+    if study:
+        copy_study(Path(study[0]), folder)
+    make_study(folder, also=(*ALSO, *OF_SEEDS))
+
+
 def make_cifar10(study: list[str]) -> None:
     folder = HERE / "cifar10"
     if study:
@@ -87,7 +96,7 @@ def make_cifar10(study: list[str]) -> None:
     sys.stdout.write(f"{folder / 'README.md'}\n")
 
 
-def make_study(folder: Path) -> None:
+def make_study(folder: Path, *, also: tuple[str, ...] = ALSO) -> None:
     """Figures, tables and analyses of the results in a folder."""
     files = report_files(results=folder / "results.jsonl", losses=folder / "losses.jsonl")
     # What the report adds to the names of figures and tables of these results; here the folder's name is enough.
@@ -99,7 +108,7 @@ def make_study(folder: Path) -> None:
         path = Path(name)
         if path.stem.endswith(ending):
             named[str(path.with_stem(path.stem.removesuffix(ending) + ours))] = content
-        elif path.stem in ALSO:
+        elif path.stem in also:
             named[name] = content
     write(folder, named)
     lines = [line for law in measured_laws(folder / "results.jsonl").values() for line in law.sentences()]
@@ -182,6 +191,7 @@ PARTS = {
     "paper": make_paper,
     "digits": make_digits,
     "digits_samplers": make_digits_samplers,
+    "digits_seeds": make_digits_seeds,
     "cifar10": make_cifar10,
     "why": make_why,
     "metric_response": make_metric_response,

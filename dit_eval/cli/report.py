@@ -45,6 +45,9 @@ class Report:
     force: Annotated[bool, Option("write over an earlier report", group=EVERYDAY)] = False
     style: Style = "page"
     serif: Serif = False
+    no_significance: Annotated[
+        bool, Option("bold: the best of a column, whether or not it is significantly better than the next")
+    ] = False
     skip_bad_lines: Annotated[bool, Option("leave out lines that are no result, with a warning, and go on")] = False
 
 
@@ -58,7 +61,7 @@ def report(arguments: Report) -> None:
         out=arguments.out,
         results=arguments.results,
         losses=arguments.losses,
-        look=replace(LOOKS[arguments.style], serif=arguments.serif),
+        look=replace(LOOKS[arguments.style], serif=arguments.serif, significance=not arguments.no_significance),
         force=arguments.force,
         on_bad_line=(lambda line: say(f"warning: left out {line}")) if arguments.skip_bad_lines else None,
         on_step=say,

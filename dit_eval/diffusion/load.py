@@ -259,6 +259,8 @@ def _describe(
             labels_sha256=labels_sha256,
             training_steps=choice.training_steps,
             training_batch_size=choice.training_batch_size,
+            training_seed=choice.training_seed,
+            training_recipe=choice.training_recipe,
             guide_ckpt=shown(guide.path.name) if guide else None,
             guide_ckpt_sha256=sha256_of(guide.path, report) if guide else None,
             guide_network=guide.config.to_dict() if guide else None,

@@ -9,6 +9,7 @@ unpickled but tensors and plain containers.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import os
@@ -368,6 +369,22 @@ def training_notes(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         return dict(notes)
     except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)}: its notes on training cannot be read ({reason(error)}).") from None
+
+
+def seed_and_recipe(notes: Mapping[str, Any]) -> tuple[int | None, str | None]:
+    """The seed of a training, and a digest of all else that decides its weights; each None where notes do not say.
+
+    Parameters
+    ----------
+    notes : as `training_notes` gives them
+    """
+    recipe = notes["recipe"]
+    seed = recipe.get("global_seed")
+    if type(seed) is not int or not all(isinstance(notes.get(name), dict) for name in ("config", "data")):
+        return None, None
+    rest = {name: value for name, value in recipe.items() if name != "global_seed"}
+    text = json.dumps({"config": notes["config"], "recipe": rest, "data": notes["data"]}, sort_keys=True)
+    return seed, hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _metadata(path: Path) -> dict[str, str]:

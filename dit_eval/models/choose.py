@@ -21,6 +21,7 @@ from dit_eval.models.checkpoints import (
     labelled_config,
     open_checkpoint,
     published_name,
+    seed_and_recipe,
     stored_config,
     training_notes,
 )
@@ -53,6 +54,7 @@ class ModelChoice:
     latents : that the weights were trained on, as the checkpoint says; None if it does not, or in pixel space
     decoder : the latents of the autoencoder that goes with it, once that is known
     flow : of a checkpoint that was trained here as a flow, the fields of its `FlowRecipe`
+    training_seed, training_recipe : likewise; see `dit_eval.models.checkpoints.seed_and_recipe`
     """
 
     name: str
@@ -65,6 +67,9 @@ class ModelChoice:
     training_batch_size: int | None = None
     latents: LatentSpace | None = None
     decoder: LatentSpace | None = None
+    flow: dict[str, Any] | None = None
+    training_seed: int | None = None
+    training_recipe: str | None = None
 
     def on(self, latents: LatentSpace, *, vae: str) -> ModelChoice:
         """The same on the latents of an autoencoder, which a checkpoint takes that does not say its configuration.
@@ -93,8 +98,6 @@ class ModelChoice:
                 f"{self.latents.scaling}. Pass the autoencoder by which they were encoded, and what lay beside it."
             )
         return dataclasses.replace(self, config=config, decoder=latents)
-
-    flow: dict[str, Any] | None = None
 
     def open(
         self, *, num_classes: int | None = None, on_note: Callable[[str], None] | None = None
@@ -176,6 +179,7 @@ def choose_model(
         name, config = model or paper_name(stored) or path.stem, stored
         _refuse_other(stored, asked | _meant(own, named, image_size), whose=item.name if item else str(path))
     notes = training_notes(path) if path.is_file() else None
+    seed, recipe = seed_and_recipe(notes) if notes else (None, None)
     return ModelChoice(
         name=name,
         config=config,
@@ -187,6 +191,8 @@ def choose_model(
         training_batch_size=notes["recipe"]["batch_size"] if notes else None,
         latents=_latents_of(notes, path),
         flow=notes["recipe"].get("flow") if notes else None,
+        training_seed=seed,
+        training_recipe=recipe,
     )
 
 

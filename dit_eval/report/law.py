@@ -17,6 +17,7 @@ import pandas as pd
 from dit_eval.flops.kept import count_network
 from dit_eval.report.points import published_points, read_measured
 from dit_eval.report.sampling import correlation
+from dit_eval.report.seeds import grouped_points, seed_groups
 from dit_eval.report.setting import Setting, select, settings
 from dit_eval.report.words import PATCHES, SIZES, fid_label, steps_text
 
@@ -195,8 +196,8 @@ def scaling_law(setting: Setting, source: str) -> Law | None:
 
 def measured_laws(results: str | os.PathLike[str]) -> dict[str, Law]:
     """The law in a results file, for each setting that has at least three measured models; by the setting's name."""
-    own, _ = read_measured(results, count=count_network)
-    points = pd.concat([published_points(), own], ignore_index=True)
+    own, measured = read_measured(results, count=count_network)
+    points = pd.concat([published_points(), grouped_points(own, seed_groups(measured))], ignore_index=True)
     found = {setting.name: scaling_law(setting, "measured") for setting in settings(points)}
     return {name: law for name, law in found.items() if law is not None}
 

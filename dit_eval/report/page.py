@@ -29,12 +29,14 @@ from dit_eval.report.sections import (
     sampling_analysis,
     setting_ending,
 )
+from dit_eval.report.seeds import SeedGroup, grouped_points, seed_groups
 from dit_eval.report.setting import Setting, select, settings
 from dit_eval.report.tables.later import later_tables
 from dit_eval.report.tables.latex import to_latex
 from dit_eval.report.tables.measured import measured_table
 from dit_eval.report.tables.paper import paper_tables
 from dit_eval.report.tables.runs import runs_tables
+from dit_eval.report.tables.seeds import seeds_table
 from dit_eval.report.tables.stated import stated_table
 from dit_eval.report.tables.table import Table
 from dit_eval.report.tables.write import no_formula, to_csv, to_html, to_markdown
@@ -66,7 +68,7 @@ def write_report(
     ----------
     results : `results.jsonl` of `dit-eval evaluate`; None for the paper's numbers alone
     losses : one or several loss logs or folders of trainings, see `points.read_losses`
-    look : what the figures are made for, see `figures.style.LOOKS`
+    look : what the figures are made for, see `figures.style.LOOKS`, and which numbers of tables are bold
     force : write over files of an earlier report
     on_bad_line : see `dit_eval.results.lines.read_lines`
     on_step : called with a line on what is being done
@@ -82,7 +84,13 @@ def write_report(
     """
     out = Path(out)
     refuse_existing([out / "index.html"], force=force)
-    files = report_files(results=results, losses=losses, look=look, on_bad_line=on_bad_line, on_step=on_step)
+    files = report_files(
+        results=results,
+        losses=losses,
+        look=look,
+        on_bad_line=on_bad_line,
+        on_step=on_step,
+    )
     refuse_existing([out / name for name in files], force=force)
     for folder in {(out / name).parent for name in files}:
         if not folder.resolve().is_relative_to(out.resolve()):
@@ -113,12 +121,15 @@ def report_files(
     where = settings(given.points)
     say("counting Gflops of the paper's models (kept for the next time)")
     tables = {
-        "runs": runs_tables(given.points, given.measured),
-        "measured": [measured_table(given.points)] if given.measured else [],
+        "runs": runs_tables(given.every, given.measured, given.seeds),
+        "seeds": seeds_table(given.every, given.seeds),
+        "measured": [measured_table(given.every)] if given.measured else [],
         "paper": paper_tables(given.points),
         "stated": [stated_table(where[0])],
         "later": later_tables(),
     }
+    if look.significance:
+        tables = {group: [table.judged() for table in of_group] for group, of_group in tables.items()}
     laws = [law_analysis(setting) for setting in where]
     sweeps = [sampling_analysis(setting) for setting in where]
     samplers = [sampler_analysis(setting) for setting in where]
@@ -158,14 +169,18 @@ class _Given:
 
     Attributes
     ----------
-    points : published and measured ones
-    measured : the results of the measured points
+    points : published and measured ones, those of several seeds as one
+    every : the same, one for each result
+    seeds : results of several seeds
+    measured : the results
     losses : see `points.read_losses`; None if no log was given
     results, logs : the files that were read
     left_out : messages on lines that could not be read
     """
 
     points: pd.DataFrame
+    every: pd.DataFrame
+    seeds: Sequence[SeedGroup]
     measured: Sequence[EvalResult]
     losses: pd.DataFrame | None
     results: Path | None
@@ -198,15 +213,20 @@ def _read(
         _check_file(results)
     logs = [losses] if isinstance(losses, str | os.PathLike) else losses or []
     curves = read_losses(logs, on_bad_line=on_bad) if logs else None
-    points = published_points()
+    points = every = published_points()
     measured: list[EvalResult] = []
+    seeds: list[SeedGroup] = []
     if results is not None:
         own, measured = read_measured(results, count=count_network, on_bad_line=on_bad)
         if not measured and on_bad is None:
             raise ValueError(f"{results} holds no result. `dit-eval evaluate` appends one; or leave `results` out.")
-        points = pd.concat([points, own], ignore_index=True)
+        seeds = seed_groups(measured)
+        every = pd.concat([points, own], ignore_index=True)
+        points = pd.concat([points, grouped_points(own, seeds)], ignore_index=True)
     return _Given(
         points=points,
+        every=every,
+        seeds=seeds,
         measured=measured,
         losses=None if curves is None else curves.assign(model=curves["model"].map(shown)),
         results=None if results is None else Path(results),
@@ -292,7 +312,7 @@ def _figure_files(drawn: Iterable[Iterable[Mapping[str, Any]]]) -> dict[str, byt
 
 
 def _data_files(given: _Given) -> dict[str, bytes]:
-    files = {"data/points.csv": _csv(given.points)}
+    files = {"data/points.csv": _csv(given.every)}
     return files if given.losses is None else files | {"data/losses.csv": _csv(given.losses)}
 
 

@@ -21,7 +21,7 @@ from dit_eval.flops.kept import Count, paper_name
 from dit_eval.metrics import METRICS
 from dit_eval.paper import PRINTED_METRICS, load_statements, load_table
 from dit_eval.report.words import is_papers_model, model_name
-from dit_eval.results.eval_result import PROTOCOL, EvalResult
+from dit_eval.results.eval_result import PROTOCOL, EvalResult, Selection
 from dit_eval.results.lines import read_lines
 from dit_eval.results.references import NOT_RECORDED, OWN, UNKNOWN, reference_title
 from dit_eval.results.sample_run import SampleRun
@@ -67,7 +67,15 @@ COLUMNS = (
     *(f"{metric.key}_{part}" for metric in PAPERS_METRICS for part in ("error", "low", "high")),
     "fid_infinity",
     *(metric.key for metric in ADDITIONAL_METRICS),
+    # Of several seeds, which `report.seeds` puts together: how many, and of each metric the standard deviation and the
+    # degrees of freedom of the standard error of its mean.
+    "seeds",
+    *(f"{metric.key}_{part}" for metric in PAPERS_METRICS for part in ("sd", "degrees")),
+    "selected_by",  # how its settings were chosen by their scores, if they were
+    "weights",  # where they are not the averaged ones, and the checkpoint, where the model was measured with several
+    "checkpoint",
 )
+CONFIRMED = "confirmed on fresh noise"
 UNVERIFIED = f"{PROTOCOL}, not verified"  # of results whose badge does not bear their protocol out, or that have none
 _TEXT_COLUMNS = (
     *(
@@ -83,7 +91,7 @@ _TEXT_COLUMNS = (
         "protocol",
         "reference",
     ),
-    *("badge", "note"),
+    *("badge", "note", "seeds", "selected_by", "weights", "checkpoint"),
 )
 PAPERS_SIZES = (256, 512)  # pixels
 _LOSSES = ("loss", "mse", "vb")
@@ -142,6 +150,7 @@ def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: CountNe
             "protocol": shown_protocol(result),
             "reference": shown_reference(result),
             "badge": result.badge.text() if result.badge else None,
+            "selected_by": None if result.selected_by is None else selection_text(result.selected_by),
             **{metric.key: result.scores.get(metric.key) for metric in METRICS},
             **_estimates(result),
         }
@@ -150,6 +159,7 @@ def measured_points(results: Iterable[tuple[str, EvalResult]], *, count: CountNe
             row |= _made_by(run, count(run.network))
             row["guide_gflops"] = _gflops_of(run.guide_network, count)
         rows.append(row)
+    _tell_checkpoints_apart(rows)
     return _with_compute(_frame(rows))
 
 
@@ -321,7 +331,28 @@ def _made_by(run: SampleRun, counted: Count | None) -> dict[str, Any]:
         "cfg_scale": run.cfg_scale,
         "decoder": {"ema": "ft-EMA", "mse": "ft-MSE"}.get(run.vae, run.vae) if run.vae else None,
         "seed": run.global_seed,
+        "weights": None if run.weights == "ema" else run.weights,
+        "checkpoint": run.checkpoint,
     }
+
+
+def _tell_checkpoints_apart(rows: list[dict[str, Any]]) -> None:
+    """Keep the name of a checkpoint only where a model of one training length was measured with several."""
+    names: dict[tuple[object, ...], set[str]] = {}
+    keys = [tuple(row.get(name) for name in ("model", "block", "training_steps")) for row in rows]
+    for key, row in zip(keys, rows, strict=True):
+        names.setdefault(key, set()).add(row.get("checkpoint", ""))
+    for key, row in zip(keys, rows, strict=True):
+        row["checkpoint"] = row.get("checkpoint") if len(names[key]) > 1 else None
+
+
+def selection_text(by: Selection) -> str:
+    """How settings were chosen: "FID-10K, best of 12, confirmed on fresh noise"."""
+    metric = next((metric for metric in METRICS if metric.key == by.metric), None)
+    name = by.metric if metric is None else metric.label
+    count = f"{by.num_samples / 1000:g}K" if by.num_samples % 1000 == 0 else f"{by.num_samples}"
+    noise = CONFIRMED if by.fresh_noise else "on the noise of the search"
+    return f"{shown(name)}-{count}, best of {by.candidates}, {noise}"
 
 
 def _estimates(result: EvalResult) -> dict[str, float]:

@@ -143,6 +143,8 @@ def own_sections(
     drawn, laws, sweeps, samplers : of each setting
     """
     yield Section(key="runs", title="Your runs", tables=tables["runs"])
+    if tables["seeds"]:
+        yield Section(key="seeds", title="Seeds", tables=tables["seeds"])
     beside = Section(
         key="beside",
         title="Beside the paper",

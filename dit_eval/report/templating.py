@@ -32,6 +32,7 @@ _TEX = {
     "↑": r"$\uparrow$",
     "×": r"$\times$",
     "±": r"$\pm$",
+    "≈": r"$\approx$",
 }
 
 

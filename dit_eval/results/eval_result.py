@@ -191,6 +191,29 @@ class Badge:
         return checked(cls(**{name: checked(BadgePart(**part)) for name, part in data.items()}))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """How the settings of a result were chosen among several, by their scores.
+
+    The best of many is better by chance too: a result on the noise of the search (`fresh_noise` False) flatters itself,
+    one on noise that the search has not seen does not.
+
+    Attributes
+    ----------
+    metric : key of the metric that decided
+    num_samples : images of each candidate
+    candidates : settings that were tried
+    seed : of the noise of the search
+    fresh_noise : whether the images of this result come from other noise
+    """
+
+    metric: str
+    num_samples: int
+    candidates: int
+    seed: int
+    fresh_noise: bool
+
+
 # Scores that each line holds, null where there is none: the first stand at its head, the others behind its reference.
 # Those of further metrics follow them, in lines where they were computed.
 _FIRST = ("fid", "sfid", "inception_score", "precision", "recall")
@@ -227,6 +250,7 @@ class EvalResult:
     num_reference : reference images that went through the network; None if none did
     distances : rule of the precision and recall distances
     uncertainty : standard errors, intervals and extrapolations; None if they were not asked for
+    selected_by : how its settings were chosen by their scores; None if they were not, or nobody says so
     seconds : wall time by phase
     peak_memory_bytes : of this process so far
     """
@@ -244,6 +268,7 @@ class EvalResult:
     pr_ref: ImageSource | None = None
     distances: str = "adm-float16"
     uncertainty: Uncertainty | None = None
+    selected_by: Selection | None = None
     warnings: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
@@ -281,6 +306,8 @@ class EvalResult:
             data[role]["run"] = source.run.to_dict() if source.run else None
         if self.uncertainty is not None:
             data["uncertainty"] = self.uncertainty.to_dict()
+        if self.selected_by is None:  # of earlier versions, which know no such field
+            del data["selected_by"]
         line: dict[str, Any] = {name: scores.pop(name) for name in _FIRST}
         for name, value in data.items():
             line[name] = value
@@ -320,6 +347,8 @@ class EvalResult:
                 data["badge"] = Badge._from_dict(data["badge"])
             if data.get("uncertainty") is not None:
                 data["uncertainty"] = Uncertainty._from_dict(data["uncertainty"])
+            if data.get("selected_by") is not None:
+                data["selected_by"] = checked(Selection(**data["selected_by"]))
             others = {f.name for f in dataclasses.fields(cls)} - {"scores"}
             scores = {name: data.pop(name) for name in list(data) if name not in others}
             _check_scores(scores)

@@ -17,6 +17,7 @@ _OF_FLOWS = {
     "timestep_shift",
 }  # fmt: skip
 _LATER = {"guidance_interval", "guide_ckpt", "guide_ckpt_sha256", "guide_network", "vae_latents"}
+_OF_TRAINING = {"training_seed", "training_recipe"}  # of the checkpoint, whose checksum decides; they say what it is
 # How sampling makes noise; a change of the rule is a change of all images and needs another text.
 NOISE_RULE = "numpy Philox, key (seed, index), standard_normal float32; labels from key (seed, 2^63 + index)"
 
@@ -33,7 +34,7 @@ class RunFiles:
     vae, vae_sha256 : decoder and checksum; None in pixel space
     vae_latents : channels, factor, scale and shift of its latents; None for Stable Diffusion's, and in pixel space
     labels_sha256 : of the file of labels, if they are from one
-    training_steps, training_batch_size : as the checkpoint says; None if it does not
+    training_steps, training_batch_size, training_seed, training_recipe : as the checkpoint says; None if it does not
     guide_ckpt, guide_ckpt_sha256, guide_network : of a second network that guides; None if none does
     """
 
@@ -48,6 +49,8 @@ class RunFiles:
     labels_sha256: str | None = None
     training_steps: int | None = None
     training_batch_size: int | None = None
+    training_seed: int | None = None
+    training_recipe: str | None = None
     guide_ckpt: str | None = None
     guide_ckpt_sha256: str | None = None
     guide_network: dict[str, Any] | None = None
@@ -93,6 +96,7 @@ class SampleRun:
     compiled : run through torch.compile
     device : "cpu" or "cuda"
     training_steps, training_batch_size : how long the weights were trained; None where the checkpoint does not say
+    training_seed, training_recipe : the seed of that training, and a digest of all else that it was; None as before
     environment : versions, commit and machine of the process that wrote the file
     earlier_environments : those of interrupted processes that drew a part of it, where they differ
     """
@@ -138,6 +142,8 @@ class SampleRun:
     vae_latents: dict[str, Any] | None = None
     evaluations: float | None = None
     guided_evaluations: float | None = None
+    training_seed: int | None = None
+    training_recipe: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     earlier_environments: tuple[dict[str, Any], ...] = ()
 
@@ -169,6 +175,8 @@ class SampleRun:
             device=device.split(":")[0],
             training_steps=files.training_steps,
             training_batch_size=files.training_batch_size,
+            training_seed=files.training_seed,
+            training_recipe=files.training_recipe,
             guidance_interval=settings.guidance_interval,
             guide_ckpt=files.guide_ckpt,
             guide_ckpt_sha256=files.guide_ckpt_sha256,
@@ -264,7 +272,9 @@ class SampleRun:
 
 _COUNTED = {"evaluations", "guided_evaluations"}
 # Fields of the first edition's files, which are written whatever they are.
-_FIRST = {each.name for each in dataclasses.fields(SampleRun) if each.name not in _LATER | _OF_FLOWS | _COUNTED}
+_FIRST = {
+    each.name for each in dataclasses.fields(SampleRun) if each.name not in _LATER | _OF_FLOWS | _COUNTED | _OF_TRAINING
+}
 _TUPLES = ("earlier_environments", "guidance_interval")  # JSON has lists
 # Fields of a run that are those of its settings, under the same name and with the same meaning.
 _RECORDED = {each.name for each in dataclasses.fields(SampleRun)} - {"vae"}
@@ -272,5 +282,5 @@ _RECORDED = {each.name for each in dataclasses.fields(SampleRun)} - {"vae"}
 _DECISIVE = tuple(
     each.name
     for each in dataclasses.fields(SampleRun)
-    if each.name not in {"num_images", "environment", "earlier_environments"} | _COUNTED
+    if each.name not in {"num_images", "environment", "earlier_environments"} | _COUNTED | _OF_TRAINING
 )

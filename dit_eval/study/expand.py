@@ -32,6 +32,9 @@ _KEYED = {
 }  # fmt: skip
 
 
+Seeds = Annotated[tuple[Annotated[int, Meta(ge=0, le=MOST_SEED)], ...], Meta(description="integers from 0 to 2^63 - 1")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingRules:
     """What a plan says of all its trainings.
@@ -46,6 +49,7 @@ class TrainingRules:
     recipe: Recipe
     objective: Objective = "ddpm"
     flow: FlowRecipe = field(default_factory=FlowRecipe)
+    seeds: tuple[int, ...] = ()
     label_dropout: float = 0.1
     save_every: int = Schedule.save_every
     log_every: int = Schedule.log_every
@@ -73,9 +77,7 @@ class Combinations:
     ] = ()
     objectives: Annotated[tuple[Objective, ...], Meta(description="what is learned, ddpm or flow")] = ()
     vaes: Annotated[tuple[str, ...], Meta(description="names of decoders")] = ()
-    seeds: Annotated[
-        tuple[Annotated[int, Meta(ge=0, le=MOST_SEED)], ...], Meta(description="integers from 0 to 2^63 - 1")
-    ] = (0,)
+    seeds: Seeds = ()
     guide: Annotated[str, Meta(description="model of the plan that guides in place of no label")] | None = None
     guide_training_steps: (
         Annotated[int, Meta(ge=1, le=MOST_STEPS, description="of the guide; default: as long as the model")] | None
@@ -83,7 +85,7 @@ class Combinations:
 
     @property
     def size(self) -> int:
-        """Number of cells."""
+        """Number of cells, but for seeds that the plan gives for all of them."""
         size = 1
         for each in dataclasses.fields(self):
             values = getattr(self, each.name)
@@ -100,6 +102,7 @@ class Expansion:
     rules: TrainingRules
     sampling: SamplingSettings
     keep_samples: bool
+    sampling_seeds: tuple[int, ...] = ()
     trainings: dict[str, Training] = field(default_factory=dict)
     cells: dict[str, Cell] = field(default_factory=dict)
 
@@ -114,7 +117,8 @@ class Expansion:
         steps = [str(spacing) for spacing in these.sampling_steps]
         counts = these.num_samples or (self.sampling.num_images,)
         decoders, objectives = these.vaes or (self.sampling.vae,), these.objectives or (self.rules.objective,)
-        for model, block, seed, objective in product(these.models, these.blocks, these.seeds, objectives):
+        runs = product(these.models, these.blocks, self.seeds_of(these), objectives)
+        for model, block, (seed, noise), objective in runs:
             run = self._training(model, block, seed, these.training_steps, objective)
             for length, spacing, scale, count, vae, usual in product(
                 these.training_steps, steps, these.cfg_scales, counts, decoders, self._rules(these, run)
@@ -127,9 +131,19 @@ class Expansion:
                     guidance_interval=None if scale == 1.0 else self.sampling.guidance_interval,
                     num_images=count,
                     vae=vae,
-                    global_seed=seed,
+                    global_seed=noise,
                 )
                 self._cell(run, length, sampling, None if scale == 1.0 else self._guide(these, run, length))
+
+    def seeds_of(self, these: Combinations) -> list[tuple[int, int]]:
+        """Each seed of training with each of sampling, which is that of the training where the plan says none.
+
+        Cells with seeds of their own have them of training and sampling alike.
+        """
+        if these.seeds:
+            return [(seed, seed) for seed in these.seeds]
+        trainings = self.rules.seeds or (0,)
+        return [(seed, noise) for seed in trainings for noise in self.sampling_seeds or (seed,)]
 
     def samplers(self, these: Combinations, objective: Objective) -> tuple[Sampler, ...]:
         """Those of some cells, or else the plan's, or else the usual one of what is learned."""
@@ -184,11 +198,14 @@ class Expansion:
     def _cell(self, run: Training, training_steps: int, sampling: SamplingSettings, guide: Guide | None) -> None:
         stem = run.key.rpartition("-")[0]
         steps, scale = sampling.num_sampling_steps, sampling.cfg_scale
+        seed = sampling.global_seed
+        own_seed = {} if seed == run.recipe.global_seed else {"sampling_seed": seed}
         key = _key(
-            [stem, f"{training_steps:07d}", f"s{steps}", f"cfg{scale:g}"],
+            [stem, f"{training_steps:07d}", f"s{steps}", f"cfg{scale:g}", f"draw{seed}" if own_seed else ""],
             {
                 "training": run.key,
                 "training_steps": training_steps,
+                **own_seed,
                 **_keyed_sampling(sampling, self.data),
                 **_keyed_measure(self.data),
                 **({"guide": [guide.training, guide.training_steps]} if guide else {}),
@@ -203,6 +220,7 @@ class Expansion:
                 config=run.config,
                 gflops=run.gflops,
                 training_steps=training_steps,
+                training_seed=run.recipe.global_seed,
                 sampling=sampling,
                 keep_samples=self.keep_samples,
                 objective=run.recipe.objective,
@@ -224,6 +242,8 @@ def recorded(task: Training | Cell) -> dict[str, Any]:
         keep_samples = record.pop("keep_samples")
         record |= {name: sampling[ours] for ours, name in _KEYED.items()}
         record |= {"vae": task.vae, "seed": task.seed, "keep_samples": keep_samples}
+        if record["training_seed"] == task.seed:
+            del record["training_seed"]
     return record
 
 
@@ -233,7 +253,7 @@ def _keyed_sampling(sampling: SamplingSettings, data: Data) -> dict[str, Any]:
     keyed = {name: values.pop(ours) for ours, name in _KEYED.items()}
     if data.space == "pixel":
         keyed["vae"] = None
-    del values["global_seed"]  # part of the training's key
+    del values["global_seed"]  # part of the training's key, unless it is another one
     return keyed | {name: value for name, value in values.items() if value != usual[name]}
 
 

@@ -113,7 +113,8 @@ class Cell:
     key : names its files; changes with everything that changes the result
     training : the run that its weights come from, by key
     training_steps : after which they are taken
-    sampling : how images are drawn; its seed is also that of the training
+    training_seed : of that run
+    sampling : how images are drawn
     keep_samples : whether the sample file stays when it is scored
     objective : what its weights have learned
     guide : None where no second model guides
@@ -125,6 +126,7 @@ class Cell:
     config: DiTConfig
     gflops: float
     training_steps: int
+    training_seed: int
     sampling: SamplingSettings
     keep_samples: bool
     objective: Objective = "ddpm"
@@ -151,18 +153,20 @@ class Cell:
 
     @property
     def seed(self) -> int:
+        """Of sampling."""
         return self.sampling.global_seed
 
     @property
     def name(self) -> str:
         words = [
-            label(self.model, self.config.block, self.seed, self.objective),
+            label(self.model, self.config.block, self.training_seed, self.objective),
             f"{self.training_steps:,} steps of training",
             self._way,
         ]
         words += [] if self.sampling.cfg_scale == 1.0 else [f"cfg {self.sampling.cfg_scale:g}"]
         words += [] if self.guide is None else [f"guided by {self.guide.training}"]
         words += [] if self.vae is None else [f"decoder {self.vae}"]
+        words += [] if self.seed == self.training_seed else [f"sampling seed {self.seed}"]
         return ", ".join([*words, f"{self.num_samples:,} images"])
 
     @property

@@ -27,7 +27,7 @@ from dit_eval.models.config import DiTConfig, named_config
 from dit_eval.models.latent_space import LatentSpace
 from dit_eval.models.names import DIT_NAMES, parse_name
 from dit_eval.results.settings import LABEL_RULES, OF_SOME_SAMPLERS, SamplingSettings, is_flow
-from dit_eval.study.expand import Combinations, Expansion, TrainingRules
+from dit_eval.study.expand import Combinations, Expansion, Seeds, TrainingRules
 from dit_eval.study.plan import Data, Plan, PlanError, Rule, Speed, TaskResources
 from dit_eval.study.toml_table import Table
 from dit_eval.system.reading import read_text
@@ -82,6 +82,7 @@ class _BesideRecipe:
         TrainingRules.label_dropout
     )
     objective: Annotated[Objective, Meta(description="what is learned, ddpm or flow")] = TrainingRules.objective
+    seeds: Seeds = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,7 @@ class _BesideSampling:
     """What `[sampling]` says beside how images are drawn."""
 
     keep_samples: Annotated[bool, Meta(description="keep a sample file when it is scored")] = True
+    seeds: Seeds = ()
 
 
 def embedded_plans() -> dict[str, Path]:
@@ -136,9 +138,14 @@ def parse_plan(text: str, path: Path) -> Plan:
     data = _data(top.inner("data", said.data), path.parent)
     configs = _configs(top.inner("models", said.models), data)
     training = top.inner("training", said.training)
-    sampling, keep_samples = _sampling(top.inner("sampling", said.sampling), data)
+    sampling, beside = _sampling(top.inner("sampling", said.sampling), data)
     tasks = Expansion(
-        data=data, configs=configs, rules=_training(training), sampling=sampling, keep_samples=keep_samples
+        data=data,
+        configs=configs,
+        rules=_training(training),
+        sampling=sampling,
+        keep_samples=beside.keep_samples,
+        sampling_seeds=beside.seeds,
     )
     if not said.cells:
         raise top.error("cells", "missing; expected tables, [[cells]]")
@@ -261,20 +268,21 @@ def _check_flow_is_learned(table: Table, plan: Plan) -> None:
         raise table.error(given, 'of flows, and the plan trains none; expected objective = "flow" as well')
 
 
-def _sampling(table: Table, data: Data) -> tuple[SamplingSettings, bool]:
-    """`[sampling]`: how the images of every cell are drawn, and whether they are kept."""
+def _sampling(table: Table, data: Data) -> tuple[SamplingSettings, _BesideSampling]:
+    """`[sampling]`: how the images of every cell are drawn, with which seeds, and whether they are kept."""
     ours = {_NAMES.get(each.name, each.name): each for each in settings_of(SamplingSettings)}
     absent = _OF_MODEL_OR_CELL | (_OF_LATENTS if data.space == "pixel" else set())
     known = [dataclasses.replace(each, name=name) for name, each in ours.items() if each.name not in absent]
     known = [dataclasses.replace(each, type=Literal[LABEL_RULES]) if each.name == "labels" else each for each in known]
-    values = table.read([*known, *settings_of(_BesideSampling)])
-    keep_samples = values.pop("keep_samples", True)
+    more = settings_of(_BesideSampling)
+    values = table.read([*known, *more])
+    beside = _BesideSampling(**{each.name: values.pop(each.name) for each in more if each.name in values})
     channels = values.setdefault("cfg_channels", min(3, data.input_channels))
     if channels > data.input_channels:
         raise table.error("cfg_channels", f"expected at most {data.input_channels}, as the models have; got {channels}")
     given = {"vae": _DECODER, **{ours[name].name: value for name, value in values.items()}}
     try:
-        return SamplingSettings(**given), keep_samples
+        return SamplingSettings(**given), beside
     except ValueError as error:
         raise table.error(None, str(error)) from None
 
@@ -296,8 +304,9 @@ def _combinations(table: Table, tasks: Expansion) -> Combinations:
     _check_guide(table, these, tasks)
     if max(these.cfg_scales) > 1.0 and not tasks.rules.label_dropout:
         raise table.error("cfg_scales", "guidance needs [training] label_dropout above 0")
-    if these.size + len(tasks.cells) > _MAX_CELLS:
-        raise table.error(None, f"{these.size:,} combinations; a plan may have {_MAX_CELLS:,} cells")
+    size = these.size * (1 if these.seeds else len(tasks.seeds_of(these)))
+    if size + len(tasks.cells) > _MAX_CELLS:
+        raise table.error(None, f"{size:,} combinations; a plan may have {_MAX_CELLS:,} cells")
     return these
 
 

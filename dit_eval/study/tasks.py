@@ -15,7 +15,7 @@ from dit_eval.diffusion.sampler import ImageSampler
 from dit_eval.diffusion.written import check_weights, steps_done
 from dit_eval.evaluation import score
 from dit_eval.images.npz import open_batch
-from dit_eval.models.checkpoints import load_dit
+from dit_eval.models.checkpoints import load_dit, seed_and_recipe, training_notes
 from dit_eval.models.latent_space import LatentSpace
 from dit_eval.models.vae import Autoencoder
 from dit_eval.models.vae_files import latents_of
@@ -156,6 +156,8 @@ def _sampler(study: Study, cell: Cell, device: str) -> ImageSampler:
     watch = Watch(checkpoint, *weaker, *([] if decoder is None else [decoder]))
     training = next(run for run in study.plan.trainings if run.key == cell.training)
     latents = LatentSpace() if decoder is None else latents_of(decoder)
+    notes = training_notes(checkpoint)
+    seed, recipe = seed_and_recipe(notes) if notes else (None, None)
     files = RunFiles(
         model=cell.model,
         network=cell.config.to_dict(),
@@ -168,6 +170,8 @@ def _sampler(study: Study, cell: Cell, device: str) -> ImageSampler:
         vae_latents=latents.record,
         training_steps=cell.training_steps,
         training_batch_size=training.recipe.batch_size,
+        training_seed=seed,
+        training_recipe=recipe,
     )
     guide = None
     if cell.guide is not None:

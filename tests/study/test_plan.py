@@ -233,6 +233,39 @@ def test_seeds_are_trainings_of_their_own():
     assert "seed 7" in next(c.name for c in plan.cells if c.seed == 7)
 
 
+def seeded(training="", sampling="", cells=""):
+    """Cells of a plan with seeds in those tables."""
+    lines = [("[training]", training), ("[sampling]", sampling), ("[[cells]]", cells)]
+    return plan_of(PIXELS, *[(head, f"{head}\n{line}") for head, line in lines if line])
+
+
+def test_each_seed_of_training_is_sampled_with_each_seed():
+    """Told apart in [training] and [sampling]; the keys of cells whose two seeds are one are those of before."""
+    both = seeded(training="seeds = [0, 3]", sampling="seeds = [0, 1]")
+    pairs = {(cell.training_seed, cell.seed) for cell in both.cells}
+    assert pairs == {(0, 0), (0, 1), (3, 0), (3, 1)}
+    assert all(both.task(cell.training).recipe.global_seed == cell.training_seed for cell in both.cells)
+    assert len({cell.key for cell in both.cells}) == len(both.cells) == 4 * len(seeded().cells)
+    assert {cell.key for cell in seeded().cells} < {cell.key for cell in both.cells}
+    alike = seeded(cells="seeds = [0, 3]")
+    assert {c.key for c in alike.cells} < {c.key for c in seeded(training="seeds = [0, 3]").cells}
+    assert {(c.training_seed, c.seed) for c in seeded(sampling="seeds = 5").cells} == {(0, 5)}
+    own = seeded(training="seeds = [0, 3]", sampling="seeds = [0, 1]", cells="seeds = 7")
+    assert {(c.training_seed, c.seed) for c in own.cells} == {(7, 7), *pairs}
+    drawn = next(cell for cell in both.cells if (cell.training_seed, cell.seed) == (3, 1))
+    assert "seed 3" in drawn.name
+    assert "sampling seed 1" in drawn.name
+    assert recorded(drawn)["training_seed"] == 3
+    assert (drawn.seed, drawn.sampling.global_seed) == (1, 1)
+
+
+@pytest.mark.parametrize("table", ["training", "sampling"])
+def test_mistakes_in_seeds_are_named(table):
+    text = changed(PIXELS, (f"[{table}]", f'[{table}]\nseeds = [0, "one"]'))
+    assert f"{table}.seeds: expected integers from 0 to 2^63 - 1; got 'one'." in mistake(text)
+    assert f"{table}.seeds: expected" in mistake(changed(PIXELS, (f"[{table}]", f"[{table}]\nseeds = -1")))
+
+
 def test_small_latents_leave_out_the_models_that_do_not_fit():
     text = changed(LATENTS, ("image_size = 256", "image_size = 32"), ('["DiT-S/8", "DiT-S/4"]', '"DiT-S/4"'))
     assert [t.config.input_size for t in parse_plan(text, PATH).trainings] == [4]
@@ -325,7 +358,7 @@ def test_every_option_of_sampling_is_a_key_of_plans():
     known = set(found.partition("known here: ")[2].rstrip(".").split(", "))
     names = {"num_images": "num_samples", "compiled": "compile"}
     options = {each.name for each in dataclasses.fields(SamplingSettings)} - decided_elsewhere
-    assert known == {names.get(name, name) for name in options} | {"keep_samples"}
+    assert known == {names.get(name, name) for name in options} | {"keep_samples", "seeds"}
 
 
 def sampled(sampling="", cells="", *, scales="[1.0, 1.5]", steps="[16, 250]"):

@@ -17,6 +17,7 @@ from dit_eval.report.figures.figure7 import FIGURE7
 from dit_eval.report.figures.figure8 import FIGURE8
 from dit_eval.report.figures.figure12 import FIGURE12
 from dit_eval.report.figures.figure13 import FIGURE13
+from dit_eval.report.figures.front import FRONT
 from dit_eval.report.figures.samplers import SAMPLERS
 from dit_eval.report.figures.sweeps import EPOCHS, GUIDANCE, SAMPLING_STEPS
 
@@ -33,6 +34,7 @@ FIGURES: tuple[PaperFigure, ...] = (
     FIGURE12,
     FIGURE13,
     GUIDANCE,
+    FRONT,
     SAMPLING_STEPS,
     SAMPLERS,
     EPOCHS,

@@ -126,8 +126,13 @@ def bubble_legend(figure: Figure, *, largest: float) -> None:
 
 
 def interval(axis: Axes, place: float, row: Mapping[Any, Any], metric: str, *, across: bool = False) -> None:
-    """The 95 % interval of a point that has one, as a bar through its marker; `across` if the metric is along x."""
+    """A bar through the marker of a point: over seeds its standard deviation to both sides, else its 95 % interval.
+
+    `across` if the metric is along x. A point that has neither has no bar.
+    """
     low, high = row.get(f"{metric}_low", math.nan), row.get(f"{metric}_high", math.nan)
+    if not math.isnan(sd := row.get(f"{metric}_sd", math.nan)):
+        low, high = row[metric] - sd, row[metric] + sd
     if not (math.isnan(low) or math.isnan(high)):
         ends, places = [low, high], [place, place]
         axis.plot(*((ends, places) if across else (places, ends)), color=INK, linewidth=points(0.9), zorder=5)
@@ -255,6 +260,8 @@ def caption(shown: pd.DataFrame, *, published: str, extra: str = "") -> str:
         parts.append("Filled: measured")
     if shown[[f"{metric.key}_low" for metric in PAPERS_METRICS]].notna().any(axis=None):
         parts.append("Bars: 95 % intervals")
+    if shown["seeds"].notna().any():
+        parts.append("Points of several seeds: their mean, with bars of the standard deviation of the results")
     return sentences(*parts, extra)
 
 

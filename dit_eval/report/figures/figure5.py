@@ -82,7 +82,7 @@ def _bars(axis: Axes, ends: pd.DataFrame, order: Sequence[str]) -> None:
         axis.plot([0, row["fid"]], [y, y], color=colour, linewidth=points(1.6), alpha=0.5, zorder=1)
         marker_of(axis, row["fid"], y, colour, marker, measured=is_measured, size=6)
         interval(axis, y, row, "fid", across=True)
-        place = max(row["fid"], row["fid_high"]) if row["fid_high"] == row["fid_high"] else row["fid"]
+        place = max(end for end in (row["fid"], row["fid_high"], row["fid"] + row["fid_sd"]) if end == end)
         axis.annotate(
             f"{row['fid']:.2f}", (place, y), (points(6), 0), textcoords="offset points", va="center", fontsize=small()
         )

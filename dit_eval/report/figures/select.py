@@ -60,6 +60,7 @@ def end_points(points: pd.DataFrame) -> str:
 
 
 def extent(points: pd.DataFrame, metric: str) -> pd.Series:
-    """All values that an axis of the metric has to show: the points and the ends of their intervals."""
+    """All values that an axis of the metric has to show: the points and the ends of their bars."""
     ends = [points[name] for name in (metric, f"{metric}_low", f"{metric}_high")]
+    ends += [points[metric] + sign * points[f"{metric}_sd"] for sign in (-1, 1)]
     return pd.concat([values.dropna() for values in ends], ignore_index=True)

@@ -45,13 +45,15 @@ DARK = {
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What figures are made for.
+    """What figures are made for, and how tables mark their best.
 
     Attributes
     ----------
     column, full : widths of a figure, in inches
     text, small : point sizes of axis labels, and of ticks, names and legends
     serif : Times-like letters in place of sans-serif ones
+    significance : print a number bold only where it is significantly better than all others, and mark those that are
+        not told apart from the best, in columns that say how far their numbers vary; otherwise whatever is best
     """
 
     column: float
@@ -59,6 +61,7 @@ class Look:
     text: float = 8.0
     small: float = 7.0
     serif: bool = False
+    significance: bool = True
 
     @property
     def scale(self) -> float:

@@ -30,7 +30,7 @@ from dit_eval.report.setting import Setting, select
 from dit_eval.report.words import fid_label, steps_text
 
 # What the evaluations of a guidance sweep have in common.
-_ONE_SWEEP = ["source", "model", "block", "training_steps", "sampling_steps", "sampler", "objective", "decoder", "seed"]
+ONE_SWEEP = ["source", "model", "block", "training_steps", "sampling_steps", "sampler", "objective", "decoder", "seed"]
 _IMAGES = 1_281_167  # of ImageNet's training set: an epoch
 _ENOUGH = 1.5  # own models of the figure of epochs come to so many times the paper's greatest FID
 
@@ -52,7 +52,7 @@ def guidance(setting: Setting, look: Look) -> Picture | None:
     named: list[tuple[Axes, pd.DataFrame]] = []
     for axis, (x, y) in zip(axes, panels, strict=True):
         panel = shown[shown[x].notna() & shown[y].notna()]
-        for _, own in panel.groupby(_ONE_SWEEP, sort=False, dropna=False):
+        for _, own in panel.groupby(ONE_SWEEP, sort=False, dropna=False):
             _sweep(axis, own.sort_values("cfg_scale", kind="stable"), x, y)
         axis.set_xlabel(labels[x])
         axis.set_ylabel(labels[y])
@@ -169,7 +169,7 @@ def _guided(setting: Setting) -> pd.DataFrame:
     shown = select(setting.points, num_samples=setting.num_samples)
     shown = shown[shown["cfg_scale"].notna() & shown["fid"].notna()]
     shown = shown[(shown["source"] == "measured") | (shown["origin"] == "Table 2")]
-    scales = shown.groupby(_ONE_SWEEP, dropna=False)["cfg_scale"].transform("nunique")
+    scales = shown.groupby(ONE_SWEEP, dropna=False)["cfg_scale"].transform("nunique")
     return shown[scales > 1]
 
 

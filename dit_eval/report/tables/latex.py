@@ -22,6 +22,7 @@ _COLUMN, _PAGE = 196.0, 397.0  # pt: a column of `article`, a page of NeurIPS; o
 _LEAST_TEXT = 66.0  # pt, of a column whose texts break
 _WORD = 13  # letters, behind which a word may break
 _LONG = 46  # lines: more do not float on one page
+_TIE = r"\rlap{\textsuperscript{$\approx$}}"  # takes no room, so that decimals stay in line
 _NUMBER = re.compile(r"[+-]?\d+(?:\.(\d+))?")
 _POWER = re.compile(r"(\d+(?:\.\d+)?)e([+-]?)0*(\d+)\b")
 
@@ -90,6 +91,7 @@ def _column_texts(table: Table, column: Column) -> list[str]:
     plain = [row.cells[column.key] for row in table.rows]
     texts = [_text(cell) for cell in plain] if column.text else _in_line(plain)
     made = [rf"\textbf{{{text}}}" if (number, column.key) in table.best else text for number, text in enumerate(texts)]
+    made = [rf"{text}{_TIE}" if (number, column.key) in table.ties else text for number, text in enumerate(made)]
     if column is not table.columns[0]:
         return made
     return [_first(table, row, text) for row, text in zip(table.rows, made, strict=True)]

@@ -243,4 +243,8 @@ def _run_name(row: dict[str, Any]) -> str:
         name += f", {row['training_steps'] / 1000:g}K training steps"
     if not missing(row["sampling_steps"]) and (row["sampler"] != "ddpm" or row["sampling_steps"] != 250):
         name += f", {row['sampler'].upper()} {row['sampling_steps']:.0f} steps"
+    if row["seeds"]:
+        name += f", {row['seeds']} seeds"
+    if row["selected_by"]:
+        name += ", selected"
     return name

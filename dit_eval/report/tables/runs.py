@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -13,34 +13,41 @@ from dit_eval.metrics.metric import Metric
 from dit_eval.metrics.printed import decimals, signed
 from dit_eval.metrics.published import Beside, published_beside
 from dit_eval.report.points import PAPERS_METRICS
+from dit_eval.report.seeds import SeedGroup, together
 from dit_eval.report.setting import select
 from dit_eval.report.tables.measured import UNDOUBTED
 from dit_eval.report.tables.table import (
-    BLOCKS,
     DASH,
     Column,
     Row,
     Table,
+    about_spread,
     metric_columns,
     missing,
     number_text,
+    run_cells,
     sampling_cells,
     small_number,
+    with_spread,
 )
-from dit_eval.report.words import fid_label, steps_text
+from dit_eval.report.words import fid_label
 from dit_eval.results.eval_result import PROTOCOL, EvalResult
 
 _GROUP = ["protocol", "reference", "image_size", "num_samples"]  # what results have in common whose numbers compare
 
 
-def runs_tables(points: pd.DataFrame, results: Sequence[EvalResult]) -> list[Table]:
+def runs_tables(points: pd.DataFrame, results: Sequence[EvalResult], seeds: Iterable[SeedGroup] = ()) -> list[Table]:
     """A leaderboard for each group of results: those that compare with the paper's first, then the largest groups.
 
     Parameters
     ----------
     points, results : the measured points among others, and their results in the same order
+    seeds : results that are one row
     """
-    rows = [row | {"number": number} for number, row in enumerate(select(points, source="measured").to_dict("records"))]
+    every = [
+        {**row, "number": number} for number, row in enumerate(select(points, source="measured").to_dict("records"))
+    ]
+    rows = together(every, seeds)
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(tuple(str(row[name]) for name in _GROUP), []).append(row)
@@ -84,6 +91,7 @@ def _table(group: Sequence[dict[str, Any]], results: Sequence[EvalResult], name:
         Column(key="cfg_scale", title="Guidance", setting=True),
         Column(key="decoder", title="Decoder", text=True, setting=True),
         Column(key="seed", title="Seed", setting=True),
+        Column(key="selected_by", title="Selected by", text=True),
         Column(key="badge", title="As published", text=True, setting=True),
     )
     asked = any(not missing(row["evaluations"]) for row in group)
@@ -106,25 +114,22 @@ def _title(row: dict[str, Any]) -> str:
 
 def _about(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     texts = []
-    if any(" ± " in cell for row in rows for cell in row.cells.values()):
-        texts.append("Behind ±: the standard error over draws of N images.")
+    if spread := about_spread(rows):
+        texts.append(spread)
     if any(column.key == "published" for column in columns):
         texts.append("Published: of the same model and settings, or, where it says nearest, of the nearest FID.")
     return " ".join(texts)
 
 
 def _row(row: dict[str, Any], metrics: Sequence[Metric], beside: Beside | None, *, with_evaluations: bool) -> Row:
-    block = "" if row["block"] in (None, "adaln-zero") else f" {BLOCKS.get(row['block'], row['block'])}"
-    cells = {
-        "model": f"{row['model']}{block}" or DASH,
+    cells = run_cells(row) | sampling_cells(row, with_evaluations=with_evaluations)
+    cells |= {
         "fid_infinity": number_text(row["fid_infinity"], 2),
         "gflops": small_number(row["gflops"], 3),
         "params_m": small_number(row["params_m"], 2),
-        "training_steps": DASH if missing(row["training_steps"]) else steps_text(row["training_steps"]),
-        **sampling_cells(row, with_evaluations=with_evaluations),
-        "cfg_scale": number_text(row["cfg_scale"], 2),
         "decoder": row["decoder"] or DASH,
-        "seed": number_text(row["seed"], 0),
+        "seed": row["seeds"] or number_text(row["seed"], 0),
+        "selected_by": row["selected_by"] or DASH,
         "badge": row["badge"] or DASH,
         "difference": DASH,
         "published": DASH,
@@ -135,7 +140,7 @@ def _row(row: dict[str, Any], metrics: Sequence[Metric], beside: Beside | None, 
     for metric in metrics:
         cells[metric.key] = _score(row, metric)
         names = {metric.key: metric.key, f"{metric.key}_error": f"{metric.key}_standard_error"}
-        names |= {f"{metric.key}_{end}": f"{metric.key}_{end}" for end in ("low", "high")}
+        names |= {f"{metric.key}_{end}": f"{metric.key}_{end}" for end in ("low", "high", "sd", "degrees")}
         values |= {name: row[key] for key, name in names.items() if not missing(row.get(key))}
     if beside is not None and (difference := beside.published.difference("fid", row["fid"])) is not None:
         printed = beside.published.values["fid"]
@@ -149,6 +154,4 @@ def _row(row: dict[str, Any], metrics: Sequence[Metric], beside: Beside | None, 
 def _score(row: dict[str, Any], metric: Metric) -> str:
     if missing(row[metric.key]):
         return DASH
-    text = decimals(row[metric.key], metric.digits)
-    error = row.get(f"{metric.key}_error")
-    return text if missing(error) else f"{text} ± {small_number(error, metric.digits)}"
+    return with_spread(decimals(row[metric.key], metric.digits), row, metric.key, metric.digits)

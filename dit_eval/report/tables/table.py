@@ -13,7 +13,8 @@ from dit_eval.metrics.metric import Metric
 from dit_eval.paper import load_notes
 from dit_eval.report.points import PAPERS_METRICS
 from dit_eval.report.sampling import UNITS
-from dit_eval.report.words import better_arrow
+from dit_eval.report.tables.significance import RULE, Cell, is_known, told_apart
+from dit_eval.report.words import better_arrow, steps_text
 from dit_eval.results.eval_result import PROTOCOL
 
 DASH = "-"
@@ -73,6 +74,9 @@ class Table:
     name : file name without ending, such as "table2"
     title, about : caption, and a sentence on conditions and sources
     notes : texts, marked a, b, c in their order
+    significance : whether a measured number is bold only where it is significantly better than all others, in columns
+        that say how far their numbers vary
+    best, ties : cells to print bold, and those that are not told apart from the best
     """
 
     name: str
@@ -81,15 +85,34 @@ class Table:
     rows: tuple[Row, ...]
     about: str = ""
     notes: tuple[str, ...] = ()
-    best: frozenset[tuple[int, str]] = field(init=False)
+    significance: bool = False
+    best: frozenset[Cell] = field(init=False)
+    ties: frozenset[Cell] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "best", frozenset(_best_cells(self.rows, self.columns)))
+        best, ties = {*_best_cells(self.rows, self.columns)}, set[Cell]()
+        if self.significance:
+            known = [column for column in self.columns if is_known(self.rows, [column])]
+            keys = {column.key for column in known}
+            best = {cell for cell in best if cell[1] not in keys or not self.rows[cell[0]].measured}
+            found = dict(told_apart(self.rows, known))
+            best |= {cell for cell, alone in found.items() if alone}
+            ties |= {cell for cell, alone in found.items() if not alone}
+        object.__setattr__(self, "best", frozenset(best))
+        object.__setattr__(self, "ties", frozenset(ties))
 
     @property
     def mixed(self) -> bool:
         """Whether measured rows stand beside others, and so need a mark."""
         return len({row.measured for row in self.rows}) > 1
+
+    def judged(self) -> Table:
+        """The same with `significance`, which it says below; itself where no number says how far it varies."""
+        if not is_known(self.rows, self.columns):
+            return self
+        spread = about_spread(self.rows)
+        said = [self.about, "" if spread in self.about else spread, RULE]
+        return replace(self, significance=True, about=" ".join(text for text in said if text))
 
     def general_notes(self) -> list[int]:
         """Numbers of the notes that are on the whole table."""
@@ -106,18 +129,56 @@ def metric_columns(metrics: Iterable[Metric] = PAPERS_METRICS, *, best: bool = T
 
 
 def metric_cells(row: dict[str, Any], *, decimals: int = _METRIC_DECIMALS) -> dict[str, str]:
-    """Each metric of the paper, with its standard error behind ± where the point has one."""
-    cells = {}
-    for key in (metric.key for metric in PAPERS_METRICS):
-        cells[key] = number_text(row[key], decimals)
-        if not missing(row.get(f"{key}_error")):
-            cells[key] += f" ± {small_number(row[f'{key}_error'], decimals)}"
-    return cells
+    """Each metric of the paper, with what stands behind ± where the point has it."""
+    keys = [metric.key for metric in PAPERS_METRICS]
+    return {key: with_spread(number_text(row[key], decimals), row, key, decimals) for key in keys}
+
+
+def run_cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """What a measured point is of: model, training, sampling, guidance."""
+    block = "" if row["block"] in (None, "adaln-zero") else f" {BLOCKS.get(row['block'], row['block'])}"
+    return {
+        "model": f"{row['model']}{block}" or DASH,
+        "training_steps": DASH if missing(row["training_steps"]) else steps_text(row["training_steps"]),
+        "sampling": sampling_cells(row, with_evaluations=False)["sampling"],
+        "cfg_scale": number_text(row["cfg_scale"], 2),
+    }
+
+
+def with_spread(text: str, row: Mapping[str, Any], key: str, decimals: int) -> str:
+    """A number with its standard deviation over seeds, or else its standard error, behind ±; alone without both."""
+    spread = row.get(f"{key}_sd")
+    spread = row.get(f"{key}_error") if missing(spread) else spread
+    return text if missing(spread) else f"{text} ± {small_number(spread, decimals)}"
+
+
+def about_spread(rows: Iterable[Row]) -> str:
+    """What stands behind ± in these rows; empty if nothing does."""
+    rows = [*rows]
+    of_seeds = any(name.endswith("_sd") for row in rows for name in row.values)
+    of_images = any(" ± " in cell for row in rows for cell in row.cells.values()) and any(
+        name.endswith("_standard_error") and f"{name.removesuffix('_standard_error')}_sd" not in row.values
+        for row in rows
+        for name in row.values
+    )
+    said = []
+    if of_seeds:
+        said.append("Of a × b seeds (a trainings, each sampled with b): the mean ± the standard deviation.")
+    if of_images:
+        said.append(f"Behind ±{' of one seed' if of_seeds else ''}: the standard error over draws of N images.")
+    return " ".join(said)
 
 
 def metric_values(row: dict[str, Any], metrics: Iterable[Metric] = PAPERS_METRICS) -> dict[str, float | str]:
-    """The same in full, with standard error and interval where the point has them."""
-    parts = {"": "", "_error": "_standard_error", "_low": "_low", "_high": "_high"}
+    """The same in full, with standard error, interval and spread over seeds where the point has them."""
+    parts = {
+        "": "",
+        "_error": "_standard_error",
+        "_low": "_low",
+        "_high": "_high",
+        "_sd": "_sd",
+        "_degrees": "_degrees",
+    }
     keys = {f"{metric.key}{mine}": f"{metric.key}{shown}" for metric in metrics for mine, shown in parts.items()}
     return {shown: row[key] for key, shown in keys.items() if not missing(row.get(key))}
 
@@ -169,7 +230,7 @@ def _best_cells(rows: tuple[Row, ...], columns: tuple[Column, ...]) -> Iterable[
             yield from ((index, column.key) for value, index in group if value == best and len(group) > 1)
 
 
-def sampling_cells(row: dict[str, Any], *, with_evaluations: bool) -> dict[str, str]:
+def sampling_cells(row: Mapping[str, Any], *, with_evaluations: bool) -> dict[str, str]:
     """How images were drawn: sampler and steps; evaluations of the network, if asked for; what the weights learned."""
     steps = "" if missing(row["sampling_steps"]) else f" {row['sampling_steps']:.0f}"
     name, comma, guidance = (row["sampler"] or "").partition(",")

@@ -46,7 +46,7 @@ def _names(table: Table) -> Iterator[str]:
     known = {name for row in table.rows for name in row.values}
     for column in table.columns:
         yield column.key
-        beside = (f"{column.key}_{part}" for part in ("standard_error", "low", "high", "unit"))
+        beside = (f"{column.key}_{part}" for part in ("sd", "standard_error", "degrees", "low", "high", "unit"))
         yield from (name for name in beside if name in known)
 
 
