@@ -21,12 +21,11 @@ from dit_eval.metrics import METRICS
 from dit_eval.metrics.halves import recall_variation
 from dit_eval.metrics.inception_score import SPLIT_SIZE, split_influence
 from dit_eval.metrics.influence import FixedReference, check_images, merged, moments
-from dit_eval.metrics.metric import Sides
+from dit_eval.metrics.metric import Sides, Z
 from dit_eval.metrics.variation import LEAST_IMAGES, NoEstimate, random_quarters
 from dit_eval.results.eval_result import Estimate, Uncertainty
 from dit_eval.summary import GaussianStats
 
-_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 # A standard error of so many times the value: the upper end of an interval on the logarithm is 3e8 times the value.
 _LARGEST_ERROR = 10
 
@@ -92,7 +91,7 @@ def frechet_influence(features: np.ndarray, *, gen: GaussianStats, ref: Gaussian
     return FixedReference(ref).distance_and_influence(features, gen, np.arange(len(features)))[1]
 
 
-def frechet_estimates(value: float, *, gen: np.ndarray, ref: GaussianStats) -> FrechetEstimates:
+def frechet_estimates(value: float, *, gen: np.ndarray, ref: GaussianStats, z: float = Z) -> FrechetEstimates:
     """Standard error and interval of a Fréchet distance, and the distance for other numbers of images.
 
     The distance is a smooth function of mean and covariance, so that one decomposition gives the influence of every
@@ -114,6 +113,7 @@ def frechet_estimates(value: float, *, gen: np.ndarray, ref: GaussianStats) -> F
     value : the distance as reported
     gen : (N, D) features of the generated images
     ref : statistics of the reference, held fixed
+    z : half width of intervals in standard errors
 
     Returns
     -------
@@ -143,7 +143,7 @@ def frechet_estimates(value: float, *, gen: np.ndarray, ref: GaussianStats) -> F
         distance, influence = reference.distance_and_influence(gen, merged(parts, dim), rows)
         distances.append(distance)
         variances.append(influence.var(ddof=1) / len(rows))
-    here = _logarithmic(value, variances[2])
+    here = _logarithmic(value, variances[2], z=z)
     if num // 4 <= dim:
         return FrechetEstimates(here=here, infinity=None, at_50k=None)
     # V2 = (J_h / 2 - J) / 2, and neither part is negative.
@@ -163,12 +163,14 @@ def frechet_estimates(value: float, *, gen: np.ndarray, ref: GaussianStats) -> F
         # Where two sets hardly differ, noise takes the extrapolation below 0, where no distance is: value and interval
         # are cut there alike.
         extrapolated, error = max(float(weights @ levels), 0.0), math.sqrt(linear + factor * quadratic)
-        return _around(extrapolated, error, low=extrapolated - _Z * error, high=extrapolated + _Z * error, least=0.0)
+        return _around(extrapolated, error, low=extrapolated - z * error, high=extrapolated + z * error, least=0.0)
 
     return FrechetEstimates(here=here, infinity=at(math.inf), at_50k=at(50_000))
 
 
-def inception_score_estimate(value: float, *, class_probs: np.ndarray, split_size: int = SPLIT_SIZE) -> Estimate:
+def inception_score_estimate(
+    value: float, *, class_probs: np.ndarray, split_size: int = SPLIT_SIZE, z: float = Z
+) -> Estimate:
     """Standard error and interval of the Inception Score by ADM's rule.
 
     The logarithm of a split's score is a mean over images less a function of the mean probabilities, so each image has
@@ -179,6 +181,7 @@ def inception_score_estimate(value: float, *, class_probs: np.ndarray, split_siz
     ----------
     value : the score as reported
     class_probs : (N, K), in file order
+    z : as of `frechet_estimates`
 
     Raises
     ------
@@ -191,10 +194,10 @@ def inception_score_estimate(value: float, *, class_probs: np.ndarray, split_siz
     splits = [class_probs[i : i + split_size] for i in range(0, num, split_size)]
     # The score of one image is 1, whatever it is.
     variances = [split_influence(split).var(ddof=1) / len(split) for split in splits if len(split) > 1]
-    return _logarithmic(value, float(sum(variances)) / len(splits) ** 2, least=1.0)
+    return _logarithmic(value, float(sum(variances)) / len(splits) ** 2, z=z, least=1.0)
 
 
-def precision_estimate(value: float, *, num: int) -> Estimate:
+def precision_estimate(value: float, *, num: int, z: float = Z) -> Estimate:
     """Standard error and interval of precision: a share of N images, each inside the fixed manifold or not.
 
     Binomial; the interval is Wilson's, which holds near 0 and 1 too.
@@ -203,6 +206,7 @@ def precision_estimate(value: float, *, num: int) -> Estimate:
     ----------
     value : the share
     num : N
+    z : as of `frechet_estimates`
 
     Raises
     ------
@@ -211,11 +215,17 @@ def precision_estimate(value: float, *, num: int) -> Estimate:
     """
     if num < LEAST_IMAGES:
         raise NoEstimate(f"{num} images; needed at least {LEAST_IMAGES}")
-    return _wilson(value, math.sqrt(value * (1 - value) / num), num)
+    return _wilson(value, math.sqrt(value * (1 - value) / num), num, z)
 
 
 def recall_estimate(
-    value: float, *, gen: np.ndarray, ref: np.ndarray, k: int = 3, device: str | torch.device = "cpu"
+    value: float,
+    *,
+    gen: np.ndarray,
+    ref: np.ndarray,
+    k: int = 3,
+    device: str | torch.device = "cpu",
+    z: float = Z,
 ) -> Estimate:
     """Standard error and interval of recall: a share of fixed reference images, in a manifold that varies.
 
@@ -237,6 +247,7 @@ def recall_estimate(
     gen, ref : (N, D) and (M, D) features
     k : which neighbour gives the radius
     device : where the distances are computed
+    z : as of `frechet_estimates`
 
     Raises
     ------
@@ -247,7 +258,7 @@ def recall_estimate(
     variance = recall_variation(gen=gen, ref=ref, k=k, device=device).spread().all
     if variance == 0 or not 0 < value < 1:
         raise NoEstimate(f"recall is {value:g}: how far it varies does not show in these images")
-    return _wilson(value, math.sqrt(variance), value * (1 - value) / variance)
+    return _wilson(value, math.sqrt(variance), value * (1 - value) / variance, z)
 
 
 def _around(value: float, error: float, *, low: float, high: float, least: float, most: float = math.inf) -> Estimate:
@@ -256,7 +267,7 @@ def _around(value: float, error: float, *, low: float, high: float, least: float
     return Estimate(value=value, standard_error=error, low=low, high=high)
 
 
-def _logarithmic(value: float, variance: float, *, least: float = 0.0) -> Estimate:
+def _logarithmic(value: float, variance: float, *, z: float, least: float = 0.0) -> Estimate:
     """The interval of a positive number, even around its logarithm.
 
     Raises
@@ -267,12 +278,12 @@ def _logarithmic(value: float, variance: float, *, least: float = 0.0) -> Estima
     error = math.sqrt(variance)
     if error > _LARGEST_ERROR * value:
         raise NoEstimate(f"the standard error, {error:.2g}, is many times the value; it hardly differs from 0")
-    reach = math.exp(_Z * error / value)
+    reach = math.exp(z * error / value)
     return _around(value, error, low=value / reach, high=value * reach, least=least)
 
 
-def _wilson(share: float, error: float, num: float) -> Estimate:
+def _wilson(share: float, error: float, num: float, z: float) -> Estimate:
     """Wilson's interval of a share that varies as that of `num` independent images."""
-    middle = (share + _Z**2 / (2 * num)) / (1 + _Z**2 / num)
-    half = _Z / (1 + _Z**2 / num) * math.sqrt(share * (1 - share) / num + _Z**2 / (4 * num**2))
+    middle = (share + z**2 / (2 * num)) / (1 + z**2 / num)
+    half = z / (1 + z**2 / num) * math.sqrt(share * (1 - share) / num + z**2 / (4 * num**2))
     return _around(share, error, low=middle - half, high=middle + half, least=0.0, most=1.0)

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from dit_eval.results.looking import Looking
 from dit_eval.results.parse import checked, json_text
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.system.reading import NOT_OURS, is_number, parse_json
@@ -227,6 +228,7 @@ class EvalResult:
     num_reference : reference images that went through the network; None if none did
     distances : rule of the precision and recall distances
     uncertainty : standard errors, intervals and extrapolations; None if they were not asked for
+    looking : where the run was to stop when intervals are narrow enough; None if it was not, and lines do without it
     seconds : wall time by phase
     peak_memory_bytes : of this process so far
     """
@@ -244,6 +246,7 @@ class EvalResult:
     pr_ref: ImageSource | None = None
     distances: str = "adm-float16"
     uncertainty: Uncertainty | None = None
+    looking: Looking | None = None
     warnings: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
@@ -281,6 +284,8 @@ class EvalResult:
             data[role]["run"] = source.run.to_dict() if source.run else None
         if self.uncertainty is not None:
             data["uncertainty"] = self.uncertainty.to_dict()
+        if self.looking is None:
+            del data["looking"]
         line: dict[str, Any] = {name: scores.pop(name) for name in _FIRST}
         for name, value in data.items():
             line[name] = value
@@ -320,6 +325,8 @@ class EvalResult:
                 data["badge"] = Badge._from_dict(data["badge"])
             if data.get("uncertainty") is not None:
                 data["uncertainty"] = Uncertainty._from_dict(data["uncertainty"])
+            if data.get("looking") is not None:
+                data["looking"] = Looking._from_dict(data["looking"])
             others = {f.name for f in dataclasses.fields(cls)} - {"scores"}
             scores = {name: data.pop(name) for name in list(data) if name not in others}
             _check_scores(scores)
