@@ -47,11 +47,13 @@ class Looking:
 
     def text(self) -> str:
         """As a line of output says it, less than two lines long."""
-        what = "intervals as narrow as asked for" if self.until is not None else "decided"
-        total = self.looks[-1]
+        words = ("decided", "not decided")
+        if self.until is not None:
+            words = ("intervals as narrow as asked for", "intervals not as narrow as asked for")
+        what, total = words[not self.decided], self.looks[-1]
         if self.used == total:
-            end = f"{what} with all {total:,} images" if self.decided else f"not {what} with all {total:,} images"
-            return f"{end}; {len(self.looks)} looks, {100 * self.levels[-1]:.3g} % at the last"
+            looks = "1 look" if len(self.looks) == 1 else f"{len(self.looks)} looks"
+            return f"{what} with all {total:,} images; {looks}, {100 * self.levels[-1]:.3g} % of error at the last"
         return (
             f"{what} at {self.used:,} of {total:,} images, taken at random (seed {self.seed}); about "
             f"{duration(self.seconds_saved)} saved"
