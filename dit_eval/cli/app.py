@@ -30,11 +30,11 @@ sample, train, encode, study run and quickstart go on with what is theirs, stats
 and --grid of sample and classes, are written anew each time; --results grows by a line."""
 COMMANDS = {  # in the order of the help; `study run` is dit_eval.cli.study.study_run
     "evaluate": "score samples against a reference",
-    "compare": "tell which of several sets of samples is better, and how sure that is",
+    "compare": "tell which samples are better, and how sure that is",
     "diagnose": "find out why a number is not the published one",
     "classes": "find the classes that are worst",
     "stats": "make a reference npz from real images",
-    "flops": "count the Gflops and parameters of models, beside the paper's tables",
+    "flops": "count Gflops and parameters of models, beside the paper's tables",
     "weights": "list, fetch or verify public weights and reference batches",
     "weights list": "what there is, where it is from, and what is on this machine",
     "weights fetch": "download into the cache (goes on where it stopped, checked, atomic)",

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Compare(NetworkOptions):
-    """Tell which of several sample batches is better by each metric, and how sure that is.
+    """Tell which of several sample batches is better, and how sure that is.
 
     Example: dit-eval compare a.npz b.npz --ref imagenet256
 
@@ -66,10 +66,8 @@ class Compare(NetworkOptions):
         ),
     ]
     num_images: NumImages = None
-    paired: Annotated[
-        bool, Option("image i of all files is of one draw, whatever they say of themselves", group=EVERYDAY)
-    ] = False
-    unpaired: Annotated[bool, Option("the files are of independent draws", group=EVERYDAY)] = False
+    paired: Annotated[bool, Option("image i of all files is of one draw, whatever they say of themselves")] = False
+    unpaired: Annotated[bool, Option("the files are of independent draws")] = False
     center_crop: CenterCrop = None
     crop_rule: CropBy = None
     json: Annotated[str | None, json_file("the comparison, with the result of each file")] = None

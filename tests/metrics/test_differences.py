@@ -55,7 +55,7 @@ def test_the_shares_of_a_distance_are_its_influence():
     influence = frechet_influence(gen, gen=fit(gen), ref=ref)
     assert np.square(found.shares).sum() == pytest.approx(influence.var(ddof=1) / 300, rel=1e-9)
     assert [len(half) for half in found.halves] == [150, 150]
-    with pytest.raises(NoEstimate, match="13 images; .* needs at least 50"):
+    with pytest.raises(NoEstimate, match=r"13 images; .* needs at least 50"):
         frechet_variation(gen[:13], ref)
 
 
