@@ -29,7 +29,10 @@ PAGES = {
     ("sequential", "scoring"),
 }
 # Imports within a function that point up: a result prints itself, by the names that metrics have.
-LATE = {("results/eval_result.py", "dit_eval.metrics.printed")}
+LATE = {
+    ("results/eval_result.py", "dit_eval.metrics.printed"),
+    ("results/comparison.py", "dit_eval.metrics.compared"),
+}
 GENERATE, MEASURE = (
     {"models", "diffusion", "sampling", "training", "encoding", "flops"},
     {"features", "metrics", "comparison", "evaluation", "sequential", "scoring", "reference", "checks"},
