@@ -328,7 +328,7 @@ def test_a_mistake_is_told_before_the_network_runs(case, folder, capsys, monkeyp
     words = line.format(**{name: folder / f"{name}.npz" for name in "abcdefg"}).split()
     with pytest.raises(SystemExit) as exit_:
         main([*words, "--extractor", "digits", "--device", "cpu"])
-    error = capsys.readouterr().err.splitlines()[-1]
+    error = next(line for line in capsys.readouterr().err.splitlines() if "error: " in line)
     assert exit_.value.code == 2
     assert message in error
 
