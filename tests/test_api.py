@@ -16,9 +16,9 @@ from dit_eval.results.eval_result import EvalResult
 from dit_eval.system import assets
 
 NAMES = [
-    "METRICS", "MODELS", "NETWORKS", "EvalResult", "EvaluationSettings", "SampleRun", "SamplingSettings",
-    "Where", "__version__", "append_result", "count_flops", "evaluate", "from_batches", "from_dataset",
-    "load_network", "open_images", "read_results", "sample", "stats",
+    "METRICS", "MODELS", "NETWORKS", "Comparison", "ComparisonSettings", "EvalResult", "EvaluationSettings",
+    "SampleRun", "SamplingSettings", "Where", "__version__", "append_result", "compare", "count_flops", "evaluate",
+    "from_batches", "from_dataset", "load_network", "open_images", "read_results", "sample", "stats",
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ LAYERS = [
     {"cli"},
     {"quickstart"},
     {"study", "checks", "cost"},
-    {"evaluation", "reference", "sampling", "training", "encoding", "report"},
+    {"comparison", "evaluation", "sequential", "scoring", "reference", "sampling", "training", "encoding", "report"},
     {"features", "metrics", "diffusion", "flops"},
     {"images", "models"},
     {"summary", "results", "paper"},
@@ -23,12 +23,19 @@ LAYERS = [
     {""},  # dit_eval itself: the version, and names that are loaded when they are used
 ]
 # Among pages of one layer, who may call whom.
-PAGES = {("evaluation", "reference")}
+PAGES = {
+    *(("evaluation", page) for page in ("reference", "scoring", "sequential")),
+    *(("comparison", page) for page in ("reference", "scoring", "sequential")),
+    ("sequential", "scoring"),
+}
 # Imports within a function that point up: a result prints itself, by the names that metrics have.
-LATE = {("results/eval_result.py", "dit_eval.metrics.printed")}
+LATE = {
+    ("results/eval_result.py", "dit_eval.metrics.printed"),
+    ("results/comparison.py", "dit_eval.metrics.compared"),
+}
 GENERATE, MEASURE = (
     {"models", "diffusion", "sampling", "training", "encoding", "flops"},
-    {"features", "metrics", "evaluation", "reference", "checks"},
+    {"features", "metrics", "comparison", "evaluation", "sequential", "scoring", "reference", "checks"},
 )
 ONLY_IN = {
     "tensorflow": {"features/tensorflow.py"},

@@ -30,6 +30,7 @@ sample, train, encode, study run and quickstart go on with what is theirs, stats
 and --grid of sample and classes, are written anew each time; --results grows by a line."""
 COMMANDS = {  # in the order of the help; `study run` is dit_eval.cli.study.study_run
     "evaluate": "score samples against a reference",
+    "compare": "tell which samples are better, and how sure that is",
     "diagnose": "find out why a number is not the published one",
     "classes": "find the classes that are worst",
     "stats": "make a reference npz from real images",

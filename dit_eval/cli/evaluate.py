@@ -144,6 +144,8 @@ def _evaluation_setup(arguments: Evaluate, world: World) -> dict[str, Any]:
     crop = crop_of(arguments.center_crop, arguments.crop_rule)
     if arguments.dry_run and len(arguments.samples) > 1:
         raise ValueError(f"--dry-run: expected one SAMPLES to predict for; got {len(arguments.samples)}.")
+    if arguments.dry_run and arguments.settings.until is not None:
+        raise ValueError("--dry-run: predicts for a number of images, and --until finds it; pass one of the two.")
     if arguments.dry_run and count is not None:  # what is not drawn yet can be predicted from what is
         from dit_eval.images import open_images
 

@@ -80,9 +80,14 @@ class ImageFiles:
         ValueError
             If `batch_size` is below 1, or at the first file that cannot be read, or is of another size or kind.
         """
+        end = self.num_images if last is None else min(last, self.num_images)
+        return self.picked(range(first, end), batch_size)
+
+    def picked(self, indices: Sequence[int] | np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+        """Yield some images as `batches` does all of them; `indices` ascend."""
         if batch_size < 1:
             raise ValueError(f"Found a batch size of {batch_size}; needed at least 1.")
-        indices = range(first, self.num_images if last is None else min(last, self.num_images))
+        indices = indices if isinstance(indices, range) else [int(index) for index in indices]
         threads = _threads(self.crop)
         ahead = min(batch_size, max(threads, _DECODED // (3 * self.image_size[0] * self.image_size[1])))
 

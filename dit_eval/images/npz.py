@@ -113,6 +113,34 @@ class ImageBatch:
         end = self.num_images if last is None else min(last, self.num_images)
         yield from self._images.batches(self.path, range(first, end, batch_size), end)
 
+    def picked(self, rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+        """Yield some images as `batches` does all of them; rows ascend. A compressed file is read from its start.
+
+        Raises
+        ------
+        ValueError
+            As `batches`.
+        """
+        if self._images is not None and self._images.stored:
+            self.check_unchanged()
+            begin = self._images.start + self._images.header_size
+            for first in range(0, len(rows), batch_size):
+                # A mapping per batch, as in `_read_stored`.
+                mapped = np.memmap(self.path, np.uint8, "r", begin, (self.num_images, *self._images.shape[1:]))
+                yield np.array(mapped[rows[first : first + batch_size]])
+            return
+        position, held = 0, list[np.ndarray]()
+        for batch in self.batches(batch_size):
+            wanted = rows[np.searchsorted(rows, position) : np.searchsorted(rows, position + len(batch))] - position
+            held.append(batch[wanted])
+            position += len(batch)
+            if sum(map(len, held)) >= batch_size:
+                found = np.concatenate(held)
+                yield found[:batch_size]
+                held = [found[batch_size:]]
+        if held and (found := np.concatenate(held)).size:
+            yield found
+
     def array(self) -> np.ndarray:
         """All images, uint8 (N, H, W, 3), to be read in any order: mapped if the file stores them as they are.
 

@@ -117,8 +117,14 @@ def choose(
 
 
 def chosen(settings: EvaluationSettings, *, gen: ImageSet, ref: ImageSet, network: FeatureSizes) -> Choice:
-    """`choose`, by the settings of an evaluation."""
-    return choose(
+    """`choose`, by the settings of an evaluation.
+
+    Raises
+    ------
+    ValueError
+        As `choose`; or if it is to stop when intervals are narrow, and a metric has none.
+    """
+    choice = choose(
         settings.metrics,
         gen=gen,
         ref=ref,
@@ -126,6 +132,19 @@ def chosen(settings: EvaluationSettings, *, gen: ImageSet, ref: ImageSet, networ
         protocols=settings.protocol,
         allow_size_mismatch=settings.allow_size_mismatch,
     )
+    if settings.until is not None:
+        _check_until(choice.metrics, settings.until)
+    return choice
+
+
+def _check_until(metrics: Sequence[Metric], until: float) -> None:
+    without = [metric.name for metric in metrics if metric.interval is None]
+    if without:
+        have = ",".join(metric.name for metric in metrics if metric.interval is not None) or "fid,is"
+        raise ValueError(
+            f"`until` {until:g}: expected metrics that have an interval; got {', '.join(without)} without one. "
+            f"Leave them out: `metrics` {have}."
+        )
 
 
 def _check_sizes(gen: ImageSet, ref: ImageSet) -> None:

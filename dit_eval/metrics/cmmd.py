@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dit_eval.metrics.kid import check_features
+from dit_eval.metrics.kid import check_features, kernel_variation
 from dit_eval.metrics.metric import Metric, Needs, Scores, Sides
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+    from dit_eval.metrics.variation import Variation
 
 _CMMD_GAMMA = 1 / (2 * 10**2)  # a bandwidth of 10
 _CMMD_SCALE = 1_000
@@ -71,6 +73,17 @@ def _score(sides: Sides) -> Scores:
     return Scores(values={"cmmd": found})
 
 
+def _variation(sides: Sides) -> Variation:
+    import numpy as np
+
+    def gaussian(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        u, v = u.astype(np.float64), v.astype(np.float64)
+        squared = np.square(u).sum(axis=1)[:, None] + np.square(v).sum(axis=1) - 2 * u @ v.T
+        return _CMMD_SCALE * np.exp(-_CMMD_GAMMA * squared)
+
+    return kernel_variation(sides.gen.features("pool"), sides.ref.features("pool"), gaussian)
+
+
 def _few_samples(num: int, network: str) -> str:
     return (
         f"{num:,} samples: CMMD counts each image as its own neighbour, which adds the more to it the fewer there are; "
@@ -90,4 +103,5 @@ CMMD = Metric(
     protocol="google-research/cmmd: CLIP ViT-L/14-336, Gaussian kernel of bandwidth 10, biased, times 1,000",
     few_samples=_few_samples,
     score=_score,
+    variation=_variation,
 )

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from dit_eval.metrics.variation import Variation
+
 NEIGHBOURS = 5
 _ROWS, _COLUMNS = 1_000, 4_000  # distances in memory at once: 32 MB in float64; no effect on the result
 
@@ -25,11 +27,13 @@ class DensityCoverage:
         in dense parts of ref
     coverage : share of the reference images with a generated image in their ball, 0 to 1
     covered : the count behind the coverage
+    balls : int64 (N,), the number of reference balls that each generated image lies in
     """
 
     density: float
     coverage: float
     covered: int
+    balls: np.ndarray
 
 
 def density_coverage(
@@ -70,17 +74,18 @@ def density_coverage(
         )
     device = torch.device("cpu" if torch.device(device).type == "mps" else device)
     with torch.inference_mode(), arithmetic("fp32", device):
-        inside, covered = 0, 0
+        balls, covered = torch.zeros(len(gen), dtype=torch.int64, device=device), 0
         columns = _blocks(len(gen), _COLUMNS)
         for rows in _blocks(len(ref), _ROWS):
             radii = _radii(ref, rows, k, device)
             nearest = torch.zeros(len(radii), dtype=torch.bool, device=device)
             for part in columns:
                 within = _distances(ref[rows], gen[part], device) < radii[:, None]  # (rows, columns)
-                inside += int(within.sum())
+                balls[part] += within.sum(0)
                 nearest |= within.any(1)
             covered += int(nearest.sum())
-    return DensityCoverage(density=inside / (k * len(gen)), coverage=covered / len(ref), covered=covered)
+    density = int(balls.sum()) / (k * len(gen))
+    return DensityCoverage(density=density, coverage=covered / len(ref), covered=covered, balls=balls.cpu().numpy())
 
 
 def _radii(ref: np.ndarray, rows: slice, k: int, device: torch.device) -> torch.Tensor:
@@ -127,6 +132,16 @@ def _score(sides: Sides) -> Scores:
     return Scores(values={"density": found.density, "coverage": found.coverage})
 
 
+def _density_variation(sides: Sides) -> Variation:
+    from dit_eval.metrics.variation import LEAST_IMAGES, NoEstimate, Smooth, scaled
+
+    gen = sides.gen.features("pool")
+    if len(gen) < LEAST_IMAGES:
+        raise NoEstimate(f"{len(gen)} images; needed at least {LEAST_IMAGES}")
+    balls = density_coverage(gen=gen, ref=sides.ref.features("pool"), device=sides.device).balls / NEIGHBOURS
+    return Smooth(shares=scaled(balls - balls.mean()))
+
+
 _NEEDS = Needs(
     ref_images=True, least_ref=NEIGHBOURS + 1, because=f"density and coverage need at least {NEIGHBOURS + 1}"
 )
@@ -141,6 +156,7 @@ DENSITY = Metric(
     needs=_NEEDS,
     protocol=f"prdc: k = {NEIGHBOURS}",
     score=_score,
+    variation=_density_variation,
 )
 COVERAGE = Metric(
     key="coverage",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from dit_eval.metrics.metric import ADM, Metric, Needs, Scores, Sides
 
 if TYPE_CHECKING:
+    from dit_eval.metrics.variation import Variation
     from dit_eval.results.eval_result import Estimate
 
 
@@ -21,9 +22,16 @@ def _score(sides: Sides, *, key: str, space: Literal["pool", "spatial"], raw: bo
 def _interval(value: float, sides: Sides, *, key: str, space: Literal["pool", "spatial"]) -> dict[str, Estimate | str]:
     from dit_eval.metrics.intervals import frechet_estimates
 
-    found = frechet_estimates(value, gen=sides.gen.features(space), ref=sides.ref.stats(space))
+    found = frechet_estimates(value, gen=sides.gen.features(space), ref=sides.ref.stats(space), z=sides.z)
     few = "a quarter of the images is no more than there are dimensions"
     return {key: found.here, f"{key}_infinity": found.infinity or few, f"{key}_50k": found.at_50k or few}
+
+
+def frechet_variation_of(sides: Sides, *, space: Literal["pool", "spatial"]) -> Variation:
+    """What each image does to the Fréchet distance of these features."""
+    from dit_eval.metrics.influence import frechet_variation
+
+    return frechet_variation(sides.gen.features(space), sides.ref.stats(space))
 
 
 def _few_samples(num: int, network: str) -> str:
@@ -55,6 +63,7 @@ FID = Metric(
     few_samples=_few_samples,
     score=partial(_score, key="fid", space="pool"),
     interval=partial(_interval, key="fid", space="pool"),
+    variation=partial(frechet_variation_of, space="pool"),
 )
 SFID = Metric(
     key="sfid",
@@ -70,6 +79,7 @@ SFID = Metric(
     few_samples=_few_samples,
     score=partial(_score, key="sfid", space="spatial"),
     interval=partial(_interval, key="sfid", space="spatial"),
+    variation=partial(frechet_variation_of, space="spatial"),
 )
 FD_DINOV2 = Metric(
     key="fd_dinov2",
@@ -84,4 +94,5 @@ FD_DINOV2 = Metric(
     other_names=("fdd",),
     few_samples=_few_samples_dinov2,
     score=partial(_score, key="fd_dinov2", space="pool", raw=False),
+    variation=partial(frechet_variation_of, space="pool"),
 )

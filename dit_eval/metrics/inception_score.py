@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 from dit_eval.metrics.metric import ADM, Metric, Needs, Scores, Sides
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
+    from dit_eval.metrics.variation import Variation
     from dit_eval.results.eval_result import Estimate
 
 SPLIT_SIZE = 5_000
@@ -82,6 +85,32 @@ def split_influence(probs: np.ndarray) -> np.ndarray:
     return np.exp(mean) * (divergence - mean)
 
 
+def score_variation(class_probs: np.ndarray, splits: Sequence[np.ndarray]) -> Variation:
+    """What each image does to a mean of the scores of splits.
+
+    Parameters
+    ----------
+    class_probs : (N, K)
+    splits : rows of each; images of no split do nothing
+
+    Raises
+    ------
+    NoEstimate
+        If there are too few images.
+    """
+    import numpy as np
+
+    from dit_eval.metrics.variation import LEAST_IMAGES, NoEstimate, Smooth, scaled
+
+    if len(class_probs) < LEAST_IMAGES:
+        raise NoEstimate(f"{len(class_probs)} images; needed at least {LEAST_IMAGES}")
+    shares = np.zeros(len(class_probs))
+    for rows in splits:
+        if len(rows) > 1:  # the score of one image is 1, whatever it is
+            shares[rows] = scaled(split_influence(class_probs[rows])) / len(splits)
+    return Smooth(shares=shares)
+
+
 def _split_score(probs: np.ndarray) -> float:
     import numpy as np
 
@@ -116,7 +145,14 @@ def _score(sides: Sides) -> Scores:
 def _interval(value: float, sides: Sides) -> dict[str, Estimate | str]:
     from dit_eval.metrics.intervals import inception_score_estimate
 
-    return {"inception_score": inception_score_estimate(value, class_probs=sides.gen.probabilities())}
+    return {"inception_score": inception_score_estimate(value, class_probs=sides.gen.probabilities(), z=sides.z)}
+
+
+def _variation(sides: Sides) -> Variation:
+    import numpy as np
+
+    probs = sides.gen.probabilities()
+    return score_variation(probs, np.split(np.arange(len(probs)), range(SPLIT_SIZE, len(probs), SPLIT_SIZE)))
 
 
 INCEPTION_SCORE = Metric(
@@ -133,4 +169,5 @@ INCEPTION_SCORE = Metric(
     other_names=("inception_score", "isc"),
     score=_score,
     interval=_interval,
+    variation=_variation,
 )

@@ -16,33 +16,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import linalg
 
 from dit_eval.metrics import METRICS
+from dit_eval.metrics.halves import recall_variation
 from dit_eval.metrics.inception_score import SPLIT_SIZE, split_influence
-from dit_eval.metrics.metric import Sides
+from dit_eval.metrics.influence import FixedReference, check_images, merged, moments
+from dit_eval.metrics.metric import Sides, Z
+from dit_eval.metrics.variation import LEAST_IMAGES, NoEstimate, random_quarters
 from dit_eval.results.eval_result import Estimate, Uncertainty
-from dit_eval.summary import GaussianStats, RunningStats
-from dit_eval.system.switches import arithmetic
+from dit_eval.summary import GaussianStats
 
-LEAST_IMAGES = 50  # for fewer, the normal approximation has no meaning
-_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
-_ROWS = 1_000  # of a block of features
-_DISTANCES = 2**25  # of a block, 128 MiB
-_BISECTIONS = 200  # of which the standard error of recall has about 5 % of noise itself
-_SHARED = 0.6  # what is left of the shared part of recall's variance when N doubles
-# At least three of so many nearest neighbours are in the same random half, but for one row in ten million.
-_NEIGHBOURS = 32
-# Balls around a reference image that are looked at. If all of them hold it, one is in either half for sure.
-_BALLS = 64
-# Singular values below this share of the largest are rounding: square roots of eigenvalues that are right to 1e-16.
-_RESOLUTION = 1e-8
 # A standard error of so many times the value: the upper end of an interval on the logarithm is 3e8 times the value.
 _LARGEST_ERROR = 10
-
-
-class NoEstimate(ValueError):
-    """These images do not tell how sure the metric is; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +88,10 @@ def frechet_influence(features: np.ndarray, *, gen: GaussianStats, ref: Gaussian
     ----------
     Jaeckel 1972, "The infinitesimal jackknife".
     """
-    return _FixedReference(ref).distance_and_influence(features, gen, np.arange(len(features)))[1]
+    return FixedReference(ref).distance_and_influence(features, gen, np.arange(len(features)))[1]
 
 
-def frechet_estimates(value: float, *, gen: np.ndarray, ref: GaussianStats) -> FrechetEstimates:
+def frechet_estimates(value: float, *, gen: np.ndarray, ref: GaussianStats, z: float = Z) -> FrechetEstimates:
     """Standard error and interval of a Fréchet distance, and the distance for other numbers of images.
 
     The distance is a smooth function of mean and covariance, so that one decomposition gives the influence of every
@@ -128,6 +113,7 @@ def frechet_estimates(value: float, *, gen: np.ndarray, ref: GaussianStats) -> F
     value : the distance as reported
     gen : (N, D) features of the generated images
     ref : statistics of the reference, held fixed
+    z : half width of intervals in standard errors
 
     Returns
     -------
@@ -146,28 +132,24 @@ def frechet_estimates(value: float, *, gen: np.ndarray, ref: GaussianStats) -> F
     1981, "The jackknife estimate of variance".
     """
     num, dim = gen.shape
-    if num < LEAST_IMAGES or num // 2 <= dim:
-        least = max(2 * (dim + 1), LEAST_IMAGES)
-        raise NoEstimate(f"{num:,} images; a Fréchet distance of {dim:,} dimensions needs at least {least:,} of them")
+    check_images(num, dim)
     if value <= 0:
         raise NoEstimate("the distance is 0: the two sets are the same")
-    reference = _FixedReference(ref)
-    # RandomState, not Generator: its stream is frozen, and a published figure must not change with NumPy.
-    quarters = [np.sort(rows) for rows in np.array_split(np.random.RandomState(0).permutation(num), 4)]
-    moments = [_moments(gen, rows) for rows in quarters]
-    halves = [(np.concatenate(quarters[:2]), moments[:2]), (np.concatenate(quarters[2:]), moments[2:])]
+    reference, quarters = FixedReference(ref), random_quarters(num)
+    sums = [moments(gen, rows) for rows in quarters]
+    halves = [(np.concatenate(quarters[:2]), sums[:2]), (np.concatenate(quarters[2:]), sums[2:])]
     distances, variances = [], []
-    for rows, parts in [*halves, (np.arange(num), moments)]:
-        distance, influence = reference.distance_and_influence(gen, _merged(parts, dim), rows)
+    for rows, parts in [*halves, (np.arange(num), sums)]:
+        distance, influence = reference.distance_and_influence(gen, merged(parts, dim), rows)
         distances.append(distance)
         variances.append(influence.var(ddof=1) / len(rows))
-    here = _logarithmic(value, variances[2])
+    here = _logarithmic(value, variances[2], z=z)
     if num // 4 <= dim:
         return FrechetEstimates(here=here, infinity=None, at_50k=None)
     # V2 = (J_h / 2 - J) / 2, and neither part is negative.
     quadratic = min(max(((variances[0] + variances[1]) / 4 - variances[2]) / 2, 0.0), variances[2] / 2)
     linear = variances[2] - 2 * quadratic
-    of_quarters = [reference.distance(part.finalize()) for part in moments]
+    of_quarters = [reference.distance(part.finalize()) for part in sums]
     levels = np.array([distances[2], (distances[0] + distances[1]) / 2, np.mean(of_quarters)])
 
     def at(images: float) -> Estimate:
@@ -181,12 +163,14 @@ def frechet_estimates(value: float, *, gen: np.ndarray, ref: GaussianStats) -> F
         # Where two sets hardly differ, noise takes the extrapolation below 0, where no distance is: value and interval
         # are cut there alike.
         extrapolated, error = max(float(weights @ levels), 0.0), math.sqrt(linear + factor * quadratic)
-        return _around(extrapolated, error, low=extrapolated - _Z * error, high=extrapolated + _Z * error, least=0.0)
+        return _around(extrapolated, error, low=extrapolated - z * error, high=extrapolated + z * error, least=0.0)
 
     return FrechetEstimates(here=here, infinity=at(math.inf), at_50k=at(50_000))
 
 
-def inception_score_estimate(value: float, *, class_probs: np.ndarray, split_size: int = SPLIT_SIZE) -> Estimate:
+def inception_score_estimate(
+    value: float, *, class_probs: np.ndarray, split_size: int = SPLIT_SIZE, z: float = Z
+) -> Estimate:
     """Standard error and interval of the Inception Score by ADM's rule.
 
     The logarithm of a split's score is a mean over images less a function of the mean probabilities, so each image has
@@ -197,6 +181,7 @@ def inception_score_estimate(value: float, *, class_probs: np.ndarray, split_siz
     ----------
     value : the score as reported
     class_probs : (N, K), in file order
+    z : as of `frechet_estimates`
 
     Raises
     ------
@@ -209,10 +194,10 @@ def inception_score_estimate(value: float, *, class_probs: np.ndarray, split_siz
     splits = [class_probs[i : i + split_size] for i in range(0, num, split_size)]
     # The score of one image is 1, whatever it is.
     variances = [split_influence(split).var(ddof=1) / len(split) for split in splits if len(split) > 1]
-    return _logarithmic(value, float(sum(variances)) / len(splits) ** 2, least=1.0)
+    return _logarithmic(value, float(sum(variances)) / len(splits) ** 2, z=z, least=1.0)
 
 
-def precision_estimate(value: float, *, num: int) -> Estimate:
+def precision_estimate(value: float, *, num: int, z: float = Z) -> Estimate:
     """Standard error and interval of precision: a share of N images, each inside the fixed manifold or not.
 
     Binomial; the interval is Wilson's, which holds near 0 and 1 too.
@@ -221,6 +206,7 @@ def precision_estimate(value: float, *, num: int) -> Estimate:
     ----------
     value : the share
     num : N
+    z : as of `frechet_estimates`
 
     Raises
     ------
@@ -229,11 +215,17 @@ def precision_estimate(value: float, *, num: int) -> Estimate:
     """
     if num < LEAST_IMAGES:
         raise NoEstimate(f"{num} images; needed at least {LEAST_IMAGES}")
-    return _wilson(value, math.sqrt(value * (1 - value) / num), num)
+    return _wilson(value, math.sqrt(value * (1 - value) / num), num, z)
 
 
 def recall_estimate(
-    value: float, *, gen: np.ndarray, ref: np.ndarray, k: int = 3, device: str | torch.device = "cpu"
+    value: float,
+    *,
+    gen: np.ndarray,
+    ref: np.ndarray,
+    k: int = 3,
+    device: str | torch.device = "cpu",
+    z: float = Z,
 ) -> Estimate:
     """Standard error and interval of recall: a share of fixed reference images, in a manifold that varies.
 
@@ -247,8 +239,7 @@ def recall_estimate(
     to fall to between 0.52 and 0.64, so 0.6 is taken. A delete-one jackknife gives more than twice the variance: inside
     or not is far from linear in the images.
 
-    Neighbours are found once; radii in every half, and the balls of a half around a reference image, are picked from
-    lists. Distances are float32, not float16 as those of the reported value may be.
+    Distances are float32, not float16 as those of the reported value may be.
 
     Parameters
     ----------
@@ -256,6 +247,7 @@ def recall_estimate(
     gen, ref : (N, D) and (M, D) features
     k : which neighbour gives the radius
     device : where the distances are computed
+    z : as of `frechet_estimates`
 
     Raises
     ------
@@ -263,116 +255,10 @@ def recall_estimate(
         If there are fewer than `LEAST_IMAGES` images on a side, or no reference image is inside in one half and
         outside in the other.
     """
-    if min(len(gen), len(ref)) < LEAST_IMAGES:
-        raise NoEstimate(f"{len(gen)} generated and {len(ref)} reference images; needed at least {LEAST_IMAGES}")
-    center = ref.mean(axis=0, dtype=np.float64).astype(np.float32)  # small norms keep float32 distances exact
-    gen_rows, ref_rows = (torch.from_numpy(rows - center).to(device) for rows in (gen, ref))
-    near, near_at = _nearest(gen_rows, gen_rows, torch.ones(len(gen), device=device), _NEIGHBOURS, own=True)
-    radii = near[:, k - 1].clip(min=np.finfo(np.float32).tiny)
-    held, held_at = _nearest(ref_rows, gen_rows, torch.from_numpy(radii).to(device), _BALLS)
-    random = np.random.RandomState(0)
-    total = own = 0.0
-    for _ in range(_BISECTIONS):
-        side = np.zeros(len(gen), bool)
-        side[random.permutation(len(gen))[: len(gen) // 2]] = True
-        # The k-th of a row's neighbours that is in the row's half; the farthest known if there are too few.
-        count = np.cumsum(side[near_at] == side[:, None], axis=1)
-        place = np.where(count[:, -1] >= k, (count >= k).argmax(axis=1), near.shape[1] - 1)
-        growth = np.take_along_axis(near, place[:, None], axis=1)[:, 0] / radii
-        inside, first = held <= growth[held_at], side[held_at]
-        difference = (inside & first).any(axis=1).astype(float) - (inside & ~first).any(axis=1)
-        total += float(difference.mean()) ** 2 / 2 / _BISECTIONS
-        own += float((difference**2).mean()) / 2 / len(ref) / _BISECTIONS
-    variance = own + _SHARED * max(total - own, 0.0)
+    variance = recall_variation(gen=gen, ref=ref, k=k, device=device).spread().all
     if variance == 0 or not 0 < value < 1:
         raise NoEstimate(f"recall is {value:g}: how far it varies does not show in these images")
-    return _wilson(value, math.sqrt(variance), value * (1 - value) / variance)
-
-
-class _FixedReference:
-    """Fréchet distances from one reference, which is decomposed once."""
-
-    def __init__(self, ref: GaussianStats) -> None:
-        rank = ref.dim if ref.num is None else min(ref.dim, ref.num - 1)
-        values, vectors = linalg.eigh(ref.sigma, subset_by_index=(ref.dim - rank, ref.dim - 1))
-        self.mu, self.trace = ref.mu, float(np.trace(ref.sigma))
-        self.factor = vectors * np.sqrt(values.clip(min=0.0))  # (D, rank), B of `frechet_influence`
-
-    def distance(self, gen: GaussianStats) -> float:
-        return self._distance(gen, np.sqrt(linalg.eigvalsh(self._product(gen)).clip(min=0.0)))
-
-    def distance_and_influence(
-        self, features: np.ndarray, gen: GaussianStats, rows: np.ndarray
-    ) -> tuple[float, np.ndarray]:
-        """Of some rows of all features, of which `gen` are the statistics."""
-        values, vectors = linalg.eigh(self._product(gen))
-        roots = np.sqrt(values.clip(min=0.0))
-        # A set of n images spans n - 1 directions; roots beyond that, or below what float64 resolves, are noise.
-        rank = len(roots) if gen.num is None else min(len(roots), gen.num - 1)
-        kept = (np.arange(len(roots)) >= len(roots) - rank) & (roots > _RESOLUTION * roots[-1])
-        whitened = (self.factor @ vectors[:, kept]) / np.sqrt(roots[kept])  # (D, rank), its square is M
-        shift = 2 * (gen.mu - self.mu)
-        scale = len(rows) / (len(rows) - 1)
-        influence = np.empty(len(rows))
-        for start in range(0, len(rows), _ROWS):
-            y = features[rows[start : start + _ROWS]].astype(np.float64) - gen.mu
-            quadratic = np.einsum("nd,nd->n", y, y) - np.square(y @ whitened).sum(axis=1)
-            influence[start : start + _ROWS] = y @ shift + scale * quadratic
-        return self._distance(gen, roots), influence - influence.mean()
-
-    def _product(self, gen: GaussianStats) -> np.ndarray:
-        product = self.factor.T @ gen.sigma @ self.factor
-        return (product + product.T) / 2
-
-    def _distance(self, gen: GaussianStats, roots: np.ndarray) -> float:
-        traces = float(np.trace(gen.sigma)) + self.trace
-        return float(np.sum((gen.mu - self.mu) ** 2) + traces - 2 * roots.sum())
-
-
-def _moments(features: np.ndarray, rows: np.ndarray) -> RunningStats:
-    running = RunningStats(features.shape[1])
-    for start in range(0, len(rows), _ROWS):
-        running.update(features[rows[start : start + _ROWS]])
-    return running
-
-
-def _merged(parts: list[RunningStats], dim: int) -> GaussianStats:
-    total = RunningStats(dim)
-    for part in parts:
-        total.merge(part)
-    return total.finalize()
-
-
-def _nearest(
-    rows: torch.Tensor, centers: torch.Tensor, radii: torch.Tensor, count: int, *, own: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """The smallest squared distances of each row to the centers, in units of the centers' squared radii, ascending.
-
-    Parameters
-    ----------
-    rows, centers : float32 (R, D), (C, D)
-    radii : squared radii (C,)
-    count : how many of each row; all, if there are fewer
-    own : rows are the centers, and a row's distance to itself does not count
-
-    Returns
-    -------
-    float32 (R, count), and which centers they belong to, int64 (R, count).
-    """
-    count = min(count, len(centers) - own)
-    distances, places = np.empty((len(rows), count), np.float32), np.empty((len(rows), count), np.int64)
-    norms = centers.square().sum(1)
-    step = max(1, _DISTANCES // len(centers))
-    for start in range(0, len(rows), step):
-        chunk = rows[start : start + step]
-        with arithmetic("fp32", rows.device):
-            squared = torch.addmm(norms, chunk, centers.T, alpha=-2).add_(chunk.square().sum(1)[:, None]).clamp_(min=0)
-        squared /= radii
-        if own:
-            squared[torch.arange(len(chunk)), start + torch.arange(len(chunk))] = torch.inf
-        found = squared.topk(count, dim=1, largest=False)
-        distances[start : start + step], places[start : start + step] = found.values.cpu(), found.indices.cpu()
-    return distances, places
+    return _wilson(value, math.sqrt(variance), value * (1 - value) / variance, z)
 
 
 def _around(value: float, error: float, *, low: float, high: float, least: float, most: float = math.inf) -> Estimate:
@@ -381,7 +267,7 @@ def _around(value: float, error: float, *, low: float, high: float, least: float
     return Estimate(value=value, standard_error=error, low=low, high=high)
 
 
-def _logarithmic(value: float, variance: float, *, least: float = 0.0) -> Estimate:
+def _logarithmic(value: float, variance: float, *, z: float, least: float = 0.0) -> Estimate:
     """The interval of a positive number, even around its logarithm.
 
     Raises
@@ -392,12 +278,12 @@ def _logarithmic(value: float, variance: float, *, least: float = 0.0) -> Estima
     error = math.sqrt(variance)
     if error > _LARGEST_ERROR * value:
         raise NoEstimate(f"the standard error, {error:.2g}, is many times the value; it hardly differs from 0")
-    reach = math.exp(_Z * error / value)
+    reach = math.exp(z * error / value)
     return _around(value, error, low=value / reach, high=value * reach, least=least)
 
 
-def _wilson(share: float, error: float, num: float) -> Estimate:
+def _wilson(share: float, error: float, num: float, z: float) -> Estimate:
     """Wilson's interval of a share that varies as that of `num` independent images."""
-    middle = (share + _Z**2 / (2 * num)) / (1 + _Z**2 / num)
-    half = _Z / (1 + _Z**2 / num) * math.sqrt(share * (1 - share) / num + _Z**2 / (4 * num**2))
+    middle = (share + z**2 / (2 * num)) / (1 + z**2 / num)
+    half = z / (1 + z**2 / num) * math.sqrt(share * (1 - share) / num + z**2 / (4 * num**2))
     return _around(share, error, low=middle - half, high=middle + half, least=0.0, most=1.0)

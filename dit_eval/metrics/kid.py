@@ -8,19 +8,28 @@ from typing import TYPE_CHECKING
 from dit_eval.metrics.metric import BETA, TORCH_FIDELITY, Metric, Needs, Scores, Sides
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
+
+    from dit_eval.metrics.variation import Smooth
 
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1_000
+_ROWS = 2_000  # rows and columns of kernel values in memory at once
 KID_SEED = 2020  # of the draws: torch-fidelity's default
 
 
 @dataclass(frozen=True, kw_only=True)
 class KernelDistance:
-    """Mean and standard deviation over the subsets; the mean may be a little below 0 where two sets hardly differ."""
+    """Mean and standard deviation over the subsets, and the distance of each of these.
+
+    The mean may be a little below 0 where two sets hardly differ.
+    """
 
     mean: float
     std: float
+    draws: tuple[float, ...] = ()
 
 
 def kernel_distance(
@@ -82,7 +91,9 @@ def kernel_distance(
         )
         for _ in range(num_subsets)
     ]
-    return KernelDistance(mean=float(np.mean(distances)), std=float(np.std(distances)))
+    return KernelDistance(
+        mean=float(np.mean(distances)), std=float(np.std(distances)), draws=tuple(map(float, distances))
+    )
 
 
 def check_features(**sides: np.ndarray) -> None:
@@ -108,6 +119,72 @@ def check_features(**sides: np.ndarray) -> None:
         raise ValueError(f"Feature dimensions differ: {found}. Extract both with the same network and layer.")
 
 
+def kernel_variation(
+    gen: np.ndarray, ref: np.ndarray, kernel: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> Smooth:
+    """What each image does to the squared maximum mean discrepancy from a fixed reference.
+
+    Its influence is 2 (mean of k(x, gen) - mean of k(x, ref)), less the mean over all images; an image's kernel with
+    itself is left out, as the unbiased estimator does.
+
+    Parameters
+    ----------
+    gen, ref : (N, D), (M, D)
+    kernel : of rows (R, D) and (C, D), to float64 (R, C)
+
+    Raises
+    ------
+    NoEstimate
+        If there are too few images.
+    """
+    import numpy as np
+
+    from dit_eval.metrics.variation import LEAST_IMAGES, NoEstimate, Smooth, random_quarters, scaled
+
+    num = len(gen)
+    if num < LEAST_IMAGES:
+        raise NoEstimate(f"{num} images; needed at least {LEAST_IMAGES}")
+    halves = np.zeros((num, 2))  # one-hot: in which half an image is
+    quarters = random_quarters(num)
+    for half in (0, 1):
+        halves[np.concatenate(quarters[2 * half : 2 * half + 2]), half] = 1
+    sums, to_ref = np.zeros((num, 2)), np.zeros(num)  # of kernels with each half, without the image itself
+    for rows in _blocks(num):
+        for columns in _blocks(num):
+            among = kernel(gen[rows], gen[columns])
+            if rows == columns:
+                np.fill_diagonal(among, 0.0)
+            sums[rows] += among @ halves[columns]
+        for columns in _blocks(len(ref)):
+            to_ref[rows] += kernel(gen[rows], ref[columns]).sum(axis=1)
+
+    def shares(rows: np.ndarray, within: np.ndarray) -> np.ndarray:
+        influence = 2 * (within / (len(rows) - 1) - to_ref[rows] / len(ref))
+        return scaled(influence - influence.mean())
+
+    parts = [np.concatenate(quarters[2 * half : 2 * half + 2]) for half in (0, 1)]
+    return Smooth(
+        shares=shares(np.arange(num), sums.sum(axis=1)),
+        halves=(shares(parts[0], sums[parts[0], 0]), shares(parts[1], sums[parts[1], 1])),
+    )
+
+
+def _blocks(num: int) -> list[slice]:
+    return [slice(first, first + _ROWS) for first in range(0, num, _ROWS)]
+
+
+def _variation(sides: Sides) -> Smooth:
+    from dataclasses import replace
+
+    import numpy as np
+
+    def cubed(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        return (u.astype(np.float64) @ v.astype(np.float64).T / u.shape[1] + 1) ** 3
+
+    gen, ref = sides.gen.features("pool"), sides.ref.features("pool")
+    return replace(kernel_variation(gen, ref, cubed), draws=np.array(kernel_distance(gen=gen, ref=ref).draws))
+
+
 def _score(sides: Sides) -> Scores:
     found = kernel_distance(gen=sides.gen.features("pool"), ref=sides.ref.features("pool"))
     return Scores(values={"kid": found.mean, "kid_std": found.std})
@@ -131,4 +208,5 @@ KID = Metric(
     protocol=f"torch-fidelity: kernel (u.v / D + 1)^3, {KID_SUBSETS} subsets of {KID_SUBSET_SIZE:,}, seed {KID_SEED}",
     details=("kid_std",),
     score=_score,
+    variation=_variation,
 )

@@ -116,7 +116,8 @@ def precision_recall(
         ref_set = _FeatureSet(ref, "ref", float16, device)
         gen_radii, gen_fallbacks = _radii(gen_set, k)
         ref_radii, ref_fallbacks = _radii(ref_set, k)
-        gen_inside, ref_inside, cross_fallbacks = _count_inside(gen_set, gen_radii, ref_set, ref_radii)
+        gen_mask, ref_mask, cross_fallbacks = _masks_inside(gen_set, gen_radii, ref_set, ref_radii)
+    gen_inside, ref_inside = int(gen_mask.sum()), int(ref_mask.sum())
     return PrecisionRecall(
         precision=gen_inside / len(gen),
         recall=ref_inside / len(ref),
@@ -125,6 +126,28 @@ def precision_recall(
         float32_blocks=gen_fallbacks + ref_fallbacks + cross_fallbacks,
         clipped_risk=float16 and max(gen_set.largest_norm, ref_set.largest_norm) > _CLIP_LIMIT,
     )
+
+
+def inside_reference(
+    *,
+    gen: np.ndarray,
+    ref: np.ndarray,
+    k: int = 3,
+    distances: Literal["adm-float16", "float32"] = "adm-float16",
+    device: str | torch.device = "cpu",
+) -> np.ndarray:
+    """Which rows of ``gen`` are in the manifold of ``ref``, bool (N,): those that `precision_recall` counts.
+
+    Parameters and errors as there.
+    """
+    float16, device = distances == "adm-float16", torch.device(device)
+    gen, ref = _checked(gen, "gen", k), _checked(ref, "ref", k)
+    with torch.inference_mode(), arithmetic("fp32", device):
+        gen_set = _FeatureSet(gen, "gen", float16, device)
+        ref_set = _FeatureSet(ref, "ref", float16, device)
+        ref_radii, _ = _radii(ref_set, k)
+        gen_mask, _, _ = _masks_inside(gen_set, torch.zeros(len(gen), device=device), ref_set, ref_radii)
+    return gen_mask.cpu().numpy()
 
 
 def _checked(features: np.ndarray, role: str, k: int) -> np.ndarray:
@@ -357,10 +380,10 @@ def _keep_smallest(nearest: torch.Tensor, distances: torch.Tensor) -> None:
     nearest.copy_(candidates.topk(count, dim=0, largest=False).values)
 
 
-def _count_inside(
+def _masks_inside(
     gen: _FeatureSet, gen_radii: torch.Tensor, ref: _FeatureSet, ref_radii: torch.Tensor
-) -> tuple[int, int, int]:
-    """How many rows of ``gen`` and of ``ref`` lie inside the other's manifold, and how many blocks fell back."""
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Which rows of ``gen`` and of ``ref`` lie inside the other's manifold, and how many blocks fell back."""
     gen_inside = torch.zeros(len(gen), dtype=torch.bool, device=gen.device)
     ref_inside = torch.zeros(len(ref), dtype=torch.bool, device=ref.device)
     fallbacks = 0
@@ -373,7 +396,7 @@ def _count_inside(
             if found is not None:
                 gen_inside[g] |= found[0]
                 ref_inside[r] |= found[1]
-    return int(gen_inside.sum()), int(ref_inside.sum()), fallbacks
+    return gen_inside, ref_inside, fallbacks
 
 
 def _inside(

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import numpy as np
 
+    from dit_eval.metrics.variation import Variation
     from dit_eval.results.eval_result import Estimate
     from dit_eval.summary import FeatureSummary
 
 
+Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 # Names of protocols, as a user asks for them; `Metric.suites` says what each gives.
 ADM, TORCH_FIDELITY, BETA = "adm", "torch-fidelity", "torch-fidelity-beta"
 
@@ -51,6 +53,7 @@ class Sides:
     stored : whether the statistics of the reference are a file's, and not of its features here
     distances : rule of the precision and recall distances, "adm-float16" or "float32"
     device : where PyTorch computes
+    z : half width of intervals in standard errors; of 95 % by default
     """
 
     gen: FeatureSummary
@@ -60,6 +63,7 @@ class Sides:
     stored: bool = False
     distances: Literal["adm-float16", "float32"] = "adm-float16"
     device: str = "cpu"
+    z: float = Z
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +101,8 @@ class Metric:
     score : its value. Metrics that are computed together have the same function, which is then called once
     interval : standard errors and intervals, from the value; a text is the reason why there is none. None for a metric
         that has no estimator
+    variation : what each image does to the value, from which the difference of two sets is told; `NoEstimate` is the
+        reason why there is none. None for a metric that has no estimator
     """
 
     key: str
@@ -118,3 +124,4 @@ class Metric:
     few_samples: Callable[[int, str], str | None] | None = None
     few_reference: Callable[[int, str], str | None] | None = None
     interval: Callable[[float, Sides], dict[str, Estimate | str]] | None = None
+    variation: Callable[[Sides], Variation] | None = None

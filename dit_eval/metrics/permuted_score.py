@@ -48,13 +48,20 @@ def permuted_inception_score(
     num = len(class_probs)
     if class_probs.ndim != 2 or num < SPLITS:
         raise ValueError(f"Class probabilities of shape {class_probs.shape}: expected (N, K) with N >= {SPLITS}.")
-    order = np.random.RandomState(SEED).permutation(num)  # its stream is frozen
-    bounds = [i * (num // SPLITS) if drop_rest else i * num // SPLITS for i in range(SPLITS + 1)]
     scores = [
-        _split_score(class_probs[order[first:last]].astype(np.float64), added_in_logarithms)
-        for first, last in pairwise(bounds)
+        _split_score(class_probs[rows].astype(np.float64), added_in_logarithms)
+        for rows in permuted_splits(num, drop_rest=drop_rest)
     ]
     return PermutedScore(mean=float(np.mean(scores)), std=float(np.std(scores)))
+
+
+def permuted_splits(num: int, *, drop_rest: bool = False) -> list[np.ndarray]:
+    """Rows of each split of so many images; see `permuted_inception_score`."""
+    import numpy as np
+
+    order = np.random.RandomState(SEED).permutation(num)  # its stream is frozen
+    bounds = [i * (num // SPLITS) if drop_rest else i * num // SPLITS for i in range(SPLITS + 1)]
+    return [order[first:last] for first, last in pairwise(bounds)]
 
 
 def _split_score(probs: np.ndarray, added: float) -> float:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dit_eval.metrics.metric import ADM, Metric, Needs, Scores, Sides
 
 if TYPE_CHECKING:
+    from dit_eval.metrics.variation import Variation
     from dit_eval.results.eval_result import Estimate
 
 NEIGHBOURS = 3
@@ -36,14 +37,40 @@ def _score(sides: Sides) -> Scores:
 def _precision_interval(value: float, sides: Sides) -> dict[str, Estimate | str]:
     from dit_eval.metrics.intervals import precision_estimate
 
-    return {"precision": precision_estimate(value, num=len(sides.gen.features("pool")))}
+    return {"precision": precision_estimate(value, num=len(sides.gen.features("pool")), z=sides.z)}
 
 
 def _recall_interval(value: float, sides: Sides) -> dict[str, Estimate | str]:
     from dit_eval.metrics.intervals import recall_estimate
 
     gen, ref = sides.gen.features("pool"), sides.ref.features("pool")
-    return {"recall": recall_estimate(value, gen=gen, ref=ref, k=NEIGHBOURS, device=sides.device)}
+    return {"recall": recall_estimate(value, gen=gen, ref=ref, k=NEIGHBOURS, device=sides.device, z=sides.z)}
+
+
+def precision_variation(sides: Sides, *, distances: Literal["adm-float16", "float32"] | None = None) -> Variation:
+    """Which images are inside the manifold of the reference, by this rule of distances or that of the sides."""
+    from dit_eval.metrics.manifold import inside_reference
+    from dit_eval.metrics.variation import LEAST_IMAGES, Members, NoEstimate
+
+    gen = sides.gen.features("pool")
+    if len(gen) < LEAST_IMAGES:
+        raise NoEstimate(f"{len(gen)} images; needed at least {LEAST_IMAGES}")
+    inside = inside_reference(
+        gen=gen,
+        ref=sides.ref.features("pool"),
+        k=NEIGHBOURS,
+        distances=distances or sides.distances,
+        device=sides.device,
+    )
+    return Members(inside=inside)
+
+
+def recall_variation_of(sides: Sides) -> Variation:
+    """Recall of random halves."""
+    from dit_eval.metrics.halves import recall_variation
+
+    gen, ref = sides.gen.features("pool"), sides.ref.features("pool")
+    return recall_variation(gen=gen, ref=ref, k=NEIGHBOURS, device=sides.device)
 
 
 def _few_reference(num: int, network: str) -> str | None:
@@ -71,6 +98,7 @@ PRECISION = Metric(
     few_reference=_few_reference,
     score=_score,
     interval=_precision_interval,
+    variation=precision_variation,
 )
 RECALL = Metric(
     key="recall",
@@ -84,4 +112,5 @@ RECALL = Metric(
     few_reference=_few_reference,
     score=_score,
     interval=_recall_interval,
+    variation=recall_variation_of,
 )

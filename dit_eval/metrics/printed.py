@@ -220,7 +220,9 @@ def _sureness(result: EvalResult, key: str, digits: int) -> str:
 
 
 def _biases(result: EvalResult) -> Iterator[str]:
-    """What having fewer images than 50,000 adds to the distances, or why that is not known."""
+    """How a run stopped early, and what having fewer images than 50,000 adds to distances, or why it is not known."""
+    if result.looking is not None:
+        yield result.looking.text()
     for metric in METRICS:
         key = f"{metric.key}_50k"
         value, at_50k = result.scores.get(metric.key), getattr(result.uncertainty, key, None)

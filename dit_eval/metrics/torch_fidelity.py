@@ -9,11 +9,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dit_eval.metrics.fid import FID
+from dit_eval.metrics.inception_score import score_variation
 from dit_eval.metrics.metric import BETA, TORCH_FIDELITY, Metric, Needs, Scores, Sides
-from dit_eval.metrics.permuted_score import SEED, SPLITS
-from dit_eval.metrics.precision_recall import NEIGHBOURS, PRECISION
+from dit_eval.metrics.permuted_score import SEED, SPLITS, permuted_splits
+from dit_eval.metrics.precision_recall import NEIGHBOURS, PRECISION, precision_variation, recall_variation_of
 
 if TYPE_CHECKING:
+    from dit_eval.metrics.variation import Variation
     from dit_eval.summary import FeatureSummary, GaussianStats
 
 _VERSION = "torch-fidelity 0.4.0"
@@ -42,6 +44,12 @@ def _inception_score(sides: Sides) -> Scores:
     found = permuted_inception_score(probs if sides.gen_order is None else probs[sides.gen_order])
     key = "inception_score_torch_fidelity"
     return Scores(values={key: found.mean, f"{key}_std": found.std})
+
+
+def _score_variation(sides: Sides) -> Variation:
+    probs, order = sides.gen.probabilities(), sides.gen_order
+    splits = permuted_splits(len(probs))
+    return score_variation(probs, splits if order is None else [order[rows] for rows in splits])
 
 
 def _precision_recall(sides: Sides, *, exchanged: bool) -> Scores:
@@ -82,6 +90,9 @@ def _precision_or_recall(metric: str, version: str) -> Metric:
         needs=PRECISION.needs,
         protocol=f"torch-fidelity {order}{how}k = {NEIGHBOURS}, float32 distances, Inception's features",
         score=_PRECISION_RECALL[version],
+        variation=recall_variation_of
+        if (metric == "precision") == exchanged
+        else partial(precision_variation, distances="float32"),
     )
 
 
@@ -103,6 +114,7 @@ TORCH_FIDELITY_METRICS = (
         protocol=f"{_VERSION}: mean in float32, covariance with N - 1",
         few_samples=FID.few_samples,
         score=_fid,
+        variation=FID.variation,
     ),
     Metric(
         key="inception_score_torch_fidelity",
@@ -117,6 +129,7 @@ TORCH_FIDELITY_METRICS = (
         protocol=f"{_VERSION}: RandomState({SEED}) permutation of the files in plain order, {SPLITS} splits",
         details=("inception_score_torch_fidelity_std",),
         score=_inception_score,
+        variation=_score_variation,
     ),
     *(
         _precision_or_recall(metric, version)

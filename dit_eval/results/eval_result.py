@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from dit_eval.results.looking import Looking
 from dit_eval.results.parse import checked, json_text
 from dit_eval.results.sample_run import SampleRun
 from dit_eval.system.reading import NOT_OURS, is_number, parse_json
@@ -251,6 +252,7 @@ class EvalResult:
     distances : rule of the precision and recall distances
     uncertainty : standard errors, intervals and extrapolations; None if they were not asked for
     selected_by : how its settings were chosen by their scores; None if they were not, or nobody says so
+    looking : where the run was to stop when intervals are narrow enough; None if it was not, and lines do without it
     seconds : wall time by phase
     peak_memory_bytes : of this process so far
     """
@@ -269,6 +271,7 @@ class EvalResult:
     distances: str = "adm-float16"
     uncertainty: Uncertainty | None = None
     selected_by: Selection | None = None
+    looking: Looking | None = None
     warnings: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
@@ -308,6 +311,8 @@ class EvalResult:
             data["uncertainty"] = self.uncertainty.to_dict()
         if self.selected_by is None:  # of earlier versions, which know no such field
             del data["selected_by"]
+        if self.looking is None:
+            del data["looking"]
         line: dict[str, Any] = {name: scores.pop(name) for name in _FIRST}
         for name, value in data.items():
             line[name] = value
@@ -349,6 +354,8 @@ class EvalResult:
                 data["uncertainty"] = Uncertainty._from_dict(data["uncertainty"])
             if data.get("selected_by") is not None:
                 data["selected_by"] = checked(Selection(**data["selected_by"]))
+            if data.get("looking") is not None:
+                data["looking"] = Looking._from_dict(data["looking"])
             others = {f.name for f in dataclasses.fields(cls)} - {"scores"}
             scores = {name: data.pop(name) for name in list(data) if name not in others}
             _check_scores(scores)

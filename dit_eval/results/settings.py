@@ -279,6 +279,13 @@ class EvaluationSettings:
     intervals: Annotated[
         bool, Meta(description="also standard errors, 95 % intervals, and FID for infinitely many images")
     ] = False
+    until: (
+        Annotated[
+            float,
+            Meta(gt=0, lt=1, description="stop when half of each interval is no more than this share of its value"),
+        ]
+        | None
+    ) = None
     allow_size_mismatch: Annotated[
         bool, Meta(description="score samples against a reference of another resolution")
     ] = False
@@ -289,6 +296,46 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    @property
+    def keeps_spatial(self) -> bool:
+        """Whether the spatial features of single images are looked at."""
+        return self.intervals or self.until is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonSettings(EvaluationSettings):
+    """How sets of samples are compared: as each of them is scored, and in which pairs.
+
+    Raises
+    ------
+    ValueError
+        As of `EvaluationSettings`; or if `until` is set, which is about one set.
+    """
+
+    pairing: (
+        Annotated[
+            Literal["paired", "unpaired"],
+            Meta(description="whether image i of all sets is of one draw (default: as the files say)"),
+        ]
+        | None
+    ) = None
+    until_decided: Annotated[
+        bool, Meta(description="take images in random order, and stop when every verdict is clear")
+    ] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.until is not None:
+            raise ValueError(
+                f"`until` {self.until:g}: is about the intervals of one set; to stop when sets differ, pass "
+                "`until_decided`."
+            )
+
+    @property
+    def keeps_spatial(self) -> bool:
+        """Always: a difference is told from single images."""
+        return True
 
 
 CropRule = Literal["adm", "torchvision"]

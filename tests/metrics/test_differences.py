@@ -1,0 +1,265 @@
+"""Differences of two sets: against derivatives, closed forms, the intervals of one set, and repeated draws."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+from scipy import stats as distributions
+
+from dit_eval.metrics import METRICS, differences, kid
+from dit_eval.metrics.density_coverage import DENSITY, density_coverage
+from dit_eval.metrics.frechet import frechet_distance
+from dit_eval.metrics.halves import recall_variation
+from dit_eval.metrics.inception_score import INCEPTION_SCORE
+from dit_eval.metrics.influence import frechet_variation
+from dit_eval.metrics.intervals import frechet_influence, inception_score_estimate, recall_estimate
+from dit_eval.metrics.manifold import inside_reference, precision_recall
+from dit_eval.metrics.meanflow import MEANFLOW_INCEPTION_SCORE
+from dit_eval.metrics.metric import Sides
+from dit_eval.metrics.permuted_score import permuted_inception_score
+from dit_eval.metrics.torch_fidelity import TORCH_FIDELITY_METRICS
+from dit_eval.metrics.variation import Halved, Members, NoEstimate, Smooth
+from dit_eval.summary import FeatureSummary, GaussianStats
+
+
+def fit(features):
+    return GaussianStats(mu=features.mean(axis=0), sigma=np.cov(features, rowvar=False), num=len(features))
+
+
+def sides(gen, ref, probs=None, order=None):
+    gen, ref = gen.astype(np.float32), ref.astype(np.float32)
+    return Sides(
+        gen=FeatureSummary(pool=fit(gen), pool_features=gen, class_probs=probs),
+        ref=FeatureSummary(pool=fit(ref), pool_features=ref),
+        gen_order=order,
+        distances="float32",
+    )
+
+
+def probabilities(rng, num, classes=20):
+    odds = np.exp(rng.normal(size=(num, classes)) * 2 + rng.normal(size=classes))
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
+ZERO = Smooth(shares=np.zeros(1))  # of a set without any spread
+
+
+# ---- what each image does
+
+
+def test_the_shares_of_a_distance_are_its_influence():
+    rng = np.random.default_rng(0)
+    gen, ref = rng.gamma(2.0, size=(300, 6)), fit(rng.normal(size=(900, 6)) + 1)
+    found = frechet_variation(gen, ref)
+    influence = frechet_influence(gen, gen=fit(gen), ref=ref)
+    assert np.square(found.shares).sum() == pytest.approx(influence.var(ddof=1) / 300, rel=1e-9)
+    assert [len(half) for half in found.halves] == [150, 150]
+    with pytest.raises(NoEstimate, match=r"13 images; .* needs at least 50"):
+        frechet_variation(gen[:13], ref)
+
+
+def test_the_variance_of_a_paired_difference_is_that_of_theory():
+    # Diagonal covariances a and b, c of the reference: the influence of x is 2 dmu.y + sum (1 - sqrt(c / a)) y^2, of y
+    # normal; with correlation r between the sets, covariances of the linear parts are r sqrt(ab), of squares 2 r^2 ab.
+    rng, num, r = np.random.default_rng(1), 40_000, 0.8
+    a, b, c = (rng.uniform(0.5, 2, 5) for _ in range(3))
+    means = rng.uniform(0, 1, (2, 5))
+    z, w = rng.normal(size=(2, num, 5))
+    one, other = z * np.sqrt(a) + means[0], (r * z + math.sqrt(1 - r**2) * w) * np.sqrt(b) + means[1]
+    ref = GaussianStats(mu=np.zeros(5), sigma=np.diag(c))
+    varied = [frechet_variation(each, ref) for each in (one, other)]
+    p, q = 1 - np.sqrt(c / a), 1 - np.sqrt(c / b)
+    own = 4 * means[0] ** 2 @ a + 2 * p**2 @ a**2 + 4 * means[1] ** 2 @ b + 2 * q**2 @ b**2
+    shared = 4 * r * (means[0] * means[1]) @ np.sqrt(a * b) + 2 * r**2 * (p * q) @ (a * b)
+    assert varied[0].of_difference(varied[1], paired=False).all * num == pytest.approx(own, rel=0.03)
+    assert varied[0].of_difference(varied[1], paired=True).all * num == pytest.approx(own - 2 * shared, rel=0.04)
+
+
+def test_a_share_of_the_quadratic_part_is_taken_off_once():
+    # J = V1 + 2 V2 of all and 2 V1 + 8 V2 of halves: V1 + V2 is left; no more than half, and never added.
+    def smooth(whole, half):
+        return Smooth(shares=np.array([whole**0.5]), halves=(np.array([half**0.5]),) * 2)
+
+    for linear, quadratic in ((3.0, 1.0), (0.0, 2.0), (2.0, 0.0)):
+        found = smooth(linear + 2 * quadratic, 2 * linear + 8 * quadratic).of_difference(smooth(0, 0), paired=True)
+        assert found.all == pytest.approx(linear + quadratic)
+    assert smooth(1.0, 1.0).of_difference(smooth(0, 0), paired=True).all == 1.0
+    assert smooth(1.0, 9.0).of_difference(smooth(0, 0), paired=True).all == 0.5
+
+
+def test_the_inception_score_varies_as_its_interval_says():
+    probs = probabilities(np.random.default_rng(2), 5200)
+    found = INCEPTION_SCORE.variation(sides(np.zeros((5200, 2)) + np.arange(2), np.eye(2), probs))
+    expected = inception_score_estimate(1.0, class_probs=probs).standard_error
+    alone = Smooth(shares=np.zeros(5200))
+    assert found.of_difference(alone, paired=False).all == pytest.approx(expected**2, rel=1e-9)
+    with pytest.raises(NoEstimate, match="49 images"):
+        INCEPTION_SCORE.variation(sides(np.eye(2), np.eye(2), probs[:49]))
+
+
+@pytest.mark.parametrize("metric", [MEANFLOW_INCEPTION_SCORE, TORCH_FIDELITY_METRICS[1]], ids=lambda m: m.name)
+def test_the_scores_of_permuted_images_follow_their_own_order(metric):
+    # The score without one image's weight moves by what its share says: a numerical derivative of each split.
+    rng = np.random.default_rng(3)
+    probs, order = probabilities(rng, 63), rng.permutation(63)
+    plain = order if metric.key.endswith("torch_fidelity") else np.arange(63)
+    shares = metric.variation(sides(np.eye(2), np.eye(2), probs, order)).shares
+    drop = metric is MEANFLOW_INCEPTION_SCORE
+    score = permuted_inception_score(probs[plain], drop_rest=drop).mean
+    for image in (0, 17, 62):
+        moved = probs.copy()
+        moved[image] = 0.999 * moved[image] + 0.001 * probs[(image + 1) % 63]
+        change = permuted_inception_score(moved[plain], drop_rest=drop).mean - score
+        assert abs(change) < 1e-3
+        assert (shares[image] == 0) == (change == 0), "of an image that is left out"
+    assert (shares == 0).sum() == (3 if drop else 0)
+
+
+@pytest.mark.parametrize("distances", ["adm-float16", "float32"])
+def test_members_are_those_that_precision_counts(distances):
+    rng = np.random.default_rng(4)
+    gen, ref = rng.normal(size=(211, 7)) * 1.2, rng.normal(size=(190, 7))
+    inside = inside_reference(gen=gen, ref=ref, distances=distances)
+    assert inside.sum() == precision_recall(gen=gen, ref=ref, distances=distances).gen_inside
+
+
+def test_paired_shares_differ_by_discordant_images_alone():
+    rng = np.random.default_rng(5)
+    one = rng.random(20_000) < 0.8
+    other = np.where(rng.random(20_000) < 0.1, ~one, one)
+    paired, apart = (Members(inside=one).of_difference(Members(inside=other), paired=word) for word in (True, False))
+    assert paired.all == pytest.approx((one.astype(int) - other).var() / 20_000, rel=1e-3)
+    assert apart.all == pytest.approx((one.var() + other.var()) / 20_000, rel=1e-3)
+    none = Members(inside=np.ones(100, bool))
+    for word in (True, False):  # no image outside is no certainty
+        assert 0 < none.of_difference(none, paired=word).all < 1e-3
+
+
+def test_recall_of_halves_gives_what_its_interval_has():
+    rng = np.random.default_rng(6)
+    gen, ref = rng.normal(size=(90, 3)).astype(np.float32), rng.normal(size=(120, 3)).astype(np.float32) * 1.4
+    found = recall_variation(gen=gen, ref=ref)
+    assert found.of_difference(found, paired=True).all == 0
+    error = recall_estimate(0.6, gen=gen, ref=ref).standard_error
+    assert found.of_difference(found, paired=False).all == pytest.approx(2 * error**2, rel=1e-12)
+    other = Halved(moves=found.moves[:, ::-1])
+    forth, back = (a.of_difference(b, paired=True) for a, b in ((found, other), (other, found)))
+    assert forth == back, "exchanged roles"
+
+
+def test_the_influence_of_a_kernel_is_the_derivative_of_its_distance():
+    rng = np.random.default_rng(7)
+    gen, ref = rng.normal(size=(60, 3)) + 0.3, rng.normal(size=(40, 3))
+
+    def kernel(u, v):
+        return (u @ v.T / 3 + 1) ** 3
+
+    among, across = kernel(gen, gen), kernel(gen, ref).mean(axis=1)
+    np.fill_diagonal(among, 0)
+
+    def distance(weights):  # the unbiased estimator where they are equal
+        return weights @ among @ weights * 60 / 59 - 2 * weights @ across
+
+    equal, step = np.full(60, 1 / 60), 1e-5
+    slope = np.array([
+        (distance(equal + step * (np.eye(60)[i] - equal)) - distance(equal - step * (np.eye(60)[i] - equal)))
+        / (2 * step)
+        for i in range(60)
+    ])  # fmt: skip
+    found = kid.kernel_variation(gen, ref, kernel).shares * math.sqrt(60 * 59)
+    np.testing.assert_allclose(found, slope, rtol=1e-6, atol=1e-8)
+
+
+def test_kid_keeps_what_its_subsets_add(monkeypatch):
+    # With few small subsets; 100 of 1,000 images take a while.
+    monkeypatch.setattr(kid, "kernel_distance", partial(kid.kernel_distance, num_subsets=12, subset_size=40))
+    rng = np.random.default_rng(8)
+    gen, other, ref = rng.normal(size=(3, 90, 4))
+    one, two = (kid.KID.variation(sides(each, ref)) for each in (gen, other))
+    assert one.draws.shape == (12,)
+    assert one.draws.mean() == pytest.approx(kid.KID.score(sides(gen, ref)).values["kid"])
+    spread = one.of_difference(two, paired=False)
+    assert spread.fixed == pytest.approx(np.var(one.draws - two.draws, ddof=1) / 12)
+    assert spread.all > spread.fixed
+
+
+def test_density_is_a_mean_over_images():
+    rng = np.random.default_rng(9)
+    gen, ref = rng.normal(size=(80, 4)), rng.normal(size=(100, 4))
+    found = density_coverage(gen=gen, ref=ref)
+    assert found.balls.sum() / (5 * 80) == found.density
+    variance = DENSITY.variation(sides(gen, ref)).of_difference(Smooth(shares=np.zeros(80)), paired=False).all
+    assert variance == pytest.approx(found.balls.var(ddof=1) / 25 / 80)
+
+
+def test_metrics_that_have_an_interval_have_differences():
+    assert [metric.name for metric in METRICS if metric.interval and not metric.variation] == []
+    assert [metric.name for metric in METRICS if not metric.variation] == ["mind", "coverage"]
+
+
+# ---- verdicts
+
+
+def test_holm_is_the_step_down_rule():
+    rng = np.random.default_rng(10)
+    for _ in range(50):
+        values = list(rng.random(rng.integers(1, 8)) ** 3)
+        found = differences.holm(values)
+        ordered = sorted(values)
+        for value, corrected in zip(values, found, strict=True):
+            steps = [min((len(values) - k) * p, 1.0) for k, p in enumerate(ordered) if p <= value]
+            assert corrected == max(steps)
+    assert differences.holm([0.01, 0.04, 0.03]) == [0.03, 0.06, 0.06]
+
+
+def test_so_many_images_show_it_four_times_in_five():
+    num = differences._images_to_decide(0.5, variance=0.09, fixed=0.0, num_images=1000)
+    error = math.sqrt(0.09 * 1000 / num)
+    found = distributions.norm.sf(1.95996 - 0.5 / error) + distributions.norm.cdf(-1.95996 - 0.5 / error)
+    assert found == pytest.approx(0.8, abs=1e-3)
+    # Of the variance, a part that no number of images takes away.
+    assert differences._images_to_decide(0.5, variance=0.09, fixed=0.0318, num_images=1000) > 100 * num
+    assert differences._images_to_decide(0.5, variance=0.09, fixed=0.033, num_images=1000) is None
+    assert differences._images_to_decide(0.0, variance=0.09, fixed=0.0, num_images=1000) is None
+
+
+# ---- repeated draws
+
+
+class Two:
+    """Two generators of skewed features, whose images share nine tenths of what makes them."""
+
+    def __init__(self, dim=8):
+        rng = np.random.default_rng(100)
+        self.basis = np.linalg.qr(rng.normal(size=(dim, dim)))[0] * (1 + np.arange(dim)) ** -0.5
+        self.ref = self._of(rng, 300, 0.0, 1.0)[0]
+        self.ref_stats = GaussianStats(mu=np.zeros(dim), sigma=self.basis @ self.basis.T)
+
+    def _of(self, rng, num, *places):
+        both = rng.gamma(4.0, size=(num, 8))
+        latent = [(0.9**0.5 * both + 0.1**0.5 * rng.gamma(4.0, size=(num, 8)) - 4 * (0.9**0.5 + 0.1**0.5)) / 2
+                  for _ in places]  # fmt: skip
+        return [
+            (1.15 * each @ self.basis.T + place).astype(np.float32) for each, place in zip(latent, places, strict=True)
+        ]
+
+    def draw(self, rng, num, *, paired):
+        if paired:
+            return self._of(rng, num, 0.3, 0.25)
+        return self._of(rng, num, 0.3)[0], self._of(rng, num, 0.25)[0]
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_standard_errors_of_differences_are_the_spread_over_draws(paired):
+    # benchmarks/coverage_of_differences.py does this at length, for all metrics.
+    two, rng, values, found = Two(), np.random.default_rng(11), [], []
+    for _ in range(100):
+        sets = two.draw(rng, 200, paired=paired)
+        one, other = (frechet_distance(gen=fit(each), ref=two.ref_stats).value for each in sets)
+        values.append(one - other)
+        varied = [frechet_variation(each, two.ref_stats) for each in sets]
+        found.append(varied[0].of_difference(varied[1], paired=paired).all)
+    inside = np.abs(np.array(values) - np.mean(values)) <= 1.96 * np.sqrt(found)
+    assert math.sqrt(np.mean(found)) == pytest.approx(np.std(values, ddof=1), rel=0.25)
+    assert 0.88 <= inside.mean() <= 0.99
