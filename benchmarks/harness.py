@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from dit_eval.system.environment import environment, now
@@ -25,6 +27,16 @@ def alternate(candidates: dict[str, Callable[[], Any]], repeats: int = 5) -> dic
             if repeat:
                 seconds[name].append(time.perf_counter() - begin)
     return seconds
+
+
+def adm_evaluator(clone: Path) -> ModuleType:
+    """`evaluations/evaluator.py` of a checkout of guided-diffusion, as it is."""
+    spec = importlib.util.spec_from_file_location("adm_evaluator", clone / "evaluations" / "evaluator.py")
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(f"{clone}: not a checkout of guided-diffusion.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def report(question: str, seconds: dict[str, list[float]], base: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import alternate, print_environment, report
+from harness import adm_evaluator, alternate, print_environment, report
 from scipy import linalg
 
 from dit_eval.metrics.density_coverage import density_coverage
@@ -41,12 +41,7 @@ def adm_precision_recall(clone: Path) -> Callable[[np.ndarray, np.ndarray], Any]
     """ADM's own, from its unchanged file, in a TensorFlow session."""
     import tensorflow.compat.v1 as tf
 
-    spec = importlib.util.spec_from_file_location("adm_evaluator", clone / "evaluations" / "evaluator.py")
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(f"{clone}: not a checkout of guided-diffusion.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    estimator = module.ManifoldEstimator(tf.Session(config=tf.ConfigProto(allow_soft_placement=True)))
+    estimator = adm_evaluator(clone).ManifoldEstimator(tf.Session(config=tf.ConfigProto(allow_soft_placement=True)))
 
     def both(ref: np.ndarray, gen: np.ndarray) -> Any:
         radii = [estimator.manifold_radii(part) for part in (ref, gen)]

@@ -1,13 +1,12 @@
 """Measure what the usual mistakes do to each metric: `effects.json`, which `diagnose` quotes.
 
-python reference_stats/make_effects.py digits        with the digits network (six minutes)
-python reference_stats/make_effects.py inception     with a seeded Inception (ten minutes)
+python reference_stats/make_effects.py            with the digits network (six minutes)
+python reference_stats/make_cifar10_effects.py    with Inception on CIFAR-10 (two hours of a core, kept as it goes)
 
 `python reports/make.py why` then makes the page `reports/why_fid_differs.md` of them.
 
 Each damage is done to a sound set, and both are scored by `evaluate`. The digits are real and their network is trained,
-so the effects are true ones, of 8 x 8 digits; they are no effects on ImageNet. Pictures and Inception are those of the
-tests: the true network with random weights, for damages of colour and of the network itself that digits cannot show.
+so the effects are true ones, of 8 x 8 digits; they are no effects on ImageNet.
 """
 
 from __future__ import annotations
@@ -18,18 +17,15 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from dit_eval.checks import golden
 from dit_eval.diffusion.data import open_npz
 from dit_eval.diffusion.labels import draw_labels
 from dit_eval.diffusion.recipe import Recipe, Schedule
@@ -49,9 +45,8 @@ from dit_eval.system.where import Where
 from dit_eval.training import TrainingRun, train, weights_of_step
 
 EFFECTS = embedded_dir() / "effects.json"
-METRICS = ("fid", "sfid", "inception_score", "precision", "recall")
+METRICS = ("fid", "sfid", "kid", "inception_score", "precision", "recall")
 DIGITS = "digits network, trained"
-INCEPTION = "Inception with seeded random weights"
 _DIGITS = 4  # significant digits that are kept
 
 
@@ -130,11 +125,30 @@ def _rounded(value: float) -> float:
     return float(f"{value:.{_DIGITS}g}")
 
 
+def nchw_order(side: int) -> np.ndarray:
+    """Where spatial features, 7 channels of a square map, stand when they are flattened in NCHW order."""
+    return np.arange(7 * side**2).reshape(side, side, 7).transpose(2, 0, 1).ravel()
+
+
+def effect(
+    name: str, damage: str, *, network: str, images: str, before: dict[str, float], after: dict[str, float]
+) -> dict[str, Any]:
+    """A line of `effects.json`, with the metrics that are on both sides; it is also said on stderr."""
+    shared = [m for m in METRICS if m in before and m in after]
+    row = {
+        **{"id": name, "damage": damage, "network": network, "images": images},
+        "before": {m: _rounded(before[m]) for m in shared},
+        "after": {m: _rounded(after[m]) for m in shared},
+    }
+    sys.stderr.write(f"{name}: {damage}: {row['before']} -> {row['after']}\n")
+    return row
+
+
 class _Bench:
     """Scores arrays by `evaluate`, and gathers what changed."""
 
-    def __init__(self, folder: Path, extractor: Any, network: str) -> None:
-        self.folder, self.extractor, self.network = folder, extractor, network
+    def __init__(self, folder: Path, extractor: Any) -> None:
+        self.folder, self.extractor = folder, extractor
         self.effects: list[dict[str, Any]] = []
         self._count = 0
 
@@ -158,16 +172,9 @@ class _Bench:
     def add(
         self, name: str, damage: str, images: str, before: dict[str, float], after: dict[str, float], *only: str
     ) -> None:
-        shared = [m for m in METRICS if m in before and m in after and m in (only or METRICS)]
-        self.effects.append(
-            {
-                **{"id": name, "damage": damage, "network": self.network, "images": images},
-                "before": {m: _rounded(before[m]) for m in shared},
-                "after": {m: _rounded(after[m]) for m in shared},
-            }
-        )
-        row = self.effects[-1]
-        sys.stderr.write(f"{name}: {damage}: {row['before']} -> {row['after']}\n")
+        wanted = {m: value for m, value in after.items() if m in (only or METRICS)}
+        row = effect(name, damage, network=DIGITS, images=images, before=before, after=wanted)
+        self.effects.append(row)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +207,7 @@ def measure_digits(folder: Path, wanted: tuple[str, ...] = ()) -> list[dict[str,
     ----------
     wanted : ids of findings; all by default
     """
-    bench = _Bench(folder, digits_network.DigitsExtractor(), DIGITS)
+    bench = _Bench(folder, digits_network.DigitsExtractor())
     ref = asset("digits").path
     with np.load(asset("digits-heldout").path) as file:
         images, labels = file["arr_0"], file["arr_1"]
@@ -252,8 +259,7 @@ def _measure_class_balance(bench: _Bench, digits: _Digits) -> None:
 
 
 def _measure_nchw(bench: _Bench, digits: _Digits) -> None:
-    stored = digits.stored
-    turn = np.arange(112).reshape(4, 4, 7).transpose(2, 0, 1).ravel()
+    stored, turn = digits.stored, nchw_order(4)
     wrong = {"mu_s": stored["mu_s"][turn], "sigma_s": stored["sigma_s"][np.ix_(turn, turn)]}
     port = bench.file(stored["arr_0"], **{k: stored[k] for k in ("mu", "sigma")}, **wrong)
     after = bench.score(digits.sound, port)
@@ -370,107 +376,20 @@ def _measure_runs(bench: _Bench, ref: Path) -> None:
         bench.add(name, damage, words, before, bench.score(changed, ref))
 
 
-def pictures(seed: int, count: int, size: int = 64) -> np.ndarray:
-    """Coloured pictures of the tests' kind, lit from above, warm rather than blue."""
-    rng = np.random.RandomState(seed)
-    drawn = np.stack([golden.picture(rng, golden.REAL, size) for _ in range(count)]).astype(np.float64)
-    light = (1.0 - 0.65 * np.arange(size) / size)[None, :, None, None] * np.array([1.0, 0.75, 0.4])
-    return (drawn * light).clip(0, 255).astype(np.uint8)
-
-
-def measure_inception(folder: Path) -> list[dict[str, Any]]:
-    """Effects on pictures of the tests' kind, by an Inception of seeded random weights."""
-    from dit_eval.checks.golden import write_seeded_weights
-    from dit_eval.features.inception import TorchInception
-
-    weights = folder / "weights.pth"
-    write_seeded_weights(weights)
-    bench = _Bench(folder, TorchInception(weights=weights), INCEPTION)
-    images, ref = pictures(1, 96), bench.file(pictures(2, 96))
-    words = "96 drawn pictures, 64 px, against 96 others"
-    sound = bench.file(images)
-    before = bench.score(sound, ref)
-    for name, damage, apply in DAMAGES:
-        bench.add(name, damage, words, before, bench.score(bench.file(apply(images)), ref))
-    exact = bench.score(sound, ref, distances="float32")
-    bench.add("result-distances", "float32 distances in place of float16", words, before, exact, "precision", "recall")
-    rough = bench.score(sound, ref, extractor=TorchInception(weights=weights, precision="bf16"))
-    bench.add("result-precision", "features of both sets in bf16", words, before, rough)
-    _measure_ports(bench, weights, words, sound, ref, before)
-    return bench.effects
-
-
-def _measure_ports(bench: _Bench, weights: Path, words: str, sound: Path, ref: Path, before: dict[str, float]) -> None:
-    """What other programs that run the same weights do, against statistics of this one and against their own."""
-    from dit_eval.features.inception import TorchInception
-
-    class Port(TorchInception):
-        """Inception with one thing changed: the resize, or functions of torch.nn.functional."""
-
-        def __init__(self, name: str, *, resize: dict[str, Any] | None = None, **functions: Callable[..., Any]) -> None:
-            super().__init__(weights=weights)
-            self.backend = name  # its features are others in the cache
-            self._resize, self._functions = resize, functions
-
-        def _input(self, images: np.ndarray) -> torch.Tensor:
-            if self._resize is None:
-                return super()._input(images)
-            pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
-            return (F.interpolate(pixels, (299, 299), **self._resize).clamp(0, 255) - 128) / 128
-
-        def __call__(self, images: np.ndarray) -> Any:
-            with ExitStack() as changed:
-                for name, function in self._functions.items():
-                    changed.enter_context(mock.patch.object(F, name, function))
-                return super().__call__(images)
-
-    average, largest = F.avg_pool2d, F.max_pool2d
-
-    def padded(x: torch.Tensor, **how: Any) -> torch.Tensor:
-        return average(x, **how | {"count_include_pad": True})
-
-    def averaged(x: torch.Tensor, *sizes: int, **how: Any) -> torch.Tensor:
-        # Only the pool of the last block has stride 1.
-        return average(x, **how, count_include_pad=False) if how.get("stride") == 1 else largest(x, *sizes, **how)
-
-    ports = {
-        "half-pixel bilinear resize": Port("half-pixel", resize={"mode": "bilinear"}),
-        "antialiased bicubic resize, as PIL's": Port("bicubic", resize={"mode": "bicubic", "antialias": True}),
-        "average pools count the padding": Port("padding", avg_pool2d=padded),
-        "the last block averages in place of its maximum": Port("last pool", max_pool2d=averaged),
-    }
-    summary = extract_features(open_images(ref, role="ref"), bench.extractor)
-    stats = {"mu": summary.pool.mu, "sigma": summary.pool.sigma}
-    stats |= {"mu_s": summary.spatial.mu, "sigma_s": summary.spatial.sigma}
-    with np.load(ref) as file:
-        images = file["arr_0"]
-    stored = bench.file(images, **stats)
-    for name, port in ports.items():
-        one = bench.score(sound, stored, extractor=port)
-        bench.add("other-statistics", f"{name}; samples only", words, before, one, "fid", "sfid")
-        both = bench.score(sound, ref, extractor=port)
-        bench.add(OTHER_PORT, f"{name}; samples and reference", words, before, both)
-    turn = np.arange(2023).reshape(17, 17, 7).transpose(2, 0, 1).ravel()
-    wrong = {"mu_s": stats["mu_s"][turn], "sigma_s": stats["sigma_s"][np.ix_(turn, turn)]}
-    swapped = bench.score(sound, bench.file(images, **stats | wrong))
-    bench.add("nchw-statistics", "mu_s, sigma_s in NCHW order", words, before, swapped, "sfid")
-
-
-def main(arguments: list[str]) -> None:
-    if not arguments or not set(arguments) <= {"digits", "inception"}:
-        sys.exit(__doc__)
+def keep(network: str, effects: list[dict[str, Any]]) -> None:
+    """Write the effects of this network into `effects.json`, in place of those that it has there."""
     kept = json.loads(EFFECTS.read_text(encoding="utf-8"))["effects"]
-    for name, network, measure in (("digits", DIGITS, measure_digits), ("inception", INCEPTION, measure_inception)):
-        if name in arguments:
-            with tempfile.TemporaryDirectory() as folder:
-                kept = [row for row in kept if row["network"] != network] + measure(Path(folder))
+    kept = [row for row in kept if row["network"] != network] + effects
     kept.sort(key=lambda row: row["network"] != DIGITS)
-    about = "Made by reference_stats/make_effects.py; see there how. Values are rounded to 4 significant digits."
+    about = (
+        "Made by reference_stats/make_effects.py and make_cifar10_effects.py; see there how. Values are rounded to 4 "
+        "significant digits."
+    )
     lines = ",\n  ".join(json.dumps(row) for row in kept)
-    text = f'{{\n"about": {json.dumps(about)},\n"effects": [\n  {lines}\n]\n}}\n'
-    EFFECTS.write_text(text, encoding="utf-8")
+    EFFECTS.write_text(f'{{\n"about": {json.dumps(about)},\n"effects": [\n  {lines}\n]\n}}\n', encoding="utf-8")
     sys.stdout.write(f"{EFFECTS}\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with tempfile.TemporaryDirectory() as folder:
+        keep(DIGITS, measure_digits(Path(folder)))

@@ -326,6 +326,23 @@ def test_features_of_real_pictures_are_torch_fidelitys(true_inception, true_part
     assert 0.2 < found.mean() < 0.8, "features of a trained network"
 
 
+def test_the_network_remembers_what_it_saw(true_parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(real, "_seen", lambda: tmp_path)
+    first, images = real.Remembered(), true_parts["test"][[0, 1, 0]]
+    found = first(images)
+    assert [len(file["sha256"]) for file in map(np.load, tmp_path.iterdir())] == [2], "each picture once"
+    assert np.array_equal(found.pool[0], found.pool[2])
+    assert found.class_probs is None
+
+    def compute(self, images):
+        raise AssertionError(f"{len(images)} pictures pass through the network again")
+
+    monkeypatch.setattr(real.TorchInception, "__call__", compute)
+    again = real.Remembered()(images[::-1])
+    assert np.array_equal(again.pool, found.pool[::-1])
+    assert np.array_equal(again.spatial, found.spatial[::-1])
+
+
 @pytest.mark.long
 def test_torch_fidelitys_published_values_come_out(true_inception, true_parts):
     """FID within 1e-4, KID and its standard deviation within 1e-7, of 5,000 pictures of each set."""

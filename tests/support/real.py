@@ -5,6 +5,8 @@
 brings them, and prints where they are. Nothing of it is committed. A file is made once, in `$DIT_EVAL_REAL`, else in
 `~/.cache/dit-eval-tests/real`; features that tests keep lie there too.
 
+`Remembered` is the network with a memory: of a picture that it has seen, in whatever run, it has the features.
+
 Users have the official files: `dit-eval weights fetch inception`, and `cifar10`. The package of the network lacks its
 classifier; no Inception Score follows from it. The pictures are those of the official binary version, bit by bit.
 """
@@ -19,13 +21,18 @@ import sys
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
 from filelock import FileLock
 from PIL import Image
 
+from dit_eval.checks.anchors import cifar10_parts
 from dit_eval.checks.cifar10 import FOLDER, TEST, TRAIN
+from dit_eval.features.inception import Precision, TorchInception
+from dit_eval.features.network import FeatureBatch
+from dit_eval.images.npz import write_batch
 
 SCRIPTS = Path(__file__).parents[2] / "reference_stats"
 
@@ -92,6 +99,54 @@ def cifar10() -> Path:
                     _partial(files / name).write_bytes(records)
                     _partial(files / name).replace(files / name)
     return files.parent
+
+
+def parts() -> dict[str, np.ndarray]:
+    """The pictures in the order in which published numbers take them; see `dit_eval.checks.cifar10.cifar10`."""
+    with mock.patch.dict(os.environ, DIT_EVAL_CACHE=str(cifar10())):
+        return cifar10_parts(bring=lambda asset: Path(asset.name))  # all are there
+
+
+class Remembered(TorchInception):
+    """The true network, which keeps the features of every picture that it sees in the folder `seen`.
+
+    It gives no class probabilities: the classifier is not there.
+
+    Parameters
+    ----------
+    name : of what a subclass changes
+    """
+
+    def __init__(self, *, name: str = "sound", precision: Precision = "fp32") -> None:
+        super().__init__(weights=inception(), precision=precision)
+        self.backend = f"torch, {name}"  # its features are others in a cache
+        self._name = f"{name}-{precision}"
+        self._seen: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+        for path in sorted(_seen().glob(f"{self._name}-*.npz")):
+            with np.load(path) as file:
+                self._learn(file["sha256"], file["pool"], file["spatial"])
+
+    def __call__(self, images: np.ndarray) -> FeatureBatch:
+        keys = [hashlib.sha256(image.tobytes()).digest() for image in images]
+        new = {key: i for i, key in enumerate(keys) if key not in self._seen}
+        if new:
+            found = super().__call__(images[list(new.values())])
+            arrays = {"sha256": np.array([np.frombuffer(key, np.uint8) for key in new])}
+            arrays |= {"pool": found.pool, "spatial": found.spatial}
+            write_batch(_seen() / f"{self._name}-{next(iter(new)).hex()[:16]}.npz", arrays=arrays)
+            self._learn(**arrays)
+        pool, spatial = (np.stack(rows) for rows in zip(*(self._seen[key] for key in keys), strict=True))
+        return FeatureBatch(pool=pool, spatial=spatial)
+
+    def _learn(self, sha256: np.ndarray, pool: np.ndarray, spatial: np.ndarray) -> None:
+        rows = zip(sha256, pool, spatial, strict=True)
+        self._seen |= {key.tobytes(): (of_pool, of_spatial) for key, of_pool, of_spatial in rows}
+
+
+def _seen() -> Path:
+    path = folder() / "seen"
+    path.mkdir(exist_ok=True)
+    return path
 
 
 def _labels(package: tarfile.TarFile, part: str) -> np.ndarray:
