@@ -46,7 +46,7 @@ class Plan:
     metric : key of the metric that decides
     search_images : of each candidate
     rounds : see `dit_eval.study.search.search`
-    ref : reference batch
+    ref : file of the reference batch
     settings : how images are scored
 
     Raises

@@ -15,6 +15,7 @@ from dit_eval.results.settings import SamplingSettings
 from dit_eval.study import sweep as module
 from dit_eval.study.search import Axes, search
 from dit_eval.study.sweep import Plan, run_sweep
+from dit_eval.system.assets import asset
 from dit_eval.system.where import Where
 
 BASE = SamplingSettings(num_images=60, labels="balanced", cfg_scale=2.0, cfg_channels=1)
@@ -27,7 +28,7 @@ def axes(**changes):
 
 def plan(**changes):
     usual = {"axes": axes(), "base": BASE, "model": None, "metric": "fid", "search_images": 60, "rounds": 1}
-    return Plan(**usual | {"ref": "digits"} | changes)
+    return Plan(**usual | {"ref": str(asset("digits", "reference").path)} | changes)
 
 
 # The search
