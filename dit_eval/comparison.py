@@ -67,9 +67,10 @@ def compare(
         As `dit_eval.evaluate`; ValueError also if there are fewer than two sets, or they are of different numbers of
         images, or cannot be paired as asked for.
     """
-    settings = with_metrics(settings or ComparisonSettings(), metrics)
-    if not isinstance(settings, ComparisonSettings):
-        raise ValueError(f"`settings`: expected a ComparisonSettings; got {type(settings).__name__}.")
+    asked = with_metrics(settings or ComparisonSettings(), metrics)
+    if not isinstance(asked, ComparisonSettings):
+        raise ValueError(f"`settings`: expected a ComparisonSettings; got {type(asked).__name__}.")
+    settings = asked
     where = given_where(where)
     aloud = not quiet and where.world.rank == 0
     bring = fetch_aloud if aloud else fetch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from dit_eval.cli.extractor import check_extractor, load_extractor
 from dit_eval.cli.options import EVERYDAY, Option, Panel
@@ -108,6 +108,7 @@ def _comparison_setup(arguments: Compare, world: World) -> dict[str, Any]:
 
     network = check_extractor(arguments, world)
     check_metrics(arguments.settings.metrics, network.name, arguments.settings.protocol)
+    pairing: Literal["paired", "unpaired"] | None
     pairing = "paired" if arguments.paired else "unpaired" if arguments.unpaired else None
     settings = replace(arguments.settings, batch_size=arguments.batch_size, pairing=pairing)
     if not settings.allow_size_mismatch:

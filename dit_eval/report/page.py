@@ -120,16 +120,7 @@ def report_files(
         say(f"no losses yet in {', '.join(map(str, given.logs))}, so there is no figure of them")
     where = settings(given.points)
     say("counting Gflops of the paper's models (kept for the next time)")
-    tables = {
-        "runs": runs_tables(given.every, given.measured, given.seeds),
-        "seeds": seeds_table(given.every, given.seeds),
-        "measured": [measured_table(given.every)] if given.measured else [],
-        "paper": paper_tables(given.points),
-        "stated": [stated_table(where[0])],
-        "later": later_tables(),
-    }
-    if look.significance:
-        tables = {group: [table.judged() for table in of_group] for group, of_group in tables.items()}
+    tables = _tables(given, where, look)
     laws = [law_analysis(setting) for setting in where]
     sweeps = [sampling_analysis(setting) for setting in where]
     samplers = [sampler_analysis(setting) for setting in where]
@@ -161,6 +152,21 @@ def report_files(
         ),
     )
     return files | {"index.html": page.encode()}
+
+
+def _tables(given: _Given, where: Sequence[Setting], look: Look) -> dict[str, list[Table]]:
+    """All tables but those of the analyses, by group."""
+    tables = {
+        "runs": runs_tables(given.every, given.measured, given.seeds),
+        "seeds": seeds_table(given.every, given.seeds),
+        "measured": [measured_table(given.every)] if given.measured else [],
+        "paper": paper_tables(given.points),
+        "stated": [stated_table(where[0])],
+        "later": later_tables(),
+    }
+    if look.significance:
+        tables = {group: [table.judged() for table in of_group] for group, of_group in tables.items()}
+    return tables
 
 
 @dataclass(frozen=True, kw_only=True)

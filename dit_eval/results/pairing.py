@@ -20,7 +20,7 @@ def why_unpaired(one: SampleRun | None, other: SampleRun | None) -> str | None:
             mine, theirs = (shown(getattr(run, name)) for run in (one, other))
             return f"{name} is {mine} and {theirs}"
     for name in _START_OF_NETWORK:
-        mine, theirs = (run.network.get(name) for run in (one, other))
-        if mine != theirs or mine is None:
-            return f"the networks' {name} is {shown(mine)} and {shown(theirs)}"
+        takes = [run.network.get(name) for run in (one, other)]
+        if takes[0] != takes[1] or takes[0] is None:
+            return f"the networks' {name} is {shown(takes[0])} and {shown(takes[1])}"
     return None
