@@ -3,8 +3,8 @@
     python reference_stats/make_cifar10_effects.py
 
 `tests/support/real.py` brings network and pictures, and keeps the features of every picture, so that a run that ends
-early goes on: the first one takes two and a half hours of a core. The package of the network lacks the classifier:
-there is no Inception Score.
+early goes on: the first one takes two hours of a core, most of it for the rows of 50,000 pictures. The package of the
+network lacks the classifier: there is no Inception Score.
 """
 
 from __future__ import annotations
