@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dit_eval.metrics.metric import Metric, Needs, Scores, Sides
@@ -33,7 +33,7 @@ class DensityCoverage:
     density: float
     coverage: float
     covered: int
-    balls: np.ndarray
+    balls: np.ndarray = field(repr=False, compare=False)
 
 
 def density_coverage(

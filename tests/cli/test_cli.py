@@ -407,7 +407,7 @@ LINE_ERRORS = {
     ("evaluate", "a.npz"): "the following arguments are required: --ref",
     ("evaluate", "--ref", "digits"): "the following arguments are required: SAMPLES",
     # commands and choices
-    ("Evaluate", "a.npz"): "unknown choice 'Evaluate'; known: evaluate, diagnose, .* Did you mean 'evaluate'?",
+    ("Evaluate", "a.npz"): "unknown choice 'Evaluate'; known: evaluate, compare, .* Did you mean 'evaluate'?",
     ("eval", "a.npz"): "Did you mean 'evaluate'?",
     ("weights", "LIST"): "unknown choice 'LIST'; known: list, fetch, verify. Did you mean 'list'?",
     ("study", "stats", "x"): "Did you mean 'status'?",

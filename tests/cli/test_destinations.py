@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dit_eval import evaluation as evaluate
-from dit_eval import quickstart
+from dit_eval import quickstart, scoring
 from dit_eval.checks import verify
 from dit_eval.cli import main
 from dit_eval.features.digits import DigitsExtractor
@@ -368,7 +367,7 @@ def test_every_command_asks_before_the_work(capsys, monkeypatch, digits, case):
         (DigitsExtractor, "__call__"),
         (assets, "download"),
         (assets, "sha256_of"),
-        (evaluate, "checksums"),
+        (scoring, "checksums"),
         (verify, "verify_offline"),
         (quickstart, "quickstart"),
     ):

@@ -21,8 +21,7 @@ from dit_eval.features.digits import DigitsExtractor
 from dit_eval.features.network import FeatureBatch
 from dit_eval.images.stream import from_batches
 from dit_eval.metrics import cmmd as kernel
-from dit_eval.metrics import density_coverage, manifold
-from dit_eval.metrics import intervals as uncertainty
+from dit_eval.metrics import density_coverage, halves, manifold
 from dit_eval.models import vae, vae_files
 from dit_eval.models.config import DiTConfig, named_config
 from dit_eval.models.dit import DiT
@@ -285,7 +284,7 @@ def measure(seen):
     manifold.precision_recall(gen=gen, ref=ref, distances="float32")
     density_coverage.density_coverage(gen=gen, ref=ref)
     kernel.clip_mmd(gen=gen / np.linalg.norm(gen, axis=1)[:, None], ref=ref / np.linalg.norm(ref, axis=1)[:, None])
-    found, _ = uncertainty._nearest(torch.from_numpy(gen), torch.from_numpy(ref), torch.ones(len(ref)), 3)
+    found, _ = halves._nearest(torch.from_numpy(gen), torch.from_numpy(ref), torch.ones(len(ref)), 3)
     every = np.square(gen[:, None].astype(np.float64) - ref).sum(2)
     np.testing.assert_allclose(found, np.sort(every, axis=1)[:, :3], rtol=1e-5)
     seen.append(EXACT)
