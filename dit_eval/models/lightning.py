@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +94,7 @@ def named_config(name: str, *, image_size: int = 256, block: BlockDesign = "adal
     )
 
 
-def network_config(values: dict[str, object]) -> DiTConfig:
+def network_config(values: dict[str, Any]) -> DiTConfig:
     """The configuration of a network by its fields, as files and records have them: a DiT's, or one with more parts.
 
     Raises
@@ -103,7 +104,7 @@ def network_config(values: dict[str, object]) -> DiTConfig:
     """
     later = {each.name for each in fields(LightningConfig)} - {each.name for each in fields(DiTConfig)}
     kind = LightningConfig if later & set(values) else DiTConfig
-    return kind(**values)  # type: ignore[arg-type]  # the class checks them
+    return kind(**values)
 
 
 def network(config: DiTConfig) -> DiT:
