@@ -1,5 +1,7 @@
 """The fuzzer of the readers: some of its cases, and that it finds what is planted."""
 
+import time
+
 import planted_readers
 import pytest
 from fuzz_engine import case_content, fuzz
@@ -24,10 +26,12 @@ def test_no_reader_fails_at_a_few_hundred_damaged_files():
     assert {name for name, tally in tallies.items() if tally.taken == tally.cases} <= MAKE_ANEW, "refuse nothing"
 
 
-@pytest.mark.parametrize("name", ["npz", "results", "plan", "tar", "latents folder"])
-def test_cases_are_told_by_their_numbers_and_differ(name):
+@pytest.mark.parametrize("name", ["npz", "results", "plan", "zip", "tar", "tar.gz", "latents folder"])
+def test_cases_are_told_by_their_numbers_and_differ(name, monkeypatch):
     seeds = SOME[name].seeds()
     made = [case_content(SOME[name], seeds, 0, number) for number in range(40)]
+    monkeypatch.setattr(time, "time", lambda: 1e9)  # what is made at another time is the same
+    assert SOME[name].seeds() == seeds
     assert made == [case_content(SOME[name], seeds, 0, number) for number in range(40)]
     assert sum(made.index(case) == number for number, case in enumerate(made)) > 30
     assert made != [case_content(SOME[name], seeds, 1, number) for number in range(40)]

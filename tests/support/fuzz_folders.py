@@ -121,6 +121,7 @@ def latent_seeds() -> list[Content]:
             file = Path(folder, "pictures", "ab"[number % 2], f"{number}.png")
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(images()[number % 3]).save(file)
+            os.utime(file, (0, 0))  # the settings name the time
         listed = list_images(f"{folder}/pictures", image_size=16)
         encoder = Encoder(encode=posterior, vae="test", vae_sha256="0" * 64, latents=LatentSpace(scale=0.18))
         for dtype in ("float32", "float16"):

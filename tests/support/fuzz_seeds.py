@@ -205,7 +205,8 @@ def zip_seeds() -> list[bytes]:
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w", packing) as archive:
             for name in ("0/0.png", "0/1.png", "1/2.png", "args.json"):
-                archive.writestr(name, png() if name.endswith("png") else b"{}")
+                data = png() if name.endswith("png") else b"{}"
+                archive.writestr(zipfile.ZipInfo(name), data, packing)
         made.append(file.getvalue())
     return made
 
@@ -224,4 +225,4 @@ def tar_seeds() -> list[bytes]:
 
 
 def tgz_seeds() -> list[bytes]:
-    return [gzip.compress(data, 1) for data in tar_seeds()]
+    return [gzip.compress(data, 1, mtime=0) for data in tar_seeds()]
