@@ -75,14 +75,15 @@ def _machine(results: Sequence[EvalResult], tasks: Path) -> Iterator[str]:
     yield (
         f"Machine: {where['cores']} cores of an {where['processor']}, two workers with a thread each; Python "
         f"{where['python']}, torch {where['packages']['torch']}, commit {str(where['commit'])[:7]}. Over all tasks: "
-        f"{spent}, by the clock, on a machine that had much else to do. Seconds of each task are in `tasks.csv`."
+        f"{spent}, by the clock, on a machine that had much else to do: the two largest trainings took most of that. "
+        "Seconds of each task are in `tasks.csv`."
     )
     missing = {result.uncertainty.missing.get("fid") for result in results if result.uncertainty} - {None}
     why = f" No interval can be given for it ({missing.pop()})." if missing else ""
     yield (
         f"N is {results[0].num_samples:,} everywhere. FID of so few pictures is far above FID-50K of the same model: "
-        f"the values compare with each other alone.{why} KID has no such bias, and its intervals are of 95 %. One "
-        "seed; it was not chosen."
+        f"the values compare with each other alone.{why} KID has no such bias; dit-eval estimates no interval of it. "
+        "One seed; it was not chosen."
     )
 
 
@@ -92,7 +93,7 @@ def _law(path: Path) -> list[str]:
 
 def _table(rows: Sequence[tuple[EvalResult, SampleRun]]) -> str:
     """A Markdown table: model, compute and metrics."""
-    head = ("model", "Gflops", "steps", "Gflops an image", "FID", "KID x 1000 (95 %)", "sFID", "precision", "recall")
+    head = ("model", "Gflops", "steps", "Gflops an image", "FID", "KID x 1000", "sFID", "precision", "recall")
     lines = [
         head,
         ("---",) * len(head),
@@ -104,14 +105,13 @@ def _table(rows: Sequence[tuple[EvalResult, SampleRun]]) -> str:
 def _cells(result: EvalResult, run: SampleRun) -> tuple[str, ...]:
     count = count_network(run.network)
     gflops = None if count is None else count.gflops
-    kid = result.uncertainty.estimates.get("kid") if result.uncertainty else None
     return (
         run.model,
         "" if gflops is None else f"{gflops:.4f}",
         run.num_sampling_steps,
         "" if gflops is None else f"{gflops * int(run.num_sampling_steps):.3f}",
         _number(result.fid, 1),
-        "" if kid is None else f"{1000 * kid.value:.1f} ({1000 * kid.low:.1f} to {1000 * kid.high:.1f})",
+        "" if result.kid is None else f"{1000 * result.kid:.1f}",
         _number(result.sfid, 1),
         _number(result.precision, 3),
         _number(result.recall, 3),

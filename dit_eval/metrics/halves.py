@@ -14,6 +14,7 @@ _BISECTIONS = 200  # of which the standard error of recall has about 5 % of nois
 _NEIGHBOURS = 32
 # Balls around a reference image that are looked at. If all of them hold it, one is in either half for sure.
 _BALLS = 64
+_LEAST = 1e-30  # of the largest squared radius, in place of 0: nothing else is so near, and quotients by it are float32
 
 
 def recall_variation(*, gen: np.ndarray, ref: np.ndarray, k: int = 3, device: str | torch.device = "cpu") -> Halved:
@@ -38,7 +39,7 @@ def recall_variation(*, gen: np.ndarray, ref: np.ndarray, k: int = 3, device: st
     center = ref.mean(axis=0, dtype=np.float64).astype(np.float32)  # small norms keep float32 distances exact
     gen_rows, ref_rows = (torch.from_numpy(rows - center).to(device) for rows in (gen, ref))
     near, near_at = _nearest(gen_rows, gen_rows, torch.ones(len(gen), device=device), _NEIGHBOURS, own=True)
-    radii = near[:, k - 1].clip(min=np.finfo(np.float32).tiny)
+    radii = near[:, k - 1].clip(min=max(_LEAST * near.max(), np.finfo(np.float32).tiny))
     held, held_at = _nearest(ref_rows, gen_rows, torch.from_numpy(radii).to(device), _BALLS)
     random = np.random.RandomState(0)
     moves = np.empty((_BISECTIONS, len(ref)), np.int8)
