@@ -1,6 +1,6 @@
 """How sure is a difference? Coverage of intervals of differences, what pairing saves, power, and stopping early.
 
-python benchmarks/coverage_of_differences.py [--part known|digits|cifar|power|sequential] [--draws 200] [--out FOLDER]
+python benchmarks/coverage_of_differences.py [--part known|digits|cifar|whole|power|sequential] [--draws 200] [--out FOLDER]
     [--cifar FOLDER]
 
 known: skewed, heavy-tailed features with known mean and covariance, as in `coverage_of_intervals.py`; of a pair, nine
@@ -8,6 +8,7 @@ tenths of what makes an image are the same. digits: samples of the embedded DiT 
 of steps, and of a second DiT that is trained here; each draw takes images of 1,000 at random, with replacement, pairs
 together. cifar: features of true weights (`index`, `part`, `pool` of npz files in FOLDER, of test, train and noisy
 pictures) on their leading axes; one generator shows test pictures of which some are damaged, the other damages more.
+whole: the same in all 2,048 dimensions with 5,000 pictures; a draw takes half a minute of a core.
 The expected difference is the mean over these draws and twice as many others. 200 draws tell 95 % to 1.5 %.
 power: images for a gap of 1, 2 and 5 %, and whether as many decide in four draws of five. sequential: chance decisions
 of 500 comparisons of equal generators that may stop early, coverage of intervals of `--until`, images saved.
@@ -38,7 +39,7 @@ from dit_eval.metrics.influence import frechet_variation
 from dit_eval.metrics.intervals import frechet_estimates
 from dit_eval.metrics.metric import Metric, Sides
 from dit_eval.results.comparison import Difference, Pairing
-from dit_eval.sequential import looks_at
+from dit_eval.sequential import COMPARISONS, INTERVALS, looks_at
 from dit_eval.summary import FeatureSummary
 
 FIVE = (FID, SFID, INCEPTION_SCORE, PRECISION, RECALL)
@@ -234,7 +235,7 @@ def digits_cases(folder: Path, num: int, stored: int) -> list[Case]:
 
 
 def cifar_features(folder: Path) -> dict[str, np.ndarray]:
-    """Pool features (N, 2048) of train pictures, and of 5,000 test pictures clean and with noise, in one order."""
+    """Pool features (N, 2048) of train and test pictures, and of 5,000 test pictures clean and noisy, in one order."""
     parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for path in sorted(folder.glob("*.npz")):
         with np.load(path) as piece:
@@ -243,7 +244,8 @@ def cifar_features(folder: Path) -> dict[str, np.ndarray]:
     order = np.argsort(rows["noisy"][0])
     at = {index: place for place, index in enumerate(rows["test"][0])}
     test = rows["test"][1][[at[index] for index in rows["noisy"][0][order]]]
-    return {"train": rows["train"][1], "test": test, "noisy": rows["noisy"][1][order]}
+    noisy = rows["noisy"][1][order]
+    return {"train": rows["train"][1], "test": test, "noisy": noisy, "reference": rows["test"][1]}
 
 
 def cifar_cases(folder: Path) -> list[Case]:
@@ -273,6 +275,50 @@ def cifar_cases(folder: Path) -> list[Case]:
             )
             cases.append(Case(name=what, draw=draw, ref=ref, metrics=(FID,), paired=paired))
     return cases
+
+
+def whole_features(folder: Path, draws: int, num: int = 5_000) -> dict[str, dict[str, dict[str, float]]]:
+    """Coverage in all 2,048 dimensions, where one set takes as long as a thousand draws of few dimensions.
+
+    Both generators show training pictures, of which one has 2 % and the other 5 % replaced by noisy ones. A draw's
+    second set is compared with the first of the same draw, which is its pair, and of the next one.
+    """
+    sets, shares, rng = cifar_features(folder), (0.02, 0.05), np.random.default_rng(11)
+    ref = FeatureSummary(pool=moments(sets["reference"]))
+    drawn = []
+    for _ in range(draws):
+        rows = rng.integers(len(sets["train"]), size=num)
+        pair = []
+        for share in shares:
+            of_noisy = (rng.random(num) < share)[:, None]
+            pool = np.where(of_noisy, sets["noisy"][rows % len(sets["noisy"])], sets["train"][rows])
+            side = Sides(gen=summary(pool), ref=ref)
+            result = SimpleNamespace(scores=FID.score(side).values, num_samples=num)
+            pair.append((result, variations((FID,), side)))
+        drawn.append(pair)
+    expected = float(np.mean([one[0].scores["fid"] - other[0].scores["fid"] for one, other in drawn]))
+    figures = {}
+    for word, at in (("paired", 0), ("unpaired", 1)):
+        found = []
+        for number, (one, _) in enumerate(drawn):
+            other = drawn[(number + at) % draws][1]
+            pairing = Pairing(a=0, b=1, paired=word == "paired", reason="")
+            results: Any = [one[0], other[0]]
+            found += differences(results, [one[1], other[1]], [pairing], level=0.05)
+        inside = float(np.mean([each.low <= expected <= each.high for each in found]))
+        ratio = [each.variance_ratio for each in found if each.variance_ratio]
+        figures[f"cifar: 2 % and 5 % noisy, all 2,048 axes, {word}, N = {num:,}"] = {
+            "fid": {
+                "coverage": inside,
+                "expected": expected,
+                "standard_error": math.sqrt(np.mean([each.standard_error**2 for each in found])),
+                "spread": float(np.std([each.value for each in found], ddof=1)),
+                "variance_ratio": float(np.median(ratio)) if ratio else None,
+                "draws": draws,
+            }
+        }
+        sys.stdout.write(f"  all 2,048 axes, {word}, {draws} draws: {list(figures.values())[-1]['fid']}\n")
+    return figures
 
 
 # ---- power
@@ -344,7 +390,7 @@ def _larger(generator: tuple[float, float], gap: float) -> tuple[float, float]:
 
 def stopped(case: Case, a: FeatureSummary, b: FeatureSummary) -> tuple[int, str]:
     """Images used and verdict of FID, by the looks of `dit_eval.sequential`."""
-    looks = looks_at(len(a.pool_features), least=2 * (a.pool_features.shape[1] + 1))
+    looks = looks_at(len(a.pool_features), error=COMPARISONS, least=2 * (a.pool_features.shape[1] + 1))
     for number, level in zip(looks.numbers, looks.levels, strict=True):
         rows = looks.rows(number)
         parts = [summary(each.pool_features[rows]) for each in (a, b)]
@@ -397,7 +443,7 @@ def until(one: FeatureSummary, ref: FeatureSummary, stored: int, num: int, runs:
     from dit_eval.metrics.frechet import frechet_distance
 
     rng, target = np.random.default_rng(10), 0.25
-    looks = looks_at(num, least=2 * (one.pool_features.shape[1] + 1))
+    looks = looks_at(num, error=INTERVALS, least=2 * (one.pool_features.shape[1] + 1))
     expected = {
         number: np.mean([
             frechet_distance(gen=moments(one.pool_features[rng.integers(stored, size=number)]), ref=ref.pool).value
@@ -429,7 +475,7 @@ def draw_figure(figures: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained", width_ratios=(1, 1.1))
-    groups = [name for name in ("known", "digits", "cifar") if name in figures]
+    groups = [name for name in ("known", "digits", "cifar", "whole") if name in figures]
     left.axvspan(92, 98, color="#e8f0e4")
     left.axvline(95, color="#9a9a9a", linewidth=0.8)
     rows = []
@@ -438,7 +484,7 @@ def draw_figure(figures: dict[str, Any], path: Path) -> None:
             for key, of in metrics.items():
                 rows.append((group, case, key, 100 * of["coverage"]))
     keys = list(dict.fromkeys(key for _, _, key, _ in rows))
-    colours = dict(zip(groups, ("#1c5a9e", "#b9610f", "#3e9a5c"), strict=False))
+    colours = dict(zip(groups, ("#1c5a9e", "#b9610f", "#3e9a5c", "#5b2a86"), strict=False))
     for group in groups:
         for paired, marker in ((True, "o"), (False, "s")):
             points = [
@@ -469,7 +515,7 @@ def draw_figure(figures: dict[str, Any], path: Path) -> None:
     fig.savefig(path, dpi=130)
 
 
-PARTS = ("known", "digits", "cifar", "power", "sequential")
+PARTS = ("known", "digits", "cifar", "whole", "power", "sequential")
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -493,9 +539,11 @@ def main(words: Sequence[str] | None = None) -> None:
                 found = power(folder, arguments.stored, arguments.cifar, arguments.draws)
             elif part == "sequential":
                 found = sequential(folder, arguments.stored, 800, arguments.comparisons)
-            elif part == "cifar" and arguments.cifar is None:
+            elif part in {"cifar", "whole"} and arguments.cifar is None:
                 sys.stdout.write("  no --cifar FOLDER: left out\n")
                 continue
+            elif part == "whole":
+                found = whole_features(arguments.cifar, arguments.draws)
             else:
                 cases = {
                     "known": lambda: known_cases(arguments.images),

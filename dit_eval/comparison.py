@@ -29,7 +29,7 @@ from dit_eval.results.comparison import Comparison, Pairing
 from dit_eval.results.pairing import why_unpaired
 from dit_eval.results.settings import ComparisonSettings, with_metrics
 from dit_eval.scoring import Scored, scored
-from dit_eval.sequential import least_images, looks_at
+from dit_eval.sequential import COMPARISONS, least_images, looks_at
 from dit_eval.system.assets import fetch, fetch_aloud
 from dit_eval.system.progress import Progress
 from dit_eval.system.where import Where, given_where
@@ -109,7 +109,7 @@ def compare_sets(
         _check_alike(gens)  # again: only now is it known how many images an iterable has
         return _compared(sets, gens, settings)
     num = gens[0].num_images or 0
-    looks = looks_at(num, least=least_images(choice.metrics, network))
+    looks = looks_at(num, error=COMPARISONS, least=least_images(choice.metrics, network))
     picked = [(Picked(images=whole(gen), rows=looks.rows(0)), Grown()) for gen in gens]
     seconds: dict[str, float] = {}
     for number, level in zip(looks.numbers, looks.levels, strict=True):

@@ -20,7 +20,7 @@ from dit_eval.metrics.influence import frechet_variation
 from dit_eval.results.comparison import Pairing
 from dit_eval.results.eval_result import EvalResult
 from dit_eval.results.looking import Looking
-from dit_eval.sequential import looks_at
+from dit_eval.sequential import COMPARISONS, INTERVALS, looks_at
 from dit_eval.summary import GaussianStats
 from dit_eval.system import assets
 
@@ -169,11 +169,13 @@ def test_a_difference_without_an_estimate_says_why(folder):
 
 
 def test_looks_are_fixed_beforehand_and_their_levels_add_up():
-    looks = looks_at(50_000, least=4_098)
+    looks = looks_at(50_000, error=INTERVALS, least=4_098)
     assert looks.numbers == (6_250, 12_500, 25_000, 50_000)
     assert sum(looks.levels) == pytest.approx(0.05)
-    assert looks.levels[-1] == 0.04
-    assert looks_at(60).levels == (0.05,)
+    assert looks.levels[-1] == pytest.approx(0.04)
+    assert looks.rule.endswith("1 % of error shared by the early ones and 4 % for the last")
+    assert looks_at(60, error=INTERVALS).levels == (0.05,)
+    assert looks_at(60, error=COMPARISONS).rule == "pre-set looks at random parts of the images, 4 % for the last"
     seen = [set(looks.rows(number)) for number in looks.numbers]
     assert all(early < late for early, late in pairwise(seen))
     assert len(seen[-1]) == 50_000
@@ -190,7 +192,7 @@ def test_a_comparison_stops_when_it_is_decided(folder):
     assert "decided at 200 of 400 images, taken at random (seed 0); about" in str(found)
     assert looking.seconds_saved > 0
     # As the metric of these images is by itself.
-    rows = looks_at(400, least=130).rows(200)
+    rows = looks_at(400, error=COMPARISONS, least=130).rows(200)
     with np.load(folder / "a.npz") as stored:
         alone = evaluate(stored["arr_0"][rows], metrics="fid")
     assert found.results[0].fid == pytest.approx(alone.fid, rel=1e-6)
@@ -275,7 +277,7 @@ def test_picked_images_are_those_of_their_rows(folder, tmp_path, form):
 def test_chance_decides_in_less_than_one_of_twenty_comparisons_that_may_stop_early(paired):
     # 500 comparisons of equal generators; the benchmark does it with digits.
     rng, ref = np.random.default_rng(0), GaussianStats(mu=np.zeros(2), sigma=np.eye(2))
-    looks, wrong = looks_at(400), 0
+    looks, wrong = looks_at(400, error=COMPARISONS), 0
     assert len(looks.numbers) == 4
     for _ in range(500):
         both = rng.normal(size=(400, 2))
