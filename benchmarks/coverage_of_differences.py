@@ -1,7 +1,7 @@
 """How sure is a difference? Coverage of intervals of differences, what pairing saves, power, and stopping early.
 
-python benchmarks/coverage_of_differences.py [--part known|digits|cifar|whole|power|sequential] [--draws 200] [--out FOLDER]
-    [--cifar FOLDER]
+python benchmarks/coverage_of_differences.py [--part known|digits|cifar|whole|power|sequential] [--draws 200]
+    [--out FOLDER] [--cifar FOLDER]
 
 known: skewed, heavy-tailed features with known mean and covariance, as in `coverage_of_intervals.py`; of a pair, nine
 tenths of what makes an image are the same. digits: samples of the embedded DiT at two guidance scales and two numbers
