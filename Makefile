@@ -91,6 +91,7 @@ reports: $(VENV)/.core
 	$(BIN)/python reports/make.py digits
 	$(BIN)/python reports/make.py digits_samplers
 	$(BIN)/python reports/make.py digits_seeds
+	$(BIN)/python reports/make.py digits_sweep
 	$(BIN)/python reports/make.py cifar10
 	$(BIN)/python reports/make.py why
 

@@ -6,6 +6,7 @@ python reports/make.py digits                   figures and tables of the study 
 python reports/make.py digits STUDY             from a finished study, whose results are copied here first
 python reports/make.py digits_samplers [STUDY]  the same of the study `digits-samplers`
 python reports/make.py digits_seeds [STUDY]     the same of the study `seeds`
+python reports/make.py digits_sweep [SWEEP]     the figure of a sweep of guidance, the same way
 python reports/make.py cifar10 [STUDY]          the same of the study `cifar10-small`
 python reports/make.py why                      the page on why an FID differs, from reference_stats/effects.json
 python reports/make.py metric_response          what each metric sees in damaged digits: the quickstart's figure
@@ -32,6 +33,8 @@ import why_fid_differs
 
 from dit_eval.cli.grid import draw_grid
 from dit_eval.quickstart import quickstart
+from dit_eval.report.figures.front import sweep_figure
+from dit_eval.report.figures.style import save_figure
 from dit_eval.report.law import measured_laws
 from dit_eval.report.page import report_files
 from dit_eval.report.points import shown_protocol
@@ -84,6 +87,16 @@ def make_digits_seeds(study: list[str]) -> None:
     if study:
         copy_study(Path(study[0]), folder)
     make_study(folder, also=(*ALSO, *OF_SEEDS))
+
+
+def make_digits_sweep(sweep: list[str]) -> None:
+    folder = HERE / "digits_sweep"
+    if sweep:
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(Path(sweep[0], "results.jsonl"), folder / "results.jsonl")
+    if picture := sweep_figure(folder / "results.jsonl"):
+        for path in save_figure(picture.figure, folder / "sweep.png"):
+            sys.stdout.write(f"{path}\n")
 
 
 def make_cifar10(study: list[str]) -> None:
@@ -192,6 +205,7 @@ PARTS = {
     "digits": make_digits,
     "digits_samplers": make_digits_samplers,
     "digits_seeds": make_digits_seeds,
+    "digits_sweep": make_digits_sweep,
     "cifar10": make_cifar10,
     "why": make_why,
     "metric_response": make_metric_response,

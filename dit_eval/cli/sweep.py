@@ -206,7 +206,7 @@ def _format(plan: Plan, outcome: Outcome, figure: Path | None) -> str:
     lines = [f"best of {count}: {best.name}"]
     for what, result in (("search", outcome.searched), ("confirmed", outcome.confirmed)):
         by = result.selected_by
-        said = "" if by is None else selection_text(by)
+        said = "" if by is None else f"chosen by {selection_text(by)}"
         lines.append(
             f"{what:<9}  {plan.metric} {result.scores[plan.metric]:.4f} of {result.num_samples:,} images  ({said})"
         )
