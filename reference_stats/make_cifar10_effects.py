@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 import real
 
 CIFAR10 = "Inception with its true convolutions, CIFAR-10"
-_COUNT = 100  # pictures of most rows
+_COUNT = 1_000  # pictures of most rows
 _KID_SUBSETS = 10  # in place of 100: each subset holds all pictures of one side
 _ONLY_HERE = (
     Damage("jpeg", "JPEG of quality 95", lambda x: jpeg(x, 95)),
