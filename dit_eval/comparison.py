@@ -10,6 +10,7 @@ images decide; that is told from how the files say that they were drawn.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -199,10 +200,11 @@ def _first_difference(mine: np.ndarray | None, theirs: np.ndarray | None) -> int
 
 @dataclass(frozen=True, kw_only=True)
 class _Set:
-    """What is kept of a set: its result, and what its images do to each metric."""
+    """What is kept of a set: its result, what its images do to each metric, and a checksum of their features."""
 
     result: EvalResult
     varied: Mapping[str, Variation | str]
+    features: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,14 +229,19 @@ class _Each:
 
 
 def _kept(found: Scored) -> _Set:
-    return _Set(result=found.result, varied=variations(found.metrics, found.sides))
+    gen, digest = found.sides.gen, hashlib.sha256()
+    for part in (gen.pool_features, gen.spatial_features, gen.class_probs):
+        if part is not None:
+            digest.update(np.ascontiguousarray(part).data)
+    varied = variations(found.metrics, found.sides)
+    return _Set(result=found.result, varied=varied, features=digest.hexdigest())
 
 
 def _compared(
     sets: Sequence[_Set], gens: Sequence[ImageSet], settings: ComparisonSettings, level: float = LEVEL
 ) -> Comparison:
     results = tuple(each.result for each in sets)
-    pairings = tuple(_pairing(a, b, results, gens, settings) for a, b in combinations(range(len(sets)), 2))
+    pairings = tuple(_pairing(a, b, sets, gens, settings) for a, b in combinations(range(len(sets)), 2))
     found = differences(results, [each.varied for each in sets], pairings, level=level)
     pairs = len(pairings)
     return Comparison(
@@ -247,21 +254,20 @@ def _compared(
     )
 
 
-def _pairing(
-    a: int, b: int, results: Sequence[EvalResult], gens: Sequence[ImageSet], settings: ComparisonSettings
-) -> Pairing:
+def _pairing(a: int, b: int, sets: Sequence[_Set], gens: Sequence[ImageSet], settings: ComparisonSettings) -> Pairing:
     """Whether two of the sets are paired: as asked for, or as the files say."""
-    one, other = results[a].gen, results[b].gen
+    run, other = sets[a].result.gen.run, sets[b].result.gen.run
+    same = sets[a].features == sets[b].features
     if settings.pairing is not None:
-        return Pairing(a=a, b=b, paired=settings.pairing == "paired", reason="as asked for")
-    if one.sha256 == other.sha256:
-        return Pairing(a=a, b=b, paired=True, reason="the same images")
-    reason = why_unpaired(one.run, other.run)
+        return Pairing(a=a, b=b, paired=settings.pairing == "paired", reason="as asked for", same=same)
+    if same:
+        return Pairing(a=a, b=b, paired=True, reason="the same images", same=True)
+    reason = why_unpaired(run, other)
     if reason is None and (at := _first_difference(gens[a].labels, gens[b].labels)) is not None:
         reason = f"image {at} has another label"
-    if reason is not None or one.run is None:
+    if reason is not None or run is None:
         return Pairing(a=a, b=b, paired=False, reason=reason or "")
-    return Pairing(a=a, b=b, paired=True, reason=f"the same noise and labels, seed {one.run.global_seed}")
+    return Pairing(a=a, b=b, paired=True, reason=f"the same noise and labels, seed {run.global_seed}")
 
 
 def _notes(results: Sequence[EvalResult], pairs: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import zipfile
 from itertools import pairwise
 
@@ -69,15 +70,42 @@ def both(folder):
 
 
 def test_a_set_does_not_differ_from_itself(folder):
-    for pairing in (None, "unpaired"):
-        found = compare(folder, "aa", pairing=pairing, metrics=FIVE)
-        assert len(found.differences) == 5
+    for pairing in (None, "paired", "unpaired"):
+        metrics = ("fid", "precision", "mind") if pairing else (*FIVE, "density", "coverage", "mind")
+        found = compare(folder, "aa", pairing=pairing, metrics=metrics)
+        assert len(found.differences) == len(metrics)
+        assert found.pairings[0].same
+        assert found.pairings[0].reason == ("as asked for" if pairing else "the same images")
         for each in found.differences:
-            assert (each.value, each.verdict, each.p_corrected, each.images_to_decide) == (0.0, "undecided", 1.0, None)
-            assert each.low == -each.high
-            if pairing is None and each.metric != "precision":  # of which a pair of images is added
-                assert each.standard_error == 0
-    assert found.pairings[0].reason == "as asked for"
+            assert each.value == 0
+            if pairing == "unpaired":  # two draws that happen to be alike
+                known = each.missing is None
+                assert (each.verdict, each.low, known) == (("undecided", -each.high, each.high > 0) if known
+                                                           else (None, None, False))  # fmt: skip
+            else:
+                assert (each.standard_error, each.low, each.high, each.verdict, each.missing) == (
+                    *(0.0, 0.0, 0.0), "undecided", None,
+                )  # fmt: skip
+                assert (each.p_value, each.p_corrected, each.images_to_decide) == (1.0, 1.0, None)
+        assert "-0.0," not in found.to_json()
+        table = str(found).partition("pairing")[0]
+        assert "+0.00 " not in table
+        assert "\N{MINUS SIGN}0.00 " not in table
+        if pairing is None:
+            assert re.search(r" +0\.00  0\.00 to 0\.00 +1\.0000  undecided\n", table)
+
+
+def test_files_that_differ_and_images_that_do_not_are_the_same(folder, tmp_path):
+    with np.load(folder / "a.npz") as stored:
+        np.savez_compressed(tmp_path / "a.npz", **stored)
+    for metrics in (FIVE, ("precision",)):
+        paths = [folder / "a.npz", tmp_path / "a.npz"]
+        where = dataclasses.replace(CPU, cache=folder / "cache")
+        settings = dit_eval.ComparisonSettings(metrics=metrics)
+        found = dit_eval.compare(paths, ref="digits", network="digits", settings=settings, where=where, quiet=True)
+        assert found.pairings[0].same
+        assert {(each.low, each.high) for each in found.differences} == {(0.0, 0.0)}
+    assert not compare(folder, "ab").pairings[0].same
 
 
 def test_exchanged_roles_change_the_sign_alone(folder, both):

@@ -93,17 +93,22 @@ def _row(comparison: Comparison, each: Difference, metric: Metric, names: Sequen
     start = (f"{metric_name(one, metric)} {ARROWS[metric.better]}", f"{a} - {b}", *values)
     digits = _digits(each, metric)
     if each.low is None or each.high is None or each.p_corrected is None:
-        return (*start, signed(each.value, digits), f"no interval: {each.missing}", "", "", "")
+        return (*start, _signed(each.value, digits), f"no interval: {each.missing}", "", "", "")
     verdict = {"better": f"{a} is better", "worse": f"{b} is better"}.get(each.verdict or "", "undecided")
     images = "" if each.value == 0 else "no number" if each.images_to_decide is None else f"{each.images_to_decide:,}"
     return (
         *start,
-        signed(each.value, digits) if each.value else "0",
-        f"{signed(each.low, digits)} to {signed(each.high, digits)}",
+        _signed(each.value, digits),
+        f"{_signed(each.low, digits)} to {_signed(each.high, digits)}",
         "< 0.0001" if each.p_corrected < 1e-4 else f"{each.p_corrected:.4f}",
         verdict,
         images,
     )
+
+
+def _signed(value: float, digits: int) -> str:
+    """With its sign; what is 0 in so many decimals has none."""
+    return signed(value, digits) if round(value, digits) else f"{0:.{digits}f}"
 
 
 def _digits(each: Difference, metric: Metric) -> int:

@@ -90,6 +90,8 @@ def _difference(
         "pairing": pairing.word,
         "value": value,
     }
+    if pairing.paired and pairing.same:  # nothing varies, whatever an estimator would say of so many images
+        return Difference(**about | {"value": 0.0}, standard_error=0.0, low=0.0, high=0.0, p_value=1.0)
     if isinstance(one, str) or isinstance(other, str):
         return Difference(**about, missing=one if isinstance(one, str) else str(other))
     spread = one.of_difference(other, paired=pairing.paired)

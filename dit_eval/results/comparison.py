@@ -22,12 +22,14 @@ class Pairing:
     Attributes
     ----------
     a, b : places of the two sets in `Comparison.results`
+    same : whether both are the same images, so that a paired difference is 0 for sure
     """
 
     a: int
     b: int
     paired: bool
     reason: str
+    same: bool = False
 
     @property
     def word(self) -> Literal["paired", "unpaired"]:
