@@ -86,7 +86,10 @@ def split_influence(probs: np.ndarray) -> np.ndarray:
 
 
 def score_variation(class_probs: np.ndarray, splits: Sequence[np.ndarray]) -> Variation:
-    """What each image does to a mean of the scores of splits.
+    """What each image does to a mean of the scores of splits, and to that of the same splits with half of the images.
+
+    The marginal of n images is itself a mean: its noise lowers the score by a quadratic part. Where images are sure of
+    their classes and classes are even, that is most of what varies, and shares alone say 10 % too much at 480 digits.
 
     Parameters
     ----------
@@ -100,15 +103,19 @@ def score_variation(class_probs: np.ndarray, splits: Sequence[np.ndarray]) -> Va
     """
     import numpy as np
 
-    from dit_eval.metrics.variation import LEAST_IMAGES, NoEstimate, Smooth, scaled
+    from dit_eval.metrics.variation import LEAST_IMAGES, NoEstimate, Smooth, random_quarters, scaled
 
-    if len(class_probs) < LEAST_IMAGES:
-        raise NoEstimate(f"{len(class_probs)} images; needed at least {LEAST_IMAGES}")
-    shares = np.zeros(len(class_probs))
+    num = len(class_probs)
+    if num < LEAST_IMAGES:
+        raise NoEstimate(f"{num} images; needed at least {LEAST_IMAGES}")
+    whole, first, second = np.zeros(num), np.zeros(num), np.zeros(num)
     for rows in splits:
-        if len(rows) > 1:  # the score of one image is 1, whatever it is
-            shares[rows] = scaled(split_influence(class_probs[rows])) / len(splits)
-    return Smooth(shares=shares)
+        quarters = random_quarters(len(rows))
+        parts = (rows, rows[np.concatenate(quarters[:2])], rows[np.concatenate(quarters[2:])])
+        for shares, part in zip((whole, first, second), parts, strict=True):
+            if len(part) > 1:  # the score of one image is 1, whatever it is
+                shares[part] = scaled(split_influence(class_probs[part])) / len(splits)
+    return Smooth(shares=whole, halves=(first, second))
 
 
 def _split_score(probs: np.ndarray) -> float:

@@ -177,6 +177,10 @@ def inception_score_estimate(
     an influence in closed form, as in `frechet_estimates`. Splits are contiguous, and their images are taken for draws
     from what that part of the file shows: a class-ordered file does not get the width of a mixed one.
 
+    The noise of the mean probabilities has a quadratic part, which is counted twice as there: of 480 digits the
+    standard error is 5 to 12 % too large, and 96 % of the intervals held. With that part taken off 93 % did, since the
+    error is then smallest where the score is largest. Differences are not skewed so, and take it off.
+
     Parameters
     ----------
     value : the score as reported

@@ -11,7 +11,7 @@ from dit_eval.metrics import METRICS, differences, kid
 from dit_eval.metrics.density_coverage import DENSITY, density_coverage
 from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.halves import recall_variation
-from dit_eval.metrics.inception_score import INCEPTION_SCORE
+from dit_eval.metrics.inception_score import INCEPTION_SCORE, score_variation
 from dit_eval.metrics.influence import frechet_variation
 from dit_eval.metrics.intervals import frechet_influence, inception_score_estimate, recall_estimate
 from dit_eval.metrics.manifold import inside_reference, precision_recall
@@ -96,6 +96,29 @@ def test_the_inception_score_varies_as_its_interval_says():
     assert found.of_difference(alone, paired=False).all == pytest.approx(expected**2, rel=1e-9)
     with pytest.raises(NoEstimate, match="49 images"):
         INCEPTION_SCORE.variation(sides(np.eye(2), np.eye(2), probs[:49]))
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+def test_a_score_of_sure_images_varies_by_its_quadratic_part_too(splits):
+    # One-hot rows: the score is exp(H(counts / n)), of variance S^2 (var(log q) / n + (K - 1) / 2n^2) for classes q;
+    # shares alone count the second part twice. Of several splits the score is the mean.
+    rng, classes, num = np.random.default_rng(12), 8, 400
+    q = np.exp(np.linspace(-0.15, 0.15, classes))
+    q /= q.sum()
+    counts = rng.multinomial(num, q, size=20_000) / num
+    values = np.exp(-(counts * np.log(counts)).sum(axis=1))
+    linear, quadratic = q @ (np.log(q) - q @ np.log(q)) ** 2 / num, (classes - 1) / 2 / num**2
+    scale = values.mean() ** 2
+    assert values.var() == pytest.approx(scale * (linear + quadratic), rel=0.05)
+    parts, found, alone = np.split(np.arange(splits * num), splits), [], []
+    for _ in range(120):
+        probs, other = (np.eye(classes)[rng.choice(classes, p=q, size=splits * num)] for _ in range(2))
+        one, two = (score_variation(each, parts) for each in (probs, other))
+        found.append(one.of_difference(two, paired=False).all / 2)
+        alone.append(np.square(one.shares).sum())
+    assert np.mean(found) == pytest.approx(scale * (linear + quadratic) / splits, rel=0.1)
+    assert np.mean(alone) == pytest.approx(scale * (linear + 2 * quadratic) / splits, rel=0.1)
+    assert one.of_difference(one, paired=True).all == 0
 
 
 @pytest.mark.parametrize("metric", [MEANFLOW_INCEPTION_SCORE, TORCH_FIDELITY_METRICS[1]], ids=lambda m: m.name)
