@@ -68,6 +68,11 @@ class Smooth:
     halves: tuple[np.ndarray, np.ndarray] | None = None
     draws: np.ndarray | None = None
 
+    def spread(self) -> Spread:
+        """The variance of the metric itself, for an interval: V1 + 2 V2, as the shares say."""
+        fixed = 0.0 if self.draws is None else float(np.var(self.draws, ddof=1)) / len(self.draws)
+        return Spread(all=float(np.square(self.shares).sum()) + fixed, fixed=fixed)
+
     def of_difference(self, other: Self, *, paired: bool) -> Spread:
         """As of `Variation`."""
         variance = _squares(self.shares, other.shares, paired)

@@ -74,6 +74,12 @@ COLUMNS = (
     "selected_by",  # how its settings were chosen by their scores, if they were
     "weights",  # where they are not the averaged ones, and the checkpoint, where the model was measured with several
     "checkpoint",
+    *(
+        f"{metric.key}_{part}"
+        for metric in ADDITIONAL_METRICS
+        if metric.interval is not None
+        for part in ("error", "low", "high", "sd", "degrees")
+    ),
 )
 CONFIRMED = "confirmed on fresh noise"
 UNVERIFIED = f"{PROTOCOL}, not verified"  # of results whose badge does not bear their protocol out, or that have none
@@ -357,7 +363,7 @@ def selection_text(by: Selection) -> str:
 
 def _estimates(result: EvalResult) -> dict[str, float]:
     known: dict[str, float] = {}
-    for metric in (column.key for column in PAPERS_METRICS):
+    for metric in (metric.key for metric in METRICS):
         estimate = getattr(result.uncertainty, metric, None)
         if estimate is not None:
             known |= {f"{metric}_error": estimate.standard_error}
@@ -377,11 +383,9 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     # No text of a results file moves a cursor, breaks a line of a table or turns the direction of what follows.
     plain = [{key: shown(value) if isinstance(value, str) else value for key, value in row.items()} for row in rows]
     frame = pd.DataFrame(plain, columns=list(COLUMNS))
-    numbers = [name for name in COLUMNS if name not in _TEXT_COLUMNS]
-    texts = list(_TEXT_COLUMNS)
-    frame[numbers] = frame[numbers].astype(float)
-    frame[texts] = frame[texts].astype(object).where(frame[texts].notna(), None)
-    return frame
+    numbers = frame[[name for name in COLUMNS if name not in _TEXT_COLUMNS]].astype(float)
+    texts = frame[list(_TEXT_COLUMNS)].astype(object)
+    return pd.concat([numbers, texts.where(texts.notna(), None)], axis=1)[list(COLUMNS)]
 
 
 def _with_compute(points: pd.DataFrame) -> pd.DataFrame:

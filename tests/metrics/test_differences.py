@@ -171,7 +171,9 @@ def test_recall_of_halves_gives_what_its_interval_has():
     assert forth == back, "exchanged roles"
 
 
-def test_the_influence_of_a_kernel_is_the_derivative_of_its_distance():
+@pytest.mark.parametrize("rows", [2_000, 17])
+def test_the_influence_of_a_kernel_is_the_derivative_of_its_distance(monkeypatch, rows):
+    monkeypatch.setattr(kid, "_ROWS", rows)
     rng = np.random.default_rng(7)
     gen, ref = rng.normal(size=(60, 3)) + 0.3, rng.normal(size=(40, 3))
 
@@ -205,6 +207,57 @@ def test_kid_keeps_what_its_subsets_add(monkeypatch):
     spread = one.of_difference(two, paired=False)
     assert spread.fixed == pytest.approx(np.var(one.draws - two.draws, ddof=1) / 12)
     assert spread.all > spread.fixed
+
+
+def kid_of(rng, num, ref, *, shifts, shared=0.9, dim=6):
+    """KID of sets whose images share some of what makes them, with their variations."""
+    both = rng.gamma(2.0, size=(num, dim))
+    made = [
+        (shared**0.5 * both + (1 - shared) ** 0.5 * rng.gamma(2.0, size=(num, dim))) * 0.4 + shift for shift in shifts
+    ]
+    every = [sides(each, ref) for each in made]
+    return [kid.KID.score(each).values["kid"] for each in every], [kid.KID.variation(each) for each in every], every
+
+
+def test_the_variance_of_kid_is_that_of_a_closed_form():
+    # Of the U-statistic: 4 (n - 2) / n (n - 1) var(h1) + 2 / n (n - 1) var(h), where h(x, y) = k(x, y) - m(x) - m(y), m
+    # is the mean kernel with the reference, and h1(x) the mean of h over y.
+    rng, num = np.random.default_rng(13), 120
+
+    def kernel(u, v):
+        return (u @ v.T / 6 + 1) ** 3
+
+    ref, still = rng.normal(size=(200, 6)) * 0.5 + 0.4, np.zeros(1)
+    for shift in (0.4, 0.6):
+        many = rng.normal(size=(1500, 6)) * 0.5 + shift
+        to_ref = kernel(many, ref).mean(axis=1)
+        h = kernel(many, many) - to_ref - to_ref[:, None]
+        np.fill_diagonal(h, np.nan)
+        linear = 4 * (num - 2) / num / (num - 1) * np.nanmean(h, axis=1).var()
+        expected = linear + 2 / num / (num - 1) * np.nanvar(h)
+        found, alone = [], []
+        for _ in range(60):
+            one = kid.kernel_variation(many[rng.integers(1500, size=num)], ref, kernel)
+            found.append(one.of_difference(Smooth(shares=still, halves=(still, still)), paired=False).all)
+            alone.append(one.spread().all)
+        assert np.mean(found) == pytest.approx(expected, rel=0.1), shift
+        assert np.mean(alone) == pytest.approx(2 * expected - linear, rel=0.1), shift
+
+
+@pytest.mark.slow
+def test_intervals_of_kid_hold_at_as_few_images_as_it_takes(monkeypatch):
+    monkeypatch.setattr(kid, "kernel_distance", partial(kid.kernel_distance, num_subsets=4, subset_size=100))
+    rng = np.random.default_rng(14)
+    ref = rng.gamma(2.0, size=(300, 6)) * 0.4
+    drawn = [kid_of(rng, 100, ref, shifts=(0.6, 0.55)) for _ in range(200)]
+    values = np.array([value for value, _, _ in drawn])
+    estimates = [kid.KID.interval(value[0], every[0])["kid"] for value, _, every in drawn]
+    held = [each.low <= values[:, 0].mean() <= each.high for each in estimates]
+    assert 0.92 <= np.mean(held) <= 0.98
+    assert {each.value for each in estimates} == set(values[:, 0])
+    apart = values[:, 0] - values[:, 1]
+    errors = np.sqrt([one.of_difference(other, paired=True).all for _, (one, other), _ in drawn])
+    assert 0.92 <= np.mean(np.abs(apart - apart.mean()) <= 1.96 * errors) <= 0.98
 
 
 def test_density_is_a_mean_over_images():

@@ -876,3 +876,10 @@ def test_further_metrics_have_columns_where_a_result_has_them():
     first, second = (row.cells for row in table.rows)
     assert (first["fd_dinov2"], first["kid"]) == ("123.457", "0.00012")
     assert (second["fd_dinov2"], second["kid"]) == (DASH, DASH)
+    sure = Uncertainty(estimates={"kid": Estimate(value=0.0123, standard_error=0.0005, low=0.0113, high=0.0133)})
+    table = measured_table(
+        measured_points([("line", result(sample_run(), 12.0, kid=0.0123, uncertainty=sure))], count=rough_count)
+    )
+    assert table.rows[0].cells["kid"] == "0.012 ± 0.00050"
+    assert table.rows[0].values["kid_low"] == 0.0113
+    assert "standard error" in table.about

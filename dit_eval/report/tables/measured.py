@@ -21,6 +21,7 @@ from dit_eval.report.tables.table import (
     number_text,
     sampling_cells,
     small_number,
+    with_spread,
 )
 from dit_eval.results.references import reference_title
 
@@ -64,7 +65,7 @@ def measured_table(points: pd.DataFrame) -> Table:
         for row in measured
     ]
     about = "Numbers of different N, protocol or reference do not compare. Gflops and parameters are counted."
-    if any(" ± " in row.cells[metric.key] for row in rows for metric in PAPERS_METRICS):
+    if any(" ± " in row.cells[metric.key] for row in rows for metric in (*PAPERS_METRICS, *ADDITIONAL_METRICS)):
         about += " Behind ±: the standard error over draws of N images."
     columns = tuple(c for c in columns if c.key == "model" or any(row.cells[c.key] != DASH for row in rows))
     return Table(
@@ -107,5 +108,7 @@ def _cells(row: dict[str, Any], *, with_evaluations: bool) -> dict[str, str]:
         "reference": DASH if row["reference"] in (None, *UNDOUBTED) else row["reference"],
         "badge": as_published(row),
     }
-    cells |= {metric.key: small_number(row[metric.key], 3) for metric in ADDITIONAL_METRICS}
+    cells |= {
+        metric.key: with_spread(small_number(row[metric.key], 3), row, metric.key, 3) for metric in ADDITIONAL_METRICS
+    }
     return cells | {key: number_text(row[key], 0) for key in ("image_size", "training_steps", "seed", "num_samples")}
