@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from jinja2 import UndefinedError
 from markdown_it import MarkdownIt
@@ -413,6 +414,28 @@ def test_loss_curves_of_block_designs_have_a_panel(tmp_path):
     assert len(set(colours)) == len(colours) == 4
     assert designs.get_xlabel() == "Training steps"
     assert designs.lines[-1].get_xdata().max() == 800
+
+
+def test_loss_curves_of_several_seeds_all_say_theirs():
+    # A study gives the model's name alone to seed 0.
+    names = (
+        "mini-B/4",
+        "mini-B/4 seed 1",
+        "mini-L/4",
+        "mini-L/4 seed 12",
+        "mini-L/4 adaln seed 2",
+        "XS",
+        "7",
+        "a seed x",
+    )
+    losses = pd.DataFrame([{"model": n, "step": s, "loss": 1 / s} for n in names for s in (1, 2, 3)])
+    models, designs = loss_curves(losses).figure.axes
+    shown = [text.get_text() for text in models.get_legend().get_texts()]
+    assert shown == ["mini-B/4 seed 0", "mini-B/4 seed 1", "mini-L/4 seed 0", "mini-L/4 seed 12", "7", "XS", "a seed x"]
+    lines = [line for line in models.lines if line.get_alpha() is None]
+    assert lines[0].get_color() == lines[1].get_color() != lines[2].get_color()
+    assert lines[0].get_linestyle() != lines[1].get_linestyle()
+    assert "mini-L/4 adaLN seed 2" in [text.get_text() for text in designs.get_legend().get_texts()]
 
 
 def test_other_protocols_have_figures_of_their_own():

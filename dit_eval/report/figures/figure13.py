@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -24,6 +25,7 @@ from dit_eval.report.words import SIZES, THOUSANDS_FROM, ModelName, model_name
 
 _WINDOW = 50  # logged losses that the bold line averages; the pale line is the log itself
 _DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1.5, 1, 1.5)))
+_SEED = " seed "  # before the seed in a name of a study
 _BLOCK_DASHES = dict(zip(BLOCK_STYLES, (":", "-.", "--", "-"), strict=True))
 
 
@@ -32,7 +34,7 @@ def loss_curves(losses: pd.DataFrame, look: Look) -> Picture | None:
     """Figure 13: training loss of each model of a loss log (`points.read_losses`)."""
     if losses.empty:
         return None
-    curves = sorted(map(_curve, dict.fromkeys(losses["model"])), key=lambda curve: _by_size(curve.model))
+    curves = sorted(_curves(dict.fromkeys(losses["model"])), key=_by_size)
     # Models that were trained with several block designs have a panel of their own, beside that of all models.
     several = {curve.model for curve in curves if curve.block}
     models, designs = [c for c in curves if not c.block], [c for c in curves if c.model in several]
@@ -64,21 +66,32 @@ FIGURE13 = PaperFigure(
 
 @dataclass(frozen=True, kw_only=True)
 class _Curve:
-    """A curve of a loss log: its name there, the model, its block design if the name says one, the name's parts."""
+    """A curve of a loss log.
+
+    Attributes
+    ----------
+    name : in the log
+    model, block, seed : of the name; a block design and a seed where it says one
+    parts : of the model's name
+    """
 
     name: str
     model: str
     block: str | None
     parts: ModelName | None
+    seed: int | None = None
 
     def style(self, number: int, *, of_designs: bool) -> tuple[str, Any, str]:
         """Colour, dashes and label; a network whose name has no parts is told apart by its dashes."""
+        which = "" if self.seed is None else f"{_SEED}{self.seed}"
+        label = self.name if self.seed is None else f"{self.model}{which}"
         if of_designs:
             block = self.block or "adaln-zero"
-            return BLOCK_STYLES[block][0], _BLOCK_DASHES[block], f"{self.model} {block_name(block)}"
+            return BLOCK_STYLES[block][0], _BLOCK_DASHES[block], f"{self.model} {block_name(block)}{which}"
         if self.parts is not None:
-            return SIZE_COLOURS[self.parts.size], PATCH_DASHES[self.parts.patch], self.name
-        return (INK, SOFT)[number % 2], _DASHES[number // 2 % len(_DASHES)], self.name
+            dash = PATCH_DASHES[self.parts.patch] if self.seed is None else _DASHES[self.seed % len(_DASHES)]
+            return SIZE_COLOURS[self.parts.size], dash, label
+        return (INK, SOFT)[number % 2], _DASHES[number // 2 % len(_DASHES)], label
 
 
 def _panel(axis: Axes, curves: Sequence[_Curve], losses: pd.DataFrame, *, of_designs: bool) -> None:
@@ -96,14 +109,33 @@ def _panel(axis: Axes, curves: Sequence[_Curve], losses: pd.DataFrame, *, of_des
     add_legend(axis, handles, loc="upper right", ncols=1 + (len(handles) > 6))
 
 
-def _by_size(model: str) -> tuple[int, int, str]:
-    """Sort key: DiTs by size and falling patch size, others after them by name."""
-    name = model_name(model)
-    return (SIZES.index(name.size), -name.patch, model) if name else (len(SIZES), 0, model)
+def _by_size(curve: _Curve) -> tuple[int, int, str, int]:
+    """Sort key: DiTs by size and falling patch size, others after them by name; one model by seed."""
+    name, seed = curve.parts, curve.seed or 0
+    return (SIZES.index(name.size), -name.patch, curve.model, seed) if name else (len(SIZES), 0, curve.model, seed)
+
+
+def _curves(names: Iterable[str]) -> list[_Curve]:
+    """The curves of these names. One that says no seed is of seed 0, as a study calls it, where another says one."""
+    curves = [*map(_curve, names)]
+    seeded = {(curve.model, curve.block) for curve in curves if curve.seed is not None}
+    return [
+        replace(curve, seed=0) if curve.seed is None and (curve.model, curve.block) in seeded else curve
+        for curve in curves
+    ]
 
 
 def _curve(name: str) -> _Curve:
-    model, _, block = name.rpartition(" ")
+    whole, said, seed = name.rpartition(_SEED)
+    if not said or not re.fullmatch("[0-9]{1,9}", seed):
+        whole, seed = name, ""
+    model, _, block = whole.rpartition(" ")
     if block not in BLOCK_STYLES:
-        model, block = name, ""
-    return _Curve(name=name, model=model, block=None if block in ("", "adaln-zero") else block, parts=model_name(model))
+        model, block = whole, ""
+    return _Curve(
+        name=name,
+        model=model,
+        block=None if block in ("", "adaln-zero") else block,
+        parts=model_name(model),
+        seed=int(seed) if seed else None,
+    )
