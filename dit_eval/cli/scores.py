@@ -120,12 +120,14 @@ def results_text(results: Sequence[EvalResult], form: Format, *, style: Style, w
         return f"{result_text(results[0], style, width)}\n"
     from dit_eval.report.tables.latex import to_latex
     from dit_eval.report.tables.leaderboard import badge_lines, crop_lines, differences, leaderboard
+    from dit_eval.report.tables.significance import RULE
     from dit_eval.report.tables.text import to_text
     from dit_eval.report.tables.write import to_csv, to_markdown
 
     table = leaderboard(results)
     if form == "table":
-        below = [*differences(results), *crop_lines(results), *badge_lines(results)]
+        below = [RULE] if table.significance else []
+        below += [*differences(results), *crop_lines(results), *badge_lines(results)]
         below = [fill(line, width, subsequent_indent="  ") for line in below] if width else below
         return "\n".join([table.title, "", to_text(table, width=width, style=style), "", *below]) + "\n"
     write = {"markdown": to_markdown, "latex": to_latex, "csv": to_csv}[form]

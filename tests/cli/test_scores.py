@@ -71,6 +71,32 @@ def test_results_fit_a_terminal_and_are_plain_in_a_log(count, intervals):
     assert "beyond noise" in logged or not (intervals and count > 1)
 
 
+def test_several_results_are_bold_where_one_is_significantly_better():
+    # FID 2.30, 2.50, 2.70 with a standard error of 0.02: apart. Other numbers are the same, and recall has no error.
+    results = [made(number, intervals=True) for number in range(3)]
+    table = leaderboard(results)
+    assert {cell for cell in table.best if table.rows[cell[0]].measured} == {
+        (0, "fid"),
+        *((n, "recall") for n in range(3)),
+    }
+    assert table.ties == {(n, key) for n in range(3) for key in ("sfid", "inception_score", "precision")}
+    shown = results_text(results, "table", style=COLOURED, width=80)
+    assert "\x1b[1m     2.30" in shown or re.search("\x1b\\[1m *2\\.30", shown)
+    assert re.search("\x1b\\[1m *≈?4\\.63", shown) is None
+    logged = results_text(results, "table", style=PLAIN, width=None)
+    assert logged.count("≈277.80") == 3
+    assert "Bold: better than every other number of its column" in logged
+    near = [made(0, intervals=True), made(0, intervals=True, fid=2.31)]
+    assert [cell for cell in leaderboard(near).best if cell[1] == "fid"] == []
+    assert leaderboard(near).ties >= {(0, "fid"), (1, "fid")}
+    assert "≈" in results_text(near, "markdown", style=PLAIN, width=None)
+    # Without intervals the best is bold, as in reports.
+    plain = leaderboard([made(number, intervals=False) for number in range(2)])
+    assert (0, "fid") in plain.best
+    assert "Bold" not in results_text([made(number, intervals=False) for number in range(2)], "table", style=PLAIN,
+                                      width=None)  # fmt: skip
+
+
 def test_what_does_not_compare_fits_a_terminal_too():
     many = {"protocol": "network digits", "weights": "digits", "reference": "unknown statistics"}
     results = [dataclasses.replace(made(number, intervals=False), badge=badge(300, **many)) for number in range(2)]

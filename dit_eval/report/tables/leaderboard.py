@@ -20,6 +20,9 @@ from dit_eval.system.text import shown
 def leaderboard(results: Sequence[EvalResult]) -> Table:
     """The results by their first metric, and below them what is published beside.
 
+    Where results have intervals, bold is what is significantly better than all others, and ties are marked; else the
+    best.
+
     Raises
     ------
     ValueError
@@ -39,13 +42,14 @@ def leaderboard(results: Sequence[EvalResult]) -> Table:
     ]
     rows = [_row(result, name, metrics) for result, name in zip(ordered, names, strict=True)]
     rows += [_published_row(each, metrics) for each in _published(ordered)]
-    return Table(
+    table = Table(
         name="results",
         title=f"Scores against {_references(ordered)}{_networks(ordered)}",
         columns=tuple(columns),
         rows=tuple(rows),
         about=" ".join([*_error_words(rows), *crop_lines(ordered), *badge_lines(ordered)]),
     )
+    return table.judged()
 
 
 def differences(results: Sequence[EvalResult]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from dit_eval.report.tables.table import Column, Row, Table
+from dit_eval.report.tables.table import Column, Table
 from dit_eval.system.style import PLAIN, Style
 
 _LEAST_NAME = 16  # columns of a terminal that the first column keeps
@@ -34,14 +34,15 @@ def _shares(table: Table, width: int | None) -> Iterator[list[Column]]:
 
 
 def _width(table: Table, column: Column) -> int:
-    parts = [part for row in table.rows for part in _parts(row, column)]
+    parts = [part for number in range(len(table.rows)) for part in _parts(table, number, column)]
     return max(len(column.title), *map(len, parts))
 
 
-def _parts(row: Row, column: Column) -> tuple[str, str]:
-    """A number, and its standard error."""
-    number, _, error = row.cells[column.key].partition(" ± ")
-    return number, f"±{error}" if error else ""
+def _parts(table: Table, number: int, column: Column) -> tuple[str, str]:
+    """The value of a row, marked where it is not told apart from the best, and its standard error."""
+    value, _, error = table.rows[number].cells[column.key].partition(" ± ")
+    tie = "≈" if (number, column.key) in table.ties else ""
+    return f"{tie}{value}", f"±{error}" if error else ""
 
 
 def _block(table: Table, columns: Sequence[Column], width: int | None, style: Style) -> Iterator[str]:
@@ -60,13 +61,13 @@ def _block(table: Table, columns: Sequence[Column], width: int | None, style: St
             yield style.dim(line("-" * name, ["-" * each for each in widths]))
         cells, errors = [], []
         for column, room in zip(columns, widths, strict=True):
-            value, error = _parts(row, column)
+            value, error = _parts(table, number, column)
             padded = f"{value:>{room}}"
             cells.append(style.bold(padded) if (number, column.key) in table.best and row.measured else padded)
             errors.append(style.dim(f"{error:>{room}}"))
         head = f"{_short(row.cells[first.key], name):<{name}}"
         yield line(head if row.measured else style.dim(head), cells)
-        if any(_parts(row, column)[1] for column in columns):
+        if any(_parts(table, number, column)[1] for column in columns):
             yield line(" " * name, errors)
 
 
