@@ -344,6 +344,11 @@ MISUSES = {
     "no interval": ("evaluate {a} --ref digits --until 0.1 --metrics mind", "expected metrics that have"),
     "no share": ("evaluate {a} --ref digits --until 2", "--until"),
     "not a number": ("evaluate {a} --ref digits --until soon", "expected a number, got 'soon'"),
+    "nothing": ("evaluate {a} --ref digits --until 0", "--until: expected more than 0; got 0"),
+    "one set's rule for two": ("compare {a} {b} --ref digits --until 0.1", "--until"),
+    "one set, until decided": ("compare {a} --ref digits --until-decided", "1 set(s) of samples: expected 2 to 100"),
+    "no reference": ("compare {a} {b}", "--ref"),
+    "two protocols": ("compare {a} {b} --ref digits --metrics fid --protocol adm", "--metrics"),
     "a prediction": ("evaluate {a} --ref digits --until 0.1 --dry-run", "--dry-run: predicts for a number of images"),
     "a file that is no JSON": ("compare {a} {b} --ref digits --json c.txt", ".json"),
 }  # fmt: skip

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from dit_eval.metrics.variation import Variation
 
 NEIGHBOURS = 5
+# A normal interval of coverage takes so many balls with an image, and as many without one: where 5 to 17 of 300 or 400
+# had none, 70 to 85 % of the intervals of differences held, where 21 or more had none 92 to 97 %.
+_LEAST_BALLS = 30
 _ROWS, _COLUMNS = 1_000, 4_000  # distances in memory at once: 32 MB in float64; no effect on the result
 
 
@@ -142,6 +145,50 @@ def _density_variation(sides: Sides) -> Variation:
     return Smooth(shares=scaled(balls - balls.mean()))
 
 
+def holders(*, gen: np.ndarray, ref: np.ndarray, device: str | torch.device = "cpu") -> tuple[np.ndarray, int]:
+    """The generated images in the ball of each reference image, by the rule of `density_coverage`.
+
+    Returns
+    -------
+    int32 (M, `MOST_HOLDERS`), ascending, then -1; of balls that hold more, all -1. And how many balls hold any.
+    """
+    import numpy as np
+    import torch
+
+    from dit_eval.metrics.variation import MOST_HOLDERS
+    from dit_eval.system.switches import arithmetic
+
+    gen, ref = _checked(gen, "gen", 1), _checked(ref, "ref", NEIGHBOURS + 1)
+    device = torch.device("cpu" if torch.device(device).type == "mps" else device)
+    found, covered = np.full((len(ref), MOST_HOLDERS), -1, np.int32), 0
+    with torch.inference_mode(), arithmetic("fp32", device):
+        for rows in _blocks(len(ref), _ROWS):
+            radii = _radii(ref, rows, NEIGHBOURS, device)[:, None]
+            within = [_distances(ref[rows], gen[part], device) < radii for part in _blocks(len(gen), _COLUMNS)]
+            inside = torch.cat(within, dim=1)
+            covered += int(inside.any(1).sum())
+            inside &= (inside.sum(1) <= MOST_HOLDERS)[:, None]
+            balls, images = (each.cpu().numpy() for each in inside.nonzero(as_tuple=True))  # ascending
+            place = np.arange(len(balls)) - np.searchsorted(balls, balls)
+            found[rows.start + balls, place] = images
+    return found, covered
+
+
+def _coverage_variation(sides: Sides) -> Variation:
+    from dit_eval.metrics.variation import LEAST_IMAGES, Held, NoEstimate
+
+    gen, ref = sides.gen.features("pool"), sides.ref.features("pool")
+    if len(gen) < LEAST_IMAGES:
+        raise NoEstimate(f"{len(gen)} images; needed at least {LEAST_IMAGES}")
+    held, covered = holders(gen=gen, ref=ref, device=sides.device)
+    if min(covered, len(ref) - covered) < _LEAST_BALLS:
+        raise NoEstimate(
+            f"{covered:,} of {len(ref):,} reference images are covered; how far that varies shows where "
+            f"{_LEAST_BALLS} are, and as many are not"
+        )
+    return Held(holders=held, num=len(gen))
+
+
 _NEEDS = Needs(
     ref_images=True, least_ref=NEIGHBOURS + 1, because=f"density and coverage need at least {NEIGHBOURS + 1}"
 )
@@ -169,4 +216,5 @@ COVERAGE = Metric(
     needs=_NEEDS,
     protocol=f"prdc: k = {NEIGHBOURS}",
     score=_score,
+    variation=_coverage_variation,
 )

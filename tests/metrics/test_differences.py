@@ -8,7 +8,7 @@ import pytest
 from scipy import stats as distributions
 
 from dit_eval.metrics import METRICS, differences, kid
-from dit_eval.metrics.density_coverage import DENSITY, density_coverage
+from dit_eval.metrics.density_coverage import COVERAGE, DENSITY, density_coverage, holders
 from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.halves import recall_variation
 from dit_eval.metrics.inception_score import INCEPTION_SCORE, score_variation
@@ -19,7 +19,7 @@ from dit_eval.metrics.meanflow import MEANFLOW_INCEPTION_SCORE
 from dit_eval.metrics.metric import Sides
 from dit_eval.metrics.permuted_score import permuted_inception_score
 from dit_eval.metrics.torch_fidelity import TORCH_FIDELITY_METRICS
-from dit_eval.metrics.variation import Halved, Members, NoEstimate, Smooth
+from dit_eval.metrics.variation import Halved, Held, Members, NoEstimate, Smooth
 from dit_eval.summary import FeatureSummary, GaussianStats
 
 
@@ -269,9 +269,77 @@ def test_density_is_a_mean_over_images():
     assert variance == pytest.approx(found.balls.var(ddof=1) / 25 / 80)
 
 
+def test_holders_of_a_ball_are_the_images_in_it():
+    rng = np.random.default_rng(15)
+    gen, ref = rng.normal(size=(90, 3)).astype(np.float32), rng.normal(size=(70, 3)).astype(np.float32)
+    among = np.linalg.norm(ref[:, None] - ref[None], axis=2)
+    inside = np.linalg.norm(ref[:, None] - gen[None], axis=2) < np.sort(among, axis=1)[:, 5:6]
+    listed, covered = holders(gen=gen, ref=ref)
+    assert covered == inside.any(axis=1).sum() == density_coverage(gen=gen, ref=ref).covered
+    for row, expected in zip(listed, inside, strict=True):
+        images = np.flatnonzero(expected)
+        assert list(row[row >= 0]) == (list(images) if len(images) <= 8 else [])
+    assert 0 < (listed[:, 0] < 0).sum() < 70
+
+
+def test_the_variance_of_coverage_is_a_sum_over_balls_that_hold_the_same_images():
+    # Far balls of k images each: 1 - q^N of each holds one, with q = 1 - p; without the far terms of the series.
+    rng, balls, num = np.random.default_rng(16), 60, 100
+    p = rng.uniform(0.001, 0.016, balls)
+    found, values = [], []
+    for _ in range(300):
+        which = rng.choice(balls + 1, p=[*p, 1 - p.sum()], size=num)
+        listed = np.full((balls, 8), -1, np.int32)
+        for ball in range(balls):
+            images = np.flatnonzero(which == ball)
+            if len(images) <= 8:
+                listed[ball, : len(images)] = images
+        values.append((np.bincount(which, minlength=balls + 1)[:balls] > 0).mean())
+        none = Held(holders=np.full((balls, 8), -1, np.int32), num=num)
+        found.append(Held(holders=listed, num=num).of_difference(none, paired=False).all)
+    empty = np.exp(num * np.log1p(-p))
+    both = np.exp(num * np.log1p(-p[:, None] - p))
+    np.fill_diagonal(both, empty)
+    expected = (both - np.outer(empty, empty)).sum() / balls**2
+    assert np.var(values) == pytest.approx(expected, rel=0.15)
+    assert np.mean(found) == pytest.approx(expected, rel=0.06)
+
+
+def test_few_balls_without_an_image_tell_nothing():
+    rng = np.random.default_rng(17)
+    gen, ref = rng.normal(size=(200, 2)), rng.normal(size=(100, 2))
+    with pytest.raises(NoEstimate, match="of 100 reference images are covered; how far that varies"):
+        COVERAGE.variation(sides(gen, ref))
+    with pytest.raises(NoEstimate, match="49 images"):
+        COVERAGE.variation(sides(gen[:49], ref))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("paired", [True, False])
+def test_intervals_of_differences_of_coverage_hold(paired):
+    rng = np.random.default_rng(18)
+    ref, values, found = rng.gamma(4.0, size=(300, 6)) / 2 - 2, [], []
+
+    def draw():
+        both = rng.gamma(4.0, size=(300, 6))
+        sets = [0.9**0.5 * both + 0.1**0.5 * rng.gamma(4.0, size=(300, 6)) - 4 * (0.9**0.5 + 0.1**0.5) for _ in "ab"]
+        return [1.1 * sets[0] / 2 + 0.8, 1.1 * sets[1] / 2 + 0.7]
+
+    for _ in range(120):
+        one, other = draw() if paired else (draw()[0], draw()[1])
+        every = [sides(each, ref) for each in (one, other)]
+        values.append(np.subtract(*[COVERAGE.score(each).values["coverage"] for each in every]))
+        varied = [COVERAGE.variation(each) for each in every]
+        found.append(varied[0].of_difference(varied[1], paired=paired).all)
+    inside = np.abs(np.array(values) - np.mean(values)) <= 1.96 * np.sqrt(found)
+    assert math.sqrt(np.mean(found)) == pytest.approx(np.std(values, ddof=1), rel=0.15)
+    assert 0.90 <= inside.mean() <= 0.99
+    assert varied[0].of_difference(varied[0], paired=True).all == 0
+
+
 def test_metrics_that_have_an_interval_have_differences():
     assert [metric.name for metric in METRICS if metric.interval and not metric.variation] == []
-    assert [metric.name for metric in METRICS if not metric.variation] == ["mind", "coverage"]
+    assert [metric.name for metric in METRICS if not metric.variation] == ["mind"]
 
 
 # ---- verdicts
