@@ -11,7 +11,10 @@ from dit_eval.results.looking import Looking
 from dit_eval.results.parse import json_text
 
 # How differences are estimated; another estimator is another text.
-METHOD = "influence functions less their quadratic part, discordant images, and bisections; normal intervals, 2026-11"
+METHOD = (
+    "influence functions less their quadratic part, discordant images, bisections, and balls of the same images; "
+    "normal intervals, 2026-11"
+)
 Verdict = Literal["better", "worse", "undecided"]
 
 
