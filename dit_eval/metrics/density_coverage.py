@@ -145,12 +145,12 @@ def _density_variation(sides: Sides) -> Variation:
     return Smooth(shares=scaled(balls - balls.mean()))
 
 
-def holders(*, gen: np.ndarray, ref: np.ndarray, device: str | torch.device = "cpu") -> tuple[np.ndarray, int]:
+def holders(*, gen: np.ndarray, ref: np.ndarray, device: str | torch.device = "cpu") -> tuple[np.ndarray, np.ndarray]:
     """The generated images in the ball of each reference image, by the rule of `density_coverage`.
 
     Returns
     -------
-    int32 (M, `MOST_HOLDERS`), ascending, then -1; of balls that hold more, all -1. And how many balls hold any.
+    int32 (M, `MOST_HOLDERS`), ascending, then -1; of balls that hold more, all -1. And which balls hold any, bool (M,).
     """
     import numpy as np
     import torch
@@ -160,13 +160,13 @@ def holders(*, gen: np.ndarray, ref: np.ndarray, device: str | torch.device = "c
 
     gen, ref = _checked(gen, "gen", 1), _checked(ref, "ref", NEIGHBOURS + 1)
     device = torch.device("cpu" if torch.device(device).type == "mps" else device)
-    found, covered = np.full((len(ref), MOST_HOLDERS), -1, np.int32), 0
+    found, covered = np.full((len(ref), MOST_HOLDERS), -1, np.int32), np.zeros(len(ref), bool)
     with torch.inference_mode(), arithmetic("fp32", device):
         for rows in _blocks(len(ref), _ROWS):
             radii = _radii(ref, rows, NEIGHBOURS, device)[:, None]
             within = [_distances(ref[rows], gen[part], device) < radii for part in _blocks(len(gen), _COLUMNS)]
             inside = torch.cat(within, dim=1)
-            covered += int(inside.any(1).sum())
+            covered[rows] = inside.any(1).cpu().numpy()
             inside &= (inside.sum(1) <= MOST_HOLDERS)[:, None]
             balls, images = (each.cpu().numpy() for each in inside.nonzero(as_tuple=True))  # ascending
             place = np.arange(len(balls)) - np.searchsorted(balls, balls)
@@ -181,12 +181,12 @@ def _coverage_variation(sides: Sides) -> Variation:
     if len(gen) < LEAST_IMAGES:
         raise NoEstimate(f"{len(gen)} images; needed at least {LEAST_IMAGES}")
     held, covered = holders(gen=gen, ref=ref, device=sides.device)
-    if min(covered, len(ref) - covered) < _LEAST_BALLS:
+    if min(covered.sum(), (~covered).sum()) < _LEAST_BALLS:
         raise NoEstimate(
-            f"{covered:,} of {len(ref):,} reference images are covered; how far that varies shows where "
+            f"{covered.sum():,} of {len(ref):,} reference images are covered; how far that varies shows where "
             f"{_LEAST_BALLS} are, and as many are not"
         )
-    return Held(holders=held, num=len(gen))
+    return Held(holders=held, covered=covered, num=len(gen))
 
 
 _NEEDS = Needs(

@@ -158,29 +158,38 @@ class Held:
     an Euler transformation (Efron and Thisted 1976). The first term alone is the delete-one jackknife, of which the
     variance is up to several times too large. As the number of images is fixed, what it would add is taken off.
 
+    The series may end at 0 or below by chance, and that is no certainty: the variance is no less than if balls that
+    hold images of one set alone did so one by one, as of `Members`, or than that of one ball where sets are not paired.
+
     Attributes
     ----------
     holders : int32 (M, `MOST_HOLDERS`); the images in each ball, ascending, then -1; of balls that hold more, all -1
+    covered : bool (M,); which balls hold any
     num : of images
     """
 
     holders: np.ndarray
+    covered: np.ndarray
     num: int
 
     def of_difference(self, other: Self, *, paired: bool) -> Spread:
         """As of `Variation`."""
         if not paired:
-            return Spread(all=sum(each._variance(each.holders, np.ones(len(each.holders))) for each in (self, other)))
+            return Spread(all=self._alone() + other._alone())
         signs = np.repeat([1.0, -1.0], [len(self.holders), len(other.holders)])
-        return Spread(all=self._variance(np.concatenate([self.holders, other.holders]), signs))
+        found = self._variance(np.concatenate([self.holders, other.holders]), signs)
+        least = Members(inside=self.covered).of_difference(Members(inside=other.covered), paired=True)
+        return Spread(all=max(found, least.all))
+
+    def _alone(self) -> float:
+        return max(self._variance(self.holders, np.ones(len(self.holders))), 1 / len(self.holders) ** 2)
 
     def _variance(self, holders: np.ndarray, signs: np.ndarray) -> float:
         sets, which = np.unique(holders, axis=0, return_inverse=True)
         balls = np.bincount(which.ravel(), weights=signs, minlength=len(sets))  # that hold this set of images
         count = (sets >= 0).sum(axis=1)
-        # A difference of the same sets is 0 to the last bit: so are the sums over them.
         total = float(_EULER[count] @ np.square(balls)) - float(balls[count == 1].sum()) ** 2 / self.num
-        return max(total, 0.0) / len(self.holders) ** 2
+        return total / len(self.holders) ** 2
 
 
 def scaled(influence: np.ndarray) -> np.ndarray:
