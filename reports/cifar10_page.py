@@ -82,8 +82,8 @@ def _machine(results: Sequence[EvalResult], tasks: Path) -> Iterator[str]:
     why = f" No interval can be given for it ({missing.pop()})." if missing else ""
     yield (
         f"N is {results[0].num_samples:,} everywhere. FID of so few pictures is far above FID-50K of the same model: "
-        f"the values compare with each other alone.{why} KID has no such bias; when this was scored, dit-eval gave it no "
-        "interval. One seed; it was not chosen."
+        f"the values compare with each other alone.{why} KID has no such bias; when this was scored, dit-eval gave it "
+        "no interval. One seed; it was not chosen."
     )
 
 
