@@ -34,6 +34,7 @@ from harness import print_environment
 
 from dit_eval.checks.anchors import cifar10_parts
 from dit_eval.features.inception import TorchInception
+from dit_eval.features.network import FeatureExtractor
 from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.summary import RunningStats
 from dit_eval.system.environment import environment, now
@@ -59,13 +60,18 @@ def graph_weights(state: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(array, np.float32) for name, array in found.items()}
 
 
-def adm(state: dict[str, torch.Tensor]) -> Extract:
+def adm_network(state: dict[str, torch.Tensor]) -> FeatureExtractor:
+    """ADM's graph with these weights."""
     from dit_eval.features.tensorflow import TensorflowInception
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "classify_image_graph_def.pb"
         write_graph_def(path, graph_weights(state))
-        network = TensorflowInception(weights=path)
+        return TensorflowInception(weights=path)
+
+
+def adm(state: dict[str, torch.Tensor]) -> Extract:
+    network = adm_network(state)
     return lambda images: network(images).pool
 
 

@@ -85,6 +85,13 @@ def inception() -> Path:
     return path
 
 
+def is_kept() -> bool:
+    """Whether the network and the pictures are here, so that nothing would be downloaded."""
+    files = folder() / "cache" / FOLDER
+    pictures = all((files / name).is_file() for name in (*TRAIN, TEST))
+    return pictures and (folder() / "inception-true-convolutions.pth").is_file()
+
+
 def cifar10() -> Path:
     """A folder to be `DIT_EVAL_CACHE`, with the six files of the binary version as dit-eval keeps them."""
     files = folder() / "cache" / FOLDER
