@@ -33,8 +33,8 @@ Extract = Callable[[np.ndarray], Any]
 
 def network(weights: Path) -> torch.nn.Module:
     """The network up to its pool features, batch norms folded, of inputs (8, 3, 299, 299)."""
-    from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExtractorInceptionV3
     from torch.nn.utils.fusion import fuse_conv_bn_eval
+    from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExtractorInceptionV3
 
     net = FeatureExtractorInceptionV3("peer", ["2048"], str(weights)).eval()
     for module in net.modules():
@@ -42,7 +42,7 @@ def network(weights: Path) -> torch.nn.Module:
             module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), torch.nn.Identity()
     names = [name for name, _ in net.named_children() if name.startswith(("Conv2d", "MaxPool", "Mixed"))]
     layers = [net.get_submodule(name) for name in names]
-    return torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).requires_grad_(False)
+    return torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval()
 
 
 def inputs(images: np.ndarray) -> list[torch.Tensor]:

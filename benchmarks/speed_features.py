@@ -17,9 +17,7 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +25,8 @@ import numpy as np
 import torch
 from beside_others import adm_network, pytorch_fid
 from harness import alternate, log, print_environment, report
+from machine import best_rate, products, profile
 from PIL import Image
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from dit_eval.features.inception import TorchInception
 from dit_eval.features.inception_weights import POOL_DIM, SPATIAL_DIM
@@ -39,7 +37,6 @@ import real
 from seeded_inception import seeded_weights, write_state_dict
 
 GFLOP = 11.43  # of an image of 299 x 299 px, a multiply-add counted as two
-PRODUCTS = {1024: 64, 4096: 1}  # sides of square matrices, and how often such a product is repeated
 Extract = Callable[[np.ndarray], Any]
 
 
@@ -90,25 +87,13 @@ def programs(weights: Path, wanted: list[str]) -> dict[str, Extract]:
     return found
 
 
-def product(side: int) -> Callable[[], Any]:
-    """Some matrix products."""
-    a, b, out = torch.randn(side, side), torch.randn(side, side), torch.empty(side, side)
-    return lambda: [torch.mm(a, b, out=out) for _ in range(PRODUCTS[side])]
-
-
-def product_rate(side: int, seconds: list[float]) -> float:
-    """GFLOP/s of the fastest."""
-    return 2 * side**3 * PRODUCTS[side] / min(seconds) / 1e9
-
-
-def beside(extractors: dict[str, Extract], images: np.ndarray, repeats: int) -> None:
+def measure(extractors: dict[str, Extract], images: np.ndarray, repeats: int) -> None:
     """Seconds of each program, and its share of the rate of a matrix product."""
-    sides = {f"matrix product, {side:,}": side for side in PRODUCTS}
-    candidates: dict[str, Callable[[], Any]] = {name: product(side) for name, side in sides.items()}
+    beside = products()
+    candidates = {name: product.run for name, product in beside.items()}
     candidates |= {name: lambda extract=extract: extract(images) for name, extract in extractors.items()}
     seconds = alternate(candidates, repeats)
-    rates = {side: product_rate(side, seconds.pop(name)) for name, side in sides.items()}
-    rate, count = max(rates.values()), len(images)
+    rate, count = best_rate(beside, seconds), len(images)
     question = f"Features of {count} images of {images.shape[1]} px, {torch.get_num_threads()} threads"
     report(question, seconds, next(iter(extractors)))
     for name, values in seconds.items():
@@ -117,7 +102,7 @@ def beside(extractors: dict[str, Extract], images: np.ndarray, repeats: int) -> 
             f"  {name:<42} {count / statistics.median(values):8.2f} images/s, {reached:.0f} of the "
             f"{rate:.0f} GFLOP/s of the best matrix product ({reached / rate:.0%})\n"
         )
-    log(f"{question}: matrix products", {"gflops_per_second": rates})
+    log(f"{question}: matrix products", {"gflops_per_second": rate})
     if "dit-eval" in seconds:
         moments(count, statistics.median(seconds["dit-eval"]), repeats)
 
@@ -137,60 +122,6 @@ def moments(batch: int, extraction: float, repeats: int) -> None:
     sys.stdout.write(f"  {statistics.median(seconds['streaming']) / extraction:.1%} of the time of the network\n")
 
 
-@dataclass
-class Spent:
-    """On operations of a kind: seconds, floating-point operations of convolutions, and calls."""
-
-    seconds: float = 0.0
-    flops: int = 0
-    calls: int = 0
-
-
-class Kinds(TorchDispatchMode):
-    """Takes the time of each operation of this thread, by kind; convolutions by the size of their kernel."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.spent: dict[str, Spent] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        begin = time.perf_counter()
-        out = func(*args, **(kwargs or {}))
-        seconds, name, flops = time.perf_counter() - begin, str(func.overloadpacket), 0
-        if name in ("aten.conv2d", "aten.convolution", "mkldnn._convolution_pointwise"):
-            weight = args[1].shape  # (out, in, height, width)
-            flops, name = 2 * out.numel() * weight[1:].numel(), f"convolution, {weight[2]} x {weight[3]}"
-        spent = self.spent.setdefault(name, Spent())
-        spent.seconds, spent.flops, spent.calls = spent.seconds + seconds, spent.flops + flops, spent.calls + 1
-        return out
-
-
-def profile(network: Extract, images: np.ndarray, repeats: int) -> None:
-    """Where the time of one core goes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    network(images)  # weights are laid out
-    rates, kinds = [], Kinds()
-    for _ in range(repeats):
-        with kinds:
-            network(images)
-        for side in PRODUCTS:
-            rates += [product_rate(side, alternate({"": product(side)}, 1)[""])]
-    torch.set_num_threads(threads)
-    total, flops = (sum(getattr(of, part) for of in kinds.spent.values()) for part in ("seconds", "flops"))
-    question = f"One core, {len(images)} images of {images.shape[1]} px"
-    sys.stdout.write(
-        f"{question}: {total / repeats:.3f} s, {flops / total / 1e9:.0f} GFLOP/s; its best matrix product "
-        f"{max(rates):.0f}\n"
-    )
-    for name, of in sorted(kinds.spent.items(), key=lambda item: -item[1].seconds):
-        if of.seconds > total / 1000:
-            rate = f"{of.flops / of.seconds / 1e9:5.0f} GFLOP/s" if of.flops else ""
-            sys.stdout.write(f"  {of.seconds / total:6.1%} {of.calls // repeats:4} x {name:<28}{rate}\n")
-    parts = {name: vars(of) for name, of in kinds.spent.items()}
-    log(f"{question}: profile", {"kinds": parts, "gflops_per_second": max(rates)})
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=256, help="pixels")
@@ -206,9 +137,10 @@ def main() -> None:
         weights = kept_weights(Path(folder))
         sys.stdout.write(f"weights: {'true convolutions' if real.is_kept() else 'seeded random numbers'}\n")
         extractors = programs(weights, arguments.only.split(",") if arguments.only else [])
-    beside(extractors, images, arguments.repeats)
+    measure(extractors, images, arguments.repeats)
     if arguments.profile:
-        profile(extractors["dit-eval"], images[:8], arguments.repeats)
+        network, few = extractors["dit-eval"], images[:8]
+        profile(f"8 images of {arguments.size} px", lambda: network(few), arguments.repeats, products())
 
 
 if __name__ == "__main__":

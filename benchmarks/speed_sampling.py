@@ -1,11 +1,11 @@
 """What drawing images costs against the released loop and diffusers' pipeline, on random weights.
 
-python benchmarks/speed_sampling.py --official CLONE_OF_FACEBOOKRESEARCH_DIT [--model DiT-S/2 --steps 10 --batch 4]
+python benchmarks/speed_sampling.py --official CLONE_OF_FACEBOOKRESEARCH_DIT [--model DiT-S/2 --steps 10 --profile]
 python benchmarks/speed_sampling.py --official CLONE --device cuda
 
 The released code needs timm. Latents only: diffusers' pipeline decodes them always, here with an autoencoder so small
 that it costs nothing. On a GPU the model is DiT-XL/2 in 50 steps of 32 images unless told otherwise; tf32 and compiled
-bf16 run as well, and model-flops utilisation is against the chip's own bf16 matrix product in the same run.
+bf16 run as well. Model-flops utilisation is against the machine's own matrix product of the type, in the same run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import dataclasses
 import importlib
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from harness import alternate, log, print_environment, report
+from machine import best_rate, products, profile
 
 from dit_eval.diffusion.sampler import ImageSampler
 from dit_eval.flops.kept import count_named
@@ -112,31 +112,16 @@ def pipeline(config: DiTConfig, steps: int, batch: int, device: str) -> Callable
     return lambda: pipe(labels, guidance_scale=SCALE, num_inference_steps=steps, output_type="np")
 
 
-def gemm_rate(side: int = 8192, repeats: int = 20) -> float:
-    """Floating-point operations per second of a bf16 matrix product on the GPU, a multiply-add counted as two."""
-    a, b = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-
-    def seconds() -> float:
-        torch.cuda.synchronize()
-        begin = time.perf_counter()
-        for _ in range(repeats):
-            torch.mm(a, b)
-        torch.cuda.synchronize()
-        return time.perf_counter() - begin
-
-    return 2 * side**3 * repeats / min(seconds() for _ in range(4))
-
-
-def utilisation(name: str, options: argparse.Namespace, seconds: dict[str, list[float]]) -> None:
-    """Share of the chip's rate that a candidate reaches, and what FID-50K then takes."""
-    rate, median = gemm_rate(), statistics.median(seconds[name])
+def utilisation(name: str, options: argparse.Namespace, seconds: list[float], rate: float) -> None:
+    """Share of the machine's rate, GFLOP/s, that a candidate reaches, and what FID-50K then takes."""
+    median = statistics.median(seconds)
     flops = 2e9 * count_named(options.model).gflops * 2 * options.steps * options.batch  # both halves of guidance
     hours = median / options.batch / options.steps * 250 * 50_000 / 3600
     sys.stdout.write(
-        f"  {name}: {flops / median / 1e12:.1f} Tflop/s, {flops / median / rate:.1%} of the {rate / 1e12:.1f} of a "
-        f"bf16 product; 50,000 images in 250 steps: {hours:.2f} h, decoding aside\n"
+        f"  {name}: {flops / median / 1e9:,.0f} GFLOP/s, {flops / median / rate / 1e9:.1%} of the {rate:,.0f} of a "
+        f"matrix product in its type; 50,000 images in 250 steps: {hours:,.2f} h, decoding aside\n"
     )
-    log(f"utilisation of {name}", {"flops": flops, "seconds": median, "gemm_rate": rate, "hours_of_50k": hours})
+    log(f"utilisation of {name}", {"flops": flops, "seconds": median, "product_gflops": rate, "hours_of_50k": hours})
 
 
 def main() -> None:
@@ -147,6 +132,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="default: 8; 32 on a GPU")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--profile", action="store_true", help="where the time of a core goes; not on a GPU")
     options = parser.parse_args()
     gpu = options.device.startswith("cuda")
     options.model = options.model or ("DiT-XL/2" if gpu else "DiT-S/2")
@@ -165,15 +151,24 @@ def main() -> None:
     if gpu:
         candidates["dit-eval tf32"] = ours(model, *size, precision="tf32", compiled=False)
         candidates["dit-eval bf16 compiled"] = ours(model, *size, precision="bf16", compiled=True)
+    plain = {"fp32": products(torch.float32, options.device), "bf16": products(torch.bfloat16, options.device)}
+    beside = {f"{precision} {name}": each for precision in plain for name, each in plain[precision].items()}
     question = f"{options.batch} images of {options.model} in {options.steps} steps, guidance {SCALE}, {options.device}"
-    seconds = alternate(candidates, options.repeats)
-    report(question, seconds, "released loop fp32" if options.official and gpu else "dit-eval fp32")
-    best = sorted(seconds["dit-eval fp32"])[len(seconds["dit-eval fp32"]) // 2]
-    sys.stdout.write(f"  dit-eval fp32: {options.batch / best:.3f} images/s\n")
-    if gpu:
-        utilisation("dit-eval bf16 compiled", options, seconds)
-    else:
-        sys.stdout.write("  tf32, CUDA graphs and model-flops utilisation: not measured: no GPU\n")
+    seconds = alternate(candidates | {name: each.run for name, each in beside.items()}, options.repeats)
+    rates = {
+        precision: best_rate({name: each for name, each in beside.items() if name.startswith(precision)}, seconds)
+        for precision in plain
+    }
+    report(question, seconds, "released loop fp32" if options.official else "dit-eval fp32")
+    for name in candidates:
+        if name.startswith("dit-eval") and "tf32" not in name:
+            utilisation(name, options, seconds[name], rates["bf16" if "bf16" in name else "fp32"])
+    if not gpu:
+        sys.stdout.write("  tf32, CUDA graphs: not measured: no GPU\n")
+    if options.profile and not gpu:
+        for precision in plain:
+            run = ours(model, options.model, 1, 8, precision=precision, compiled=False)
+            profile(f"8 images in a step, {precision}", run, options.repeats, plain[precision])
 
 
 if __name__ == "__main__":
