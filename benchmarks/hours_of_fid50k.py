@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from harness import log, print_environment
-from sampling import random_model
+from speed_sampling import random_model
 
 from dit_eval.cost import evaluation_cost, try_batch
 from dit_eval.diffusion.sampler import Decoder, ImageSampler
