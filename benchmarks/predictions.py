@@ -4,7 +4,7 @@
 
 runs: `sample --dry-run` and `evaluate --dry-run` predict by `dit_eval.cost`; here they predict a run, which is then
 made, in the same process: digits, DiT-S/4 at 256 px with random weights and decoder, and scores of 256 and 32 px.
-processes: `evaluate` of the same images in 1, 2 and 4 processes of a thread each, by torchrun, each with an empty cache.
+processes: `evaluate` of the same images in 1, 2 and 4 processes of a thread each, by torchrun, with empty caches.
 paper: hours of FID-50K of DiT-XL/2 at 256 px. Those of this machine are scaled from a trial; those of GPUs are
 arithmetic, of published peak rates and an assumed share of them. Nothing was measured on a GPU.
 """
