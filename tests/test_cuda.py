@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from golden_sets import image_set
-from sample_runs import make_run, random_dit
+from sample_runs import make_run
 
 from dit_eval.diffusion.sampler import ImageSampler
 from dit_eval.features.digits import DigitsExtractor
 from dit_eval.features.inception import TorchInception
 from dit_eval.metrics.manifold import precision_recall
+from dit_eval.models.checkpoints import load_dit, stored_config
+from dit_eval.system.assets import asset
 from dit_eval.system.switches import float32_products
 
 DEVICE = "cuda"
@@ -20,6 +22,11 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
 ]
+
+
+def load_digits():
+    path = asset("dit-digits").path
+    return load_dit(path, stored_config(path))
 
 
 def relative_error(found, expected):
@@ -51,13 +58,13 @@ def test_features_of_digits_are_those_of_the_cpu():
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize(("precision", "levels"), [("fp32", 1), ("tf32", 8), ("bf16", 40)])
-def test_images_are_those_of_the_cpu_to_a_grey_level(precision, levels, compiled):
-    model, labels = random_dit(), np.arange(5) % 10
-    run = make_run(model.config, cfg_scale=1.5, cfg_channels=3)
-    expected = ImageSampler(model, run).draw(np.arange(5), labels)
+@pytest.mark.parametrize(("precision", "levels"), [("fp32", 1), ("tf32", 4), ("bf16", 16)])
+def test_images_are_those_of_the_cpu_to_some_grey_levels(precision, levels, compiled):
+    # In bf16 a CPU is 5 levels away. A model with random weights would be far off: its images are noise, and saturate.
+    run, labels = make_run(load_digits().config, cfg_scale=1.5, cfg_channels=1), np.arange(5) % 10
+    expected = ImageSampler(load_digits(), run).draw(np.arange(5), labels)
     run = dataclasses.replace(run, device=DEVICE, precision=precision, compiled=compiled)
-    found = ImageSampler(random_dit().to(DEVICE), run).draw(np.arange(5), labels)
+    found = ImageSampler(load_digits().to(DEVICE), run).draw(np.arange(5), labels)
     assert np.abs(found.astype(int) - expected).max() <= levels
 
 
