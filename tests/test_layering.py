@@ -1,6 +1,7 @@
 """The arrows of the architecture point down, and heavy packages stay where they belong."""
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "dit_eval"
+BENCHMARKS = PACKAGE.with_name("benchmarks")
+OPTIONAL = {"cleanfid", "prdc", "pytorch_fid", "torchmetrics", "fvcore", "torch_fidelity", "torchvision", "diffusers"}
 
 # From the top. A module may import modules of lower layers only, or of its own package.
 LAYERS = [
@@ -145,3 +148,21 @@ def test_help_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "evaluate" in done.stdout
+
+
+@pytest.mark.parametrize("script", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
+def test_what_benchmarks_import_of_each_other_is_there(script):
+    # hours_of_fid50k.py imported a file by its old name, and nothing noticed.
+    for node in ast.walk(ast.parse(script.read_text())):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        beside = [folder / f"{node.module}.py" for folder in (BENCHMARKS, Path(__file__).parent / "support")]
+        found = [path for path in beside if path.is_file()]
+        if not found:
+            package = node.module.partition(".")[0]
+            assert package in OPTIONAL or importlib.util.find_spec(package), node.module
+            continue
+        tree = ast.parse(found[0].read_text())
+        names = {each.name for each in tree.body if hasattr(each, "name")}
+        names |= {name.id for each in tree.body for name in ast.walk(each) if isinstance(name, ast.Name)}
+        assert {alias.name for alias in node.names} <= names
