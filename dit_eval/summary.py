@@ -11,7 +11,6 @@ from dataclasses import InitVar, dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.linalg import lapack
 
 # Statistics are often kept as float32. Rounding each entry s by at most u |s|, u = 2^-24, moves an eigenvalue by at
 # most u times the Frobenius norm, which is no more than u times the trace. Twice that is allowed, for sums made in
@@ -94,6 +93,8 @@ def _real(name: str, numbers: np.ndarray) -> np.ndarray:
 
 def _fault(sigma: np.ndarray) -> str:
     """What makes a matrix of finite numbers no covariance; empty if nothing does."""
+    from scipy.linalg import lapack  # a fifth of a second to load, which what reads image files has no use for
+
     apart = np.abs(sigma - sigma.T) - 1e-4 * np.abs(sigma.T)
     if apart.max() > 1e-6 * np.abs(sigma).max():
         i, j = np.unravel_index(apart.argmax(), apart.shape)

@@ -243,12 +243,12 @@ def _neighbours(points: pd.DataFrame, column: str, order: tuple[Any, ...], *, co
 
 
 def _alike(points: pd.DataFrame, more: list[str]) -> Iterable[pd.DataFrame]:
-    """Groups of points with everything in common that two points need; of a point measured twice, the later counts.
+    """Groups of two and more points with all in common that a pair needs; of a point measured twice, the later counts.
 
     What is not known of either counts as equal, except for the length of training.
     """
     known = points[points["fid"].notna() & points["training_steps"].notna()]
-    return (own for _, own in known.groupby([*_SAME, *more], sort=False, dropna=False))
+    return (own for _, own in known.groupby([*_SAME, *more], sort=False, dropna=False) if len(own) > 1)
 
 
 def _pair(first: dict[str, Any], second: dict[str, Any], points: pd.DataFrame, column: str) -> Pair:

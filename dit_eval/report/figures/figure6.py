@@ -12,13 +12,13 @@ from matplotlib.axes import Axes
 from dit_eval.report.figures.draw import (
     PATCH_COLOURS,
     caption,
+    common_style,
     from_zero,
     legend_above,
     patch_handles,
     series,
     size_handles,
     source_handles,
-    style_of,
 )
 from dit_eval.report.figures.figure import PaperFigure, Picture
 from dit_eval.report.figures.labels import figure_of, halo
@@ -92,7 +92,7 @@ def _panel(axis: Axes, shown: pd.DataFrame, subset: pd.DataFrame, by: str) -> li
     farthest = shown["training_steps"].max() * scale
     ends = []
     for _, own in subset.groupby(by, sort=False):
-        colour, marker = style_of(next(own.itertuples()))
+        colour, marker = common_style(own)
         if by == "patch":
             colour = PATCH_COLOURS[int(own["patch"].iloc[0])]
         series(axis, own, "training_steps", "fid", (colour, marker), scale=scale, size=4)

@@ -14,13 +14,13 @@ from matplotlib.lines import Line2D
 from dit_eval.flops.kept import count_network
 from dit_eval.report.figures.draw import (
     caption,
+    common_style,
     from_zero,
     handle,
-    interval,
+    intervals,
     legend_above,
     marker_of,
     source_handles,
-    style_of,
 )
 from dit_eval.report.figures.figure import PaperFigure, Picture
 from dit_eval.report.figures.labels import place_labels
@@ -118,7 +118,7 @@ def _by_curve(shown: pd.DataFrame) -> pd.api.typing.DataFrameGroupBy:
 
 def _colour(number: int, own: pd.DataFrame) -> tuple[str, str]:
     """Of a curve: that of its model; of further curves of a sweep, colours in a row."""
-    colour, marker = style_of(next(own.itertuples()))
+    colour, marker = common_style(own)
     others = [*BLOCK_COLOURS.values()]
     return (colour, marker) if number == 0 else (others[(number - 1) % len(others)], marker)
 
@@ -136,8 +136,7 @@ def _against_scale(axis: Axes, curves: list[pd.DataFrame], confirmed: pd.DataFra
         if is_measured:
             axis.plot(own["cfg_scale"], own[name], color=colour, zorder=2)
         marker_of(axis, own["cfg_scale"], own[name], colour, marker, measured=is_measured, size=4)
-        for row in own.to_dict("records"):
-            interval(axis, row["cfg_scale"], row, name)
+        intervals(axis, own, "cfg_scale", name)
     axis.plot(confirmed["cfg_scale"], confirmed[name], **_star_look())
     axis.set_xlabel("Guidance scale (1: none)")
 

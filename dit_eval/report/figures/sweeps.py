@@ -9,10 +9,11 @@ from matplotlib.lines import Line2D
 from dit_eval.paper import load_later
 from dit_eval.report.figures.draw import (
     caption,
+    common_style,
     compute_panel,
     from_zero,
     handle,
-    interval,
+    intervals,
     is_crowded,
     legend_above,
     marker_of,
@@ -119,7 +120,7 @@ def epochs(setting: Setting, look: Look) -> Picture | None:
     axis.set_xscale("log")
     axis.plot(later["epochs"], later["fid"], linestyle="none", marker="x", color=PALE, markersize=points(4.5))
     for _, own in shown.groupby("model", sort=False):
-        series(axis, own, "epochs", "fid", style_of(next(own.itertuples())), size=5.5)
+        series(axis, own, "epochs", "fid", common_style(own), size=5.5)
     every = pd.concat([shown["epochs"], later["epochs"]])
     axis.set_xlim(every.min() / 1.6, every.max() * 1.6)
     ticks = [tick for tick in (10, 20, 50, 100, 200, 500, 1000, 2000) if axis.get_xlim()[0] < tick < axis.get_xlim()[1]]
@@ -175,13 +176,12 @@ def _guided(setting: Setting) -> pd.DataFrame:
 
 def _sweep(axis: Axes, own: pd.DataFrame, x: str, y: str) -> None:
     """A network at its scales of guidance, in the order of the scales; measured points are joined."""
-    colour, marker = style_of(next(own.itertuples()))
+    colour, marker = common_style(own)
     is_measured = own["source"].iloc[0] == "measured"
     if is_measured:
         axis.plot(own[x], own[y], color=colour, zorder=2)
     marker_of(axis, own[x], own[y], colour, marker, measured=is_measured, size=5)
-    for row in own.to_dict("records"):
-        interval(axis, row[x], row, y)
+    intervals(axis, own, x, y)
 
 
 def _models(shown: pd.DataFrame) -> list[Line2D]:
