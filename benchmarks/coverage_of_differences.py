@@ -497,21 +497,21 @@ def draw_figure(figures: dict[str, Any], path: Path) -> None:
                 fill = colours[group] if paired else "none"
                 left.scatter(*zip(*points, strict=True), s=26, marker=marker, facecolor=fill,
                              edgecolor=colours[group], label=label)  # fmt: skip
-    left.set_yticks(range(len(keys)), [key.replace("_", " ") for key in keys])
-    left.set_xlim(86, 100.5)
-    left.invert_yaxis()
-    left.set_xlabel("coverage of 95 % intervals of differences, %, 200 draws")
+    names = {"fid": "FID", "sfid": "sFID"}
+    left.set_yticks(range(len(keys)), [names.get(key, key.replace("_", " ")) for key in keys])
+    left.set(xlim=(86, 100.5), ylim=(len(keys) - 0.4, -0.6))
+    left.set_xlabel("coverage of 95 % intervals of differences, %")
     left.legend(fontsize=7, loc="lower left", frameon=False)
     styles = ("#1c5a9e", "#6bb8e8", "#5b2a86", "#3e9a5c")
     for colour, (name, of) in zip(styles, figures["power"]["needed"].items(), strict=False):
         for word, line in (("paired", "-"), ("unpaired", "--")):
-            right.plot([100 * gap for gap in GAPS], of[word], line, color=colour, marker="o", markersize=4,
+            right.plot([100 * gap for gap in GAPS], of[word], line, color=colour, marker="o", markersize=3,
                        label=f"{name}, {word}")  # fmt: skip
     right.set(xscale="log", yscale="log", xlabel="gap, % of FID", ylabel="images of each set, found 4 times in 5")
     right.set_xticks([1, 2, 5], ["1", "2", "5"])
     right.minorticks_off()
     right.grid(color="#e4e4e4")
-    right.legend(fontsize=7, frameon=False)
+    right.legend(fontsize=7, frameon=False, handlelength=4.5)
     fig.savefig(path, dpi=130)
 
 
