@@ -418,3 +418,12 @@ def test_standard_errors_of_differences_are_the_spread_over_draws(paired):
     inside = np.abs(np.array(values) - np.mean(values)) <= 1.96 * np.sqrt(found)
     assert math.sqrt(np.mean(found)) == pytest.approx(np.std(values, ddof=1), rel=0.25)
     assert 0.88 <= inside.mean() <= 0.99
+
+
+def test_images_that_are_copies_of_each_other_overflow_nothing():
+    # As a network's that fails on one class: the radius of a copy is 0, and its half's a hundred times any other.
+    rng = np.random.default_rng(21)
+    gen, ref = (rng.normal(size=(100, 8)).astype(np.float32) * 100 for _ in range(2))
+    gen[:5] = 1e4
+    with_copies, without = (recall_variation(gen=rows, ref=ref).spread().all for rows in (gen, gen[5:]))
+    assert 0.25 < with_copies / without < 4, "five far images of a hundred change little"
