@@ -19,7 +19,7 @@ import pytest
 import torch
 from filelock import FileLock
 from ports import held_port
-from sample_runs import command, make_run, random_dit, run
+from sample_runs import command, make_flow_run, make_run, random_dit, run
 from small_vae import write_names
 
 from dit_eval.cli import main
@@ -34,6 +34,7 @@ from dit_eval.results.sample_run import SampleRun
 from dit_eval.results.settings import SamplingSettings
 from dit_eval.sampling import _Parts, images_drawn, sample, sample_npz
 from dit_eval.system.assets import asset
+from dit_eval.system.switches import using_threads
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 
@@ -142,7 +143,22 @@ def test_a_step_computes_nothing_again():
     calls.clear()
     sampler.draw(np.arange(11), np.arange(11) % 10)
     assert [call for call in calls if call[0] != "tokens"] == [("label", 32)], "16 images, and as many without label"
-    assert [size for name, size in calls if name == "tokens"] == [8] * 4 * 5, "both halves, eight at a time"
+    assert sum(size for name, size in calls if name == "tokens") == 32 * 5, "both halves, once"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("make", [make_run, make_flow_run])
+def test_many_small_images_at_a_time_are_those_of_eight(threads, make):
+    model, calls, ended = random_dit(), [], []
+    model.x_embedder.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
+    sampler = ImageSampler(model, make(model.config), decode=lambda x: ended.append(x.clone()) or x)
+    indices, labels = np.arange(100), np.arange(100) % 10
+    with using_threads(threads):
+        sampler.draw(indices, labels)
+    assert set(calls) == ({64, 40} if threads == 1 else {56, 48}), "of 16 tokens each"
+    for begin in range(0, 100, 8):
+        sampler.draw(indices[begin : begin + 8], labels[begin : begin + 8])
+    torch.testing.assert_close(torch.cat(ended[1:]), ended[0], rtol=0, atol=0)
 
 
 def test_on_a_gpu_a_compiled_model_keeps_its_shape(monkeypatch):

@@ -21,7 +21,10 @@ from dit_eval.results.settings import SamplingSettings
 from dit_eval.system.switches import Cores, arithmetic, each_core_alone
 
 LABEL_STREAM = 1 << 63  # images take the streams below it, their labels those from it on
-CPU_BATCH = 8  # images at a time through the network on a core of a CPU
+# Through the network on a core of a CPU go so many images at a time, or a multiple, of small inputs as many as have so
+# many tokens. More leave the core's caches; fewer spend a small network's time between its operators, where threads
+# wait for each other.
+CPU_BATCH, _CPU_TOKENS = 8, 1024
 _BATCH = 32  # images at once in a process, at least, unless a caller says otherwise
 Decoder = Callable[[Tensor], Tensor]  # latents (N, 4, h, w) -> images (N, 3, H, W) in -1..1
 
@@ -118,9 +121,9 @@ class ImageSampler:
     ) -> np.ndarray:
         """Images of the given indices and labels (N,), uint8 (N, H, W, 3).
 
-        In memory besides the model: activations of one forward pass, of 8 images for each core of a CPU, on a GPU of N,
-        or 2 N with guidance; some copies of the latents; then the decoded images of the batch, 12 bytes a pixel, of
-        which few are decoded at once, on a CPU one by each core.
+        In memory besides the model: activations of one forward pass, of 8 images, or as many as have 1,024 tokens, for
+        each core of a CPU, on a GPU of N, or 2 N with guidance; some copies of the latents; then the decoded images of
+        the batch, 12 bytes a pixel, of which few are decoded at once, on a CPU one by each core.
 
         Parameters
         ----------
@@ -190,7 +193,7 @@ class ImageSampler:
         """Images that pass through the network for a batch of `size`.
 
         On a CPU, batches that are no multiple of 8 go through kernels that round differently (about 1e-7). Filled up
-        with copies of the last image they do not, and images are the same bytes for any batch size. On a GPU, a
+        with copies of the last image they do not, however many at a time, and images are the same bytes for any batch size. On a GPU, a
         compiled model would be compiled anew for another size.
         """
         if self.device.type == "cpu":
@@ -271,6 +274,10 @@ class _Conditional:
             model = _rounded(model)
         self.model = model
         self._device = next(model.parameters()).device
+        grid = model.config.input_size // model.config.patch_size
+        # A compiled network is compiled anew for another size.
+        multiple = 1 if run.compiled else max(1, _CPU_TOKENS // (CPU_BATCH * grid**2))
+        self._most = CPU_BATCH * multiple  # images at a time on a core of a CPU
         self._network = model.denoise
         if run.compiled:
             mode = "reduce-overhead" if self._device.type == "cuda" else None  # with CUDA graphs
@@ -284,7 +291,10 @@ class _Conditional:
 
     def __call__(self, x: Tensor, time: Tensor, label: Tensor, cores: Cores) -> Tensor:
         """The output of inputs, times (timesteps, if integers) and label embeddings, N of each."""
-        size = CPU_BATCH if self._device.type == "cpu" else len(x)
+        size = len(x)
+        if self._device.type == "cpu":
+            share = -(-len(x) // cores.count)
+            size = min(self._most, share + -share % CPU_BATCH)
         time = time if time.is_floating_point() else self._times[time]
         cut = list(zip(*(all_.split(size) for all_ in (x, time, label)), strict=True))
         parts = cores.map(self._part, cut)
@@ -292,7 +302,7 @@ class _Conditional:
 
     def _part(self, part: tuple[Tensor, ...]) -> Tensor:
         x, time, label = part
-        # Times between timesteps are embedded here, eight at a time like all else: the rounding is the same then.
+        # Times between timesteps are embedded here, some multiple of 8 at a time like all else, which rounds the same.
         return self._network(x, self.model.t_embedder(time) if time.ndim == 1 else time, label)
 
 

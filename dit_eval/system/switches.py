@@ -93,8 +93,8 @@ def using_threads(count: int | None) -> Iterator[None]:
 class Cores:
     """The cores of a CPU that PyTorch may use, each of which works alone; see `each_core_alone`."""
 
-    def __init__(self, pool: ThreadPoolExecutor | None = None) -> None:
-        self._pool = pool
+    def __init__(self, count: int = 1, pool: ThreadPoolExecutor | None = None) -> None:
+        self.count, self._pool = count, pool
 
     def map(self, function: Callable[[_Part], _Made], parts: Sequence[_Part]) -> list[_Made]:
         """The function of each part, in order, in the modes of this thread: inference, gradients, autocast."""
@@ -131,6 +131,6 @@ def each_core_alone(device: torch.device | str = "cpu") -> Iterator[Cores]:
     try:
         torch.set_num_threads(1)
         with ThreadPoolExecutor(count, "core", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield Cores(pool)
+            yield Cores(count, pool)
     finally:
         torch.set_num_threads(count)  # the setting is each thread's own, but also the default of threads to come
