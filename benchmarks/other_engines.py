@@ -1,19 +1,23 @@
 """Would another engine run the Inception network faster on this CPU, with the same features?
 
-    python benchmarks/other_engines.py [--images 32] [--threads 2]
+    python benchmarks/other_engines.py [--images 32] [--threads 2] [--only PATTERN]
 
 The same folded network in mini-batches of 8, in turn: as dit-eval runs it, by `torch.compile` with frozen weights, by
-TorchScript frozen and optimised for inference, by OpenVINO and by ONNX Runtime, where they are installed
-(`pip install openvino onnxruntime onnx onnxscript`). Those of PyTorch share each operator among the cores or work one
-mini-batch a core, whichever is faster; OpenVINO has a stream for each core, ONNX Runtime a session. Printed are seconds
-and how far features are from dit-eval's, relative to their largest.
+TorchScript frozen and optimised for inference, and by OpenVINO, ONNX Runtime, MNN and ncnn, where they are installed
+(`pip install openvino onnxruntime onnx onnxscript MNN ncnn pnnx`). Those of PyTorch share each operator among the cores
+or work one mini-batch a core, whichever is faster; OpenVINO has a stream for each core, ONNX Runtime a session; in MNN
+and in ncnn, which takes one image at a time, the cores share each operator. The last two compute convolutions of 3 x 3
+by Winograd's algorithm, with fewer multiplications. Threads of one engine that wait take time from another: ask for one
+at a time. Printed are seconds and how far features are from dit-eval's, relative to their largest.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,8 +45,9 @@ def network(weights: Path) -> torch.nn.Module:
         if isinstance(module, BasicConv2d):
             module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), torch.nn.Identity()
     names = [name for name, _ in net.named_children() if name.startswith(("Conv2d", "MaxPool", "Mixed"))]
-    layers = [net.get_submodule(name) for name in names]
-    return torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval()
+    layers = {name: net.get_submodule(name) for name in names}
+    layers |= {"pool": torch.nn.AdaptiveAvgPool2d(1), "flat": torch.nn.Flatten()}
+    return torch.nn.Sequential(OrderedDict(layers)).eval()
 
 
 def inputs(images: np.ndarray) -> list[torch.Tensor]:
@@ -92,13 +97,18 @@ def openvino(net: torch.nn.Module, example: torch.Tensor, threads: int) -> Extra
     return extract
 
 
+def onnx_file(net: torch.nn.Module, example: torch.Tensor, folder: Path) -> Path:
+    path = folder / "inception.onnx"
+    names = {"input_names": ["x"], "output_names": ["y"]}
+    torch.onnx.export(net, (example,), str(path), **names, dynamo=True, external_data=False, verbose=False)
+    return path
+
+
 def onnx_runtime(net: torch.nn.Module, example: torch.Tensor, threads: int) -> Extract:
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "inception.onnx"
-        torch.onnx.export(net, (example,), str(path), input_names=["x"], dynamo=True, external_data=False)
-        data = path.read_bytes()
+        data = onnx_file(net, example, Path(folder)).read_bytes()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     sessions = [onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]) for _ in range(threads)]
@@ -112,11 +122,51 @@ def onnx_runtime(net: torch.nn.Module, example: torch.Tensor, threads: int) -> E
     return extract
 
 
+def mnn(net: torch.nn.Module, example: torch.Tensor, threads: int) -> Extract:
+    import MNN
+    from MNN.tools import mnnconvert
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = str(onnx_file(net, example, Path(folder))), f"{folder}/inception.mnn"
+        mnnconvert.convert(["", "-f", "ONNX", "--modelFile", source, "--MNNModel", target])
+        runtime = MNN.nn.create_runtime_manager(({"backend": "CPU", "precision": "high", "numThread": threads},))
+        loaded = MNN.nn.load_module_from_file(target, ["x"], ["y"], runtime_manager=runtime)
+
+    def run(part: torch.Tensor) -> np.ndarray:
+        given = MNN.expr.const(part.contiguous().numpy(), [*part.shape], MNN.expr.NCHW)
+        return np.array(MNN.expr.convert(loaded.forward([given])[0], MNN.expr.NCHW).read())
+
+    return lambda images: np.concatenate([run(part) for part in inputs(images)])
+
+
+def ncnn(net: torch.nn.Module, example: torch.Tensor, threads: int) -> Extract:
+    import ncnn
+    import pnnx
+
+    loaded = ncnn.Net()
+    loaded.opt.num_threads = threads
+    for half in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
+        setattr(loaded.opt, f"use_{half}", False)
+    with tempfile.TemporaryDirectory() as folder:
+        pnnx.export(net, f"{folder}/inception.pt", example[:1], fp16=False)
+        loaded.load_param(f"{folder}/inception.ncnn.param")
+        loaded.load_model(f"{folder}/inception.ncnn.bin")
+
+    def run(image: torch.Tensor) -> np.ndarray:
+        array, extractor = image.contiguous().numpy(), loaded.create_extractor()
+        given = ncnn.Mat(array)  # it does not keep the array alive
+        extractor.input("in0", given)
+        return np.array(extractor.extract("out0")[1]).reshape(-1)
+
+    return lambda images: np.stack([run(image) for part in inputs(images) for image in part])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=32, help="a multiple of 8")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", default="", metavar="PATTERN", help="engines beside dit-eval whose names it matches")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
@@ -135,9 +185,13 @@ def main() -> None:
         "TorchScript, optimised, each core alone": lambda: by_pytorch(scripted(net, example), alone=True),
         "OpenVINO": lambda: openvino(net, example, options.threads),
         "ONNX Runtime": lambda: onnx_runtime(net, example, options.threads),
+        "MNN": lambda: mnn(net, example, options.threads),
+        "ncnn": lambda: ncnn(net, example, options.threads),
     }
     extractors, features = {}, {}
     for name, make in makers.items():
+        if name != "dit-eval" and not re.search(options.only, name):
+            continue
         try:
             extractors[name] = make()
             features[name] = extractors[name](images)

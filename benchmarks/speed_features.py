@@ -3,10 +3,10 @@
     python benchmarks/speed_features.py [--size 256|32] [--batch 64] [--only dit-eval,torch-fidelity] [--profile]
 
 The peers run in turn on the same images, with the same weights: torch-fidelity's extractor as it is, ADM's frozen graph
-in TensorFlow, and pytorch-fid's network if it is installed. Where `tests/support/real.py` has brought the true
-convolutions and CIFAR-10, these are the weights, and the images are test pictures, enlarged to the size asked for;
-elsewhere both are random, which takes the same time. The machine's own speed is that of plain float32 matrix products
-between them, the best of the run, with 11.43 GFLOP for each image.
+in TensorFlow, and pytorch-fid's network if it is installed; and dit-eval in bf16, which moves every metric. Where
+`tests/support/real.py` has brought the true convolutions and CIFAR-10, these are the weights, and the images are test
+pictures, enlarged to the size asked for; elsewhere both are random, which takes the same time. The machine's own speed
+is that of plain float32 matrix products between them, the best of the run, with 11.43 GFLOP for each image.
 
 With --profile, where the time goes by kind of operation: on one core, for eight images, beside that core's product.
 """
@@ -72,6 +72,7 @@ def programs(weights: Path, wanted: list[str]) -> dict[str, Extract]:
     state = torch.load(weights, weights_only=True)
     makers: dict[str, Callable[[], Extract]] = {
         "dit-eval": lambda: TorchInception(weights=weights),
+        "dit-eval, bf16": lambda: TorchInception(weights=weights, precision="bf16"),
         "torch-fidelity": lambda: torch_fidelity(weights),
         "pytorch-fid": lambda: pytorch_fid(state),
         "ADM's graph (TensorFlow)": lambda: adm_network(state),

@@ -10,7 +10,17 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "dit_eval"
 BENCHMARKS = PACKAGE.with_name("benchmarks")
-OPTIONAL = {"cleanfid", "prdc", "pytorch_fid", "torchmetrics", "fvcore", "torch_fidelity", "torchvision", "diffusers"}
+OPTIONAL = {
+    "MNN",
+    "cleanfid",
+    "prdc",
+    "pytorch_fid",
+    "torchmetrics",
+    "fvcore",
+    "torch_fidelity",
+    "torchvision",
+    "diffusers",
+}
 
 # From the top. A module may import modules of lower layers only, or of its own package.
 LAYERS = [

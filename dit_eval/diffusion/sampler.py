@@ -193,8 +193,8 @@ class ImageSampler:
         """Images that pass through the network for a batch of `size`.
 
         On a CPU, batches that are no multiple of 8 go through kernels that round differently (about 1e-7). Filled up
-        with copies of the last image they do not, however many at a time, and images are the same bytes for any batch size. On a GPU, a
-        compiled model would be compiled anew for another size.
+        with copies of the last image they do not, however many at a time, and images are the same bytes for any batch
+        size. On a GPU, a compiled model would be compiled anew for another size.
         """
         if self.device.type == "cpu":
             return size + -size % CPU_BATCH
