@@ -83,8 +83,9 @@ def main() -> None:
         os.chdir(folder)  # where ADM's program looks for the weights
         files = [str(folder / f"{part}.npz") for part in ("ref", "gen")]
         ours = [sys.executable, "-m", "dit_eval", "evaluate", files[1], "--ref", files[0], "--no-results"]
+        ours += ["--weights", str(folder / "classify_image_graph_def.pb")]
         commands = {
-            "dit-eval": [*ours, "--weights", str(folder / "classify_image_graph_def.pb")],
+            "dit-eval": [*ours, "--no-cache"],  # a later run would find the reference's features
             "ADM's evaluator": [sys.executable, str(program), *files],
         }
         runs: dict[str, list[tuple[float, int]]] = {label: [] for label in commands}

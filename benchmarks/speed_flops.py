@@ -1,18 +1,20 @@
 """How long do all rows of Tables 1, 4 and 6 take to count, and in how much memory?
 
-python benchmarks/speed_flops.py [--repeats 5]
+    python benchmarks/speed_flops.py [--repeats 5]
 
-Each repeat is a process of its own, imports included. One peer is PyTorch's own counter on the same models, which gives
-multiply-adds alone, by operator, and knows nothing of normalisation, fvcore's bill, or operators left out. The other is
-fvcore alone, as people call it: on a model with weights in memory, whose forward pass it runs, and without the
-operators that it does not know (attention, among others).
+Each repeat is a process of its own, imports included, which finds no counts of an earlier one. One peer is PyTorch's
+own counter on the same models, which gives multiply-adds alone, by operator, and knows nothing of normalisation,
+fvcore's bill, or operators left out. The other is fvcore alone, as people call it: on a model with weights in memory,
+whose forward pass it runs, and without the operators that it does not know (attention, among others).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 
 from harness import alternate, log, print_environment, report
@@ -67,14 +69,17 @@ print(peak_memory_bytes())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats
     peaks: dict[str, int] = {}
 
     def process(name: str, code: str) -> Callable[[], None]:
         def run() -> None:
-            done = subprocess.run([sys.executable, "-c", code + TAIL], capture_output=True, check=False, text=True)
+            with tempfile.TemporaryDirectory() as cache:
+                words = [sys.executable, "-c", code + TAIL]
+                environ = os.environ | {"DIT_EVAL_CACHE": cache}
+                done = subprocess.run(words, env=environ, capture_output=True, check=False, text=True)
             if done.returncode:
                 sys.exit(done.stderr)
             peaks[name] = max(peaks.get(name, 0), int(done.stdout))

@@ -1,8 +1,8 @@
 """Counts of the models in a report, made by `dit_eval.flops.count` once on this machine; the only place where a report
 needs torch.
 
-Counting all models of the paper takes half a minute, so counts are kept in the cache folder, whole and by operator,
-under a name that changes with the code that counts, the models and the packages.
+Counting all models of the paper takes 14 seconds, so counts are kept in the cache folder, whole and by operator, under
+a name that changes with the code that counts, the models and the packages.
 """
 
 from __future__ import annotations
