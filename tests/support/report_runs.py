@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
+from dit_eval.flops.kept import Count
 from dit_eval.images.npz import RUN_KEY, write_batch
 from dit_eval.results.eval_result import Badge, BadgePart, EvalResult, ExtractorInfo, ImageSource
 from dit_eval.results.sample_run import SampleRun
@@ -196,3 +197,9 @@ def start_browser(profile):
     options.binary_location = shutil.which("chromium")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+
+
+def rough_count(network):
+    """Gflops that cost no time: right to a few per cent, for tests that are on something else."""
+    tokens, width = (network["input_size"] / network["patch_size"]) ** 2, network["hidden_size"]
+    return Count(gflops=network["depth"] * (12 * tokens * width**2 + 2 * tokens**2 * width) / 1e9, params_m=1.0)
