@@ -3,10 +3,11 @@
     python benchmarks/speed_features.py [--size 256|32] [--batch 64] [--only dit-eval,torch-fidelity] [--profile]
 
 The peers run in turn on the same images, with the same weights: torch-fidelity's extractor as it is, ADM's frozen graph
-in TensorFlow, and pytorch-fid's network if it is installed; and dit-eval in bf16, which moves every metric. Where
-`tests/support/real.py` has brought the true convolutions and CIFAR-10, these are the weights, and the images are test
-pictures, enlarged to the size asked for; elsewhere both are random, which takes the same time. The machine's own speed
-is that of plain float32 matrix products between them, the best of the run, with 11.43 GFLOP for each image.
+in TensorFlow, and pytorch-fid's network if it is installed; and, where the CPU has that arithmetic, dit-eval in bf16,
+which moves every metric. Where `tests/support/real.py` has brought the true convolutions and CIFAR-10, these are the
+weights, and the images are test pictures, enlarged to the size asked for; elsewhere both are random, which takes the
+same time. The machine's own speed is that of plain float32 matrix products between them, the best of the run, with
+11.43 GFLOP for each image.
 
 With --profile, where the time goes by kind of operation: on one core, for eight images, beside that core's product.
 """
@@ -79,7 +80,8 @@ def programs(weights: Path, wanted: list[str]) -> dict[str, Extract]:
     }
     found = {}
     for name, make in makers.items():
-        if name not in (wanted or makers):
+        emulated = "bf16" in name and not torch.cpu.get_capabilities()["avx512_bf16"]  # which is slower than fp32
+        if emulated if not wanted else name not in wanted:
             continue
         try:
             found[name] = make()

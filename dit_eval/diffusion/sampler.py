@@ -21,9 +21,8 @@ from dit_eval.results.settings import SamplingSettings
 from dit_eval.system.switches import Cores, arithmetic, each_core_alone
 
 LABEL_STREAM = 1 << 63  # images take the streams below it, their labels those from it on
-# Through the network on a core of a CPU go so many images at a time, or a multiple, of small inputs as many as have so
-# many tokens. More leave the core's caches; fewer spend a small network's time between its operators, where threads
-# wait for each other.
+# A core of a CPU takes so many images at a time through the network, or a multiple that has up to so many tokens. More
+# leave its caches; with fewer, a small network spends its time between operators, where threads wait for each other.
 CPU_BATCH, _CPU_TOKENS = 8, 1024
 _BATCH = 32  # images at once in a process, at least, unless a caller says otherwise
 Decoder = Callable[[Tensor], Tensor]  # latents (N, 4, h, w) -> images (N, 3, H, W) in -1..1

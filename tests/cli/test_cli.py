@@ -1,6 +1,7 @@
 """The command line as a user meets it, above all when something is wrong."""
 
 import dataclasses
+import gc
 import hashlib
 import io
 import json
@@ -329,6 +330,14 @@ def test_weights_are_listed_and_verified(capsys):
 def test_the_package_runs_as_a_module_and_tells_its_version():
     done = subprocess.run([sys.executable, "-m", "dit_eval", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("dit-eval 0.")
+
+
+def test_a_command_collects_garbage_rarely_and_leaves_it_as_it_was(capsys, monkeypatch):
+    usual, seen = gc.get_threshold(), []
+    monkeypatch.setattr("dit_eval.cli.follow", lambda _: lambda: seen.append(gc.get_threshold()))
+    assert run(capsys, "report")[0] == 0
+    assert seen == [(50_000, *usual[1:])]
+    assert gc.get_threshold() == usual
 
 
 def test_a_precision_is_refused_where_it_does_not_belong(capsys, no_network_runs):
