@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from harness import adm_evaluator, log, print_environment
 
+from dit_eval.features.network import FeatureBatch
 from dit_eval.metrics.frechet import frechet_distance
 from dit_eval.metrics.intervals import estimate_uncertainty
 from dit_eval.metrics.kid import kernel_distance
@@ -46,15 +47,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 import real
 
 Step = Callable[[np.ndarray, np.ndarray], dict[str, float]]  # of features gen (N, 2048) and ref (M, 2048), float32
-LAYERS = ("pool", "spatial")
 KID_SUBSETS = 10  # of a draw, in place of 100
-
-
-def features(part: str, count: int) -> dict[str, np.ndarray]:
-    """Pool and spatial features of the first pictures of a part."""
-    network, images = real.Remembered(), real.parts()[part][:count]
-    found = [network(images[first : first + 200]) for first in range(0, count, 200)]
-    return {layer: np.concatenate([getattr(batch, layer) for batch in found]) for layer in LAYERS}
 
 
 def moments(rows: np.ndarray) -> GaussianStats:
@@ -143,7 +136,7 @@ def cost(arguments: argparse.Namespace) -> None:
         files = []
         for part, count in (("train", arguments.gen), ("test", arguments.ref)):
             files.append(Path(folder) / f"{part}.npy")
-            np.save(files[-1], features(part, count)["pool"])
+            np.save(files[-1], real.features(part, count).pool)
         programs: dict[str, Path | None] = {"dit-eval": None, "torch-fidelity": None}
         programs |= {"ADM's evaluator": arguments.adm} if arguments.adm else {}
         for program, clone in programs.items():
@@ -175,11 +168,11 @@ def steps_of(program: str, clone: Path | None, files: list[Path]) -> Iterator[tu
 # --- coverage
 
 
-def draw(number: int, gen: dict[str, np.ndarray], ref: FeatureSummary, size: int) -> dict[str, Any]:
+def draw(number: int, gen: FeatureBatch, ref: FeatureSummary, size: int) -> dict[str, Any]:
     """Scores of a draw, and of each its estimate: value, standard error, and both ends of the interval."""
-    rows = np.sort(np.random.RandomState(number).permutation(len(gen["pool"]))[:size])
-    pool = gen["pool"][rows]
-    spatial = gen["spatial"][rows] if ref.spatial else None
+    rows = np.sort(np.random.RandomState(number).permutation(len(gen.pool))[:size])
+    pool = gen.pool[rows]
+    spatial = gen.spatial[rows] if ref.spatial else None
     side = FeatureSummary(
         pool=moments(pool),
         pool_features=pool,
@@ -200,11 +193,11 @@ def draw(number: int, gen: dict[str, np.ndarray], ref: FeatureSummary, size: int
 
 
 def coverage(arguments: argparse.Namespace) -> None:
-    gen, test = features("train", arguments.gen), features("test", arguments.ref)
+    gen, test = real.features("train", arguments.gen), real.features("test", arguments.ref)
     ref = FeatureSummary(
-        pool=moments(test["pool"]),
-        pool_features=test["pool"],
-        spatial=moments(test["spatial"]) if arguments.sfid else None,
+        pool=moments(test.pool),
+        pool_features=test.pool,
+        spatial=moments(test.spatial) if arguments.sfid else None,
     )
     draws = kept_draws(arguments.kept, arguments.images)
     for number in range(arguments.draws):
@@ -218,10 +211,10 @@ def coverage(arguments: argparse.Namespace) -> None:
             if arguments.kept:
                 with open(arguments.kept, "a", encoding="utf-8") as file:
                     file.write(json.dumps(draws[number]) + "\n")
-    whole: dict[str, float] = {"fid": frechet_distance(gen=moments(gen["pool"]), ref=ref.pool).value}
-    whole["kid"] = kernel_distance(gen=gen["pool"], ref=test["pool"]).mean
+    whole: dict[str, float] = {"fid": frechet_distance(gen=moments(gen.pool), ref=ref.pool).value}
+    whole["kid"] = kernel_distance(gen=gen.pool, ref=test.pool).mean
     if arguments.sfid:
-        whole["sfid"] = frechet_distance(gen=moments(gen["spatial"]), ref=ref.spatial).value
+        whole["sfid"] = frechet_distance(gen=moments(gen.spatial), ref=ref.spatial).value
     sys.stdout.write(f"all {arguments.gen:,}: {whole}\n")
     chosen = [draws[number] for number in range(arguments.draws)]
     figures = {}
