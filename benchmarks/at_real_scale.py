@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from coverage_of_intervals import moments
 from harness import adm_evaluator, log, print_environment
 
 from dit_eval.features.network import FeatureBatch
@@ -40,7 +41,7 @@ from dit_eval.metrics.intervals import estimate_uncertainty
 from dit_eval.metrics.kid import kernel_distance
 from dit_eval.metrics.manifold import precision_recall
 from dit_eval.metrics.metric import Sides
-from dit_eval.summary import FeatureSummary, GaussianStats, RunningStats
+from dit_eval.summary import FeatureSummary
 from dit_eval.system.environment import peak_memory_bytes
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
@@ -48,12 +49,6 @@ import real
 
 Step = Callable[[np.ndarray, np.ndarray], dict[str, float]]  # of features gen (N, 2048) and ref (M, 2048), float32
 KID_SUBSETS = 10  # of a draw, in place of 100
-
-
-def moments(rows: np.ndarray) -> GaussianStats:
-    running = RunningStats(rows.shape[1])
-    running.update(rows)
-    return running.finalize()
 
 
 # --- cost
@@ -133,10 +128,10 @@ def run_steps(program: str, clone: Path | None, files: list[Path], found: Connec
 def cost(arguments: argparse.Namespace) -> None:
     figures: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        files = []
+        files, network, pictures = [], real.Remembered(), real.parts()
         for part, count in (("train", arguments.gen), ("test", arguments.ref)):
             files.append(Path(folder) / f"{part}.npy")
-            np.save(files[-1], real.features(part, count).pool)
+            np.save(files[-1], real.features(network, pictures[part][:count]).pool)
         programs: dict[str, Path | None] = {"dit-eval": None, "torch-fidelity": None}
         programs |= {"ADM's evaluator": arguments.adm} if arguments.adm else {}
         for program, clone in programs.items():
@@ -193,7 +188,9 @@ def draw(number: int, gen: FeatureBatch, ref: FeatureSummary, size: int) -> dict
 
 
 def coverage(arguments: argparse.Namespace) -> None:
-    gen, test = real.features("train", arguments.gen), real.features("test", arguments.ref)
+    network, pictures = real.Remembered(), real.parts()
+    gen = real.features(network, pictures["train"][: arguments.gen])
+    test = real.features(network, pictures["test"][: arguments.ref])
     ref = FeatureSummary(
         pool=moments(test.pool),
         pool_features=test.pool,

@@ -26,8 +26,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from at_real_scale import moments
+from coverage_of_intervals import moments
 from harness import alternate, log, print_environment
+from machine import INCEPTION_GFLOP
 from scipy import ndimage
 
 from dit_eval.features.extract import extract_features
@@ -44,8 +45,6 @@ from dit_eval.system.assets import asset, fetch
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 import real
 from seeded_inception import seeded_weights, write_state_dict
-
-GFLOP = 11.43  # of an image of 299 x 299 px, a multiply-add counted as two
 
 
 def image_sets(count: int) -> dict[str, np.ndarray]:
@@ -103,10 +102,10 @@ def scores(gen: FeatureBatch, ref: FeatureBatch) -> dict[str, float]:
 
 def on_cifar10(count: int, names: list[str]) -> None:
     """Print each metric in fp32, and in each other precision on both sides, and on that of the samples."""
-    known = {name: name for name in PRECISIONS}
-    sides = {
-        (name, part): real.features(part, count, precision=known[name]) for name in names for part in ("train", "test")
-    }
+    sides, pictures = {}, real.parts()
+    for name in names:
+        network = real.Remembered(precision=name)
+        sides |= {(name, part): real.features(network, pictures[part][:count]) for part in ("train", "test")}
     pairs = {"fp32": ("fp32", "fp32")}
     for name in names[1:]:
         pairs |= {f"{name}, both sides": (name, name), f"{name}, ref fp32": (name, "fp32")}
@@ -149,9 +148,10 @@ def main() -> None:
         sys.stdout.write("Features of 64 images of 256 px\n")
         for name, values in seconds.items():
             median, product = statistics.median(values), product_gflops(name, arguments.device)
+            share = 64 * INCEPTION_GFLOP / median / product
             sys.stdout.write(
                 f"  {name}  {64 / median:8.2f} images/s  (x{plain / median:.2f}; {min(values):.2f} to "
-                f"{max(values):.2f} s)  {64 * GFLOP / median / product:.0%} of a product's {product:,.0f} GFLOP/s\n"
+                f"{max(values):.2f} s)  {share:.0%} of a product's {product:,.0f} GFLOP/s\n"
             )
         summaries: dict[tuple[str, str], FeatureSummary] = {}
         for part, pixels in image_sets(arguments.images).items():

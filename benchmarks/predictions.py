@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from harness import log, print_environment
-from machine import best_rate, products
+from machine import INCEPTION_GFLOP, best_rate, products
 from speed_features import kept_weights, pictures
 from speed_sampling import random_model
 
@@ -48,7 +48,6 @@ from dit_eval.system.where import Where
 
 PARTS = ("runs", "processes", "paper")
 METRICS = ("fid", "sfid", "is", "precision", "recall")
-INCEPTION_GFLOP = 11.43  # of an image of 299 x 299 px, a multiply-add counted as two
 # Dense rates of tensor cores, Tflop/s, in bf16 and TF32, as NVIDIA's data sheets print them.
 GPUS = {"A100 (data sheet of 2021)": (312, 156), "H100 SXM (data sheet of 2022)": (989, 495)}
 SHARE = 0.4  # of a peak rate: assumed

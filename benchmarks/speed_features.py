@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from beside_others import adm_network, pytorch_fid
 from harness import alternate, log, print_environment, report
-from machine import best_rate, products, profile
+from machine import INCEPTION_GFLOP, best_rate, products, profile
 from PIL import Image
 
 from dit_eval.features.inception import TorchInception
@@ -37,7 +37,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 import real
 from seeded_inception import seeded_weights, write_state_dict
 
-GFLOP = 11.43  # of an image of 299 x 299 px, a multiply-add counted as two
 Extract = Callable[[np.ndarray], Any]
 
 
@@ -100,7 +99,7 @@ def measure(extractors: dict[str, Extract], images: np.ndarray, repeats: int) ->
     question = f"Features of {count} images of {images.shape[1]} px, {torch.get_num_threads()} threads"
     report(question, seconds, next(iter(extractors)))
     for name, values in seconds.items():
-        reached = count * GFLOP / statistics.median(values)
+        reached = count * INCEPTION_GFLOP / statistics.median(values)
         sys.stdout.write(
             f"  {name:<42} {count / statistics.median(values):8.2f} images/s, {reached:.0f} of the "
             f"{rate:.0f} GFLOP/s of the best matrix product ({reached / rate:.0%})\n"

@@ -108,14 +108,12 @@ class _Side(NamedTuple):
 
 
 def _side(network: real.Remembered, images: np.ndarray) -> _Side:
-    batches = [network(images[first : first + 200]) for first in range(0, len(images), 200)]
-    layers = [np.concatenate([getattr(batch, layer) for batch in batches]) for layer in ("pool", "spatial")]
-    stats = {}
-    for metric, rows in zip(("fid", "sfid"), layers, strict=True):
+    found, stats = real.features(network, images), {}
+    for metric, rows in {"fid": found.pool, "sfid": found.spatial}.items():
         running = RunningStats(rows.shape[1])
         running.update(rows)
         stats[metric] = running.finalize()
-    return _Side(*layers, stats)
+    return _Side(found.pool, found.spatial, stats)
 
 
 def _scores(

@@ -150,10 +150,9 @@ class Remembered(TorchInception):
         self._seen |= {key.tobytes(): (of_pool, of_spatial) for key, of_pool, of_spatial in rows}
 
 
-def features(part: str, count: int, *, precision: Precision = "fp32") -> FeatureBatch:
-    """Of the first pictures of a part."""
-    network, images = Remembered(precision=precision), parts()[part][:count]
-    found = [network(images[first : first + 200]) for first in range(0, count, 200)]
+def features(network: Remembered, images: np.ndarray) -> FeatureBatch:
+    """Of uint8 pictures (N, H, W, 3), float32; what is done is kept after each 200."""
+    found = [network(images[first : first + 200]) for first in range(0, len(images), 200)]
     pool, spatial = (np.concatenate([getattr(batch, layer) for batch in found]) for layer in ("pool", "spatial"))
     return FeatureBatch(pool=pool, spatial=spatial)
 
