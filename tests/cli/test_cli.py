@@ -12,47 +12,18 @@ import zipfile
 
 import numpy as np
 import pytest
+from commands import DIGITS, IMAGES, check_error, save
 from PIL import Image
+from sample_runs import run
 
-from dit_eval.cli import main
 from dit_eval.results.lines import read_results
 from dit_eval.system import assets
 
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DIT_EVAL_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
-@pytest.fixture
-def no_network_runs(monkeypatch):
-    """Any forward pass is a failure: errors must come before it."""
-    from dit_eval.features.digits import DigitsExtractor
-    from dit_eval.features.inception import TorchInception
-
-    def refuse(*_):
-        raise AssertionError("a network ran")
-
-    monkeypatch.setattr(DigitsExtractor, "__call__", refuse)
-    monkeypatch.setattr(TorchInception, "__call__", refuse)
-
-
-def run(capsys, *arguments):
-    """Exit code, stdout, stderr of a command."""
-    with pytest.raises(SystemExit) as exit_:
-        main([str(a) for a in arguments])
-    captured = capsys.readouterr()
-    return exit_.value.code, captured.out, captured.err
-
-
-IMAGES = np.random.RandomState(0).randint(0, 256, (20, 8, 8, 3)).astype(np.uint8)
 NCHW = np.ascontiguousarray(IMAGES.transpose(0, 3, 1, 2))
 STATISTICS = {"mu": np.zeros(64), "sigma": np.eye(64), "mu_s": np.zeros(112), "sigma_s": np.eye(112)}
-
-
-def save(name, **arrays):
-    np.savez(name, **arrays)
 
 
 def objects():
@@ -161,7 +132,6 @@ def test_a_bad_reference_gives_one_clear_message(capsys, case):
     check_error(run(capsys, "evaluate", "good.npz", "--ref", "bad.npz", "--extractor", "digits"), message)
 
 
-DIGITS = ("--ref", "digits", "--extractor", "digits")
 OPTION_ERRORS = {
     "more images than there are": ((*DIGITS, "--num-samples", 21), r"holds 20 images, 21 were.*the missing 1"),
     "zero images": ((*DIGITS, "--num-samples", 0), r"0 images asked for"),
@@ -202,15 +172,6 @@ def test_a_bad_option_gives_one_clear_message(capsys, monkeypatch, tmp_path, cas
     nowhere = [dataclasses.replace(a, url=f"http://127.0.0.1:9/{a.filename}") if a.url else a for a in assets.assets()]
     monkeypatch.setattr(assets, "assets", lambda: tuple(nowhere))
     check_error(run(capsys, "evaluate", "good.npz", *options), message)
-
-
-def check_error(outcome, message):
-    code, out, err = outcome
-    assert code == 2
-    assert out == ""
-    assert "Traceback" not in err
-    assert re.search(message, err), err
-    assert err.count("error:") == 1
 
 
 @pytest.fixture
@@ -461,117 +422,3 @@ def test_a_value_may_look_like_anything_but_an_option(capsys):
     check_error(run(capsys, "train", "--data", "x", "--out", "y", "--lr", "-1e-4"), r"argument --lr: expected one arg")
     code, _, err = run(capsys, "grid", "--out", "g.png", "--", "--odd.npz")
     assert (code, "--odd.npz: no such file" in err) == (2, True), err
-
-
-# ---- what is written, and what is not written over
-
-
-FORMATS = {
-    ("stats", "real.npz", "--out"): ("ref", "ref.txt", "ref.NPZ"),
-    ("sample", "--ckpt", "dit-digits", "--out"): ("samples", "samples.png"),
-    ("sample", "--ckpt", "dit-digits", "--out", "s.npz", "--grid"): ("grid", "grid.jpg"),
-    ("grid", "real.npz", "--out"): ("grid", "grid.jpg", "grid.svg", ".png"),
-    ("classes", "real.npz", *DIGITS, "--grid"): ("grid.npz",),
-    ("evaluate", "real.npz", *DIGITS, "--json"): ("result", "result.txt", "real.npz"),
-    ("evaluate", "real.npz", *DIGITS, "--results"): ("results.json", "real.npz"),
-    ("diagnose", "real.npz", *DIGITS, "--json"): ("result.txt",),
-    ("classes", "real.npz", *DIGITS, "--json"): ("result.txt",),
-    ("flops", "DiT-S/2", "--json"): ("flops.csv",),
-    ("verify", "--offline", "--json"): ("verify.txt",),
-    ("report", "--out"): ("report.html", "real.npz"),
-    ("train", "--data", "x", "--out"): ("model.pt", "run.safetensors", "real.npz"),
-    ("encode", "x", "--out"): ("latents.npz",),
-    ("study", "run", "digits", "--out"): ("study.pdf",),
-    ("quickstart", "--out"): ("index.html",),
-    ("evaluate", "real.npz", *DIGITS, "--cache"): ("features.npz",),
-}
-
-
-@pytest.mark.usefixtures("no_network_runs")
-@pytest.mark.parametrize("line", FORMATS, ids=lambda line: f"{line[0]} {line[-1]}")
-def test_another_ending_than_the_formats_is_refused_before_any_work(capsys, tmp_path, line):
-    save("real.npz", arr_0=IMAGES)
-    before = (tmp_path / "real.npz").read_bytes()
-    for name in FORMATS[line]:
-        told = rf"{re.escape(name)}: (expected (a|the) name .*such as [\w.]+|is a file; expected a folder)\."
-        code, out, err = run(capsys, *line, name)
-        assert (code, out) == (2, "")
-        assert re.fullmatch(rf"dit-eval: error: {told}\n", err), err
-    assert [path.name for path in tmp_path.iterdir()] == ["real.npz"], "nothing is made under that name or another"
-    assert (tmp_path / "real.npz").read_bytes() == before
-
-
-@pytest.mark.usefixtures("no_network_runs")
-@pytest.mark.parametrize(
-    ("line", "there"),
-    [
-        (("stats", "real.npz", "--extractor", "digits", "--out", "ref.npz"), "ref.npz"),
-        (("grid", "real.npz", "--count", 4, "--out", "g.png"), "g.png"),
-        (("grid", "real.npz", "--count", 4, "--out", "g.png"), "g.pdf"),
-        (("grid", "real.npz", "--count", 4, "--out", "g.pdf"), "g.png"),
-        (("report", "--out", "r"), "r/index.html"),
-        (("sample", "--ckpt", "dit-digits", "--num-fid-samples", 1, "--out", "s.npz"), "s.npz"),
-        (("encode", "pictures", "--vae", "vae.safetensors", "--out", "l"), "l/notes.txt"),
-        (("quickstart", "--out", "q"), "q/results.jsonl"),
-        (("study", "run", "digits-small", "--out", "q"), "q/results.jsonl"),
-        (("study", "run", "digits-small", "--out", "q"), "q/plan.toml"),
-        (("study", "report", "digits-small", "--out", "q"), "q/results.jsonl"),
-        (("study", "status", "digits-small", "--out", "q"), "q/results.jsonl"),
-    ],
-    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else value,
-)
-def test_what_is_there_is_not_written_over(capsys, tmp_path, line, there):
-    save("real.npz", arr_0=IMAGES)
-    (tmp_path / "pictures").mkdir()
-    Image.fromarray(IMAGES[0]).save("pictures/0.png")
-    (tmp_path / "vae.safetensors").write_bytes(b"")
-    mine = tmp_path / there
-    mine.parent.mkdir(exist_ok=True)
-    mine.write_bytes(b"mine")
-    check_error(
-        run(capsys, *line), r"exists|of no (study|quickstart)|no study there|s\.npz: not a zip|no folder of latents"
-    )
-    assert mine.read_bytes() == b"mine"
-    assert [path for path in mine.parent.iterdir() if path.name.startswith((mine.stem, "index"))] == [mine]
-
-
-def test_a_name_that_the_system_refuses_is_a_mistake_too(capsys):
-    check_error(run(capsys, "report", "--out", "x" * 5000), r"^dit-eval: error: .*File name too long")
-
-
-def test_force_writes_over_an_earlier_file_and_never_over_the_images(capsys, tmp_path):
-    save("real.npz", arr_0=IMAGES)
-    for name in ("ref.npz", "g.png", "g.pdf"):
-        (tmp_path / name).write_bytes(b"mine")
-    assert run(capsys, "stats", "real.npz", "--extractor", "digits", "--out", "ref.npz", "--force")[0] == 0
-    with np.load("ref.npz") as file:
-        assert np.array_equal(file["arr_0"], IMAGES)
-    code, out, _ = run(capsys, "grid", "real.npz", "--count", 4, "--out", "g.pdf", "--force")
-    assert (code, out) == (0, "g.png g.pdf\n")
-    assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "g.pdf").read_bytes().startswith(b"%PDF")
-    before = (tmp_path / "real.npz").read_bytes()
-    outcome = run(capsys, "stats", "real.npz", "--extractor", "digits", "--out", "real.npz", "--force")
-    check_error(outcome, r"real\.npz: the images are read from it; name another")
-    assert (tmp_path / "real.npz").read_bytes() == before
-
-
-def test_pictures_keep_dots_of_their_names(capsys, tmp_path):
-    save("real.npz", arr_0=IMAGES)
-    code, out, _ = run(capsys, "grid", "real.npz", "--count", 1, "--out", "cfg1.5.png")
-    assert (code, out) == (0, "cfg1.5.png cfg1.5.pdf\n")
-    assert {path.name for path in tmp_path.iterdir()} == {"real.npz", "cfg1.5.png", "cfg1.5.pdf"}
-
-
-def test_json_is_written_anew(capsys, tmp_path):
-    (tmp_path / "flops.json").write_text("of an earlier run")
-    assert run(capsys, "flops", "DiT-S/8", "--json", "flops.json")[0] == 0
-    assert '"DiT-S/8"' in (tmp_path / "flops.json").read_text()
-
-
-def test_the_rule_of_outputs_is_in_the_help(capsys):
-    code, out, _ = run(capsys, "--help")
-    words = " ".join(out.split())
-    assert not code
-    assert "The ending of a file to write says its format; another ending is refused." in words
-    assert "What --out names is never written over" in words

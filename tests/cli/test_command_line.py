@@ -13,17 +13,13 @@ import pytest
 
 from dit_eval.cli import main
 
+pytestmark = pytest.mark.usefixtures("own_folder")
+
 GOLDEN = json.loads((Path(__file__).parents[1] / "goldens" / "command_line.json").read_text())
 ENTRIES = {
     name: {entry.get("name") or entry["spellings"][0]: entry for entry in [*of["arguments"], *of["options"].values()]}
     for name, of in GOLDEN["commands"].items()
 }
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DIT_EVAL_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
